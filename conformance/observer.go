@@ -1,0 +1,236 @@
+package conformance
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// observer collects what became of each packet that was sent. Its methods may
+// be called from any goroutine.
+type observer struct {
+	mu   sync.Mutex
+	sent map[int]*sentPacket
+	// changed is closed and replaced with every outcome.
+	changed chan struct{}
+}
+
+type sentPacket struct {
+	Packet
+	datagram []byte // as sent, from the IP header on
+	arrived  []string
+	answered []string
+}
+
+func newObserver() *observer {
+	return &observer{sent: make(map[int]*sentPacket), changed: make(chan struct{})}
+}
+
+// expect makes a packet known, before it is sent; the frame is kept.
+func (o *observer) expect(p Packet, frame []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.sent[p.Number] = &sentPacket{Packet: p, datagram: frame[etherLen:]}
+}
+
+// answer records an outcome without a frame.
+func (o *observer) answer(number int, outcome string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if s := o.sent[number]; s != nil {
+		s.answered = append(s.answered, outcome)
+		o.wake()
+	}
+}
+
+// atServer records a frame that a real server received.
+func (o *observer) atServer(server string, frame []byte) {
+	if len(frame) < etherLen {
+		return
+	}
+	d, err := parseDatagram(frame[etherLen:])
+	if err != nil {
+		return // not IP, so not one of ours
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s := o.sent[d.number]
+	if s == nil || d.src != s.Src.Addr() || d.dst != s.Dst.Addr() {
+		return
+	}
+	outcome := fmt.Sprintf("%s ttl=%d", server, d.ttl)
+	if !sameDatagram(s.datagram, d.bytes) {
+		outcome += " altered"
+	}
+	if !d.checksumOK {
+		outcome += " bad-checksum"
+	}
+	s.arrived = append(s.arrived, outcome)
+	o.wake()
+}
+
+// atClient records a frame that the client received, if it answers a packet.
+func (o *observer) atClient(frame []byte) {
+	if len(frame) < etherLen {
+		return
+	}
+	d, err := parseDatagram(frame[etherLen:])
+	if err != nil {
+		return
+	}
+	number, outcome := readAnswer(d)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s := o.sent[number]
+	if outcome == "" || s == nil || d.dst != s.Src.Addr() {
+		return
+	}
+	s.answered = append(s.answered, outcome)
+	o.wake()
+}
+
+// wake is called with the lock held.
+func (o *observer) wake() {
+	close(o.changed)
+	o.changed = make(chan struct{})
+}
+
+// outcome is what became of a packet so far, in words.
+func (o *observer) outcome(number int) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	s := o.sent[number]
+	all := append(slices.Sorted(slices.Values(s.arrived)), slices.Sorted(slices.Values(s.answered))...)
+	if len(all) == 0 {
+		return "nothing"
+	}
+	return strings.Join(all, ", ")
+}
+
+// settle waits until each packet of a batch has an outcome, or until nothing
+// has happened for patience. Outcomes that come later still count.
+func (o *observer) settle(first, count int, patience time.Duration) {
+	for {
+		o.mu.Lock()
+		changed, missing := o.changed, false
+		for n := first; n < first+count; n++ {
+			missing = missing || len(o.sent[n].arrived)+len(o.sent[n].answered) == 0
+		}
+		o.mu.Unlock()
+		if !missing {
+			return
+		}
+		select {
+		case <-changed:
+		case <-time.After(patience):
+			return
+		}
+	}
+}
+
+const etherLen = 14
+
+// datagram is a received IP packet, without what a link may have padded.
+type datagram struct {
+	bytes      []byte
+	number     int
+	src, dst   netip.Addr
+	ttl        int
+	proto      byte
+	payload    []byte
+	checksumOK bool
+}
+
+func parseDatagram(b []byte) (datagram, error) {
+	if len(b) >= 20 && b[0]>>4 == 4 {
+		hdr, total := int(b[0]&15)*4, int(binary.BigEndian.Uint16(b[2:]))
+		// An ICMP error may quote less than the whole.
+		total = min(total, len(b))
+		if hdr < 20 || total < hdr {
+			return datagram{}, fmt.Errorf("IPv4 header of %d bytes in a packet of %d", hdr, total)
+		}
+		return datagram{
+			bytes: b[:total], number: int(binary.BigEndian.Uint16(b[4:])),
+			src: netip.AddrFrom4([4]byte(b[12:16])), dst: netip.AddrFrom4([4]byte(b[16:20])),
+			ttl: int(b[8]), proto: b[9], payload: b[hdr:total], checksumOK: checksum(b[:hdr]) == 0,
+		}, nil
+	}
+	if len(b) >= 40 && b[0]>>4 == 6 {
+		total := min(40+int(binary.BigEndian.Uint16(b[4:])), len(b))
+		return datagram{
+			bytes: b[:total], number: int(binary.BigEndian.Uint32(b) & 0xfffff),
+			src: netip.AddrFrom16([16]byte(b[8:24])), dst: netip.AddrFrom16([16]byte(b[24:40])),
+			ttl: int(b[7]), proto: b[6], payload: b[40:total], checksumOK: true,
+		}, nil
+	}
+	return datagram{}, fmt.Errorf("not an IP packet")
+}
+
+// checksum is the Internet checksum; 0 over a header that includes its own.
+func checksum(b []byte) uint16 {
+	var sum uint32
+	for i := 0; i+1 < len(b); i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(b[i:]))
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	return ^uint16(sum)
+}
+
+// sameDatagram compares but for TTL and what depends on it.
+func sameDatagram(a, b []byte) bool {
+	return bytes.Equal(withoutTTL(a), withoutTTL(b))
+}
+
+func withoutTTL(b []byte) []byte {
+	c := bytes.Clone(b)
+	if c[0]>>4 == 4 {
+		c[8], c[10], c[11] = 0, 0, 0
+	} else {
+		c[7] = 0
+	}
+	return c
+}
+
+// readAnswer finds the number of the packet that d answers, and what it says;
+// "" if d answers nothing.
+func readAnswer(d datagram) (number int, outcome string) {
+	p := d.payload
+	switch {
+	case d.proto == 6 && len(p) >= 20:
+		const rst, ack = 4, 16
+		if p[13]&rst == 0 {
+			return 0, ""
+		}
+		seq := binary.BigEndian.Uint32(p[4:])
+		if p[13]&ack != 0 {
+			seq = binary.BigEndian.Uint32(p[8:])
+		}
+		return int(seq >> seqShift), "rst"
+	case d.proto == 1 && len(p) >= 8:
+		if p[0] == 0 {
+			return int(binary.BigEndian.Uint16(p[6:])), "echo-reply"
+		}
+		return readError(d, "icmp", p[0] == 3 || p[0] == 11 || p[0] == 12)
+	case d.proto == 58 && len(p) >= 8:
+		if p[0] == 129 {
+			return int(binary.BigEndian.Uint16(p[6:])), "echo-reply"
+		}
+		return readError(d, "icmp6", p[0] >= 1 && p[0] <= 4)
+	}
+	return 0, ""
+}
+
+func readError(d datagram, name string, isError bool) (number int, outcome string) {
+	quoted, err := parseDatagram(d.payload[8:])
+	if !isError || err != nil || quoted.src != d.dst {
+		return 0, ""
+	}
+	return quoted.number, fmt.Sprintf("%s %d/%d", name, d.payload[0], d.payload[1])
+}

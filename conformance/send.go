@@ -1,0 +1,181 @@
+package conformance
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// maxNumber is the highest number of a packet: numbers travel in the IPv4
+// identification field.
+const maxNumber = 1<<16 - 1
+
+// maxSize bounds the payload, so that a packet stays below 64 kB.
+const maxSize = 65000
+
+// Send is a batch of packets.
+type Send struct {
+	Packet        // the first of them, not yet numbered
+	Count  int    // how many
+	Vary   string // "port" or "ip": what goes up by one
+}
+
+// Packet is one packet that a client sends.
+type Packet struct {
+	Number   int    // within the scenario, from 1
+	Proto    string // tcp, udp, sctp or icmp
+	Src, Dst netip.AddrPort
+	Flags    string // TCP flags or SCTP chunk types, as written
+	TTL      int
+	Size     int // bytes of payload, at least 4
+
+	options string // those that the answers repeat
+}
+
+// String is the packet as answers show it.
+func (p Packet) String() string {
+	s := fmt.Sprintf("#%d %s %v > %v", p.Number, p.Proto, p.Src, p.Dst)
+	if p.Flags != "" {
+		s += " " + p.Flags
+	}
+	return s + p.options
+}
+
+// protocols says for each protocol what its flags must be.
+var protocols = map[string]func(flags string) error{
+	"tcp":  func(f string) error { _, err := tcpFlags(f); return err },
+	"sctp": func(f string) error { _, err := sctpChunks(f); return err },
+	"udp":  noFlags,
+	"icmp": noFlags,
+}
+
+func noFlags(f string) error {
+	if f != "" {
+		return fmt.Errorf("unexpected %q: only tcp and sctp have flags", f)
+	}
+	return nil
+}
+
+// option sets one KEY=VALUE of a send; shown options are repeated in answers.
+type option struct {
+	set   func(*Send, string) error
+	shown bool
+}
+
+var options = map[string]option{
+	"n":    {set: func(s *Send, v string) (err error) { s.Count, err = number(v, 1, maxNumber); return err }},
+	"ttl":  {set: func(s *Send, v string) (err error) { s.TTL, err = number(v, 1, 255); return err }, shown: true},
+	"size": {set: func(s *Send, v string) (err error) { s.Size, err = number(v, 4, maxSize); return err }, shown: true},
+	"vary": {set: func(s *Send, v string) error {
+		if v != "port" && v != "ip" {
+			return fmt.Errorf("%q: want port or ip", v)
+		}
+		s.Vary = v
+		return nil
+	}},
+}
+
+func number(v string, low, high int) (int, error) {
+	n, err := strconv.Atoi(v)
+	if err != nil || n < low || n > high {
+		return 0, fmt.Errorf("%q: want a number from %d to %d", v, low, high)
+	}
+	return n, nil
+}
+
+func parseSend(words []string) (*Send, error) {
+	if len(words) < 4 || words[2] != ">" {
+		return nil, errors.New("want PROTO SRC:PORT > DST:PORT [FLAGS] [KEY=VALUE …]")
+	}
+	s := &Send{Count: 1, Vary: "port", Packet: Packet{Proto: words[0], TTL: 64, Size: 4}}
+	check, ok := protocols[s.Proto]
+	if !ok {
+		return nil, fmt.Errorf("no such protocol %q: there are tcp, udp, sctp, icmp", s.Proto)
+	}
+	var err error
+	if s.Src, err = netip.ParseAddrPort(words[1]); err != nil {
+		return nil, fmt.Errorf("source: %w", err)
+	}
+	if s.Dst, err = netip.ParseAddrPort(words[3]); err != nil {
+		return nil, fmt.Errorf("destination: %w", err)
+	}
+	if s.Src.Addr().Is4() != s.Dst.Addr().Is4() || s.Src.Addr().Is4In6() || s.Dst.Addr().Is4In6() {
+		return nil, errors.New("source and destination must be of one family")
+	}
+	if s.Src.Addr().Zone() != "" || s.Dst.Addr().Zone() != "" {
+		return nil, errors.New("addresses with zones are not supported")
+	}
+	rest := words[4:]
+	if len(rest) > 0 && !strings.Contains(rest[0], "=") {
+		s.Flags, rest = rest[0], rest[1:]
+	}
+	if err := check(s.Flags); err != nil {
+		return nil, err
+	}
+	for _, w := range rest {
+		if err := s.option(w); err != nil {
+			return nil, err
+		}
+	}
+	return s, s.fits()
+}
+
+func (s *Send) option(word string) error {
+	key, value, ok := strings.Cut(word, "=")
+	opt, known := options[key]
+	if !ok || !known {
+		return fmt.Errorf("no such option %q: there are n=, vary=, ttl=, size=", word)
+	}
+	if err := opt.set(s, value); err != nil {
+		return fmt.Errorf("%s=%w", key, err)
+	}
+	if opt.shown {
+		s.options += " " + word
+	}
+	return nil
+}
+
+// fits refuses a batch that would leave the range of ports or addresses.
+func (s *Send) fits() error {
+	if s.Vary == "port" && int(s.Src.Port())+s.Count-1 > 65535 {
+		return fmt.Errorf("source ports end at 65535: %d and n=%d are too many", s.Src.Port(), s.Count)
+	}
+	if s.Vary == "ip" && !s.source(s.Count-1).IsValid() {
+		return fmt.Errorf("addresses end before %v and n=%d", s.Src.Addr(), s.Count)
+	}
+	return nil
+}
+
+// source is the address i after the first.
+func (s *Send) source(i int) netip.Addr {
+	b := slices.Clone(s.Src.Addr().AsSlice())
+	for at, carry := len(b)-1, i; carry > 0; at-- {
+		if at < 0 {
+			return netip.Addr{}
+		}
+		carry += int(b[at])
+		b[at] = byte(carry)
+		carry >>= 8
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}
+
+// Packets are the packets of the batch; the first gets the number first.
+func (s *Send) Packets(first int) []Packet {
+	packets := make([]Packet, s.Count)
+	for i := range packets {
+		p := s.Packet
+		p.Number = first + i
+		if s.Vary == "ip" {
+			p.Src = netip.AddrPortFrom(s.source(i), p.Src.Port())
+		} else {
+			p.Src = netip.AddrPortFrom(p.Src.Addr(), p.Src.Port()+uint16(i))
+		}
+		packets[i] = p
+	}
+	return packets
+}

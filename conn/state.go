@@ -1,0 +1,122 @@
+package conn
+
+import "github.com/ulvs/ulvs/packet"
+
+// An entry's state word: the protocol's state in the lowest byte, which an XDP
+// program writes too; above it, flags and the generation of the timeouts that
+// the record's timeout was taken from.
+const (
+	stateMask    = 0xff
+	flagActive   = 1 << 8 // counts as active; the kernel's IP_VS_CONN_F_INACTIVE, negated
+	flagDestPort = 1 << 9
+	genShift     = 16
+	genMask      = 0xffff
+)
+
+// Change is what a packet did to its connection.
+type Change struct {
+	// Activated and Deactivated: the connection moves between the real
+	// server's two columns.
+	Activated, Deactivated bool
+	// Established: it has just come to be so, which makes its template ASSURED
+	// (ip_vs_control_assure_ct).
+	Established bool
+}
+
+// UDP tells of a packet of a UDP connection, or of one of a protocol that has
+// no states (ip_vs_proto_udp.c, udp_state_transition).
+func (t *Table) UDP(id ID, now uint32) {
+	t.enter(uint32(id), 0, false, t.timeouts.udp, now)
+}
+
+// TCP tells of a packet of a TCP connection, by its flags
+// (ip_vs_proto_tcp.c, set_tcp_state).
+func (t *Table) TCP(id ID, flags uint8, now uint32) Change {
+	i := uint32(id)
+	from := t.t.State(i) & stateMask
+	to := uint32(tcpClose) // a packet without any of the four flags
+	switch {
+	case flags&packet.RST != 0:
+		to = uint32(tcpOnRST[from%tcpStates])
+	case flags&packet.SYN != 0:
+		to = uint32(tcpOnSYN[from%tcpStates])
+	case flags&packet.FIN != 0:
+		to = uint32(tcpOnFIN[from%tcpStates])
+	case flags&packet.ACK != 0:
+		to = uint32(tcpOnACK[from%tcpStates])
+	}
+	return t.enter(i, to, tcpActive>>to&1 != 0, t.timeouts.tcp[to], now).established(from, to, tcpEstablished)
+}
+
+// SCTP tells of a packet of an SCTP association, by its first chunk's type and,
+// where that is COOKIE ECHO or COOKIE ACK and an ABORT follows it, by ABORT's
+// (ip_vs_proto_sctp.c, set_sctp_state).
+func (t *Table) SCTP(id ID, chunk uint8, now uint32) Change {
+	i := uint32(id)
+	from := t.t.State(i) & stateMask
+	to := uint32(sctpNext[sctpEvent(chunk)][from%sctpStates])
+	return t.enter(i, to, to == sctpEstablished, t.timeouts.sctp[to], now).established(from, to, sctpEstablished)
+}
+
+func (c Change) established(from, to, established uint32) Change {
+	c.Established = from != to && to == established
+	return c
+}
+
+// enter brings an entry into a state, stamps it and counts the packet. In the
+// same state and with timeouts unchanged it touches only the entry's own line.
+func (t *Table) enter(i, to uint32, active bool, timeout, now uint32) (c Change) {
+	was := t.t.State(i)
+	t.t.SetStamp(i, now)
+	t.t.SetCount(i, t.t.Count(i)+1)
+	if was&stateMask == to && was>>genShift == t.timeouts.gen && t.recordSet(was) {
+		return c
+	}
+	is := was&flagDestPort | to | t.timeouts.gen<<genShift | flagSet
+	switch {
+	case was&stateMask == to:
+		is |= was & flagActive // a state that stays changes no column
+	case active:
+		is |= flagActive
+		c.Activated = was&flagActive == 0
+	default:
+		c.Deactivated = was&flagActive != 0
+	}
+	t.t.SetState(i, is)
+	t.setTimeout(i, timeout, now)
+	return c
+}
+
+// flagSet says that the record has a timeout of the entry's state: a new
+// entry, in state NONE, has the one that Insert gave it.
+const flagSet = 1 << 10
+
+func (t *Table) recordSet(state uint32) bool { return state&flagSet != 0 }
+
+// Touched tells of a packet that restarts the timer and changes nothing else,
+// as an ICMP error does.
+func (t *Table) Touched(id ID, now uint32) {
+	t.t.SetStamp(uint32(id), now)
+	t.t.SetCount(uint32(id), t.t.Count(uint32(id))+1)
+}
+
+// StateName is the kernel's name of the connection's state, as ipvsadm -Lc
+// shows it.
+func (t *Table) StateName(id ID) string {
+	s := t.t.State(uint32(id)) & stateMask
+	switch t.Flow(id).Proto() {
+	case protoTCP:
+		return tcpNames[s%tcpStates]
+	case protoSCTP:
+		return sctpNames[s%sctpStates]
+	case protoUDP:
+		return "UDP"
+	}
+	return "NONE"
+}
+
+const (
+	protoTCP  = 6
+	protoUDP  = 17
+	protoSCTP = 132
+)

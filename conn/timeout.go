@@ -1,0 +1,65 @@
+package conn
+
+import "time"
+
+// timeouts are in ticks, by protocol and state.
+type timeouts struct {
+	tcp  [tcpStates]uint32
+	sctp [sctpStates]uint32
+	udp  uint32
+	gen  uint32 // changes with them, so that a connection knows when its own is old
+}
+
+// tcpSeconds and the like are the kernel's (ip_vs_proto_tcp.c, tcp_timeouts;
+// ip_vs_proto_sctp.c, sctp_timeouts; ip_vs_proto_udp.c, udp_timeouts).
+var (
+	tcpSeconds = [tcpStates]uint32{
+		tcpNone: 2, tcpEstablished: 15 * 60, tcpSynSent: 2 * 60, tcpSynRecv: 60,
+		tcpFinWait: 2 * 60, tcpTimeWait: 2 * 60, tcpClose: 10, tcpCloseWait: 60,
+		tcpLastAck: 30, tcpListen: 2 * 60, tcpSynAck: 120,
+	}
+	sctpSeconds = [sctpStates]uint32{
+		sctpNone: 2, sctpInit1: 4, sctpInit: 61, sctpCookieSent: 61,
+		sctpCookieReplied: 61, sctpCookieWait: 61, sctpCookie: 61,
+		sctpCookieEchoed: 61, sctpEstablished: 15 * 60, sctpShutdownSent: 61,
+		sctpShutdownReceived: 61, sctpShutdownAckSent: 61, sctpRejected: 4,
+		sctpClosed: 61,
+	}
+)
+
+const udpSeconds = 5 * 60
+
+func defaultTimeouts(hz uint32) timeouts {
+	t := timeouts{udp: udpSeconds * hz}
+	for s, sec := range tcpSeconds {
+		t.tcp[s] = sec * hz
+	}
+	for s, sec := range sctpSeconds {
+		t.sctp[s] = sec * hz
+	}
+	return t
+}
+
+// Timeouts are the three that ipvsadm --set sets: TCP's ESTABLISHED, TCP's
+// FIN_WAIT, and UDP. All others are constants.
+func (t *Table) Timeouts() (tcp, tcpFin, udp time.Duration) {
+	return t.duration(t.timeouts.tcp[tcpEstablished]), t.duration(t.timeouts.tcp[tcpFinWait]), t.duration(t.timeouts.udp)
+}
+
+// SetTimeouts sets them; 0 keeps. A connection has its new timeout from its
+// next packet on (ip_vs_ctl.c, ip_vs_set_timeout).
+func (t *Table) SetTimeouts(tcp, tcpFin, udp time.Duration) {
+	set := func(ticks *uint32, d time.Duration) {
+		if d != 0 {
+			*ticks = uint32(d * time.Duration(t.hz) / time.Second)
+		}
+	}
+	set(&t.timeouts.tcp[tcpEstablished], tcp)
+	set(&t.timeouts.tcp[tcpFinWait], tcpFin)
+	set(&t.timeouts.udp, udp)
+	t.timeouts.gen = (t.timeouts.gen + 1) & genMask
+}
+
+func (t *Table) duration(ticks uint32) time.Duration {
+	return time.Duration(ticks) * time.Second / time.Duration(t.hz)
+}

@@ -1,0 +1,96 @@
+// Package dataplane is the border between the wire and the director: what a
+// plane hands in, what it is told to do with it, and where packets go next.
+//
+// A Plane owns interfaces and the memory of frames. It collects frames in
+// batches, gives them to a Handler, and carries out the verdicts that the
+// handler wrote into them. It decides nothing about services.
+//
+// Implementations are in the packages below this one; dataplanetest has one
+// that lives in memory.
+package dataplane
+
+import (
+	"context"
+	"time"
+)
+
+// Verdict is what a plane does with a frame after Handle returned.
+type Verdict uint8
+
+const (
+	// Pass leaves the frame to the host's own stack (IPVS's NF_ACCEPT). It is
+	// the zero value: a frame that nobody claimed is not ours.
+	Pass Verdict = iota
+	// Drop ends the frame here (NF_DROP); the handler has counted why.
+	Drop
+	// Transmit sends Frame.Data: to Frame.Hop, or back out of Frame.In with
+	// the addresses already in Data when Hop is nil.
+	Transmit
+)
+
+// Offload describes what a frame still owes the wire: a checksum not yet
+// filled in, or segmentation. It has the fields of Linux's virtio_net_hdr
+// (include/uapi/linux/virtio_net.h) in host byte order, with offsets counted
+// from the first byte of Frame.Data.
+//
+// The zero value is a frame that owes nothing.
+type Offload struct {
+	Flags      uint8  // VIRTIO_NET_HDR_F_*; 1 is NEEDS_CSUM
+	GSOType    uint8  // VIRTIO_NET_HDR_GSO_*; 0 is none
+	HdrLen     uint16 // bytes of all headers up to the payload
+	GSOSize    uint16 // payload bytes of each segment
+	CsumStart  uint16 // where the unfinished checksum's sum starts
+	CsumOffset uint16 // where it is to be stored, from CsumStart
+}
+
+// NeedsChecksum is the flag in Offload.Flags that says that the checksum at
+// CsumStart+CsumOffset holds only the pseudo header's sum
+// (VIRTIO_NET_HDR_F_NEEDS_CSUM).
+const NeedsChecksum = 1
+
+// Frame is one Ethernet frame on its way through the director.
+type Frame struct {
+	// Data is the frame from its destination MAC on, without FCS, VLAN tags
+	// in place. The plane owns the memory and lends it for the time of
+	// Handle. The handler may edit it in place, and may put other memory of
+	// its own here (an answer), which must then stay valid until its next
+	// Handle call.
+	Data []byte
+	// Offload is what Data still owes the wire. A handler that replaces Data
+	// replaces Offload with it.
+	Offload Offload
+	// In is the kernel's index of the interface that the frame came in on.
+	In int
+	// Hop is where a Transmit goes; the plane writes the link addresses. Nil
+	// means: out of In, with the addresses that Data holds.
+	Hop *NextHop
+	// Verdict is the handler's answer; Pass until it says otherwise.
+	Verdict Verdict
+}
+
+// Handler decides about frames. One implementation is ulvs.Director.
+type Handler interface {
+	// Handle writes a verdict into each frame of the batch. now is
+	// CLOCK_MONOTONIC, read once for the batch. It must not keep the frames.
+	// A plane may call it from several goroutines at once, each with frames
+	// of its own and none of them twice.
+	Handle(now time.Duration, batch []Frame)
+}
+
+// Plane moves frames between the wire and a Handler.
+type Plane interface {
+	// Name is the plane's name on the command line and in status: "afpacket".
+	Name() string
+	// Run carries frames until ctx ends or an interface is lost. It returns
+	// nil after ctx ended and closes what it opened.
+	Run(ctx context.Context, h Handler) error
+	// Claim tells the plane which packets the director answers for, so that
+	// the host's stack keeps its hands off them. It replaces the last claim
+	// as a whole, and may be called before and during Run. A plane that
+	// takes packets away from the host by itself ignores it.
+	Claim(Claims) error
+	// Counters are the plane's own counters, by name, since it was made:
+	// frames in and out, and every reason for which it lost one. Safe to
+	// call at any time.
+	Counters() map[string]uint64
+}

@@ -1,0 +1,158 @@
+package neigh
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// snapshot is what packets ask about, immutable once made, so that they ask
+// without a lock.
+type snapshot struct {
+	addrs    map[netip.Addr]struct{}
+	prefixes []netip.Prefix // local ranges, such as 127.0.0.0/8
+	links    map[int]link
+	first4   netip.Addr // of any interface, for those that have none
+	first6   netip.Addr
+}
+
+type link struct {
+	mac            dataplane.MAC
+	mtu            int
+	ethernet       bool
+	noARP          bool
+	source4        netip.Addr
+	source6        netip.Addr
+	source6IsLocal bool // source6 is link-local: a global one is better
+}
+
+func (s *snapshot) local(a netip.Addr) bool {
+	a = a.Unmap()
+	if _, ok := s.addrs[a]; ok {
+		return true
+	}
+	for _, p := range s.prefixes {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *snapshot) source(ifindex int, like netip.Addr) netip.Addr {
+	l := s.links[ifindex]
+	own, any := l.source6, s.first6
+	if like.Unmap().Is4() {
+		own, any = l.source4, s.first4
+	}
+	if own.IsValid() {
+		return own
+	}
+	return any
+}
+
+func readSnapshot(k *netlink.Handle) (*snapshot, error) {
+	s := &snapshot{addrs: make(map[netip.Addr]struct{}), links: make(map[int]link)}
+	links, err := k.LinkList()
+	if err != nil && !interrupted(err) {
+		return nil, fmt.Errorf("neigh: cannot list links: %w", err)
+	}
+	for _, found := range links {
+		a := found.Attrs()
+		l := link{
+			mtu:   a.MTU,
+			noARP: a.RawFlags&unix.IFF_NOARP != 0,
+			// Not "loopback", although it has six bytes of zero.
+			ethernet: a.EncapType == "ether" && len(a.HardwareAddr) == 6,
+		}
+		if l.ethernet {
+			l.mac = dataplane.MAC(a.HardwareAddr)
+		}
+		s.links[a.Index] = l
+	}
+	if err := s.readSources(k); err != nil {
+		return nil, err
+	}
+	return s, s.readLocal(k)
+}
+
+// readSources picks each interface's primary addresses. The kernel lists them
+// in the order in which it prefers them.
+func (s *snapshot) readSources(k *netlink.Handle) error {
+	addrs, err := k.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil && !interrupted(err) {
+		return fmt.Errorf("neigh: cannot list addresses: %w", err)
+	}
+	for _, a := range addrs {
+		if a.IPNet == nil || a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DEPRECATED|unix.IFA_F_DADFAILED) != 0 ||
+			a.Scope == unix.RT_SCOPE_HOST {
+			continue
+		}
+		ip, ok := netip.AddrFromSlice(a.IP)
+		if !ok {
+			continue
+		}
+		ip = ip.Unmap()
+		l, known := s.links[a.LinkIndex]
+		if !known {
+			continue
+		}
+		switch {
+		// IFA_F_SECONDARY means a temporary (privacy) address in IPv6.
+		case a.Flags&unix.IFA_F_SECONDARY != 0:
+		case ip.Is4():
+			if !l.source4.IsValid() {
+				l.source4 = ip
+			}
+			if !s.first4.IsValid() && a.Scope != unix.RT_SCOPE_LINK {
+				s.first4 = ip
+			}
+		default:
+			linkLocal := ip.IsLinkLocalUnicast()
+			if !l.source6.IsValid() || (l.source6IsLocal && !linkLocal) {
+				l.source6, l.source6IsLocal = ip, linkLocal
+			}
+			if !s.first6.IsValid() && !linkLocal {
+				s.first6 = ip
+			}
+		}
+		s.links[a.LinkIndex] = l
+	}
+	return nil
+}
+
+// readLocal reads the local tables, by which the kernel itself decides what
+// is its own (inet_addr_type in net/ipv4/fib_frontend.c).
+func (s *snapshot) readLocal(k *netlink.Handle) error {
+	filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL}
+	for _, fam := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
+		routes, err := k.RouteListFiltered(fam, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+		if err != nil && !interrupted(err) {
+			return fmt.Errorf("neigh: cannot list local routes: %w", err)
+		}
+		for _, rt := range routes {
+			if p, ok := prefix(rt.Dst); !ok {
+				continue
+			} else if p.IsSingleIP() {
+				s.addrs[p.Addr()] = struct{}{}
+			} else {
+				s.prefixes = append(s.prefixes, p)
+			}
+		}
+	}
+	return nil
+}
+
+func prefix(n *net.IPNet) (netip.Prefix, bool) {
+	if n == nil {
+		return netip.Prefix{}, false
+	}
+	a, ok := netip.AddrFromSlice(n.IP)
+	ones, bits := n.Mask.Size()
+	a = a.Unmap()
+	return netip.PrefixFrom(a, ones), ok && bits == a.BitLen()
+}

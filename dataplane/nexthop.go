@@ -1,0 +1,163 @@
+package dataplane
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+)
+
+// MAC is an Ethernet address.
+type MAC [6]byte
+
+// HopState says how far a next hop is resolved.
+type HopState uint8
+
+const (
+	// HopUnreachable: no route leads there, or the neighbour did not answer.
+	// The kernel answers such packets with host unreachable.
+	HopUnreachable HopState = iota
+	// HopResolving: route known, link address not yet. Packets are parked.
+	HopResolving
+	// HopReachable: Neighbor's link addresses may be used.
+	HopReachable
+	// HopLocal: the address is the director's own (IPVS's LOCALNODE); its
+	// packets are passed to the host's stack.
+	HopLocal
+)
+
+// Neighbor is what an address resolves to at one moment. It is immutable:
+// a change is a new Neighbor.
+type Neighbor struct {
+	State   HopState
+	Ifindex int // interface that leads there; 0 when unreachable
+	MTU     int // of the route or else of the link, in bytes of layer 3; 0 unknown
+	Dst     MAC // the neighbour's address; valid when State is HopReachable
+	Src     MAC // the interface's own address
+}
+
+// ParkLimit is how many frames a NextHop keeps while it is being resolved.
+// The kernel keeps 212,992 bytes a neighbour (neigh/default/unres_qlen_bytes),
+// which is about this many full-sized frames.
+const ParkLimit = 101
+
+// NextHop is the live next hop of one real server. Resolvers make and update
+// it, handlers read it for MTU and state, planes for link addresses. It is
+// safe for concurrent use.
+type NextHop struct {
+	addr netip.Addr
+	cur  atomic.Pointer[Neighbor]
+
+	mu     sync.Mutex
+	parked []parked
+	wanted func(*NextHop) // asks the resolver to probe; may be nil
+	lost   atomic.Uint64
+}
+
+type parked struct {
+	frame Frame
+	send  func(*Frame)
+}
+
+var unreachable = &Neighbor{State: HopUnreachable}
+
+// NewNextHop makes an unreachable next hop for addr. want, if not nil, is
+// called without locks held each time a frame is parked while the hop is
+// being resolved, so that its resolver can probe.
+func NewNextHop(addr netip.Addr, want func(*NextHop)) *NextHop {
+	h := &NextHop{addr: addr, wanted: want}
+	h.cur.Store(unreachable)
+	return h
+}
+
+// Addr is the address that this hop leads to.
+func (h *NextHop) Addr() netip.Addr { return h.addr }
+
+// Neighbor is the hop's present state; never nil.
+func (h *NextHop) Neighbor() *Neighbor { return h.cur.Load() }
+
+// Lost is how many parked frames were given up since the hop was made:
+// because more than ParkLimit waited, or because resolution failed.
+func (h *NextHop) Lost() uint64 { return h.lost.Load() }
+
+// Set publishes a new state. Parked frames are sent when it is reachable, in
+// the order in which they came, and given up (counted in Lost) when it is
+// unreachable.
+func (h *NextHop) Set(n Neighbor) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n.State == HopResolving {
+		h.cur.Store(&n)
+		return
+	}
+	queue := h.parked
+	h.parked = nil
+	if n.State == HopReachable {
+		// Frames that come meanwhile still see the old state and wait in Park
+		// for the lock, so they do not overtake those that waited. That is
+		// why the waiting ones are given a hop of their own, resolved already.
+		resolved := &NextHop{addr: h.addr}
+		resolved.cur.Store(&n)
+		for i := range queue {
+			queue[i].frame.Hop = resolved
+			queue[i].send(&queue[i].frame)
+		}
+	} else {
+		h.lost.Add(uint64(len(queue)))
+	}
+	h.cur.Store(&n)
+}
+
+// Park keeps a copy of f until the hop is resolved, and then gives the copy to
+// send, from the resolver's goroutine. It reports false, and keeps nothing,
+// when the hop has been resolved meanwhile, so that the caller sends f itself.
+// Beyond ParkLimit the oldest frame is given up, as the kernel does
+// (net/core/neighbour.c, __neigh_event_send).
+func (h *NextHop) Park(f *Frame, send func(*Frame)) bool {
+	h.mu.Lock()
+	state := h.cur.Load().State
+	if state == HopReachable || state == HopLocal {
+		h.mu.Unlock()
+		return false
+	}
+	if state == HopUnreachable {
+		h.lost.Add(1)
+		h.mu.Unlock()
+		h.want()
+		return true
+	}
+	if len(h.parked) >= ParkLimit {
+		h.parked = append(h.parked[:0], h.parked[1:]...)
+		h.lost.Add(1)
+	}
+	c := *f
+	c.Data = append([]byte(nil), f.Data...)
+	h.parked = append(h.parked, parked{frame: c, send: send})
+	h.mu.Unlock()
+	h.want()
+	return true
+}
+
+func (h *NextHop) want() {
+	if h.wanted != nil {
+		h.wanted(h)
+	}
+}
+
+// Resolver finds next hops and keeps them current.
+type Resolver interface {
+	// NextHop returns the live next hop of addr, and starts resolving it. The
+	// same address gives the same NextHop until it was released as often as
+	// it was asked for. It does not wait.
+	NextHop(addr netip.Addr) *NextHop
+	// Release gives back one NextHop call.
+	Release(h *NextHop)
+	// Local reports whether addr is one of the host's own addresses now. It
+	// is cheap enough to be asked for a packet, and allocates nothing.
+	Local(addr netip.Addr) bool
+	// Source is the address that the host would use to send an ICMP error
+	// from interface ifindex to a neighbour there, of the same family as
+	// like; the zero Addr when it has none.
+	Source(ifindex int, like netip.Addr) netip.Addr
+	// LinkAddr is the MAC address of interface ifindex; false if unknown.
+	LinkAddr(ifindex int) (MAC, bool)
+}

@@ -1,0 +1,94 @@
+package shtab
+
+import (
+	"fmt"
+	"unsafe"
+)
+
+// The layout of a table's memory. XDP programs compile these offsets in, and a
+// daemon that adopts a table checks Layout first: change the number with the
+// layout.
+//
+//	0             header (one page)
+//	HeaderSize    slots: Home slots that keys hash to, then the overflow
+//
+// A slot is one cache line of 64 bytes:
+//
+//	 0  word   8  tag 16 | owner's value 48; 0: not valid. Published last.
+//	 8  key   40  as packet.Flow packs it
+//	48  next   4  index+1 of the next slot of the chain; 0: none
+//	52  stamp  4  when last used, in ticks
+//	56  state  4  the owner's
+//	60  count  4  the owner's
+const (
+	Layout     = 1
+	HeaderSize = 4096
+	SlotSize   = 64
+
+	OffWord  = 0
+	OffKey   = 8
+	OffNext  = 48
+	OffStamp = 52
+	OffState = 56
+	OffCount = 60
+)
+
+// header is the start of a table's memory. What a second process, or an XDP
+// program, needs in order to look up keys is all here.
+type header struct {
+	magic  uint64
+	layout uint32
+	max    uint32 // entries at most
+	home   uint32 // slots that keys hash to
+	slots  uint32 // all
+	hz     uint32 // ticks in a second
+	_      uint32
+	seed   [seeds]uint64
+}
+
+const magic = 0x7673_6c75_6261_7431 // "1tabulsv"
+
+type slot struct {
+	word  uint64
+	key   Key
+	next  uint32
+	stamp uint32
+	state uint32
+	count uint32
+}
+
+// memory lays a table over a block. The block must start on a cache line and
+// live as long as the table.
+func layOver(block []byte, slots uint32) (*header, []slot, error) {
+	if need := HeaderSize + int(slots)*SlotSize; len(block) < need {
+		return nil, nil, fmt.Errorf("shtab: memory of %d bytes is too small: %d slots need %d", len(block), slots, need)
+	}
+	p := unsafe.Pointer(unsafe.SliceData(block))
+	if uintptr(p)%SlotSize != 0 {
+		return nil, nil, fmt.Errorf("shtab: memory at %p does not start on a cache line of %d bytes", p, SlotSize)
+	}
+	h := (*header)(p)
+	return h, unsafe.Slice((*slot)(unsafe.Add(p, HeaderSize)), slots), nil
+}
+
+// Compile-time proof of the offsets above.
+var (
+	_ = [1]struct{}{}[unsafe.Sizeof(slot{})-SlotSize]
+	_ = [1]struct{}{}[unsafe.Offsetof(slot{}.key)-OffKey]
+	_ = [1]struct{}{}[unsafe.Offsetof(slot{}.next)-OffNext]
+	_ = [1]struct{}{}[unsafe.Offsetof(slot{}.stamp)-OffStamp]
+	_ = [1]struct{}{}[unsafe.Offsetof(slot{}.state)-OffState]
+	_ = [1]struct{}{}[unsafe.Offsetof(slot{}.count)-OffCount]
+)
+
+// lineOffset is how many bytes of b lie before its first whole cache line.
+func lineOffset(b []byte) int {
+	return int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) % SlotSize)
+}
+
+func sizeOf[R any]() int { var r R; return int(unsafe.Sizeof(r)) }
+
+// records lays a slice over a block that is large enough.
+func records[R any](block []byte, n int) []R {
+	return unsafe.Slice((*R)(unsafe.Pointer(unsafe.SliceData(block))), n)
+}

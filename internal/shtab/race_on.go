@@ -1,0 +1,5 @@
+//go:build race
+
+package shtab
+
+const raceEnabled = true

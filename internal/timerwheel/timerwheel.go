@@ -1,0 +1,184 @@
+// Package timerwheel expires entries of a table that somebody else owns.
+//
+// It is a hierarchical timing wheel (Varghese and Lauck, 1987) of six levels
+// with 64 lists each. Its links are indices that lie inside the owner's
+// records, so that it allocates nothing, holds no pointer into the records,
+// and works on memory that the garbage collector does not know.
+//
+// Time is counted in ticks of the owner's choice, 32 bits wide; times further
+// apart than 2^31 ticks may not meet in one wheel.
+package timerwheel
+
+import "math/bits"
+
+const (
+	levels    = 6 // 64^6 ticks are more than 32 bits hold
+	levelBits = 6
+	lists     = 1 << levelBits
+	slotMask  = lists - 1
+
+	first = 1 << 31 // prev holds first|list for the first entry of a list
+)
+
+// Link ties one record into the wheel. The zero value is a record without a
+// timer. It belongs to the wheel: owners only keep it in their records.
+type Link struct {
+	next, prev uint32 // index+1 of a neighbour; prev may be first|list; both 0: not linked
+	due        uint32
+}
+
+// Wheel keeps one timer for each record. It is not safe for concurrent use.
+// Make it with New.
+type Wheel struct {
+	links  records
+	expire func(i uint32)
+	now    uint32
+	armed  int
+	heads  [levels * lists]uint32 // index+1
+	filled [levels]uint64         // bit n: list n of the level may hold entries
+	todo   [levels]uint16         // lists that the present tick has to empty
+	doing  int                    // how many of todo
+}
+
+// New makes a wheel over the timers of records, at tick now. link says where
+// in a record the timer lies. The wheel calls expire for each record whose time
+// has come, with its timer unset; expire may set and unset any timer.
+func New[R any](recs []R, link func(*R) *Link, now uint32, expire func(i uint32)) *Wheel {
+	return &Wheel{links: newRecords(recs, link), expire: expire, now: now}
+}
+
+// Now is the tick up to which timers have expired.
+func (w *Wheel) Now() uint32 { return w.now }
+
+// Armed is how many timers are set.
+func (w *Wheel) Armed() int { return w.armed }
+
+// Due is when record i's timer expires; false if it has none.
+func (w *Wheel) Due(i uint32) (tick uint32, ok bool) {
+	l := w.links.at(i)
+	return l.due, l.prev != 0
+}
+
+// Set arms the timer of record i, or moves it. A time that is not after Now
+// expires at the next tick.
+func (w *Wheel) Set(i, due uint32) {
+	l := w.links.at(i)
+	if l.prev != 0 {
+		w.unlink(l)
+	}
+	l.due = due
+	w.link(i, l)
+}
+
+// Unset disarms the timer of record i, if it is set.
+func (w *Wheel) Unset(i uint32) {
+	if l := w.links.at(i); l.prev != 0 {
+		w.unlink(l)
+	}
+}
+
+// Advance moves on to tick now and expires what is due on the way, in the
+// order of ticks. It looks at no more than budget entries; when it reports
+// true, it is not there yet and wants to be called again.
+func (w *Wheel) Advance(now uint32, budget int) (more bool) {
+	for {
+		for w.doing > 0 {
+			list := w.todo[w.doing-1]
+			head := w.heads[list]
+			if head == 0 {
+				w.doing--
+				continue
+			}
+			if budget == 0 {
+				return true
+			}
+			budget--
+			i := head - 1
+			l := w.links.at(i)
+			w.unlink(l)
+			if int32(l.due-w.now) <= 0 {
+				w.expire(i)
+			} else {
+				w.link(i, l)
+			}
+		}
+		if int32(now-w.now) <= 0 {
+			return false
+		}
+		w.step(now)
+	}
+}
+
+// step goes to the next tick that has something to do, or to limit.
+func (w *Wheel) step(limit uint32) {
+	if w.armed == 0 {
+		w.now = limit
+		return
+	}
+	t := w.now + 1
+	// What remains of this round of the lowest level.
+	if t&slotMask != 0 {
+		if ahead := w.filled[0] >> (t & slotMask); ahead != 0 {
+			t += uint32(bits.TrailingZeros64(ahead))
+		} else {
+			t = (t | slotMask) + 1
+		}
+	}
+	if int32(t-limit) > 0 {
+		w.now = limit
+		return
+	}
+	w.now = t
+	w.doing = 0
+	w.take(0, t)
+	// At the start of a round, the list of the level above that covers the
+	// round is spread over the level below.
+	for level := 1; level < levels && t&(1<<(level*levelBits)-1) == 0; level++ {
+		w.take(level, t>>(level*levelBits))
+	}
+}
+
+// take puts a level's list on the present tick's list of things to do.
+func (w *Wheel) take(level int, round uint32) {
+	n := round & slotMask
+	if w.filled[level]&(1<<n) == 0 {
+		return
+	}
+	w.filled[level] &^= 1 << n
+	w.todo[w.doing] = uint16(level*lists) + uint16(n)
+	w.doing++
+}
+
+// link puts record i where its due time belongs.
+func (w *Wheel) link(i uint32, l *Link) {
+	due := l.due
+	delta := due - w.now
+	if int32(delta) <= 0 {
+		due, delta = w.now+1, 1
+	}
+	level := (bits.Len32(delta) - 1) / levelBits
+	n := due >> (level * levelBits) & slotMask
+	list := uint32(level*lists) + n
+	w.filled[level] |= 1 << n
+	head := w.heads[list]
+	l.next = head
+	l.prev = first | list
+	if head != 0 {
+		w.links.at(head - 1).prev = i + 1
+	}
+	w.heads[list] = i + 1
+	w.armed++
+}
+
+func (w *Wheel) unlink(l *Link) {
+	if l.prev&first != 0 {
+		w.heads[l.prev&^first] = l.next
+	} else {
+		w.links.at(l.prev - 1).next = l.next
+	}
+	if l.next != 0 {
+		w.links.at(l.next - 1).prev = l.prev
+	}
+	l.next, l.prev = 0, 0
+	w.armed--
+}

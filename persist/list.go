@@ -1,0 +1,48 @@
+package persist
+
+import (
+	"time"
+
+	"github.com/ulvs/ulvs/internal/shtab"
+)
+
+// Key is the key of a template; see Invalid.
+func (t *Table) Key(id ID) *Key { return (*Key)(t.t.Key(uint32(id))) }
+
+// Dest is the number of the template's real server.
+func (t *Table) Dest(id ID) uint32 { return uint32(t.t.Value(uint32(id)) & shtab.MaxValue) }
+
+// Controls is how many connections the template controls.
+func (t *Table) Controls(id ID) uint32 { return t.recs[id].controls }
+
+// Invalid reports whether Invalidate hid the template. The kernel lists such a
+// one with 65535 as its virtual and its destination port.
+func (t *Table) Invalid(id ID) bool { return t.t.State(uint32(id))&flagInvalid != 0 }
+
+// StateName is NONE or ASSURED (ip_vs_proto.c, ip_vs_state_name).
+func (t *Table) StateName(id ID) string {
+	if t.t.State(uint32(id))&flagAssured != 0 {
+		return "ASSURED"
+	}
+	return "NONE"
+}
+
+// Expires is how long the template has to live if it is not used.
+func (t *Table) Expires(id ID, now uint32) time.Duration {
+	i := uint32(id)
+	left := int32(t.t.Stamp(i) + t.recs[i].timeout - now)
+	return time.Duration(max(left, 0)) * time.Second / time.Duration(t.hz)
+}
+
+// Each calls yield for the templates in slots from on, and looks at no more
+// than budget slots. It returns where to go on, and false when it came to the
+// end. Templates that come and go between two calls may be missed.
+func (t *Table) Each(from ID, budget int, yield func(ID)) (next ID, more bool) {
+	end := min(int(from)+budget, t.t.Slots())
+	for i := uint32(from); i < uint32(end); i++ {
+		if t.t.Valid(i) {
+			yield(ID(i))
+		}
+	}
+	return ID(end), end < t.t.Slots()
+}

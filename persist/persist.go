@@ -1,0 +1,255 @@
+// Package persist keeps connection templates: which real server a client was
+// given, so that its next connections get the same one.
+//
+// A template is the kernel's IP_VS_CONN_F_TEMPLATE entry
+// (net/netfilter/ipvs/ip_vs_core.c, ip_vs_sched_persist). It lives for the
+// service's persistent timeout after the last connection that it gave, and as
+// long as it controls connections. There may be no more than a fixed number of
+// them: beyond, the one goes that has controlled nothing for the longest time.
+package persist
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ulvs/ulvs/internal/shtab"
+	"github.com/ulvs/ulvs/internal/timerwheel"
+)
+
+// ID is the number of a template while it lives. Numbers are used again.
+type ID uint32
+
+// ErrFull says that there are as many templates as there may be, and that all
+// of them control connections.
+var ErrFull = errors.New("persist: every template controls a connection")
+
+// grace is what a template gets whose time is over while it controls
+// connections (ip_vs_conn.c, ip_vs_conn_expire: 60*HZ).
+const grace = 60 * time.Second
+
+// Options say how large a table is and what happens when templates end.
+type Options struct {
+	// Max is the most templates there can be. Required.
+	Max int
+	// Hz is how many ticks a second has in all times given to the table, and
+	// Now the tick at which it starts. Hz is required.
+	Hz, Now uint32
+	// Memory is the shared memory to use, MemorySize(Max) zero bytes; nil is
+	// anonymous memory.
+	Memory []byte
+	// Ended is called for each template that goes, expired or evicted, just
+	// before it does. It must not change the table. Required.
+	Ended func(ID)
+}
+
+// MemorySize is how many bytes of shared memory a table for max templates has.
+func MemorySize(max int) int { return shtab.Size(max) }
+
+// record is what Go alone keeps of a template: 28 bytes.
+type record struct {
+	timer    timerwheel.Link
+	timeout  uint32 // ticks
+	controls uint32 // connections (the kernel's n_control)
+	// Neighbours in the list of those that control nothing, oldest first, as
+	// index+1; 0: none.
+	older, newer uint32
+}
+
+// Flags in an entry's state word.
+const (
+	flagAssured = 1 << iota // IP_VS_CTPL_S_ASSURED
+	flagInvalid             // its real server was gone when it was tried
+)
+
+// Table is a table of templates. Make it with New. It is not safe for
+// concurrent use: the director's forwarding lock guards it.
+type Table struct {
+	t       *shtab.Table
+	recs    []record
+	wheel   *timerwheel.Wheel
+	hz      uint32
+	ended   func(ID)
+	evicted uint64
+
+	oldest, newest uint32 // of those that control nothing, as index+1
+	free           []func()
+}
+
+// New makes an empty table.
+func New(o Options) (*Table, error) {
+	if o.Hz == 0 || o.Ended == nil {
+		return nil, errors.New("persist: Options need Hz and Ended")
+	}
+	t := &Table{hz: o.Hz, ended: o.Ended}
+	block := o.Memory
+	if block == nil {
+		var free func()
+		var err error
+		if block, free, err = shtab.Memory(MemorySize(max(o.Max, 1)), false); err != nil {
+			return nil, err
+		}
+		t.free = append(t.free, free)
+	}
+	tab, err := shtab.New(block, o.Max, o.Hz)
+	if err != nil {
+		t.Close()
+		return nil, fmt.Errorf("persist: %w", err)
+	}
+	t.t = tab
+	recs, free, err := shtab.AllocRecords[record](tab.Slots(), false)
+	if err != nil {
+		t.Close()
+		return nil, err
+	}
+	t.recs = recs
+	t.free = append(t.free, free)
+	t.wheel = timerwheel.New(recs, func(r *record) *timerwheel.Link { return &r.timer }, o.Now, t.fire)
+	return t, nil
+}
+
+// Close gives back the memory that New took. The table is gone then.
+func (t *Table) Close() {
+	for _, free := range t.free {
+		free()
+	}
+	t.free = nil
+}
+
+// Len is how many templates there are.
+func (t *Table) Len() int { return t.t.Len() }
+
+// Evicted is how many templates have made room for others so far.
+func (t *Table) Evicted() uint64 { return t.evicted }
+
+// Lookup finds the template of a key (ip_vs_conn.c, ip_vs_ct_in_get).
+func (t *Table) Lookup(k *Key) (ID, bool) {
+	sk := (*shtab.Key)(k)
+	i, ok := t.t.Lookup(sk, t.t.Hash(sk))
+	return ID(i), ok
+}
+
+// Insert makes a template that leads to real server dest (not 0) and lives for
+// timeout. The key must have none. When there is no room, the template goes
+// that has controlled nothing for the longest time; the error is ErrFull if
+// all control something.
+func (t *Table) Insert(k *Key, dest uint32, timeout time.Duration, now uint32) (ID, error) {
+	sk := (*shtab.Key)(k)
+	h := t.t.Hash(sk)
+	i, err := t.t.Insert(sk, h, uint64(dest), now, 0)
+	for err != nil {
+		if t.oldest == 0 {
+			return 0, ErrFull
+		}
+		t.end(t.oldest - 1)
+		t.evicted++
+		i, err = t.t.Insert(sk, h, uint64(dest), now, 0)
+	}
+	r := &t.recs[i]
+	r.timeout = uint32(timeout * time.Duration(t.hz) / time.Second)
+	r.controls = 0
+	t.rest(i)
+	t.wheel.Set(i, now+r.timeout)
+	return ID(i), nil
+}
+
+// Invalidate hides a template whose real server is gone: it will not be found
+// again, and lives on until its time is over
+// (ip_vs_conn.c, ip_vs_check_template).
+func (t *Table) Invalidate(id ID) {
+	i := uint32(id)
+	t.t.SetState(i, t.t.State(i)|flagInvalid)
+	t.t.Detach(i)
+}
+
+// Control says that the template has given a connection, which restarts its
+// time (ip_vs_control_add, ip_vs_conn_put).
+func (t *Table) Control(id ID, now uint32) {
+	i := uint32(id)
+	r := &t.recs[i]
+	if r.controls == 0 {
+		t.wake(i)
+	}
+	r.controls++
+	t.t.SetStamp(i, now)
+	// A timer that fires too early moves on by itself.
+	if due, ok := t.wheel.Due(i); !ok || int32(due-(now+r.timeout)) > 0 {
+		t.wheel.Set(i, now+r.timeout)
+	}
+}
+
+// Release says that a connection that the template controlled has ended
+// (ip_vs_control_del).
+func (t *Table) Release(id ID) {
+	r := &t.recs[id]
+	if r.controls--; r.controls == 0 {
+		t.rest(uint32(id))
+	}
+}
+
+// Assure says that a controlled connection was established
+// (ip_vs_control_assure_ct).
+func (t *Table) Assure(id ID) {
+	i := uint32(id)
+	t.t.SetState(i, t.t.State(i)|flagAssured)
+}
+
+// Advance moves the clock to tick now and expires what is due. It looks at no
+// more than budget entries, and reports true when there are more to do.
+func (t *Table) Advance(now uint32, budget int) (more bool) { return t.wheel.Advance(now, budget) }
+
+// fire is the wheel's call when a timer has run out. A template that controls
+// connections then gets another minute, and keeps this as its timeout
+// (ip_vs_conn_expire).
+func (t *Table) fire(i uint32) {
+	now := t.wheel.Now()
+	r := &t.recs[i]
+	stamp := t.t.Stamp(i)
+	switch {
+	case now-stamp < r.timeout:
+		t.wheel.Set(i, stamp+r.timeout)
+	case r.controls > 0:
+		r.timeout = uint32(grace/time.Second) * t.hz
+		t.t.SetStamp(i, now)
+		t.wheel.Set(i, now+r.timeout)
+	default:
+		t.end(i)
+	}
+}
+
+// end removes a template that controls nothing.
+func (t *Table) end(i uint32) {
+	t.ended(ID(i))
+	t.wheel.Unset(i)
+	t.wake(i)
+	t.t.Remove(i)
+	t.t.Release(i)
+}
+
+// rest puts a template at the new end of the list of those that control
+// nothing; wake takes it off.
+func (t *Table) rest(i uint32) {
+	r := &t.recs[i]
+	r.older, r.newer = t.newest, 0
+	if t.newest != 0 {
+		t.recs[t.newest-1].newer = i + 1
+	} else {
+		t.oldest = i + 1
+	}
+	t.newest = i + 1
+}
+
+func (t *Table) wake(i uint32) {
+	r := &t.recs[i]
+	if r.older != 0 {
+		t.recs[r.older-1].newer = r.newer
+	} else {
+		t.oldest = r.newer
+	}
+	if r.newer != 0 {
+		t.recs[r.newer-1].older = r.older
+	} else {
+		t.newest = r.older
+	}
+	r.older, r.newer = 0, 0
+}

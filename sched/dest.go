@@ -1,0 +1,113 @@
+package sched
+
+import "sync/atomic"
+
+// Dest is a real server as schedulers see it: its weight and its connections.
+// The same Dest serves again when a removed real server comes back, with the
+// connections it still has.
+//
+// The zero value is a quiescent destination without connections. Reading is
+// safe at any time; changes are made under the director's lock.
+type Dest struct {
+	weight               atomic.Int32
+	active, inact, templ atomic.Int32
+	overloaded           atomic.Bool
+	upper, lower         uint32
+	pos                  int // index in the list of its scheduler, -1 when removed
+}
+
+// Weight is 0 to 2^31-1.
+func (d *Dest) Weight() int32 { return d.weight.Load() }
+
+// Quiescent reports a weight of 0: no new connections, those there are go on.
+func (d *Dest) Quiescent() bool { return d.weight.Load() == 0 }
+
+// Overloaded reports that the upper threshold was reached and the connections
+// have not yet fallen below the lower one.
+func (d *Dest) Overloaded() bool { return d.overloaded.Load() }
+
+// ActiveConns, InactConns and PersistConns are ipvsadm's columns.
+func (d *Dest) ActiveConns() uint32 { return uint32(d.active.Load()) }
+
+// InactConns are the connections in states that are not active.
+func (d *Dest) InactConns() uint32 { return uint32(d.inact.Load()) }
+
+// PersistConns are the templates that lead to this destination.
+func (d *Dest) PersistConns() uint32 { return uint32(d.templ.Load()) }
+
+// usable is what rr, wrr and others ask of a destination.
+func (d *Dest) usable() bool { return !d.overloaded.Load() && d.weight.Load() > 0 }
+
+// Set gives the destination its configuration. Overload ends when the upper
+// threshold is lifted or raised (ip_vs_ctl.c, __ip_vs_update_dest).
+func (d *Dest) Set(weight int32, upper, lower uint32) {
+	d.weight.Store(weight)
+	if upper == 0 || upper > d.upper {
+		d.overloaded.Store(false)
+	}
+	d.upper, d.lower = upper, lower
+}
+
+// Bind counts a new connection, active or not, or a template, and marks the
+// destination overloaded at its upper threshold
+// (ip_vs_conn.c, ip_vs_bind_dest).
+func (d *Dest) Bind(template, active bool) {
+	switch {
+	case template:
+		d.templ.Add(1)
+	case active:
+		d.active.Add(1)
+	default:
+		d.inact.Add(1)
+	}
+	if d.upper != 0 && uint32(d.active.Load()+d.inact.Load()) >= d.upper {
+		d.overloaded.Store(true)
+	}
+}
+
+// Unbind is the end of what Bind counted (ip_vs_conn.c, ip_vs_unbind_dest).
+func (d *Dest) Unbind(template, active bool) {
+	switch {
+	case template:
+		d.templ.Add(-1)
+	case active:
+		d.active.Add(-1)
+	default:
+		d.inact.Add(-1)
+	}
+	if !d.overloaded.Load() {
+		return
+	}
+	total := uint64(uint32(d.active.Load() + d.inact.Load()))
+	switch {
+	case d.lower != 0:
+		if total < uint64(d.lower) {
+			d.overloaded.Store(false)
+		}
+	case d.upper != 0:
+		if total*4 < uint64(d.upper)*3 {
+			d.overloaded.Store(false)
+		}
+	default:
+		d.overloaded.Store(false)
+	}
+}
+
+// Activate moves a connection between the active and the inactive column.
+func (d *Dest) Activate(active bool) {
+	if active {
+		d.active.Add(1)
+		d.inact.Add(-1)
+	} else {
+		d.active.Add(-1)
+		d.inact.Add(1)
+	}
+}
+
+// number gives each destination its index in the list, so that a scheduler
+// finds what comes after it without a search.
+func number(dests []*Dest) {
+	for i, d := range dests {
+		d.pos = i
+	}
+}

@@ -1,0 +1,84 @@
+// Package sched chooses real servers for new connections, as the schedulers of
+// kernel IPVS do (net/netfilter/ipvs/ip_vs_*.c): the same choice for the same
+// packet.
+//
+// One file is one scheduler. A scheduler sees the destinations of one service
+// in the kernel's list order, which is newest first.
+package sched
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Flags are a service's scheduler flags, ipvsadm's -b. What the three bits
+// mean depends on the scheduler: flag-1 is sh-fallback and mh-fallback, flag-2
+// sh-port and mh-port (include/uapi/linux/ip_vs.h, IP_VS_SVC_F_SCHED*).
+type Flags uint8
+
+// The scheduler flags.
+const (
+	Flag1 Flags = 1 << iota
+	Flag2
+	Flag3
+)
+
+// Default is the scheduler of a service that names none (ipvsadm's DEF_SCHED).
+const Default = "wlc"
+
+// Request is the packet that wants a destination, as far as any scheduler
+// looks at it. Addresses are in network byte order, an IPv4 address in the
+// first four bytes.
+type Request struct {
+	Client, Virtual         [16]byte
+	ClientPort, VirtualPort uint16 // host order
+	Proto                   uint8
+	IPv6                    bool
+}
+
+// Scheduler chooses destinations for one service. It is not safe for
+// concurrent use: the director holds one lock around all its methods.
+type Scheduler interface {
+	// Schedule returns the destination of a new connection, or nil when none
+	// is usable. It allocates nothing.
+	Schedule(*Request) *Dest
+	// Added, Removed and Updated tell of one destination that has come, gone,
+	// or got another weight or thresholds. dests is the whole list after the
+	// change, newest first; the scheduler may keep it, and does not change it.
+	Added(dests []*Dest, d *Dest)
+	Removed(dests []*Dest, d *Dest)
+	Updated(dests []*Dest, d *Dest)
+}
+
+// ErrUnknown says that no scheduler has the name.
+var ErrUnknown = errors.New("sched: unknown scheduler")
+
+var makers = map[string]func([]*Dest, Flags) Scheduler{
+	"rr":  newRR,
+	"wrr": newWRR,
+	"wlc": newWLC,
+}
+
+// New makes the scheduler called name, as ipvsadm -s spells it, for a service
+// with these destinations. The error wraps ErrUnknown.
+func New(name string, dests []*Dest, flags Flags) (Scheduler, error) {
+	mk, ok := makers[name]
+	if !ok {
+		return nil, fmt.Errorf("%w %q: one of %v", ErrUnknown, name, Names())
+	}
+	return mk(dests, flags), nil
+}
+
+// Known reports whether New knows the name.
+func Known(name string) bool { return makers[name] != nil }
+
+// Names are the names that New knows, sorted.
+func Names() []string {
+	names := make([]string, 0, len(makers))
+	for n := range makers {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}

@@ -1,0 +1,106 @@
+package sched
+
+// wrr is weighted round robin (ip_vs_wrr.c). A pass over the list takes the
+// destinations whose weight is at least the current weight; the current weight
+// starts at the greatest and falls by the greatest common divisor of all, pass
+// after pass, until it has been 1.
+type wrr struct {
+	dests   []*Dest
+	last    *Dest // nil: the list's head
+	current int32
+	max     int32 // the greatest weight, less divisor-1, so that the last pass is at 1
+	divisor int32
+}
+
+func newWRR(dests []*Dest, _ Flags) Scheduler {
+	s := &wrr{}
+	s.measure(dests)
+	s.current = s.max
+	return s
+}
+
+// measure reads the weights (ip_vs_wrr_gcd_weight, ip_vs_wrr_max_weight).
+func (s *wrr) measure(dests []*Dest) {
+	s.dests = dests
+	s.last = nil
+	number(dests)
+	var divisor, heaviest int32
+	for _, d := range dests {
+		if w := d.Weight(); w > 0 {
+			divisor = gcd(w, divisor)
+			heaviest = max(heaviest, w)
+		}
+	}
+	if divisor == 0 {
+		divisor = 1
+	}
+	s.divisor = divisor
+	s.max = heaviest - (divisor - 1)
+}
+
+func (s *wrr) Schedule(*Request) *Dest {
+	if s.max == 0 {
+		return nil
+	}
+	// start is where the search began: when everything from there to the end
+	// and, after a restart, everything up to it was tried at weight 1, there
+	// is nothing.
+	start := s.last
+	var stop *Dest
+	lastPass, restarted := false, false
+	i := 0
+	if start != nil {
+		i = start.pos + 1
+	}
+	for {
+		for ; i < len(s.dests); i++ {
+			d := s.dests[i]
+			if !d.Overloaded() && d.Weight() >= s.current {
+				s.last = d
+				return d
+			}
+			if d == stop {
+				s.last = d
+				return nil
+			}
+		}
+		i = 0
+		s.current -= s.divisor
+		if s.current <= 0 {
+			s.current = s.max
+			if lastPass || start == nil {
+				s.last = nil
+				return nil
+			}
+			restarted = true
+		}
+		lastPass = s.current <= s.divisor
+		if lastPass && restarted && start != nil {
+			stop = start
+		}
+	}
+}
+
+// changed starts again from the list's head, with a current weight that fits
+// the new weights (ip_vs_wrr_dest_changed).
+func (s *wrr) changed(dests []*Dest) {
+	s.measure(dests)
+	switch {
+	case s.current > s.max || s.current == 0:
+		s.current = s.max
+	case s.divisor > 1:
+		s.current = s.current/s.divisor*s.divisor + 1
+	}
+}
+
+func (s *wrr) Added(dests []*Dest, _ *Dest)   { s.changed(dests) }
+func (s *wrr) Removed(dests []*Dest, _ *Dest) { s.changed(dests) }
+func (s *wrr) Updated(dests []*Dest, _ *Dest) { s.changed(dests) }
+
+// gcd of a and b, where b may be 0.
+func gcd(a, b int32) int32 {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
+}
