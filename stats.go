@@ -68,3 +68,63 @@ type Timeouts struct {
 	TCPFin time.Duration `json:"tcp_fin"`
 	UDP    time.Duration `json:"udp"`
 }
+
+// counter is what the packet path counts, under the forwarding lock.
+type counter struct{ conns, pkts, bytes uint64 }
+
+// estimator makes Stats and Rate of a counter, as the kernel does: what is
+// shown is the count at the last round, not the present one
+// (ip_vs_est.c, estimation_timer; ip_vs_ctl.c, ip_vs_copy_stats).
+type estimator struct {
+	counter               // live
+	seen          counter // at the last round
+	zero          counter // at the last Zero, subtracted from what is shown
+	last          counter // at the round before, or at Zero
+	cps, pps, bps int64   // scaled: cps and pps by 2^10, bps by 2^5
+}
+
+// round is the estimator's work every two seconds.
+func (e *estimator) round() {
+	e.seen = e.counter
+	decay := func(rate *int64, count, last uint64, shift uint) {
+		*rate += (int64((count-last)<<shift) - *rate) >> 2
+	}
+	// Scaled, but a round is two seconds.
+	decay(&e.cps, e.seen.conns, e.last.conns, 9)
+	decay(&e.pps, e.seen.pkts, e.last.pkts, 9)
+	decay(&e.bps, e.seen.bytes, e.last.bytes, 4)
+	e.last = e.seen
+}
+
+// reset makes the present count the new zero (ip_vs_zero_stats).
+func (e *estimator) reset() {
+	e.zero, e.last = e.seen, e.seen
+	e.cps, e.pps, e.bps = 0, 0, 0
+}
+
+func (e *estimator) stats() Stats {
+	return Stats{
+		Conns:   e.seen.conns - e.zero.conns,
+		InPkts:  e.seen.pkts - e.zero.pkts,
+		InBytes: e.seen.bytes - e.zero.bytes,
+	}
+}
+
+// rate rounds up all but the smallest fraction (ip_vs_read_estimator).
+func (e *estimator) rate() Rate {
+	return Rate{
+		CPS:   uint64(e.cps+0x1ff) >> 10,
+		InPPS: uint64(e.pps+0x1ff) >> 10,
+		InBPS: uint64(e.bps+0xf) >> 5,
+	}
+}
+
+// estimate is one round for every service and destination that there is.
+func (t *table) estimate() {
+	for _, s := range t.services() {
+		s.round()
+		for _, d := range s.dests {
+			d.round()
+		}
+	}
+}

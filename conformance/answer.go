@@ -38,7 +38,10 @@ func normalize(output string) []string {
 // expiry matches the second column of ipvsadm -Lc: minutes and seconds.
 var expiry = regexp.MustCompile(`^(\S+ +)(\d+):(\d\d)\b`)
 
-// roundExpiry writes the time to expiry as seconds, to the nearest five.
+// roundExpiry writes the time to expiry as seconds, to the nearest five. The
+// printed time is cut to whole seconds, so the one that is passing is counted
+// in: of 30 s, a little over 7 later, 22 are printed, and 23 keeps a distance
+// from where the rounding turns.
 func roundExpiry(line string) string {
 	m := expiry.FindStringSubmatch(line)
 	if m == nil {
@@ -49,6 +52,6 @@ func roundExpiry(line string) string {
 	if err1 != nil || err2 != nil {
 		return line
 	}
-	rounded := (minutes*60 + seconds + 2) / 5 * 5
+	rounded := (minutes*60 + seconds + 1 + 2) / 5 * 5
 	return fmt.Sprintf("%s~%ds%s", m[1], rounded, line[len(m[0]):])
 }

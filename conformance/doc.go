@@ -19,9 +19,12 @@
 // A send gives a batch of packets, numbered from 1 through the scenario. PROTO
 // is tcp (FLAGS: letters of FSRPAUEC), udp, sctp (FLAGS: chunk types, as in
 // COOKIE_ECHO,DATA) or icmp (an echo request; the source port is its
-// identifier). Keys: n= packets in the batch (1); vary=port or ip, what goes
-// up by one with each packet (the source port); ttl= (64); size= bytes of
-// payload (4).
+// identifier). Keys: n= packets in the batch (1); vary=port or ip, what goes up
+// by one with each packet (the source port); ttl= (64); size= bytes of payload
+// (4).
+//
+// Sleeps keep to a timetable that starts with the first packet: what commands
+// took meanwhile is taken off, up to a fifth.
 //
 // The network: client 192.168.10.1, behind which all of 10.0.0.0/8 lives;
 // director 192.168.10.100; real servers r0 to r3 at 192.168.10.200 to .203; the

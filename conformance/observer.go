@@ -31,11 +31,17 @@ func newObserver() *observer {
 	return &observer{sent: make(map[int]*sentPacket), changed: make(chan struct{})}
 }
 
-// expect makes a packet known, before it is sent; the frame is kept.
-func (o *observer) expect(p Packet, frame []byte) {
+// expect makes a packet known, before its frame is sent; the frame is kept.
+func (o *observer) expect(p Packet, frame []byte) error {
+	// Without the padding of a short Ethernet frame, which no server need see.
+	d, err := parseDatagram(frame[etherLen:])
+	if err != nil {
+		return fmt.Errorf("crafted %v: %w", p, err)
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.sent[p.Number] = &sentPacket{Packet: p, datagram: frame[etherLen:]}
+	o.sent[p.Number] = &sentPacket{Packet: p, datagram: d.bytes}
+	return nil
 }
 
 // answer records an outcome without a frame.

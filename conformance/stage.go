@@ -16,10 +16,12 @@ const (
 	serverCount    = 4
 )
 
-// behindClient are the networks that the director reaches through the client.
-var behindClient = []struct{ v4, v6 netip.Prefix }{{
-	netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("fd01::/16"),
-}}
+// behindClient are the routes to the networks whose clients live behind the
+// client.
+var behindClient = []lab.Route{
+	{Dst: netip.MustParsePrefix("10.0.0.0/8"), Via: addr4(clientNumber)},
+	{Dst: netip.MustParsePrefix("fd01::/16"), Via: addr6(clientNumber)},
+}
 
 func addr4(n int) netip.Addr { return netip.AddrFrom4([4]byte{192, 168, 10, byte(n)}) }
 
@@ -91,11 +93,7 @@ func directorConfig(vips []netip.Addr) lab.HostConfig {
 		{"-net.ipv4.icmp_msgs_burst", "100000"},
 		{"-net.ipv6.icmp.ratelimit", "0"},
 	}
-	for _, net := range behindClient {
-		c.Routes = append(c.Routes,
-			lab.Route{Dst: net.v4, Via: addr4(clientNumber)},
-			lab.Route{Dst: net.v6, Via: addr6(clientNumber)})
-	}
+	c.Routes = behindClient
 	// Permanent, so that resolving never eats a first packet.
 	known := []int{clientNumber}
 	for i := range serverCount {

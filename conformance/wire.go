@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -91,7 +92,10 @@ func packetSocket(ifindex int) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "packet socket"), nil
 }
 
-func bigEndian(v uint16) uint16 { return v<<8 | v>>8 } // all that UML and our CI run on is little-endian
+// bigEndian is htons(3).
+func bigEndian(v uint16) uint16 {
+	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
+}
 
 // errUnresolved says that nobody answered for an address.
 var errUnresolved = errors.New("no answer to ARP or neighbour solicitation")
@@ -103,7 +107,7 @@ func (w *wire) resolve(a netip.Addr) (net.HardwareAddr, error) {
 		return mac, nil
 	}
 	nl := w.client.Netlink()
-	deadline := time.Now().Add(2 * time.Second)
+	deadline := time.Now().Add(time.Second)
 	for first := true; time.Now().Before(deadline); first = false {
 		if first {
 			// "Use" makes the kernel resolve without sending a packet.

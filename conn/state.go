@@ -93,11 +93,22 @@ const flagSet = 1 << 10
 
 func (t *Table) recordSet(state uint32) bool { return state&flagSet != 0 }
 
-// Touched tells of a packet that restarts the timer and changes nothing else,
-// as an ICMP error does.
-func (t *Table) Touched(id ID, now uint32) {
-	t.t.SetStamp(uint32(id), now)
-	t.t.SetCount(uint32(id), t.t.Count(uint32(id))+1)
+// Counted tells of a packet that belongs to the connection and changes nothing,
+// not even its time: an ICMP error (ip_vs_icmp_xmit).
+func (t *Table) Counted(id ID) { t.t.SetCount(uint32(id), t.t.Count(uint32(id))+1) }
+
+// Over reports whether a connection is so far closed that a packet which opens
+// one may have its ports: TCP in TIME_WAIT or CLOSE, with finWait also in
+// FIN_WAIT; SCTP in CLOSED (ip_vs_core.c, is_new_conn_expected).
+func (t *Table) Over(id ID, finWait bool) bool {
+	s := t.t.State(uint32(id)) & stateMask
+	switch t.Flow(id).Proto() {
+	case protoTCP:
+		return s == tcpTimeWait || s == tcpClose || finWait && s == tcpFinWait
+	case protoSCTP:
+		return s == sctpClosed
+	}
+	return false
 }
 
 // StateName is the kernel's name of the connection's state, as ipvsadm -Lc

@@ -20,11 +20,29 @@ type AddrMatch struct {
 // PortRange is a range of transport ports, both ends included.
 type PortRange struct{ First, Last uint16 }
 
-// PortMatch is a condition on a port: it lies in one of Ranges. The zero
-// value matches every packet, also one without ports.
+// PortSide says which of a packet's ports a PortMatch looks at.
+type PortSide uint8
+
+// The sides of a PortMatch. EitherPort holds when one of the two ports does.
+const (
+	SourcePort PortSide = iota
+	DestPort
+	EitherPort
+)
+
+// PortMatch is a condition on a packet's ports: it has ports, and the port
+// lies in one of Ranges, or with Not in none. A later fragment has no ports.
 type PortMatch struct {
+	Side   PortSide
 	Ranges []PortRange
 	Not    bool
+}
+
+// MarkMatch is a condition on the mark that earlier rules gave: mark AND Mask
+// equals Value.
+type MarkMatch struct {
+	Value, Mask uint32
+	Not         bool
 }
 
 // MarkRule is one firewall rule that sets a mark, in terms that every plane
@@ -34,10 +52,9 @@ type MarkRule struct {
 	Proto    uint8 // IP protocol; 0: any
 	NotProto bool
 	Src, Dst AddrMatch
-	SrcPort  PortMatch
-	DstPort  PortMatch
-	AnyPort  PortMatch // source or destination port (multiport --ports)
-	In       string    // input interface, with iptables' trailing + as wildcard
+	Ports    []PortMatch
+	Marks    []MarkMatch
+	In       string // input interface, with iptables' trailing + as wildcard
 	NotIn    bool
 	// The packet's mark becomes (mark AND NOT Mask) XOR Value, as xt_mark
 	// does (net/netfilter/xt_mark.c, mark_tg).

@@ -48,6 +48,10 @@ type Offload struct {
 // (VIRTIO_NET_HDR_F_NEEDS_CSUM).
 const NeedsChecksum = 1
 
+// ChecksumValid is the flag in Offload.Flags that says that somebody has
+// verified the checksum already (VIRTIO_NET_HDR_F_DATA_VALID).
+const ChecksumValid = 2
+
 // Frame is one Ethernet frame on its way through the director.
 type Frame struct {
 	// Data is the frame from its destination MAC on, without FCS, VLAN tags
@@ -89,6 +93,10 @@ type Plane interface {
 	// as a whole, and may be called before and during Run. A plane that
 	// takes packets away from the host by itself ignores it.
 	Claim(Claims) error
+	// Withholds reports whether the host's stack does not get a claimed packet
+	// even when the verdict is Pass, so that the handler has to answer in the
+	// host's place. It is constant.
+	Withholds() bool
 	// Counters are the plane's own counters, by name, since it was made:
 	// frames in and out, and every reason for which it lost one. Safe to
 	// call at any time.

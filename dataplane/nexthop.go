@@ -114,15 +114,19 @@ func (h *NextHop) Set(n Neighbor) {
 // (net/core/neighbour.c, __neigh_event_send).
 func (h *NextHop) Park(f *Frame, send func(*Frame)) bool {
 	h.mu.Lock()
-	state := h.cur.Load().State
-	if state == HopReachable || state == HopLocal {
-		h.mu.Unlock()
-		return false
-	}
-	if state == HopUnreachable {
-		h.lost.Add(1)
+	if h.cur.Load().State == HopUnreachable {
+		// The resolver may know a new way by now, or try again.
 		h.mu.Unlock()
 		h.want()
+		h.mu.Lock()
+	}
+	switch h.cur.Load().State {
+	case HopReachable, HopLocal:
+		h.mu.Unlock()
+		return false
+	case HopUnreachable:
+		h.lost.Add(1)
+		h.mu.Unlock()
 		return true
 	}
 	if len(h.parked) >= ParkLimit {
@@ -160,4 +164,7 @@ type Resolver interface {
 	Source(ifindex int, like netip.Addr) netip.Addr
 	// LinkAddr is the MAC address of interface ifindex; false if unknown.
 	LinkAddr(ifindex int) (MAC, bool)
+	// LinkName is the name of interface ifindex; "" if unknown. It allocates
+	// nothing.
+	LinkName(ifindex int) string
 }

@@ -194,6 +194,9 @@ func (t *Table) Assure(id ID) {
 	t.t.SetState(i, t.t.State(i)|flagAssured)
 }
 
+// Remove ends a template that controls nothing, now; Ended is called.
+func (t *Table) Remove(id ID) { t.end(uint32(id)) }
+
 // Advance moves the clock to tick now and expires what is due. It looks at no
 // more than budget entries, and reports true when there are more to do.
 func (t *Table) Advance(now uint32, budget int) (more bool) { return t.wheel.Advance(now, budget) }

@@ -9,6 +9,9 @@ import "sync/atomic"
 // The zero value is a quiescent destination without connections. Reading is
 // safe at any time; changes are made under the director's lock.
 type Dest struct {
+	// ID is the owner's number of it; set before the first use.
+	ID uint32
+
 	weight               atomic.Int32
 	active, inact, templ atomic.Int32
 	overloaded           atomic.Bool

@@ -88,10 +88,15 @@ func (r *Resolver) ask(e *entry, now time.Time) {
 		State:     netlink.NUD_NONE,
 		IP:        net.IP(e.key.addr.AsSlice()),
 	})
-	if err != nil {
+	if err == nil {
+		return
+	}
+	e.fail(now, r.opt.HoldDown)
+	// Frames can make this happen at any rate; the log must not follow.
+	if now.Sub(r.complainedAt) > 10*time.Second {
+		r.complainedAt = now
 		r.log.Warn("neigh: the kernel did not start resolving a neighbour; CAP_NET_ADMIN is needed and the link must be up",
 			"addr", e.key.addr, "ifindex", e.key.ifindex, "err", err)
-		e.fail(now, r.opt.HoldDown)
 	}
 }
 
@@ -117,8 +122,10 @@ func (e *entry) fail(now time.Time, hold time.Duration) {
 	e.askedAt, e.deadUntil = time.Time{}, now.Add(hold)
 }
 
-// learn takes the kernel's word about e.
-func (r *Resolver) learn(e *entry, s state, now time.Time) {
+// learn takes the kernel's word about e, and reports whether hops that lead
+// there may have to publish something new. Most words say only that a probe
+// was sent and answered.
+func (r *Resolver) learn(e *entry, s state, now time.Time) bool {
 	if s.valid() {
 		if !e.valid() {
 			e.verifyAt = now.Add(r.opt.Verify)
@@ -126,8 +133,9 @@ func (r *Resolver) learn(e *entry, s state, now time.Time) {
 				e.verifyAt = now
 			}
 		}
+		same := e.valid() && e.mac == s.mac
 		e.state, e.askedAt, e.deadUntil = s, time.Time{}, time.Time{}
-		return
+		return !same
 	}
 	switch {
 	case e.valid():
@@ -136,7 +144,10 @@ func (r *Resolver) learn(e *entry, s state, now time.Time) {
 		r.ask(e, now)
 	case s.nud&netlink.NUD_FAILED != 0 && !e.askedAt.IsZero():
 		e.fail(now, r.opt.HoldDown)
+	default:
+		return false
 	}
+	return true
 }
 
 // tick does what is due for e.

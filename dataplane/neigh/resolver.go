@@ -52,6 +52,8 @@ type Resolver struct {
 	hops    map[netip.Addr]*hop
 	entries map[key]*entry // neighbours that hops lead to
 	table   map[key]state  // the kernel's neighbours, all of them
+	// complainedAt is when a refusal of the kernel was last logged.
+	complainedAt time.Time
 }
 
 var _ dataplane.Resolver = (*Resolver)(nil)
@@ -121,6 +123,8 @@ func New(opt Options) (*Resolver, error) {
 func (r *Resolver) Close() {
 	r.closed.Do(func() {
 		r.events.Close()
+		r.mu.Lock() // NextHop may be using it
+		defer r.mu.Unlock()
 		r.kernel.Close()
 	})
 }
@@ -195,6 +199,9 @@ func (r *Resolver) LinkAddr(ifindex int) (dataplane.MAC, bool) {
 	l, ok := r.snap.Load().links[ifindex]
 	return l.mac, ok && l.ethernet
 }
+
+// LinkName implements dataplane.Resolver.
+func (r *Resolver) LinkName(ifindex int) string { return r.snap.Load().links[ifindex].name }
 
 // attach makes h use the neighbour k.
 func (r *Resolver) attach(h *hop, k key) {

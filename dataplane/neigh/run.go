@@ -108,6 +108,7 @@ func (r *Resolver) receive(ctx context.Context, out chan<- []syscall.NetlinkMess
 // whether something else changed too, for which a resync is due.
 func (r *Resolver) take(batch []syscall.NetlinkMessage) (other bool) {
 	now := time.Now()
+	changed := false
 	r.mu.Lock()
 	for i := range batch {
 		m := &batch[i]
@@ -130,10 +131,13 @@ func (r *Resolver) take(batch []syscall.NetlinkMessage) (other bool) {
 			r.table[k] = s
 		}
 		if e := r.entries[k]; e != nil {
-			r.learn(e, s, now)
+			changed = r.learn(e, s, now) || changed
 		}
 	}
-	changes := r.changes(now)
+	var changes []change
+	if changed {
+		changes = r.changes(now)
+	}
 	r.mu.Unlock()
 	publish(changes)
 	return other

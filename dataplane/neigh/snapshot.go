@@ -21,6 +21,7 @@ type snapshot struct {
 }
 
 type link struct {
+	name           string
 	mac            dataplane.MAC
 	mtu            int
 	ethernet       bool
@@ -64,6 +65,7 @@ func readSnapshot(k *netlink.Handle) (*snapshot, error) {
 	for _, found := range links {
 		a := found.Attrs()
 		l := link{
+			name:  a.Name,
 			mtu:   a.MTU,
 			noARP: a.RawFlags&unix.IFF_NOARP != 0,
 			// Not "loopback", although it has six bytes of zero.

@@ -1,0 +1,170 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/afpacket"
+	"github.com/ulvs/ulvs/dataplane/neigh"
+	"github.com/ulvs/ulvs/internal/control"
+	"github.com/ulvs/ulvs/internal/ipvsadm"
+)
+
+// daemon is what "ulvs run" was told.
+type daemon struct {
+	interfaces  []string
+	plane       string
+	control     string
+	rules       string
+	marks       string
+	marks6      string
+	mac         string
+	connections int
+	templates   int
+	log         *slog.Logger
+}
+
+func daemonCommand() *cobra.Command {
+	var d daemon
+	c := &cobra.Command{
+		Use:   "run --interface IF[,IF…]",
+		Short: "Run the director in the foreground",
+		Long: `Run the director in the foreground, until SIGTERM or SIGINT. Its log goes to
+standard error. The control socket appears when it is ready.`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+			defer stop()
+			d.log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+			return d.run(ctx)
+		},
+	}
+	f := c.Flags()
+	f.StringSliceVar(&d.interfaces, "interface", nil, "the `IF`s whose packets are balanced")
+	f.StringVar(&d.plane, "plane", "auto", "auto or afpacket")
+	f.StringVar(&d.rules, "rules", "", "start with the services of `FILE`, which ipvsadm -Sn wrote")
+	f.StringVar(&d.marks, "marks", "", "start with the mangle rules of `FILE`, which iptables-save wrote")
+	f.StringVar(&d.marks6, "marks6", "", "the same of ip6tables-save")
+	f.StringVar(&d.mac, "mac", "", "also take frames to this `ADDRESS`, and announce virtual addresses with it (VRRP)")
+	f.IntVar(&d.connections, "connections", ulvs.DefaultConnections, "how many connections there can be")
+	f.IntVar(&d.templates, "templates", 0, "how many connection templates there can be (default as connections)")
+	controlFlag(c, &d.control)
+	_ = c.MarkFlagRequired("interface")
+	return c
+}
+
+func (d *daemon) run(ctx context.Context) error {
+	if d.plane != "auto" && d.plane != "afpacket" {
+		return fmt.Errorf("--plane %s: there is auto and afpacket", d.plane)
+	}
+	if d.connections < 1 || d.templates < 0 {
+		return fmt.Errorf("--connections %d, --templates %d: give positive numbers", d.connections, d.templates)
+	}
+	mac, err := parseMAC(d.mac)
+	if err != nil {
+		return err
+	}
+	// Everything that can be wrong with what we were given comes before
+	// anything that others can see.
+	name, err := control.Reserve(d.control)
+	if err != nil {
+		return err
+	}
+	defer name.Close()
+	resolver, err := neigh.New(neigh.Options{Logger: d.log})
+	if err != nil {
+		return err
+	}
+	plane, err := afpacket.New(afpacket.Options{Interfaces: d.interfaces, MAC: mac, Logger: d.log})
+	if err != nil {
+		resolver.Close()
+		return err
+	}
+	director, err := ulvs.New(ulvs.Options{
+		Plane: plane, Resolver: resolver, Connections: d.connections, Templates: d.templates, MAC: mac, Log: d.log,
+	})
+	if err != nil {
+		resolver.Close()
+		return errors.Join(err, plane.Close())
+	}
+	defer director.Close()
+	if err := d.load(director); err != nil {
+		resolver.Close()
+		return errors.Join(err, plane.Close())
+	}
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return resolver.Run(ctx) })
+	g.Go(func() error { return director.Run(ctx) })
+	l, err := name.Listen()
+	if err != nil {
+		g.Go(func() error { return err })
+		return g.Wait()
+	}
+	g.Go(func() error { return control.Serve(ctx, l, &warned{director, d.log}) })
+	d.log.Info("ready", "plane", plane.Name(), "interfaces", strings.Join(d.interfaces, ","), "control", d.control, "connections", d.connections)
+	err = g.Wait()
+	d.log.Info("ended")
+	return err
+}
+
+// load starts the director with the files that were given.
+func (d *daemon) load(director *ulvs.Director) error {
+	for _, m := range []struct {
+		file string
+		ipv6 bool
+	}{{d.marks, false}, {d.marks6, true}} {
+		if m.file == "" {
+			continue
+		}
+		text, err := os.ReadFile(m.file)
+		if err != nil {
+			return fmt.Errorf("mark rules: %w", err)
+		}
+		if err := director.MarkRestore(m.ipv6, string(text)); err != nil {
+			return fmt.Errorf("mark rules %s: %w", m.file, err)
+		}
+	}
+	if d.rules == "" {
+		return nil
+	}
+	text, err := os.ReadFile(d.rules)
+	if err != nil {
+		return fmt.Errorf("rules: %w", err)
+	}
+	// Line by line, to say which one is wrong.
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	for n := 1; lines.Scan(); n++ {
+		var said bytes.Buffer
+		c := ipvsadm.Command{Control: director, Stdin: strings.NewReader(lines.Text() + "\n"), Stdout: &said, Stderr: &said}
+		if code := c.Run([]string{"ipvsadm", "-R"}); code != 0 || said.Len() > 0 {
+			return fmt.Errorf("rules %s: line %d: %s: %s", d.rules, n, strings.TrimSpace(lines.Text()), strings.TrimSpace(said.String()))
+		}
+	}
+	return lines.Err()
+}
+
+func parseMAC(s string) (mac dataplane.MAC, err error) {
+	if s == "" {
+		return mac, nil
+	}
+	a, err := net.ParseMAC(s)
+	if err != nil || len(a) != len(mac) || a[0]&1 != 0 {
+		return mac, fmt.Errorf("--mac %s: give a unicast Ethernet address as 00:00:5e:00:01:0a", s)
+	}
+	return dataplane.MAC(a), nil
+}

@@ -1,0 +1,130 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/internal/control"
+)
+
+// runMarks is iptables, ip6tables, and their -save and -restore. As with
+// iptables, the status is 2 for wrong words and 1 for what the rules do not
+// allow.
+func runMarks(socket, name string, args []string) int {
+	c := control.Dial(socket)
+	program, verb, _ := strings.Cut(name, "-")
+	ipv6 := program == "ip6tables"
+	var out string
+	var err error
+	switch verb {
+	case "save":
+		out, err = c.MarkSave(ipv6)
+	case "restore":
+		var text []byte
+		if text, err = io.ReadAll(os.Stdin); err == nil {
+			err = c.MarkRestore(ipv6, string(text))
+		}
+	default:
+		out, err = c.MarkCommand(ipv6, args)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		if errors.Is(err, ulvs.ErrInvalid) {
+			return 2
+		}
+		return 1
+	}
+	fmt.Print(out)
+	return 0
+}
+
+const sysctlPrefix = "net.ipv4.vs."
+
+// sysctlCommand reads and writes what a kernel has under net.ipv4.vs.
+func sysctlCommand() *cobra.Command {
+	var socket string
+	c := &cobra.Command{
+		Use:   "sysctl [net.ipv4.vs.KEY[=VALUE]]…",
+		Short: "Look at IPVS's sysctls, or set them",
+		RunE: func(_ *cobra.Command, args []string) error {
+			c := control.Dial(socket)
+			if len(args) == 0 {
+				all, err := c.Sysctls()
+				if err != nil {
+					return err
+				}
+				for _, name := range slices.Sorted(maps.Keys(all)) {
+					fmt.Printf("%s%s = %d\n", sysctlPrefix, name, all[name])
+				}
+				return nil
+			}
+			for _, arg := range args {
+				if err := sysctl(c, arg); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+	controlFlag(c, &socket)
+	return c
+}
+
+func sysctl(c ulvs.Control, arg string) error {
+	key, value, set := strings.Cut(arg, "=")
+	key, value = strings.TrimSpace(key), strings.TrimSpace(value)
+	name, ours := strings.CutPrefix(strings.ReplaceAll(key, "/", "."), sysctlPrefix)
+	if !ours {
+		return fmt.Errorf("sysctl %q: only those of %s… are here", key, sysctlPrefix)
+	}
+	if set {
+		n, err := strconv.Atoi(value)
+		if err != nil {
+			return fmt.Errorf("sysctl %s: %q is no number", key, value)
+		}
+		if err := c.SetSysctl(name, n); err != nil {
+			return err
+		}
+	}
+	n, err := c.Sysctl(name)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s%s = %d\n", sysctlPrefix, name, n)
+	return nil
+}
+
+// statusCommand shows the daemon's counters.
+func statusCommand() *cobra.Command {
+	var socket string
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Counters of the daemon: packets, drops by cause, tables",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			counters, err := control.Dial(socket).Counters()
+			if err != nil {
+				return err
+			}
+			for _, name := range slices.Sorted(maps.Keys(counters)) {
+				fmt.Printf("%-28s %d\n", name, counters[name])
+			}
+			return nil
+		},
+	}
+	controlFlag(c, &socket)
+	return c
+}
+
+func controlFlag(c *cobra.Command, socket *string) {
+	c.Flags().StringVar(socket, "control", socketFromEnv(), "the daemon's `SOCKET`; also from ULVS_CONTROL")
+}

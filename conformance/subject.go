@@ -1,0 +1,169 @@
+package conformance
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/ulvs/ulvs/internal/lab"
+)
+
+// Kernel is the running kernel's own IPVS. A network namespace has an IPVS of
+// its own, so there is nothing to start.
+type Kernel struct{}
+
+// Start implements Subject.
+func (Kernel) Start(_ context.Context, host *lab.Host) (Director, error) {
+	return kernelDirector{host}, nil
+}
+
+type kernelDirector struct{ host *lab.Host }
+
+func (d kernelDirector) Command(ctx context.Context, words []string) (string, int, error) {
+	name, args := words[0], words[1:]
+	switch name {
+	case "iptables", "ip6tables":
+		name += "-legacy" // user-mode Linux has no nf_tables
+	case "sysctl":
+		args = append([]string{"-w"}, args...)
+	}
+	return run(d.host.Command(ctx, name, args...))
+}
+
+func (d kernelDirector) Close() error { return nil }
+
+// run runs a command for its output and exit code.
+func run(c *lab.Cmd) (output string, exit int, err error) {
+	if c.Env == nil {
+		c.Env = os.Environ()
+	}
+	c.Env = append(c.Env, "LC_ALL=C")
+	out, err := c.CombinedOutput()
+	var ended *exec.ExitError
+	if errors.As(err, &ended) && ended.Exited() {
+		return string(out), ended.ExitCode(), nil
+	}
+	return string(out), 0, err
+}
+
+// Ulvs is the daemon `ulvs run`, with the AF_PACKET plane.
+type Ulvs struct {
+	Binary string // path of the program
+	// Args are more arguments of `ulvs run`.
+	Args []string
+}
+
+// ready bounds the start of the daemon, and its end.
+const ready = 15 * time.Second
+
+// Start implements Subject. The daemon is ready when its socket is there.
+func (u Ulvs) Start(ctx context.Context, host *lab.Host) (Director, error) {
+	dir, err := os.MkdirTemp("", "ulvs")
+	if err != nil {
+		return nil, err
+	}
+	d := &ulvsDirector{
+		host: host, binary: u.Binary, dir: dir, control: filepath.Join(dir, "control"),
+		ended: make(chan struct{}),
+	}
+	args := append([]string{"run", "--interface", "eth0", "--plane", "afpacket", "--control", d.control}, u.Args...)
+	d.daemon = host.Command(ctx, u.Binary, args...)
+	d.daemon.Stdout, d.daemon.Stderr = &d.log, &d.log
+	if err := d.daemon.Start(); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	go func() {
+		d.err = d.daemon.Wait()
+		close(d.ended)
+	}()
+	if err := d.await(ctx); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+type ulvsDirector struct {
+	host    *lab.Host
+	binary  string
+	dir     string
+	control string
+	daemon  *lab.Cmd
+	log     lockedBuffer
+	ended   chan struct{} // closed after err was set
+	err     error
+}
+
+func (d *ulvsDirector) await(ctx context.Context) error {
+	timeout := time.After(ready)
+	for {
+		if _, err := os.Stat(d.control); err == nil {
+			return nil
+		}
+		select {
+		case <-d.ended:
+			return errors.New("ulvs ended before its socket was there")
+		case <-timeout:
+			return fmt.Errorf("ulvs has made no socket %s within %v", d.control, ready)
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+func (d *ulvsDirector) Command(ctx context.Context, words []string) (string, int, error) {
+	select {
+	case <-d.ended:
+		return "", 0, errors.New("the daemon has ended")
+	default:
+	}
+	c := d.host.Command(ctx, d.binary, words...)
+	c.Env = append(os.Environ(), "ULVS_CONTROL="+d.control)
+	return run(c)
+}
+
+// Close asks the daemon to end, and insists after a while. The error carries
+// the daemon's log when it did not end well.
+func (d *ulvsDirector) Close() error {
+	defer os.RemoveAll(d.dir)
+	var late error
+	// It may have ended by itself; ended then tells.
+	_ = d.daemon.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-d.ended:
+	case <-time.After(ready):
+		late = fmt.Errorf("it did not end within %v of SIGTERM", ready)
+		_ = d.daemon.Process.Kill()
+		<-d.ended
+	}
+	if d.err == nil && late == nil {
+		return nil
+	}
+	return fmt.Errorf("ulvs run: %w; it said:\n%s", errors.Join(d.err, late), d.log.String())
+}
+
+// lockedBuffer is written by the daemon's output and read on failure.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return strings.TrimRight(l.b.String(), "\n")
+}

@@ -1,0 +1,250 @@
+package afpacket
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"sync"
+
+	"github.com/google/nftables"
+	"github.com/mdlayher/netlink"
+	"github.com/ulvs/ulvs/dataplane"
+	"golang.org/x/sys/unix"
+)
+
+// ErrNoNftables is the error of Claim where the kernel cannot keep its own
+// stack away from the claimed packets. It is harmless where no claimed address
+// is configured on the host and the host does not forward.
+var ErrNoNftables = errors.New("afpacket: the kernel has no nftables netdev ingress hook (CONFIG_NF_TABLES_NETDEV, CONFIG_NETFILTER_INGRESS): " +
+	"take the virtual addresses off this host and switch forwarding off, or the host will answer beside ulvs")
+
+// claims keeps the host's stack away from what the director answers for: on
+// each interface a netdev ingress chain drops it. The chain comes after our
+// socket (net/core/dev.c, __netif_receive_skb_core: first ptype_all, then
+// nf_ingress) and before everything else.
+//
+// The tables carry the interface's name, so that a later daemon replaces what
+// one that was killed left behind. Until then they stay, and the host goes on
+// dropping: connections survive a restart, which a reset would end.
+type claims struct {
+	ns         namespace
+	interfaces []string
+
+	mu     sync.Mutex
+	active bool // tables are there
+	ended  bool
+}
+
+func (c *claims) replace(to dataplane.Claims) error {
+	if err := checkClaims(&to); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ended {
+		return errors.New("afpacket: the plane has ended, so it claims nothing: make a new one")
+	}
+	if len(to.Services) == 0 && len(to.Marks4) == 0 && len(to.Marks6) == 0 {
+		return c.remove()
+	}
+	err := c.transact(func(conn *nftables.Conn) error {
+		for _, name := range c.interfaces {
+			if err := addChain(conn, name, &to); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		c.active = true
+	}
+	return err
+}
+
+// sweep removes what an earlier daemon left on our interfaces, if nothing was
+// claimed yet, which would have replaced it.
+func (c *claims) sweep() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.active {
+		return
+	}
+	c.active = true
+	_ = c.remove() // nothing there, or no nftables: nothing to do
+	c.active = false
+}
+
+// withdraw removes the claims for good.
+func (c *claims) withdraw() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	return c.remove()
+}
+
+func (c *claims) remove() error {
+	if !c.active {
+		return nil
+	}
+	c.active = false
+	return c.transact(func(conn *nftables.Conn) error {
+		for _, name := range c.interfaces {
+			t := tableOf(name)
+			conn.AddTable(t) // so that deleting it cannot fail
+			conn.DelTable(t)
+		}
+		return nil
+	})
+}
+
+// transact sends what fill asked for as one batch, which the kernel carries
+// out as a whole or not at all.
+func (c *claims) transact(fill func(*nftables.Conn) error) error {
+	return c.ns.do(func() error {
+		conn, err := nftables.New(nftables.WithSockOptions(func(s *netlink.Conn) error {
+			// Each message is acknowledged; all of that must fit.
+			_ = s.SetReadBuffer(4 << 20)
+			_ = s.SetWriteBuffer(4 << 20)
+			return nil
+		}))
+		if err != nil {
+			return nftError(err)
+		}
+		if err := fill(conn); err != nil {
+			return err
+		}
+		return nftError(conn.Flush())
+	})
+}
+
+func nftError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
+		return fmt.Errorf("afpacket: changing nftables needs CAP_NET_ADMIN: %w", err)
+	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT),
+		errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EPFNOSUPPORT):
+		return fmt.Errorf("%w (%w)", ErrNoNftables, err)
+	}
+	return fmt.Errorf("afpacket: nftables refused the claims: %w", err)
+}
+
+func tableOf(name string) *nftables.Table {
+	return &nftables.Table{Family: nftables.TableFamilyNetdev, Name: "ulvs-" + name}
+}
+
+// addChain asks for the chain of one interface with all its rules. Sets are
+// anonymous: they live and die with their rules, so that a packet that meets
+// the old rules finds the old sets whole.
+func addChain(conn *nftables.Conn, name string, c *dataplane.Claims) error {
+	t := conn.AddTable(tableOf(name))
+	policy := nftables.ChainPolicyAccept
+	ch := conn.AddChain(&nftables.Chain{
+		Table:   t,
+		Name:    "ingress",
+		Type:    nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookIngress,
+		// Before other people's chains and flow tables, which might forward.
+		Priority: nftables.ChainPriorityRef(-1000),
+		Policy:   &policy,
+		Device:   name,
+	})
+	conn.FlushTable(t)
+	b := &builder{conn: conn, table: t, chain: ch, name: name}
+	// What is not addressed to this host is not taken by the plane either: a
+	// bridge may be passing it on.
+	b.add(meta(metaPktType, 1), differs(1, []byte{unix.PACKET_HOST}), accept)
+	b.services(&ipv4, c.Services)
+	b.services(&ipv6, c.Services)
+	if len(c.Marks4) > 0 || len(c.Marks6) > 0 {
+		b.setMark(0)
+		b.marks(&ipv4, c.Rules4, c.Marks4)
+		b.marks(&ipv6, c.Rules6, c.Marks6)
+		// The host's own rules start from an unmarked packet.
+		b.setMark(0)
+	}
+	return b.err
+}
+
+// services drops packets to the services of one family: to their ports, to
+// all ports, and fragments without ports, which may be theirs.
+func (b *builder) services(f *ipFamily, services []dataplane.Claim) {
+	var ports, anyPort, fragments [][]byte
+	type target struct {
+		addr  netip.Addr
+		proto uint8
+	}
+	seen := make(map[target]bool)
+	for _, s := range services {
+		addr := s.Addr.Unmap()
+		if addr.Is4() != f.is4 {
+			continue
+		}
+		// Fields of a concatenation are padded to four bytes.
+		key := append(addr.AsSlice(), s.Proto, 0, 0, 0)
+		if s.Port == 0 {
+			anyPort = append(anyPort, key)
+			continue
+		}
+		ports = append(ports, append(key[:len(key):len(key)], byte(s.Port>>8), byte(s.Port), 0, 0))
+		if t := (target{addr, s.Proto}); !seen[t] {
+			seen[t] = true
+			fragments = append(fragments, key)
+		}
+	}
+	addrReg, protoReg, portReg := f.registers()
+	who := exprs{f.load(f.dst, addrReg), meta(metaL4Proto, protoReg)}
+	b.drop(f.addrProto(), anyPort, addrReg, f.is(), who)
+	b.drop(f.addrProtoPort(), ports, addrReg, f.is(), who, exprs{transport(2, 2, portReg)})
+	b.drop(f.addrProto(), fragments, addrReg, f.is(), f.laterFragment(), who)
+}
+
+// checkClaims refuses what the rules cannot say.
+func checkClaims(c *dataplane.Claims) error {
+	for _, s := range c.Services {
+		if !s.Addr.IsValid() || s.Addr.Zone() != "" {
+			return fmt.Errorf("afpacket: cannot claim a service at address %q: give an address without a zone", s.Addr)
+		}
+	}
+	for _, rules := range []struct {
+		list []dataplane.MarkRule
+		is4  bool
+	}{{c.Rules4, true}, {c.Rules6, false}} {
+		for i := range rules.list {
+			if err := checkRule(&rules.list[i], rules.is4); err != nil {
+				return fmt.Errorf("afpacket: cannot claim by mark rule %d: %w", i+1, err)
+			}
+		}
+	}
+	return nil
+}
+
+func checkRule(r *dataplane.MarkRule, is4 bool) error {
+	for _, m := range []dataplane.AddrMatch{r.Src, r.Dst} {
+		if !m.Addr.IsValid() && !m.Mask.IsValid() && !m.Not {
+			continue
+		}
+		if !m.Addr.IsValid() || !m.Mask.IsValid() || m.Addr.Is4() != is4 || m.Mask.Is4() != is4 {
+			return fmt.Errorf("address %v mask %v: both must be of the rule's family", m.Addr, m.Mask)
+		}
+	}
+	either := 0
+	for _, m := range r.Ports {
+		if m.Side > dataplane.EitherPort {
+			return fmt.Errorf("unknown side %d of a port condition", m.Side)
+		}
+		if m.Side == dataplane.EitherPort {
+			// Each doubles the rules.
+			if either++; either > 4 {
+				return errors.New("more than four conditions on either port")
+			}
+		}
+		for _, p := range m.Ranges {
+			if p.First > p.Last {
+				return fmt.Errorf("ports %d to %d: the first is larger", p.First, p.Last)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,145 @@
+package afpacket
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"github.com/ulvs/ulvs/dataplane"
+	"golang.org/x/sys/unix"
+)
+
+// marks carries out the mark rules of one family in their order, on the
+// packet's own mark, and drops what ends up with a mark in list.
+func (b *builder) marks(f *ipFamily, rules []dataplane.MarkRule, list []uint32) {
+	if len(list) == 0 {
+		return
+	}
+	for i := range rules {
+		b.markRule(f, &rules[i])
+	}
+	var keys [][]byte
+	for _, m := range list {
+		keys = append(keys, hostOrder(m))
+	}
+	b.drop(nftables.TypeMark, keys, 1, f.is(), exprs{meta(metaMark, 1)})
+}
+
+// markRule adds the rules for one mark rule: none when it cannot match here,
+// several when either port may match.
+func (b *builder) markRule(f *ipFamily, r *dataplane.MarkRule) {
+	// The chain belongs to one interface, so this is known beforehand.
+	if r.In != "" && matchesInterface(r.In, b.name) == r.NotIn {
+		return
+	}
+	match := f.is()
+	if r.Proto != 0 {
+		match = append(match, meta(metaL4Proto, 1), compare(r.NotProto, 1, []byte{r.Proto}))
+	}
+	match = append(match, f.address(f.src, r.Src)...)
+	match = append(match, f.address(f.dst, r.Dst)...)
+	if len(r.Ports) > 0 && (r.Proto == 0 || r.NotProto) {
+		match = join(match, exprs{meta(metaL4Proto, 1), b.lookup(nftables.TypeInetProto, protocolsWithPorts, 1)})
+	}
+	for _, m := range r.Marks {
+		match = append(match, meta(metaMark, 1),
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: hostOrder(m.Mask), Xor: hostOrder(0)},
+			compare(m.Not, 1, hostOrder(m.Value)))
+	}
+	change := exprs{
+		meta(metaMark, 1),
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: hostOrder(^r.Mask), Xor: hostOrder(r.Value)},
+		&expr.Meta{Key: metaMark, Register: 1, SourceRegister: true},
+	}
+	b.byPorts(match, r.Ports, change)
+}
+
+// byPorts adds the rules that do change when match and all ports hold. For
+// "either port" there are two, which exclude one another: changing the mark
+// twice would be something else.
+func (b *builder) byPorts(match exprs, ports []dataplane.PortMatch, change exprs) {
+	const source, dest = 0, 2 // offsets
+	if len(ports) == 0 {
+		b.add(join(match, change)...)
+		return
+	}
+	m, rest := ports[0], ports[1:]
+	with := func(more ...exprs) { b.byPorts(join(append([]exprs{match}, more...)...), rest, change) }
+	not := dataplane.PortMatch{Ranges: m.Ranges, Not: true}
+	switch {
+	case len(m.Ranges) == 0 && !m.Not:
+		// No port is in no range.
+	case m.Side == dataplane.SourcePort:
+		with(b.port(source, m))
+	case m.Side == dataplane.DestPort:
+		with(b.port(dest, m))
+	case m.Not: // neither of them
+		with(b.port(source, m), b.port(dest, m))
+	default:
+		with(b.port(source, m))
+		with(b.port(source, not), b.port(dest, m))
+	}
+}
+
+// protocolsWithPorts have their ports in the first four bytes. In the others
+// those bytes mean something else; iptables allows no port condition there.
+var protocolsWithPorts = [][]byte{{unix.IPPROTO_TCP}, {unix.IPPROTO_UDP}, {unix.IPPROTO_DCCP}, {unix.IPPROTO_SCTP}, {unix.IPPROTO_UDPLITE}}
+
+// port is a condition on the port at offset. Without a transport header, in a
+// later fragment, loading it fails and the rule does not match, negated or
+// not; so does xt_tcpudp's.
+func (b *builder) port(offset uint32, m dataplane.PortMatch) exprs {
+	out := exprs{transport(offset, 2, 1)}
+	if m.Not {
+		for _, p := range m.Ranges {
+			out = append(out, inRange(expr.CmpOpNeq, p))
+		}
+		return out
+	}
+	if len(m.Ranges) == 1 {
+		return append(out, inRange(expr.CmpOpEq, m.Ranges[0]))
+	}
+	return append(out, b.lookupPorts(m.Ranges, 1))
+}
+
+func inRange(op expr.CmpOp, p dataplane.PortRange) expr.Any {
+	return &expr.Range{Op: op, Register: 1, FromData: netOrder(p.First), ToData: netOrder(p.Last)}
+}
+
+// address is a condition on an address.
+func (f *ipFamily) address(offset uint32, m dataplane.AddrMatch) exprs {
+	if !m.Addr.IsValid() {
+		return nil
+	}
+	return exprs{
+		f.load(offset, 1),
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: f.size, Mask: m.Mask.AsSlice(), Xor: make([]byte, f.size)},
+		compare(m.Not, 1, m.Addr.AsSlice()),
+	}
+}
+
+// matchesInterface compares as iptables does: a trailing + stands for any
+// rest (ip_packet_match by ifname_compare_aligned, net/ipv4/netfilter/ip_tables.c).
+func matchesInterface(pattern, name string) bool {
+	if prefix, ok := strings.CutSuffix(pattern, "+"); ok {
+		return strings.HasPrefix(name, prefix)
+	}
+	return pattern == name
+}
+
+// lookupPorts finds a port in ranges, merged and sorted.
+func (b *builder) lookupPorts(ranges []dataplane.PortRange, reg uint32) expr.Any {
+	var elements []nftables.SetElement
+	for _, r := range merge(ranges) {
+		elements = append(elements, nftables.SetElement{Key: netOrder(r.First)})
+		if r.Last < 65535 { // else open-ended
+			elements = append(elements, nftables.SetElement{Key: netOrder(r.Last + 1), IntervalEnd: true})
+		}
+	}
+	set := &nftables.Set{Table: b.table, Anonymous: true, Constant: true, Interval: true, KeyType: nftables.TypeInetService}
+	if err := b.conn.AddSet(set, elements); err != nil && b.err == nil {
+		b.err = fmt.Errorf("afpacket: cannot make a set of ports: %w", err)
+	}
+	return &expr.Lookup{SourceRegister: reg, SetName: set.Name, SetID: set.ID}
+}

@@ -1,0 +1,273 @@
+// Package afpacket is a dataplane.Plane over AF_PACKET sockets with mapped
+// rings. It needs no BPF, works in a user namespace, and runs on any kernel
+// since 4.20. Frames arrive as the host's stack sees them, which sees them
+// too: see Claim. Offloads stay on: a frame's unfinished checksum and
+// segmentation are carried along (PACKET_VNET_HDR) and given back to the
+// kernel with the frame.
+//
+// The files in the order in which a frame meets them: socket.go and layout.go
+// (rings), receiver.go (the loop), tag.go (VLAN), sender.go. Besides them
+// claim.go and markrule.go keep the host's stack away.
+package afpacket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ulvs/ulvs/dataplane"
+	"golang.org/x/sys/unix"
+)
+
+// Options configure a Plane. Only Interfaces is required.
+type Options struct {
+	// Interfaces are the names of the Ethernet interfaces that frames are
+	// taken from. Frames may be sent to others too.
+	Interfaces []string
+	// MAC is one more unicast address that is accepted on all of them: that
+	// of a virtual router (VRRP). The zero value means none.
+	MAC dataplane.MAC
+	// Logger is told when an interface goes down; nil means slog.Default().
+	Logger *slog.Logger
+}
+
+// Plane is a dataplane.Plane. Make one with New; it is safe for concurrent
+// use, and Run may be called once.
+type Plane struct {
+	opt       Options
+	log       *slog.Logger
+	ns        namespace
+	clock     clock
+	c         counters
+	receivers []*receiver
+	claims    claims
+
+	senders atomic.Pointer[map[int]*sender]
+	mu      sync.Mutex        // guards what follows, and the making of senders
+	failed  map[int]time.Time // when a sender could not be made
+	started bool
+	closed  bool
+}
+
+var _ dataplane.Plane = (*Plane)(nil)
+
+// New opens sockets on the interfaces, in the network namespace of the
+// calling thread. Frames are kept in their rings until Run. Close gives back
+// the sockets of a plane that never ran.
+func New(opt Options) (*Plane, error) {
+	if len(opt.Interfaces) == 0 {
+		return nil, errors.New("afpacket: no interface given: name at least one")
+	}
+	if opt.MAC[0]&1 != 0 {
+		return nil, fmt.Errorf("afpacket: %s is a multicast address: give a unicast one", net.HardwareAddr(opt.MAC[:]))
+	}
+	clock, err := newClock()
+	if err != nil {
+		return nil, err
+	}
+	ns, err := currentNamespace()
+	if err != nil {
+		return nil, err
+	}
+	p := &Plane{opt: opt, log: opt.Logger, ns: ns, clock: clock, failed: make(map[int]time.Time)}
+	if p.log == nil {
+		p.log = slog.Default()
+	}
+	p.senders.Store(&map[int]*sender{})
+	p.claims.ns = ns
+	seen := make(map[string]bool)
+	for _, name := range opt.Interfaces {
+		if seen[name] {
+			continue
+		}
+		seen[name] = true
+		r, err := newReceiver(p, name)
+		if err != nil {
+			p.release()
+			return nil, err
+		}
+		p.receivers = append(p.receivers, r)
+		p.claims.interfaces = append(p.claims.interfaces, name)
+	}
+	return p, nil
+}
+
+// Name implements dataplane.Plane.
+func (p *Plane) Name() string { return "afpacket" }
+
+// Run implements dataplane.Plane. When it returns, everything that the plane
+// opened is closed and its claims are withdrawn.
+func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
+	p.mu.Lock()
+	if p.started || p.closed {
+		p.mu.Unlock()
+		return errors.New("afpacket: this plane ran already: make a new one")
+	}
+	p.started = true
+	p.mu.Unlock()
+	p.claims.sweep()
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	results := make(chan error, len(p.receivers))
+	for _, r := range p.receivers {
+		go func() { results <- r.run(ctx, h) }()
+	}
+	stop := context.AfterFunc(ctx, func() {
+		for _, r := range p.receivers {
+			r.interrupt()
+		}
+	})
+	var first error
+	for range p.receivers {
+		if err := <-results; err != nil && first == nil {
+			first = err
+		}
+		cancel() // one interface is lost: end the others
+	}
+	// Either it never runs now, or it must have ended before sockets close.
+	if !stop() {
+		for _, r := range p.receivers {
+			r.interrupted.Wait()
+		}
+	}
+	if err := p.close(); first == nil {
+		first = err
+	}
+	return first
+}
+
+// Close gives back what New opened and withdraws the claims. A plane that
+// runs, or ran, ignores it: Run does so itself.
+func (p *Plane) Close() error {
+	p.mu.Lock()
+	skip := p.started || p.closed
+	p.started = true
+	p.mu.Unlock()
+	if skip {
+		return nil
+	}
+	return p.close()
+}
+
+func (p *Plane) close() error {
+	err := p.claims.withdraw()
+	p.release()
+	return err
+}
+
+func (p *Plane) release() {
+	for _, r := range p.receivers {
+		r.countLosses()
+	}
+	p.mu.Lock()
+	p.closed = true
+	for _, s := range *p.senders.Load() {
+		s.close()
+	}
+	p.senders.Store(&map[int]*sender{})
+	for _, r := range p.receivers {
+		r.close()
+	}
+	p.mu.Unlock()
+	p.ns.close()
+}
+
+// Claim implements dataplane.Plane with nftables: see claims. It gives
+// ErrNoNftables where the kernel has none.
+func (p *Plane) Claim(c dataplane.Claims) error { return p.claims.replace(c) }
+
+// Withholds implements dataplane.Plane: the ingress chain drops a claimed
+// packet before anybody has decided about it.
+func (p *Plane) Withholds() bool { return true }
+
+// Counters implements dataplane.Plane. Names that start with rx and tx count
+// frames; a frame that GRO merged is one.
+func (p *Plane) Counters() map[string]uint64 {
+	for _, r := range p.receivers {
+		r.countLosses()
+	}
+	return p.c.all()
+}
+
+// sender finds the sender of an interface, or makes it; nil when it cannot.
+func (p *Plane) sender(ifindex int) *sender {
+	if s := (*p.senders.Load())[ifindex]; s != nil && !s.gone.Load() {
+		return s
+	}
+	return p.makeSender(ifindex)
+}
+
+func (p *Plane) makeSender(ifindex int) *sender {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	old := *p.senders.Load()
+	if s := old[ifindex]; s != nil && !s.gone.Load() {
+		return s
+	}
+	// Not again for each frame.
+	if p.closed || time.Since(p.failed[ifindex]) < time.Second {
+		return nil
+	}
+	var s *sender
+	err := p.ns.do(func() (err error) {
+		s, err = newSender(ifindex, &p.c)
+		return err
+	})
+	if err != nil {
+		p.failed[ifindex] = time.Now()
+		p.log.Error("afpacket: frames cannot be sent", "err", err)
+		return nil
+	}
+	if gone := old[ifindex]; gone != nil {
+		gone.close()
+	}
+	senders := map[int]*sender{ifindex: s}
+	for i, other := range old {
+		if i != ifindex {
+			senders[i] = other
+		}
+	}
+	p.senders.Store(&senders)
+	return s
+}
+
+// sendParked sends a frame that waited for its hop.
+func (p *Plane) sendParked(f *dataplane.Frame) {
+	n := f.Hop.Neighbor()
+	if n.State != dataplane.HopReachable {
+		p.c.txNoHop.Add(1)
+		return
+	}
+	s := p.sender(n.Ifindex)
+	if s == nil {
+		p.c.txNoSender.Add(1)
+		return
+	}
+	s.mu.Lock()
+	s.transmit(f, n)
+	s.flush()
+	s.mu.Unlock()
+}
+
+// clock reads CLOCK_MONOTONIC by way of Go's own reading of it, which is no
+// system call.
+type clock struct {
+	base  time.Duration
+	start time.Time
+}
+
+func newClock() (clock, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return clock{}, fmt.Errorf("afpacket: cannot read CLOCK_MONOTONIC: %w", err)
+	}
+	return clock{base: time.Duration(ts.Nano()), start: time.Now()}, nil
+}
+
+func (c clock) now() time.Duration { return c.base + time.Since(c.start) }

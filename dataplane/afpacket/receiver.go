@@ -1,0 +1,320 @@
+package afpacket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/ulvs/ulvs/dataplane"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	batchSize = 64
+	// largeBatch bounds the large frames of a batch, for which there are
+	// buffers.
+	largeBatch = 16
+)
+
+// receiver carries the frames of one interface. All but the socket belongs to
+// the goroutine that runs it.
+type receiver struct {
+	p           *Plane
+	name        string
+	ifindex     int
+	sock        *receiveSocket
+	head        int // the slot that the kernel fills next
+	frames      [batchSize]dataplane.Frame
+	large       [largeBatch][]byte
+	touched     []*sender // to be flushed at the end of the batch
+	readable    func(uintptr) bool
+	sockErr     error // what the socket said last about its interface
+	interrupted sync.WaitGroup
+
+	mu     sync.Mutex // guards the socket against Counters
+	closed bool
+}
+
+func newReceiver(p *Plane, name string) (*receiver, error) {
+	ifi, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("afpacket: no interface %q: see ip link: %w", name, err)
+	}
+	if len(ifi.HardwareAddr) != 6 && ifi.Flags&net.FlagLoopback == 0 {
+		return nil, fmt.Errorf("afpacket: %s is not an Ethernet interface", name)
+	}
+	r := &receiver{p: p, name: name, ifindex: ifi.Index, touched: make([]*sender, 0, 16)}
+	if r.sock, err = openReceive(ifi, p.opt.MAC); err != nil {
+		return nil, err
+	}
+	for i := range r.large {
+		r.large[i] = make([]byte, tagLen+vnetLen+largest)
+	}
+	r.readable = func(uintptr) bool {
+		if loadStatus(r.slot(0))&unix.TP_STATUS_USER != 0 {
+			return true
+		}
+		code, err := unix.GetsockoptInt(r.sock.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err == nil && code != 0 {
+			r.sockErr = unix.Errno(code)
+		}
+		return r.sockErr != nil
+	}
+	r.interrupted.Add(1)
+	return r, nil
+}
+
+// slot is the i-th slot from the head on.
+func (r *receiver) slot(i int) []byte {
+	at := (r.head + i) % rxSlots * slotSize
+	return r.sock.mem[at : at+slotSize : at+slotSize]
+}
+
+func (r *receiver) run(ctx context.Context, h dataplane.Handler) error {
+	for ctx.Err() == nil {
+		if r.step(h) > 0 && r.sockErr == nil {
+			continue
+		}
+		if err := r.wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// interrupt ends a wait, for good. It is called at most once.
+func (r *receiver) interrupt() {
+	_ = r.sock.conn.SetReadDeadline(time.Unix(1, 0))
+	r.interrupted.Done()
+}
+
+// wait returns when there is a frame, or nil and soon when there may be one
+// or the plane is to end, or an error when the interface is gone.
+func (r *receiver) wait(ctx context.Context) error {
+	err := r.sock.raw.Read(r.readable)
+	if r.sockErr != nil {
+		cause := r.sockErr
+		r.sockErr = nil
+		return r.lost(cause)
+	}
+	if err == nil || ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil
+	}
+	// The runtime's poller was told of an error only (os.ErrNotPollable), and
+	// refuses to wait until something else happens.
+	select {
+	case <-ctx.Done():
+	case <-time.After(10 * time.Millisecond):
+	}
+	return nil
+}
+
+// lost finds out what became of the interface. One that is down may come up
+// again, and the socket with it; one that was removed takes the socket's
+// binding along (net/packet/af_packet.c, packet_notifier).
+func (r *receiver) lost(cause error) error {
+	sa, err := unix.Getsockname(r.sock.fd)
+	if err != nil {
+		return fmt.Errorf("afpacket: the socket on %s failed: %w", r.name, err)
+	}
+	if ll, ok := sa.(*unix.SockaddrLinklayer); ok && ll.Ifindex != r.ifindex {
+		return fmt.Errorf("afpacket: interface %s was removed (%w)", r.name, cause)
+	}
+	r.p.log.Warn("afpacket: interface is down; going on when it is up again", "interface", r.name, "err", cause)
+	return nil
+}
+
+// step takes what is in the ring, at most a batch, has the handler decide and
+// carries it out. It returns how many slots that freed.
+func (r *receiver) step(h dataplane.Handler) int {
+	slots, n, large := 0, 0, 0
+	for slots < batchSize {
+		slot := r.slot(slots)
+		status := loadStatus(slot)
+		if status&unix.TP_STATUS_USER == 0 || (status&unix.TP_STATUS_COPY != 0 && large == largeBatch) {
+			break
+		}
+		slots++
+		var ok bool
+		if status&unix.TP_STATUS_COPY != 0 {
+			ok = r.takeLarge(&r.frames[n], slot, status, r.large[large])
+			large++
+		} else {
+			ok = r.take(&r.frames[n], slot, status)
+		}
+		if ok {
+			n++
+		}
+	}
+	if n > 0 {
+		r.p.c.rxFrames.Add(uint64(n))
+		h.Handle(r.p.clock.now(), r.frames[:n])
+		r.carryOut(r.frames[:n])
+	}
+	for i := range slots {
+		storeStatus(r.slot(i), unix.TP_STATUS_KERNEL)
+	}
+	r.head = (r.head + slots) % rxSlots
+	return slots
+}
+
+// take makes a frame of a slot; false if it is not ours.
+func (r *receiver) take(f *dataplane.Frame, slot []byte, status uint32) bool {
+	length, snap := int(native.Uint32(slot[slotLen:])), int(native.Uint32(slot[slotSnaplen:]))
+	at := int(native.Uint16(slot[slotMAC:]))
+	if snap < length {
+		r.p.c.rxTruncated.Add(1)
+		return false
+	}
+	return r.frame(f, slot, status, slot, at, at+length)
+}
+
+// takeLarge makes one of a frame that is in the socket's queue, where it is
+// the first one: the kernel appends to both under one lock (tpacket_rcv).
+func (r *receiver) takeLarge(f *dataplane.Frame, slot []byte, status uint32, buf []byte) bool {
+	n, err := unix.Read(r.sock.fd, buf[tagLen:])
+	if err != nil {
+		// A read reports first what happened to the interface.
+		r.sockErr = err
+		n, err = unix.Read(r.sock.fd, buf[tagLen:])
+	}
+	at := tagLen + vnetLen
+	if err != nil || n != vnetLen+int(native.Uint32(slot[slotLen:])) {
+		r.p.c.rxTruncated.Add(1)
+		return false
+	}
+	return r.frame(f, slot, status, buf, at, tagLen+n)
+}
+
+// frame describes the frame at buf[at:end], with its virtio_net_hdr in front.
+func (r *receiver) frame(f *dataplane.Frame, slot []byte, status uint32, buf []byte, at, end int) bool {
+	if end-at < macLen || at < vnetLen || end > len(buf) {
+		r.p.c.rxTruncated.Add(1)
+		return false
+	}
+	switch kind := slot[slotPktType]; kind {
+	case unix.PACKET_HOST, unix.PACKET_OTHERHOST: // the filter let in only ours
+	case unix.PACKET_BROADCAST, unix.PACKET_MULTICAST:
+		if !question(buf[at:end], kind == unix.PACKET_BROADCAST) {
+			r.p.c.rxNotOurs.Add(1)
+			return false
+		}
+	default:
+		r.p.c.rxNotOurs.Add(1)
+		return false
+	}
+	*f = dataplane.Frame{Offload: readVnet(buf[at-vnetLen:]), In: r.ifindex}
+	if status&unix.TP_STATUS_VLAN_VALID != 0 {
+		tpid := native.Uint16(slot[slotTPID:])
+		if status&unix.TP_STATUS_VLAN_TPID_VALID == 0 {
+			tpid = etherTypeVLAN
+		}
+		at = putTag(buf, at, tpid, native.Uint16(slot[slotTCI:]), &f.Offload)
+	}
+	f.Data = buf[at:end:end]
+	return true
+}
+
+// carryOut does what the verdicts say.
+func (r *receiver) carryOut(frames []dataplane.Frame) {
+	var passed, dropped uint64
+	var s *sender // locked
+	for i := range frames {
+		f := &frames[i]
+		switch f.Verdict {
+		case dataplane.Pass:
+			passed++
+			continue
+		case dataplane.Drop:
+			dropped++
+			continue
+		}
+		ifindex := f.In
+		var to *dataplane.Neighbor
+		if f.Hop != nil {
+			if to = f.Hop.Neighbor(); to.State != dataplane.HopReachable {
+				// Parking takes the hop's lock, under which parked frames
+				// are sent: no sender may be held.
+				s.unlock()
+				s = nil
+				if to = r.park(f); to == nil {
+					continue
+				}
+			}
+			ifindex = to.Ifindex
+		}
+		if s == nil || s.ifindex != ifindex {
+			s.unlock()
+			if s = r.p.sender(ifindex); s == nil {
+				r.p.c.txNoSender.Add(1)
+				continue
+			}
+			s.mu.Lock()
+			r.touch(s)
+		}
+		s.transmit(f, to)
+	}
+	s.unlock()
+	for _, s := range r.touched {
+		s.mu.Lock()
+		s.flush()
+		s.mu.Unlock()
+	}
+	clear(r.touched)
+	r.touched = r.touched[:0]
+	if passed > 0 {
+		r.p.c.passed.Add(passed)
+	}
+	if dropped > 0 {
+		r.p.c.dropped.Add(dropped)
+	}
+}
+
+func (r *receiver) touch(s *sender) {
+	for _, t := range r.touched {
+		if t == s {
+			return
+		}
+	}
+	r.touched = append(r.touched, s)
+}
+
+// park leaves f with its hop. It returns the neighbour when the hop was
+// resolved meanwhile.
+func (r *receiver) park(f *dataplane.Frame) *dataplane.Neighbor {
+	if f.Hop.Neighbor().State != dataplane.HopLocal && f.Hop.Park(f, r.p.sendParked) {
+		r.p.c.parked.Add(1)
+		return nil
+	}
+	if n := f.Hop.Neighbor(); n.State == dataplane.HopReachable {
+		return n
+	}
+	r.p.c.txNoHop.Add(1)
+	return nil
+}
+
+// countLosses adds what the kernel could not put into the ring. Reading its
+// counter clears it.
+func (r *receiver) countLosses() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.closed {
+		return
+	}
+	if st, err := r.sock.conn.Stats(); err == nil {
+		r.p.c.rxRingLost.Add(uint64(st.Drops))
+	}
+}
+
+func (r *receiver) close() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.closed {
+		r.closed = true
+		r.sock.close()
+	}
+}

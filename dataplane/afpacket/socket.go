@@ -1,0 +1,192 @@
+package afpacket
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+
+	"github.com/mdlayher/packet"
+	"github.com/ulvs/ulvs/dataplane"
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// Rings. A receive slot holds a frame of the usual MTU, so that the ring is
+// dense in the caches and small in kernel memory (which is allocated at once,
+// not on touch). Frames that are larger, which the kernel's GRO and local TCP
+// make of up to 64 KiB, come by the socket's queue (PACKET_COPY_THRESH): one
+// system call for some 40 segments. Slots of 64 KiB would need 32 times the
+// memory, and have all headers share a few cache sets.
+const (
+	slotSize    = 2048
+	blockSize   = 64 << 10
+	rxSlots     = 4096    // 8 MiB an interface
+	txSlots     = 1024    // 2 MiB an interface
+	socketQueue = 8 << 20 // bytes of large frames waiting, or being sent
+	// largest is the largest frame: 64 KiB of layer 3 and two tags.
+	largest = macLen + 2*tagLen + 65535
+)
+
+// receiveSocket is a socket with a receive ring on one interface.
+type receiveSocket struct {
+	conn *packet.Conn
+	raw  syscall.RawConn
+	fd   int // valid as long as conn is open
+	mem  []byte
+}
+
+func openReceive(ifi *net.Interface, extra dataplane.MAC) (*receiveSocket, error) {
+	nothing, err := bpf.Assemble([]bpf.Instruction{bpf.RetConstant{Val: 0}})
+	if err != nil {
+		return nil, err
+	}
+	// Until the ring is there, frames would go to the socket's queue.
+	conn, err := packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, &packet.Config{Filter: nothing})
+	if err != nil {
+		if errors.Is(err, unix.EPERM) {
+			return nil, fmt.Errorf("afpacket: opening a packet socket on %s needs CAP_NET_RAW: run as root or in a user namespace: %w", ifi.Name, err)
+		}
+		return nil, fmt.Errorf("afpacket: cannot open a packet socket on %s: %w", ifi.Name, err)
+	}
+	s := &receiveSocket{conn: conn}
+	if err := s.setup(ifi, extra); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *receiveSocket) setup(ifi *net.Interface, extra dataplane.MAC) error {
+	var err error
+	if s.raw, err = s.conn.SyscallConn(); err != nil {
+		return err
+	}
+	var inner error
+	err = s.raw.Control(func(fd uintptr) {
+		s.fd = int(fd)
+		inner = s.options(ifi, extra)
+	})
+	if err = errors.Join(err, inner); err != nil {
+		return fmt.Errorf("afpacket: cannot set up the socket on %s: %w", ifi.Name, err)
+	}
+	filter, err := bpf.Assemble(receiveFilter(extra))
+	if err == nil {
+		err = s.conn.SetBPF(filter)
+	}
+	if err != nil {
+		_ = unix.Munmap(s.mem)
+		return fmt.Errorf("afpacket: cannot filter the socket on %s: %w", ifi.Name, err)
+	}
+	return nil
+}
+
+func (s *receiveSocket) options(ifi *net.Interface, extra dataplane.MAC) error {
+	// Version and header must be set before the ring is.
+	for _, o := range []struct {
+		option, value int
+		name          string
+	}{
+		{unix.PACKET_VERSION, unix.TPACKET_V2, "PACKET_VERSION"},
+		{unix.PACKET_VNET_HDR, 1, "PACKET_VNET_HDR"},
+		{unix.PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING (kernel 4.20)"},
+		{unix.PACKET_COPY_THRESH, 1, "PACKET_COPY_THRESH"},
+	} {
+		if err := unix.SetsockoptInt(s.fd, unix.SOL_PACKET, o.option, o.value); err != nil {
+			return fmt.Errorf("%s: %w", o.name, err)
+		}
+	}
+	setBuffer(s.fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF)
+	if extra != (dataplane.MAC{}) {
+		m := unix.PacketMreq{Ifindex: int32(ifi.Index), Type: unix.PACKET_MR_UNICAST, Alen: uint16(len(extra))}
+		copy(m.Address[:], extra[:])
+		if err := unix.SetsockoptPacketMreq(s.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m); err != nil {
+			return fmt.Errorf("receiving for the address %s: %w", net.HardwareAddr(extra[:]), err)
+		}
+	}
+	var err error
+	s.mem, err = mapRing(s.fd, unix.PACKET_RX_RING, rxSlots)
+	return err
+}
+
+// receiveFilter lets everything in but frames to other hosts, which reach us
+// when the interface is promiscuous or a bridge's.
+func receiveFilter(extra dataplane.MAC) []bpf.Instruction {
+	const packetOtherHost = unix.PACKET_OTHERHOST
+	all := bpf.RetConstant{Val: 0x7fffffff}
+	if extra == (dataplane.MAC{}) {
+		return []bpf.Instruction{
+			bpf.LoadExtension{Num: bpf.ExtType},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: packetOtherHost, SkipFalse: 1},
+			bpf.RetConstant{Val: 0},
+			all,
+		}
+	}
+	high := uint32(extra[0])<<24 | uint32(extra[1])<<16 | uint32(extra[2])<<8 | uint32(extra[3])
+	low := uint32(extra[4])<<8 | uint32(extra[5])
+	return []bpf.Instruction{
+		bpf.LoadExtension{Num: bpf.ExtType},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: packetOtherHost, SkipFalse: 5},
+		bpf.LoadAbsolute{Off: 0, Size: 4},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: high, SkipFalse: 2},
+		bpf.LoadAbsolute{Off: 4, Size: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: low, SkipTrue: 1},
+		bpf.RetConstant{Val: 0},
+		all,
+	}
+}
+
+func (s *receiveSocket) close() {
+	_ = unix.Munmap(s.mem)
+	_ = s.conn.Close()
+}
+
+// mapRing makes a ring of slots on the socket and maps it.
+func mapRing(fd, option, slots int) ([]byte, error) {
+	req := &unix.TpacketReq{
+		Block_size: blockSize,
+		Block_nr:   uint32(slots * slotSize / blockSize),
+		Frame_size: slotSize,
+		Frame_nr:   uint32(slots),
+	}
+	if err := unix.SetsockoptTpacketReq(fd, unix.SOL_PACKET, option, req); err != nil {
+		return nil, fmt.Errorf("making a ring of %d KiB: %w", slots*slotSize>>10, err)
+	}
+	mem, err := unix.Mmap(fd, 0, slots*slotSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return nil, fmt.Errorf("mapping the ring: %w", err)
+	}
+	return mem, nil
+}
+
+// setBuffer asks for a large socket buffer. Without the privilege to force
+// it, net.core.rmem_max and wmem_max bound it.
+func setBuffer(fd, force, ask int) {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, socketQueue) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, ask, socketQueue)
+	}
+}
+
+// openSend opens a socket that only sends, on interface ifindex. It is not
+// one of mdlayher's, because those are in the Go runtime's epoll set: each
+// frame that the interface is done with would wake the runtime for nothing.
+func openSend(ifindex int) (int, error) {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return -1, err
+	}
+	err = unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VERSION, unix.TPACKET_V2)
+	if err == nil {
+		err = unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_VNET_HDR, 1)
+	}
+	if err == nil {
+		// Protocol 0: receives nothing.
+		err = unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: ifindex})
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	setBuffer(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF)
+	return fd, nil
+}

@@ -1,0 +1,278 @@
+package ulvs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/fragment"
+	"github.com/ulvs/ulvs/fwmark"
+	"github.com/ulvs/ulvs/persist"
+	"github.com/ulvs/ulvs/sched"
+)
+
+// DefaultConnections is how many connections a Director can hold if Options
+// do not say.
+const DefaultConnections = 1 << 20
+
+// hz is the director's tick: 4 ms, as a kernel's with HZ=250.
+const hz = 250
+
+// Options are what a Director is made of. Plane and Resolver are required.
+type Options struct {
+	// Plane carries the packets; Run runs it.
+	Plane dataplane.Plane
+	// Resolver finds the real servers' next hops. Its own running is the
+	// caller's matter.
+	Resolver dataplane.Resolver
+	// Connections is the most connections there can be, 1 to 2^30; 0 is
+	// DefaultConnections. They take about 120 bytes each, from the start.
+	Connections int
+	// Templates is the most connection templates there can be; 0 is as many
+	// as connections. They take about 130 bytes each when used.
+	Templates int
+	// MAC, if not zero, is the Ethernet address under which virtual addresses
+	// are announced that the host does not have (VRRP's); otherwise each
+	// interface's own.
+	MAC dataplane.MAC
+	// Log is for what an operator should know; nil is nowhere. Nothing is
+	// logged for a packet.
+	Log *slog.Logger
+	// Clock is CLOCK_MONOTONIC, for commands; nil reads it. Packets bring
+	// their own time.
+	Clock func() time.Duration
+}
+
+const (
+	// fragments is how many fragmented datagrams are followed at a time, and
+	// fragmentLife for how long (net.ipv4.ipfrag_time).
+	fragments    = 8192
+	fragmentLife = 30 * hz
+)
+
+// Director is a Linux Virtual Server: services, their real servers, and the
+// connections to them. Make it with New. All methods may be called from any
+// goroutine, before, during and after Run.
+//
+// Two locks order its work. Commands take ctl, one at a time, and may wait for
+// the system under it. The packet path takes fwd once a batch; a command takes
+// fwd too, for the moment in which it changes something.
+type Director struct {
+	plane    dataplane.Plane
+	resolver dataplane.Resolver
+	mac      dataplane.MAC
+	log      *slog.Logger
+	clock    func() time.Duration
+
+	ctl    sync.Mutex
+	marks4 *fwmark.Table // guarded by ctl
+	marks6 *fwmark.Table
+
+	fwd       sync.Mutex
+	table     table
+	conns     *conn.Table
+	templates *persist.Table
+	fragments *fragment.Table
+	sysctl    sysctls
+	drops     drops
+	answers   answers
+	request   sched.Request // what pick asks; here, since schedulers are called by interface
+	answered  uint64        // answers given in the place of the host or of IPVS
+	nextEst   uint32        // tick of the estimator's next round
+	touched   uint32        // keeps the look-ahead's loads from being left out
+	lateSweep bool          // expire_nodest_conn has something to sweep
+
+	scratch sync.Pool
+}
+
+var _ Control = (*Director)(nil)
+var _ dataplane.Handler = (*Director)(nil)
+
+// New makes a director without services. It fails when there is not enough
+// memory for its tables, or when they are larger than they can be.
+func New(o Options) (*Director, error) {
+	if o.Plane == nil || o.Resolver == nil {
+		return nil, errors.New("ulvs: Options need a Plane and a Resolver")
+	}
+	if o.Connections == 0 {
+		o.Connections = DefaultConnections
+	}
+	if o.Templates == 0 {
+		o.Templates = o.Connections
+	}
+	if o.Clock == nil {
+		o.Clock = monotonic
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	d := &Director{
+		plane: o.Plane, resolver: o.Resolver, mac: o.MAC, log: o.Log, clock: o.Clock,
+		marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true),
+		table: newTable(), sysctl: defaultSysctls(),
+		fragments: fragment.New(fragments, fragmentLife),
+	}
+	d.scratch.New = func() any { return new(scratch) }
+	now := tickOf(o.Clock())
+	d.nextEst = now + 2*hz
+	var err error
+	d.conns, err = conn.New(conn.Options{Max: o.Connections, Hz: hz, Now: now, Populate: true, Expired: d.connExpired})
+	if err != nil {
+		return nil, fmt.Errorf("ulvs: connection table: %w", err)
+	}
+	d.templates, err = persist.New(persist.Options{Max: o.Templates, Hz: hz, Now: now, Ended: d.templateEnded})
+	if err != nil {
+		d.conns.Close()
+		return nil, fmt.Errorf("ulvs: template table: %w", err)
+	}
+	return d, nil
+}
+
+// Close frees the director's tables. Nothing may be called after it.
+func (d *Director) Close() {
+	d.fwd.Lock()
+	defer d.fwd.Unlock()
+	d.conns.Close()
+	d.templates.Close()
+}
+
+// Run carries packets until ctx ends, and then returns nil; or until the plane
+// fails, and then returns why.
+func (d *Director) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.plane.Run(ctx, d) })
+	g.Go(func() error {
+		// Packets move the clock too; this is for quiet times.
+		t := time.NewTicker(50 * time.Millisecond)
+		defer t.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-t.C:
+				d.Tick(d.clock())
+			}
+		}
+	})
+	return g.Wait()
+}
+
+// Tick does what is due at time now (CLOCK_MONOTONIC) without a packet: expiry,
+// the estimator's round every two seconds, the trash. Run calls it; a caller of
+// its own needs it only to move time without Run.
+func (d *Director) Tick(now time.Duration) {
+	tick := tickOf(now)
+	for more := true; more; {
+		d.fwd.Lock()
+		more = d.advance(tick)
+		d.fwd.Unlock()
+	}
+	d.fwd.Lock()
+	for int32(tick-d.nextEst) >= 0 {
+		if d.sysctl.runEstimation != 0 {
+			d.table.estimate()
+		}
+		d.nextEst += 2 * hz
+	}
+	gone := d.table.emptyTrash(tick)
+	sweep := d.lateSweep
+	d.lateSweep = false
+	d.fwd.Unlock()
+	if sweep {
+		d.sweepNoDest()
+	}
+	if len(gone) > 0 {
+		for _, dst := range gone {
+			d.resolver.Release(dst.hop)
+		}
+		d.ctl.Lock()
+		defer d.ctl.Unlock()
+		if err := d.claim(); err != nil {
+			d.log.Error("claiming packets from the host", "err", err)
+		}
+	}
+}
+
+// expiryBudget is how many timers are looked at under one hold of the lock.
+const expiryBudget = 4096
+
+func (d *Director) advance(tick uint32) (more bool) {
+	more = d.conns.Advance(tick, expiryBudget)
+	return d.templates.Advance(tick, expiryBudget) || more
+}
+
+// connExpired is told of a connection that goes (ip_vs_conn.c,
+// ip_vs_conn_expire).
+func (d *Director) connExpired(id conn.ID) {
+	dst := d.table.dest(d.conns.Dest(id))
+	dst.Unbind(false, d.conns.Active(id))
+	dst.refs--
+	if t := d.conns.Template(id); t != 0 {
+		d.templates.Release(persist.ID(t - 1))
+	}
+}
+
+// removeConn ends a connection now (ip_vs_conn_expire_now).
+func (d *Director) removeConn(id conn.ID) {
+	d.connExpired(id)
+	d.conns.Remove(id)
+}
+
+func (d *Director) templateEnded(id persist.ID) {
+	dst := d.table.dest(d.templates.Dest(id))
+	dst.Unbind(true, false)
+	dst.refs--
+}
+
+// sweepNoDest ends every connection and template whose real server is gone, as
+// the kernel does in the background with expire_nodest_conn
+// (ip_vs_conn.c, ip_vs_expire_nodest_conn_flush).
+func (d *Director) sweepNoDest() {
+	const chunk = 4096
+	for at, more := conn.ID(0), true; more; {
+		d.fwd.Lock()
+		at, more = d.conns.Each(at, chunk, func(id conn.ID) {
+			if !d.table.dest(d.conns.Dest(id)).available {
+				d.removeConn(id)
+			}
+		})
+		d.fwd.Unlock()
+	}
+	for at, more := persist.ID(0), true; more; {
+		d.fwd.Lock()
+		at, more = d.templates.Each(at, chunk, func(id persist.ID) {
+			if d.templates.Controls(id) == 0 && !d.table.dest(d.templates.Dest(id)).available {
+				d.templates.Remove(id)
+			}
+		})
+		d.fwd.Unlock()
+	}
+}
+
+// claim tells the plane what the director answers for. The caller holds ctl.
+func (d *Director) claim() error {
+	d.fwd.Lock()
+	c := d.table.claims()
+	d.fwd.Unlock()
+	c.Rules4, c.Rules6 = markRules(d.marks4.Rules()), markRules(d.marks6.Rules())
+	return d.plane.Claim(c)
+}
+
+func tickOf(now time.Duration) uint32 { return uint32(now / (time.Second / hz)) }
+
+// monotonic is CLOCK_MONOTONIC.
+func monotonic() time.Duration {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return 0 // cannot fail for this clock
+	}
+	return time.Duration(ts.Nano())
+}

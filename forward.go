@@ -1,0 +1,321 @@
+package ulvs
+
+import (
+	"time"
+
+	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/packet"
+	"github.com/ulvs/ulvs/persist"
+)
+
+// batchSize is how many frames are parsed and whose table lines are fetched
+// before the first is decided.
+const batchSize = 64
+
+// scratch is the working memory of one Handle call.
+type scratch struct {
+	packets [batchSize]packet.Packet
+	hashes  [batchSize]uint64
+}
+
+// Handle implements dataplane.Handler: it is the way of a packet through the
+// director, read from top to bottom in this file and then in schedule.go
+// (net/netfilter/ipvs/ip_vs_core.c, ip_vs_in_hook).
+func (d *Director) Handle(now time.Duration, batch []dataplane.Frame) {
+	s := d.scratch.Get().(*scratch)
+	tick := tickOf(now)
+	for len(batch) > 0 {
+		n := min(len(batch), batchSize)
+		d.handle(tick, batch[:n], s)
+		batch = batch[n:]
+	}
+	d.scratch.Put(s)
+}
+
+func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
+	for i := range batch {
+		p := &s.packets[i]
+		p.Parse(batch[i].Data)
+		if p.Kind == packet.TCP || p.Kind == packet.UDP || p.Kind == packet.SCTP {
+			s.hashes[i] = d.conns.Hash(&p.Flow)
+		}
+	}
+	d.fwd.Lock()
+	defer d.fwd.Unlock()
+	d.advance(tick)
+	var lines uint32
+	for i := range batch {
+		lines += d.conns.Touch(s.hashes[i])
+	}
+	d.touched = lines
+	for i := range batch {
+		d.frame(&batch[i], &s.packets[i], s.hashes[i], tick)
+	}
+}
+
+// frame decides about one frame.
+func (d *Director) frame(f *dataplane.Frame, p *packet.Packet, hash uint64, tick uint32) {
+	switch p.Kind {
+	case packet.TCP, packet.UDP, packet.SCTP:
+		if p.FragOffset > 0 {
+			d.laterFragment(f, p, tick)
+			return
+		}
+		d.transport(f, p, hash, tick)
+	case packet.ICMP:
+		d.icmp(f, p, tick)
+	case packet.ARP:
+		d.arp(f, p)
+	case packet.Damaged:
+		d.drops[dropDamaged]++
+	}
+}
+
+// transport is the way of a packet that has ports.
+func (d *Director) transport(f *dataplane.Frame, p *packet.Packet, hash uint64, tick uint32) {
+	id, found := d.conns.Lookup(&p.Flow, hash)
+	var dst *dest
+	if found {
+		dst = d.table.dests[d.conns.Dest(id)]
+		if opens(p) && d.reschedules(id, dst) {
+			d.removeConn(id)
+			found = false
+		} else if !dst.available {
+			if d.sysctl.expireNodestConn == 0 {
+				d.drop(f, dropDestGone)
+				return
+			}
+			d.removeConn(id)
+			found = false
+		}
+	}
+	if !found {
+		var oneShot bool
+		if id, dst, oneShot = d.schedule(f, p, hash, tick); dst == nil {
+			return
+		}
+		if oneShot {
+			d.account(dst, p)
+			d.transmit(f, p, dst)
+			return
+		}
+	}
+	d.account(dst, p)
+	d.state(id, dst, p, tick)
+	d.transmit(f, p, dst)
+	if p.Fragment {
+		d.firstFragment(f, p, dst, tick)
+	}
+}
+
+// opens reports whether a packet opens a connection (is_new_conn).
+func opens(p *packet.Packet) bool {
+	switch p.Kind {
+	case packet.TCP:
+		return p.TCPFlags&packet.SYN != 0
+	case packet.SCTP:
+		return p.HasChunk && p.Chunk == sctpInit
+	}
+	return false
+}
+
+const (
+	sctpInit  = 1
+	sctpAbort = 6
+)
+
+// reschedules reports whether a packet that opens a connection shall not go on
+// with the one that has its ports: because its server is quiescent, with
+// expire_nodest_conn; or because it is over, with conn_reuse_mode, unless a
+// template controls it (is_new_conn_expected).
+func (d *Director) reschedules(id conn.ID, dst *dest) bool {
+	if d.sysctl.expireNodestConn != 0 && dst.Quiescent() {
+		return true
+	}
+	mode := d.sysctl.connReuseMode
+	return mode != 0 && d.conns.Template(id) == 0 && d.conns.Over(id, mode&2 != 0)
+}
+
+// account counts a packet for its server and service (ip_vs_in_stats).
+func (d *Director) account(dst *dest, p *packet.Packet) {
+	if !dst.available {
+		return
+	}
+	size := uint64(p.End - p.L3)
+	dst.pkts++
+	dst.bytes += size
+	dst.svc.pkts++
+	dst.svc.bytes += size
+}
+
+// state brings the connection into the state that the packet asks for
+// (ip_vs_set_state).
+func (d *Director) state(id conn.ID, dst *dest, p *packet.Packet, tick uint32) {
+	var c conn.Change
+	switch p.Kind {
+	case packet.TCP:
+		c = d.conns.TCP(id, p.TCPFlags, tick)
+	case packet.SCTP:
+		chunk := p.Chunk
+		if p.HasNextChunk && p.NextChunk == sctpAbort {
+			chunk = sctpAbort
+		}
+		c = d.conns.SCTP(id, chunk, tick)
+	default:
+		d.conns.UDP(id, tick)
+		return
+	}
+	if c.Activated {
+		dst.Activate(true)
+	}
+	if c.Deactivated {
+		dst.Activate(false)
+	}
+	if c.Established {
+		if t := d.conns.Template(id); t != 0 {
+			d.templates.Assure(persist.ID(t - 1))
+		}
+	}
+}
+
+// transmit sends a packet on to its server, or answers why not
+// (ip_vs_xmit.c, ip_vs_dr_xmit and __ip_vs_get_out_rt).
+func (d *Director) transmit(f *dataplane.Frame, p *packet.Packet, dst *dest) {
+	if dst.conf.Forward != DirectRoute {
+		d.drop(f, dropMethod)
+		return
+	}
+	n := dst.hop.Neighbor()
+	switch {
+	case n.State == dataplane.HopLocal:
+		d.local(f)
+		return
+	case n.State == dataplane.HopUnreachable && n.Ifindex == 0:
+		d.drop(f, dropNoRoute)
+		d.unreachable(f, p, packet.HostUnreachable)
+		return
+	case p.TTL <= 1:
+		d.drop(f, dropTTL)
+		d.answer(f, packet.AppendTimeExceeded(d.answers.room(), f.Data, p, p.Dest()))
+		return
+	case n.MTU > 0 && p.End-p.L3 > n.MTU && tooBig(f, p, n.MTU):
+		d.drop(f, dropTooBig)
+		if p.Is6 || p.DF {
+			d.answer(f, packet.AppendFragNeeded(d.answers.room(), f.Data, p, p.Dest(), n.MTU))
+		}
+		return
+	}
+	packet.DecrementTTL(f.Data, p)
+	f.Hop = dst.hop
+	f.Verdict = dataplane.Transmit
+}
+
+// tooBig reports whether a packet that is larger than the MTU may not go as
+// it is: one that will be segmented on the way out is measured by its segments
+// (ip_vs_exceeds_mtu), and what is no error itself may say DF.
+func tooBig(f *dataplane.Frame, p *packet.Packet, mtu int) bool {
+	if f.Offload.GSOSize != 0 {
+		headers := int(f.Offload.HdrLen) - p.L3
+		return headers+int(f.Offload.GSOSize) > mtu
+	}
+	return p.Kind != packet.ICMP
+}
+
+// firstFragment remembers where a datagram's first fragment went; those that
+// follow go there too, and those of a datagram that was passed on are the
+// host's.
+func (d *Director) firstFragment(f *dataplane.Frame, p *packet.Packet, to *dest, tick uint32) {
+	if f.Verdict == dataplane.Transmit && f.Hop != nil {
+		d.fragments.First(p, to.ID, tick)
+	}
+}
+
+// laterFragment sends a fragment without ports after its datagram's first.
+func (d *Director) laterFragment(f *dataplane.Frame, p *packet.Packet, tick uint32) {
+	id, ok := d.fragments.Later(p, tick)
+	if !ok {
+		if d.standsFor(p.Dest()) {
+			d.drop(f, dropFragment)
+		}
+		return
+	}
+	dst := d.table.dests[id]
+	if dst == nil || !dst.available {
+		d.drop(f, dropDestGone)
+		return
+	}
+	d.account(dst, p)
+	d.transmit(f, p, dst)
+}
+
+// icmp is the way of an ICMP packet: an error follows the connection that it
+// quotes (ip_vs_in_icmp, ip_vs_in_icmp_v6); what the host would answer if it
+// had the address is answered.
+func (d *Director) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
+	q := &p.Quoted
+	if p.IsICMPError() && q.OK && !p.Fragment {
+		if q.FragOffset > 0 {
+			return
+		}
+		id, found := d.conns.Lookup(&q.Flow, d.conns.Hash(&q.Flow))
+		if !found {
+			return
+		}
+		if !intact(f, p) {
+			d.drop(f, dropChecksum)
+			return
+		}
+		dst := d.table.dests[d.conns.Dest(id)]
+		d.account(dst, p)
+		d.conns.Counted(id)
+		d.transmit(f, p, dst)
+		return
+	}
+	if p.Is6 && p.ICMPType == neighborSolicitation {
+		if target, ok := p.NDTarget(f.Data); ok && d.standsFor(target) {
+			if mac, ok := d.resolver.LinkAddr(f.In); ok {
+				d.answer(f, packet.AppendNeighborAdvert(d.answers.room(), f.Data, p, target, d.ownMAC(mac)))
+			}
+		}
+		return
+	}
+	echo := uint8(echoRequest)
+	if p.Is6 {
+		echo = echoRequest6
+	}
+	if p.ICMPType == echo && !p.Fragment && d.standsFor(p.Dest()) && intact(f, p) {
+		d.answer(f, packet.AppendEchoReply(d.answers.room(), f.Data, p))
+	}
+}
+
+const (
+	echoRequest          = 8
+	echoRequest6         = 128
+	neighborSolicitation = 135
+	arpRequest           = 1
+)
+
+// arp answers for virtual addresses that the host does not have.
+func (d *Director) arp(f *dataplane.Frame, p *packet.Packet) {
+	if p.ARPOp != arpRequest || !d.standsFor(p.ARPTarget) {
+		return
+	}
+	if mac, ok := d.resolver.LinkAddr(f.In); ok {
+		d.answer(f, packet.AppendARPReply(d.answers.room(), f.Data, p, d.ownMAC(mac)))
+	}
+}
+
+// ownMAC is the address under which virtual addresses are announced.
+func (d *Director) ownMAC(link dataplane.MAC) dataplane.MAC {
+	if d.mac != (dataplane.MAC{}) {
+		return d.mac
+	}
+	return link
+}
+
+// intact reports whether a packet's transport checksum is right, or not there
+// yet because the sender is on this machine.
+func intact(f *dataplane.Frame, p *packet.Packet) bool {
+	return f.Offload.Flags&(dataplane.NeedsChecksum|dataplane.ChecksumValid) != 0 || packet.TransportIntact(f.Data, p)
+}

@@ -1,0 +1,100 @@
+package fwmark
+
+import (
+	"strconv"
+	"strings"
+)
+
+// String is the rule as iptables -S prints it, for example "-A PREROUTING -d
+// 192.0.2.1/32 -p tcp -m tcp --dport 80 -j MARK --set-xmark 0xa/0xffffffff".
+func (r Rule) String() string { return r.text(false) }
+
+func (r *Rule) text(counters bool) string {
+	var b strings.Builder
+	b.WriteString("-A PREROUTING")
+	word := func(not bool, words ...string) {
+		if not {
+			b.WriteString(" !")
+		}
+		for _, w := range words {
+			b.WriteString(" " + w)
+		}
+	}
+	if !r.Source.Any() {
+		word(r.Source.Not, "-s", r.Source.String())
+	}
+	if !r.Dest.Any() {
+		word(r.Dest.Not, "-d", r.Dest.String())
+	}
+	if r.In.Name != "" {
+		word(r.In.Not, "-i", r.In.Name)
+	}
+	if r.Protocol != 0 {
+		word(r.NotProtocol, "-p", protocolName(r.Protocol))
+	}
+	for i := range r.Matches {
+		m := &r.Matches[i]
+		switch m.Kind {
+		case MatchPorts:
+			word(false, "-m", protocolName(r.Protocol))
+			if m.Source.Given {
+				word(m.Source.Not, "--sport", m.Source.String())
+			}
+			if m.Dest.Given {
+				word(m.Dest.Not, "--dport", m.Dest.String())
+			}
+		case MatchMultiport:
+			word(false, "-m", "multiport")
+			word(m.Not, "--"+m.Side.String(), joinPorts(m.Ports, PortRange.String))
+		case MatchMark:
+			word(false, "-m", "mark")
+			word(m.Not, "--mark", markText(m.Value, m.Mask))
+		case MatchComment:
+			word(false, "-m", "comment", "--comment", quote(m.Comment))
+		}
+	}
+	if counters {
+		word(false, "-c", "0", "0")
+	}
+	word(false, "-j", "MARK", "--set-xmark", hex(r.Value)+"/"+hex(r.Mask))
+	return b.String()
+}
+
+// String is the range as iptables prints it: "80" or "80:90". Not does not
+// show.
+func (r PortRange) String() string {
+	s := strconv.Itoa(int(r.First))
+	if r.First != r.Last {
+		s += ":" + strconv.Itoa(int(r.Last))
+	}
+	return s
+}
+
+// String is multiport's name of the side: sports, dports, ports.
+func (s Side) String() string {
+	switch s {
+	case SourceSide:
+		return "sports"
+	case DestSide:
+		return "dports"
+	case EitherSide:
+		return "ports"
+	}
+	return "side " + strconv.Itoa(int(s))
+}
+
+func joinPorts(ports []PortRange, text func(PortRange) string) string {
+	words := make([]string, len(ports))
+	for i, p := range ports {
+		words[i] = text(p)
+	}
+	return strings.Join(words, ",")
+}
+
+// markText is the argument of -m mark --mark; a full mask does not show.
+func markText(value, mask uint32) string {
+	if mask == 0xffffffff {
+		return hex(value)
+	}
+	return hex(value) + "/" + hex(mask)
+}

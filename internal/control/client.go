@@ -1,0 +1,165 @@
+package control
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/netip"
+
+	"github.com/ulvs/ulvs"
+)
+
+// Client speaks to a running daemon. Make it with Dial. Its methods may be
+// called from any goroutine.
+type Client struct {
+	path string
+	http http.Client
+}
+
+var _ ulvs.Control = (*Client)(nil)
+
+// Dial makes a client of the daemon that listens at path. It does not connect
+// yet: a method of a client without a daemon fails with ulvs.ErrUnreachable.
+func Dial(path string) *Client {
+	c := &Client{path: path}
+	c.http.Transport = &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", path)
+		},
+	}
+	return c
+}
+
+// do sends a request and hands the body of a good answer to read.
+func (c *Client) do(method, path string, body any, read func(io.Reader) error) error {
+	var in io.Reader
+	if method == http.MethodPost {
+		raw, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		in = bytes.NewReader(raw)
+	}
+	req, err := http.NewRequest(method, "http://ulvs/v1/"+path, in)
+	if err != nil {
+		return err
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if errors.Is(err, fs.ErrPermission) {
+			return fmt.Errorf("%w: %s; be the daemon's user", ulvs.ErrPermission, c.path)
+		}
+		return fmt.Errorf("%w answers on %s; start one with \"ulvs run\", or name its socket with --control or ULVS_CONTROL", ulvs.ErrUnreachable, c.path)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		var e errorReply
+		if err := json.NewDecoder(resp.Body).Decode(&e); err != nil || e.Error == "" {
+			return fmt.Errorf("the daemon on %s answered %s to %s: is it another version?", c.path, resp.Status, path)
+		}
+		return e.toError()
+	}
+	return read(resp.Body)
+}
+
+func (c *Client) post(path string, body any) error {
+	return c.do(http.MethodPost, path, body, func(io.Reader) error { return nil })
+}
+
+func fetch[T any](c *Client, method, path string, body any) (v T, err error) {
+	err = c.do(method, path, body, func(r io.Reader) error { return json.NewDecoder(r).Decode(&v) })
+	return v, err
+}
+
+// The verbs of ulvs.Control, each over the socket.
+
+func (c *Client) Version() (string, int, error) {
+	r, err := fetch[versionReply](c, http.MethodGet, "version", nil)
+	return r.Version, r.Size, err
+}
+func (c *Client) AddService(s ulvs.Service) error       { return c.post("service/add", s) }
+func (c *Client) EditService(s ulvs.Service) error      { return c.post("service/edit", s) }
+func (c *Client) DeleteService(k ulvs.ServiceKey) error { return c.post("service/delete", k) }
+func (c *Client) Zero(k ulvs.ServiceKey) error          { return c.post("service/zero", k) }
+func (c *Client) Clear() error                          { return c.post("clear", struct{}{}) }
+func (c *Client) ZeroAll() error                        { return c.post("zero", struct{}{}) }
+func (c *Client) SetTimeouts(t ulvs.Timeouts) error     { return c.post("timeouts", t) }
+func (c *Client) MarkRestore(ipv6 bool, text string) error {
+	return c.post("marks/restore", marksRequest{IPv6: ipv6, Text: text})
+}
+
+func (c *Client) AddDestination(k ulvs.ServiceKey, d ulvs.Destination) error {
+	return c.post("destination/add", destinationRequest{Service: k, Destination: d})
+}
+
+func (c *Client) EditDestination(k ulvs.ServiceKey, d ulvs.Destination) error {
+	return c.post("destination/edit", destinationRequest{Service: k, Destination: d})
+}
+
+func (c *Client) DeleteDestination(k ulvs.ServiceKey, at netip.AddrPort) error {
+	return c.post("destination/delete", destinationRequest{Service: k, Addr: at})
+}
+
+func (c *Client) Services() ([]ulvs.ServiceStatus, error) {
+	return fetch[[]ulvs.ServiceStatus](c, http.MethodGet, "services", nil)
+}
+
+func (c *Client) Service(k ulvs.ServiceKey) (ulvs.ServiceStatus, error) {
+	return fetch[ulvs.ServiceStatus](c, http.MethodPost, "service/get", k)
+}
+
+func (c *Client) Conns(yield func(ulvs.ConnStatus) bool) error {
+	return c.do(http.MethodGet, "connections", nil, func(r io.Reader) error {
+		d := json.NewDecoder(r)
+		for {
+			var s ulvs.ConnStatus
+			switch err := d.Decode(&s); {
+			case errors.Is(err, io.EOF):
+				return nil
+			case err != nil:
+				return fmt.Errorf("connections from %s: %w", c.path, err)
+			}
+			if !yield(s) {
+				return nil
+			}
+		}
+	})
+}
+
+func (c *Client) Timeouts() (ulvs.Timeouts, error) {
+	return fetch[ulvs.Timeouts](c, http.MethodGet, "timeouts", nil)
+}
+
+func (c *Client) MarkCommand(ipv6 bool, args []string) (string, error) {
+	r, err := fetch[textReply](c, http.MethodPost, "marks/command", marksRequest{IPv6: ipv6, Args: args})
+	return r.Text, err
+}
+
+func (c *Client) MarkSave(ipv6 bool) (string, error) {
+	r, err := fetch[textReply](c, http.MethodPost, "marks/save", marksRequest{IPv6: ipv6})
+	return r.Text, err
+}
+
+func (c *Client) Sysctl(name string) (int, error) {
+	r, err := fetch[sysctlRequest](c, http.MethodPost, "sysctl", sysctlRequest{Name: name})
+	return r.Value, err
+}
+
+func (c *Client) SetSysctl(name string, value int) error {
+	return c.post("sysctl", sysctlRequest{Name: name, Value: value, Set: true})
+}
+
+func (c *Client) Sysctls() (map[string]int, error) {
+	return fetch[map[string]int](c, http.MethodGet, "sysctls", nil)
+}
+
+func (c *Client) Counters() (map[string]uint64, error) {
+	return fetch[map[string]uint64](c, http.MethodGet, "counters", nil)
+}

@@ -1,0 +1,167 @@
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs"
+)
+
+// Reservation is a socket's name, kept for one daemon. The lock file beside the
+// socket stays when it ends, or two daemons could each lock one of its name.
+type Reservation struct {
+	path string
+	lock *os.File
+}
+
+// Reserve takes the name of a socket, before anything else is changed: it fails
+// when a daemon has the name, also one that is just starting, and when there is
+// something of that name that is no socket.
+func Reserve(path string) (*Reservation, error) {
+	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("control socket %s: %w; give another with --control", path, err)
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = lock.Close()
+		return nil, fmt.Errorf("control socket %s: another ulvs daemon has it; stop that one, or give another socket with --control", path)
+	}
+	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
+		_ = lock.Close()
+		return nil, fmt.Errorf("control socket %s: there is a file of that name that is no socket; give another with --control", path)
+	}
+	return &Reservation{path, lock}, nil
+}
+
+// Listen makes the socket, which only its owner may use, in the place of one
+// that a dead daemon left.
+func (r *Reservation) Listen() (net.Listener, error) {
+	if err := os.Remove(r.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	// It must never be open to others, not even for a moment.
+	old := unix.Umask(0o177)
+	l, err := net.Listen("unix", r.path)
+	unix.Umask(old)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w; give another with --control", err)
+	}
+	return l, nil
+}
+
+// Close lets the next daemon have the name.
+func (r *Reservation) Close() error { return r.lock.Close() }
+
+// Serve answers on l with what c does, until ctx ends.
+func Serve(ctx context.Context, l net.Listener, c ulvs.Control) error {
+	s := &http.Server{Handler: Handler(c), ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() {
+		end, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if s.Shutdown(end) != nil {
+			_ = s.Close()
+		}
+	})
+	defer stop()
+	err := s.Serve(l)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return fmt.Errorf("control socket: %w", err)
+}
+
+// Handler is the protocol over any director.
+func Handler(c ulvs.Control) http.Handler {
+	m := http.NewServeMux()
+	post(m, "service/add", func(s ulvs.Service) (any, error) { return nil, c.AddService(s) })
+	post(m, "service/edit", func(s ulvs.Service) (any, error) { return nil, c.EditService(s) })
+	post(m, "service/delete", func(k ulvs.ServiceKey) (any, error) { return nil, c.DeleteService(k) })
+	post(m, "service/zero", func(k ulvs.ServiceKey) (any, error) { return nil, c.Zero(k) })
+	post(m, "service/get", func(k ulvs.ServiceKey) (any, error) { return c.Service(k) })
+	post(m, "destination/add", func(r destinationRequest) (any, error) { return nil, c.AddDestination(r.Service, r.Destination) })
+	post(m, "destination/edit", func(r destinationRequest) (any, error) { return nil, c.EditDestination(r.Service, r.Destination) })
+	post(m, "destination/delete", func(r destinationRequest) (any, error) { return nil, c.DeleteDestination(r.Service, r.Addr) })
+	post(m, "clear", func(struct{}) (any, error) { return nil, c.Clear() })
+	post(m, "zero", func(struct{}) (any, error) { return nil, c.ZeroAll() })
+	post(m, "timeouts", func(t ulvs.Timeouts) (any, error) { return nil, c.SetTimeouts(t) })
+	post(m, "marks/command", func(r marksRequest) (any, error) {
+		text, err := c.MarkCommand(r.IPv6, r.Args)
+		return textReply{text}, err
+	})
+	post(m, "marks/save", func(r marksRequest) (any, error) {
+		text, err := c.MarkSave(r.IPv6)
+		return textReply{text}, err
+	})
+	post(m, "marks/restore", func(r marksRequest) (any, error) { return nil, c.MarkRestore(r.IPv6, r.Text) })
+	post(m, "sysctl", func(r sysctlRequest) (any, error) {
+		if r.Set {
+			if err := c.SetSysctl(r.Name, r.Value); err != nil {
+				return nil, err
+			}
+		}
+		v, err := c.Sysctl(r.Name)
+		return sysctlRequest{Name: r.Name, Value: v}, err
+	})
+	get(m, "services", func() (any, error) { return c.Services() })
+	get(m, "timeouts", func() (any, error) { return c.Timeouts() })
+	get(m, "sysctls", func() (any, error) { return c.Sysctls() })
+	get(m, "counters", func() (any, error) { return c.Counters() })
+	get(m, "version", func() (any, error) {
+		v, size, err := c.Version()
+		return versionReply{v, size}, err
+	})
+	m.HandleFunc("GET /v1/connections", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/x-ndjson")
+		enc := json.NewEncoder(w)
+		if err := c.Conns(func(s ulvs.ConnStatus) bool { return enc.Encode(s) == nil }); err != nil {
+			reply(w, nil, err)
+		}
+	})
+	return m
+}
+
+// maxRequest is more than any rules file that a person would write.
+const maxRequest = 64 << 20
+
+func post[R any](m *http.ServeMux, path string, f func(R) (any, error)) {
+	m.HandleFunc("POST /v1/"+path, func(w http.ResponseWriter, r *http.Request) {
+		var req R
+		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
+		d.DisallowUnknownFields()
+		if err := d.Decode(&req); err != nil {
+			reply(w, nil, fmt.Errorf("%w: request: %v", ulvs.ErrInvalid, err))
+			return
+		}
+		v, err := f(req)
+		reply(w, v, err)
+	})
+}
+
+func get(m *http.ServeMux, path string, f func() (any, error)) {
+	m.HandleFunc("GET /v1/"+path, func(w http.ResponseWriter, r *http.Request) {
+		v, err := f()
+		reply(w, v, err)
+	})
+}
+
+func reply(w http.ResponseWriter, v any, err error) {
+	w.Header().Set("Content-Type", "application/json")
+	if err != nil {
+		r, status := errorReplyOf(err)
+		w.WriteHeader(status)
+		v = r
+	} else if v == nil {
+		v = struct{}{}
+	}
+	// The client is gone if this fails; there is nobody to tell.
+	_ = json.NewEncoder(w).Encode(v)
+}

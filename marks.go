@@ -1,0 +1,189 @@
+package ulvs
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/fwmark"
+)
+
+// marks is the table of a family's mark rules. The caller holds ctl.
+func (d *Director) marks(ipv6 bool) *fwmark.Table {
+	if ipv6 {
+		return d.marks6
+	}
+	return d.marks4
+}
+
+// MarkCommand implements Control.
+func (d *Director) MarkCommand(ipv6 bool, args []string) (out string, err error) {
+	return out, d.changeMarks(ipv6, func(t *fwmark.Table) error {
+		out, err = t.Command(args)
+		return err
+	})
+}
+
+// MarkRestore implements Control.
+func (d *Director) MarkRestore(ipv6 bool, text string) error {
+	return d.changeMarks(ipv6, func(t *fwmark.Table) error { return t.Restore(text) })
+}
+
+// changeMarks lets f change a copy of the rules and puts it to work as a whole.
+func (d *Director) changeMarks(ipv6 bool, f func(*fwmark.Table) error) error {
+	d.ctl.Lock()
+	defer d.ctl.Unlock()
+	was := d.marks(ipv6)
+	now := was.Clone()
+	if err := f(now); err != nil {
+		var e *fwmark.Error
+		if errors.As(err, &e) && e.Usage {
+			return wordsError{err}
+		}
+		return err
+	}
+	if slices.EqualFunc(was.Rules(), now.Rules(), func(a, b fwmark.Rule) bool { return a.Equal(&b) }) {
+		return nil
+	}
+	put := func(t *fwmark.Table) func() {
+		return func() {
+			if ipv6 {
+				d.marks6 = t
+			} else {
+				d.marks4 = t
+			}
+			d.table.sets[family(ipv6)] = fwmark.Compile(t.Rules())
+		}
+	}
+	return d.change(put(now), put(was))
+}
+
+// wordsError is a mistake in the words of a mark command, not one that depends
+// on the rules there are; iptables exits with 2 and with 1.
+type wordsError struct{ error }
+
+func (e wordsError) Is(target error) bool { return target == ErrInvalid }
+func (e wordsError) Unwrap() error        { return e.error }
+
+// MarkSave implements Control.
+func (d *Director) MarkSave(ipv6 bool) (string, error) {
+	d.ctl.Lock()
+	defer d.ctl.Unlock()
+	return d.marks(ipv6).Save(), nil
+}
+
+// nameMarks works out which addresses mark rules name as those of services. The
+// caller holds both locks.
+func (t *table) nameMarks(sets ...*fwmark.Table) {
+	clear(t.markVIPs)
+	for i, marks := range sets {
+		if set := t.sets[i]; set != nil && len(t.byMark[i]) > 0 && len(marks.Rules()) > 0 {
+			for _, a := range set.Destinations(slices.Sorted(maps.Keys(t.byMark[i]))) {
+				t.markVIPs[a] = true
+			}
+		}
+	}
+}
+
+// markRules says rules in the planes' terms.
+func markRules(rules []fwmark.Rule) []dataplane.MarkRule {
+	out := make([]dataplane.MarkRule, len(rules))
+	for i, r := range rules {
+		m := dataplane.MarkRule{
+			Proto: r.Protocol, NotProto: r.NotProtocol, In: r.In.Name, NotIn: r.In.Not,
+			Src: dataplane.AddrMatch(r.Source), Dst: dataplane.AddrMatch(r.Dest),
+			Value: r.Value, Mask: r.Mask,
+		}
+		for _, c := range r.Matches {
+			switch c.Kind {
+			case fwmark.MatchPorts:
+				m.Ports = append(m.Ports, portMatch(dataplane.SourcePort, c.Source), portMatch(dataplane.DestPort, c.Dest))
+			case fwmark.MatchMultiport:
+				side := map[fwmark.Side]dataplane.PortSide{
+					fwmark.SourceSide: dataplane.SourcePort, fwmark.DestSide: dataplane.DestPort, fwmark.EitherSide: dataplane.EitherPort,
+				}[c.Side]
+				pm := dataplane.PortMatch{Side: side, Not: c.Not}
+				for _, p := range c.Ports {
+					pm.Ranges = append(pm.Ranges, dataplane.PortRange{First: p.First, Last: p.Last})
+				}
+				m.Ports = append(m.Ports, pm)
+			case fwmark.MatchMark:
+				m.Marks = append(m.Marks, dataplane.MarkMatch{Value: c.Value, Mask: c.Mask, Not: c.Not})
+			}
+		}
+		out[i] = m
+	}
+	return out
+}
+
+// portMatch is a condition of -m tcp and its like; one that was not given still
+// wants a packet that has ports.
+func portMatch(side dataplane.PortSide, p fwmark.PortRange) dataplane.PortMatch {
+	if !p.Given {
+		p = fwmark.PortRange{Last: 65535}
+	}
+	return dataplane.PortMatch{Side: side, Ranges: []dataplane.PortRange{{First: p.First, Last: p.Last}}, Not: p.Not}
+}
+
+// sysctls are those of net.ipv4.vs that ulvs has.
+type sysctls struct {
+	expireNodestConn, expireQuiescentTemplate int
+	connReuseMode                             int
+	sloppyTCP, sloppySCTP                     int
+	runEstimation                             int
+}
+
+// defaultSysctls are the kernel's (ip_vs_ctl.c, ip_vs_control_net_init_sysctl).
+func defaultSysctls() sysctls { return sysctls{connReuseMode: 1, runEstimation: 1} }
+
+// byName is where each sysctl is.
+func (s *sysctls) byName() map[string]*int {
+	return map[string]*int{
+		"conn_reuse_mode":           &s.connReuseMode,
+		"expire_nodest_conn":        &s.expireNodestConn,
+		"expire_quiescent_template": &s.expireQuiescentTemplate,
+		"run_estimation":            &s.runEstimation,
+		"sloppy_sctp":               &s.sloppySCTP,
+		"sloppy_tcp":                &s.sloppyTCP,
+	}
+}
+
+// Sysctl implements Control.
+func (d *Director) Sysctl(name string) (int, error) {
+	d.fwd.Lock()
+	defer d.fwd.Unlock()
+	v, ok := d.sysctl.byName()[name]
+	if !ok {
+		return 0, d.unknownSysctl(name)
+	}
+	return *v, nil
+}
+
+// SetSysctl implements Control.
+func (d *Director) SetSysctl(name string, value int) error {
+	d.fwd.Lock()
+	defer d.fwd.Unlock()
+	v, ok := d.sysctl.byName()[name]
+	if !ok {
+		return d.unknownSysctl(name)
+	}
+	*v = value
+	return nil
+}
+
+func (d *Director) unknownSysctl(name string) error {
+	return fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ErrUnsupported, name, slices.Sorted(maps.Keys(d.sysctl.byName())))
+}
+
+// Sysctls implements Control.
+func (d *Director) Sysctls() (map[string]int, error) {
+	d.fwd.Lock()
+	defer d.fwd.Unlock()
+	out := map[string]int{}
+	for name, v := range d.sysctl.byName() {
+		out[name] = *v
+	}
+	return out, nil
+}

@@ -1,0 +1,305 @@
+package ulvs
+
+import (
+	"encoding/binary"
+	"net/netip"
+
+	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/packet"
+	"github.com/ulvs/ulvs/sched"
+)
+
+// schedule gives a packet without a connection a real server and a connection
+// (ip_vs_try_to_schedule, tcp_conn_schedule and its siblings, ip_vs_schedule).
+// A nil destination means that the frame's verdict is said. oneShot means that
+// there is a destination but no connection.
+func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, hash uint64, tick uint32) (id conn.ID, dst *dest, oneShot bool) {
+	if !d.startsConn(p) {
+		d.accept(f, p, d.service(f, p) != nil)
+		return 0, nil, false
+	}
+	s := d.service(f, p)
+	if s == nil {
+		d.accept(f, p, false)
+		return 0, nil, false
+	}
+	// Active FTP's data comes from the server; it is never scheduled.
+	if p.Flow.ClientPort() == ftpDataPort {
+		d.accept(f, p, true)
+		return 0, nil, false
+	}
+	oneShot = s.OnePacket && p.Kind == packet.UDP
+	if s.Persistence.Timeout != 0 {
+		id, dst = d.persistent(f, p, s, hash, tick, oneShot)
+	} else {
+		id, dst = d.plain(f, p, s, hash, tick, oneShot)
+	}
+	if dst != nil {
+		dst.conns++
+		dst.svc.conns++
+	}
+	return id, dst, oneShot
+}
+
+// startsConn reports whether a packet may be scheduled at all
+// (tcp_conn_schedule, sctp_conn_schedule).
+func (d *Director) startsConn(p *packet.Packet) bool {
+	switch p.Kind {
+	case packet.TCP:
+		return p.TCPFlags&packet.RST == 0 && (p.TCPFlags&packet.SYN != 0 || d.sysctl.sloppyTCP != 0)
+	case packet.SCTP:
+		return p.HasChunk && p.Chunk != sctpAbort && (p.Chunk == sctpInit || d.sysctl.sloppySCTP != 0)
+	}
+	return true
+}
+
+// service is the virtual service of a packet: its mark is worked out here, as
+// a connection's packets do not need it.
+func (d *Director) service(f *dataplane.Frame, p *packet.Packet) *service {
+	var mark uint32
+	if set := d.table.sets[family(p.Is6)]; set != nil {
+		mark = set.Mark(p, d.resolver.LinkName(f.In))
+	}
+	k := addrKey{port: p.Flow.VirtualPort(), proto: p.Proto, is6: p.Is6}
+	virtualAddr(&p.Flow, p.Is6, &k.addr)
+	return d.table.lookup(k, mark)
+}
+
+// virtualAddr and clientAddr are a flow's addresses as packed bytes.
+func virtualAddr(f *packet.Flow, is6 bool, to *[16]byte) {
+	if is6 {
+		binary.NativeEndian.PutUint64(to[:8], f[3])
+		binary.NativeEndian.PutUint64(to[8:], f[4])
+		return
+	}
+	var b [8]byte
+	binary.NativeEndian.PutUint64(b[:], f[0])
+	copy(to[:4], b[4:])
+}
+
+func clientAddr(f *packet.Flow, is6 bool, to *[16]byte) {
+	binary.NativeEndian.PutUint64(to[:8], f[0])
+	if is6 {
+		binary.NativeEndian.PutUint64(to[8:], f[2])
+	} else {
+		clear(to[4:8])
+	}
+}
+
+// pick asks the service's scheduler (ip_vs_scheduler.schedule).
+func (d *Director) pick(s *service, p *packet.Packet) *dest {
+	r := &d.request
+	*r = sched.Request{
+		ClientPort: p.Flow.ClientPort(), VirtualPort: p.Flow.VirtualPort(),
+		Proto: p.Proto, IPv6: p.Is6,
+	}
+	clientAddr(&p.Flow, p.Is6, &r.Client)
+	virtualAddr(&p.Flow, p.Is6, &r.Virtual)
+	chosen := s.scheduler.Schedule(r)
+	if chosen == nil {
+		return nil
+	}
+	return d.table.dests[chosen.ID]
+}
+
+// plain is scheduling without persistence (ip_vs_schedule).
+func (d *Director) plain(f *dataplane.Frame, p *packet.Packet, s *service, hash uint64, tick uint32, oneShot bool) (conn.ID, *dest) {
+	if s.Mark == 0 && p.Flow.VirtualPort() != s.Port {
+		d.leave(f, p, s)
+		return 0, nil
+	}
+	dst := d.pick(s, p)
+	if dst == nil {
+		d.leave(f, p, s)
+		return 0, nil
+	}
+	if oneShot {
+		return 0, dst
+	}
+	return d.connect(f, p, hash, dst, 0, tick, dst.conf.Port != 0)
+}
+
+// persistent is scheduling by template (ip_vs_sched_persist).
+func (d *Director) persistent(f *dataplane.Frame, p *packet.Packet, s *service, hash uint64, tick uint32, oneShot bool) (conn.ID, *dest) {
+	own := p.Flow.VirtualPort() == s.Port
+	key := s.form.Key((*[5]uint64)(&p.Flow), own && s.Port != ftpPort)
+	ct, found := d.templates.Lookup(&key)
+	var dst *dest
+	if found {
+		dst = d.table.dests[d.templates.Dest(ct)]
+		if !dst.available || d.sysctl.expireQuiescentTemplate != 0 && dst.Quiescent() {
+			d.templates.Invalidate(ct)
+			found = false
+		}
+	}
+	if !found {
+		if dst = d.pick(s, p); dst == nil {
+			d.leave(f, p, s)
+			return 0, nil
+		}
+		var err error
+		if ct, err = d.templates.Insert(&key, dst.ID, s.Persistence.Timeout, tick); err != nil {
+			d.drop(f, dropTemplatesFull)
+			return 0, nil
+		}
+		dst.Bind(true, false)
+		dst.refs++
+	}
+	if oneShot {
+		d.templates.Control(ct, tick)
+		d.templates.Release(ct)
+		return 0, dst
+	}
+	id, dst := d.connect(f, p, hash, dst, uint32(ct)+1, tick, own && dst.conf.Port != 0)
+	if dst != nil {
+		d.templates.Control(ct, tick)
+	}
+	return id, dst
+}
+
+// connect makes the connection (ip_vs_conn_new). It is inactive until its
+// first state says otherwise. destPort says that it is listed with its real
+// server's port.
+func (d *Director) connect(f *dataplane.Frame, p *packet.Packet, hash uint64, dst *dest, template, tick uint32, destPort bool) (conn.ID, *dest) {
+	id, err := d.conns.Insert(&p.Flow, hash, dst.ID, template, tick, destPort)
+	if err != nil {
+		d.drop(f, dropConnsFull)
+		return 0, nil
+	}
+	dst.Bind(false, false)
+	dst.refs++
+	return id, dst
+}
+
+// leave is for a service without a usable real server: the client is told
+// (ip_vs_leave).
+func (d *Director) leave(f *dataplane.Frame, p *packet.Packet, s *service) {
+	if s.Port == ftpPort && p.Flow.VirtualPort() != ftpPort {
+		d.accept(f, p, true)
+		return
+	}
+	d.drop(f, dropNoServer)
+	d.unreachable(f, p, packet.PortUnreachable)
+}
+
+// accept is IPVS's NF_ACCEPT: the packet goes up the host's stack. Where the
+// host does not get it, because the plane keeps claimed packets from it or
+// because the virtual address is not the host's, the host's answer is given
+// here: that of a host on which nothing listens.
+func (d *Director) accept(f *dataplane.Frame, p *packet.Packet, claimed bool) {
+	to := p.Dest()
+	if d.resolver.Local(to) {
+		if !claimed || !d.plane.Withholds() {
+			return
+		}
+	} else if !d.isVIP(to) {
+		return
+	}
+	d.drop(f, dropHost)
+	switch {
+	case !intact(f, p):
+	case p.Kind == packet.TCP:
+		d.answer(f, packet.AppendRST(d.answers.room(), f.Data, p))
+	case p.Kind == packet.UDP:
+		d.unreachable(f, p, packet.PortUnreachable)
+	default:
+		d.unreachable(f, p, packet.ProtocolUnreachable)
+	}
+}
+
+// isVIP reports whether an address is that of a service, or named by a mark
+// rule of one.
+func (d *Director) isVIP(a netip.Addr) bool { return d.table.vips[a] > 0 || d.table.markVIPs[a] }
+
+// standsFor reports whether the director answers for an address in the place
+// of a host: a virtual address that the host does not have.
+func (d *Director) standsFor(a netip.Addr) bool { return d.isVIP(a) && !d.resolver.Local(a) }
+
+// local is a packet whose real server is the director itself: the host gets
+// it, unless the plane withholds it.
+func (d *Director) local(f *dataplane.Frame) {
+	if d.plane.Withholds() {
+		d.drop(f, dropLocal)
+	}
+}
+
+func (d *Director) unreachable(f *dataplane.Frame, p *packet.Packet, what packet.Unreachable) {
+	d.answer(f, packet.AppendUnreachable(d.answers.room(), f.Data, p, p.Dest(), what))
+}
+
+// answer sends a frame back in the place of the one that came; none if it is
+// empty.
+func (d *Director) answer(f *dataplane.Frame, frame []byte) {
+	if len(frame) == 0 {
+		return
+	}
+	f.Data, f.Offload, f.Hop = frame, dataplane.Offload{}, nil
+	f.Verdict = dataplane.Transmit
+	d.answered++
+}
+
+// answers is memory for answers, which has to last until the plane has sent
+// them: for as many as planes can have under way, 64 in each of 16 goroutines.
+type answers struct {
+	memory []byte
+	next   int
+}
+
+const (
+	answerSlots = 16 * batchSize
+	answerSize  = 2048 // more than a full Ethernet frame with two tags; larger answers are allocated
+)
+
+// room is an empty slice with capacity for an answer.
+func (a *answers) room() []byte {
+	if a.memory == nil {
+		a.memory = make([]byte, answerSlots*answerSize)
+	}
+	at := a.next * answerSize
+	a.next = (a.next + 1) % answerSlots
+	return a.memory[at : at : at+answerSize]
+}
+
+// Why packets are dropped.
+const (
+	dropDamaged = iota
+	dropDestGone
+	dropNoServer
+	dropConnsFull
+	dropTemplatesFull
+	dropTTL
+	dropTooBig
+	dropNoRoute
+	dropMethod
+	dropLocal
+	dropHost
+	dropChecksum
+	dropFragment
+	dropCauses
+)
+
+// drops counts dropped packets by cause; dropNames are the names in Counters.
+type drops [dropCauses]uint64
+
+var dropNames = [dropCauses]string{
+	dropDamaged:       "damaged",             // counted; left to the host
+	dropDestGone:      "drop_server_removed", // their connection's server was removed
+	dropNoServer:      "drop_no_server",      // no usable server: port unreachable
+	dropConnsFull:     "drop_connections_full",
+	dropTemplatesFull: "drop_templates_full",
+	dropTTL:           "drop_ttl",          // time exceeded
+	dropTooBig:        "drop_too_big",      // above the MTU: fragmentation needed
+	dropNoRoute:       "drop_no_route",     // no route to the server: host unreachable
+	dropMethod:        "drop_method",       // masquerading or tunnelling
+	dropLocal:         "drop_local_server", // the server is the director, which the plane keeps them from
+	dropHost:          "answered_for_host", // nothing of ours: what the host would have answered
+	dropChecksum:      "drop_checksum",     // ICMP errors
+	dropFragment:      "drop_fragment",
+}
+
+// drop ends a frame. An answer may follow.
+func (d *Director) drop(f *dataplane.Frame, cause int) {
+	d.drops[cause]++
+	f.Verdict = dataplane.Drop
+}
