@@ -2,12 +2,10 @@ package ulvs
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
 	"time"
 
 	"github.com/ulvs/ulvs/conn"
-	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
 )
@@ -72,7 +70,7 @@ func (d *Director) AddService(c Service) error {
 	if err != nil {
 		return fmt.Errorf("%w: %v", ErrNoScheduler, err)
 	}
-	s := &service{Service: c, scheduler: sc}
+	s := &virtual{Service: c, scheduler: sc}
 	s.form = persist.FormFor(c.Is6(), c.Mark, c.Persistence.Netmask)
 	// First claim, then serve: a packet in between is nobody's, and not the
 	// host's to reset.
@@ -98,7 +96,7 @@ func (d *Director) change(do, undo func()) error {
 
 // lookup is find under the lock. The caller holds ctl, so that the answer
 // stays true.
-func (d *Director) lookup(k ServiceKey) *service {
+func (d *Director) lookup(k ServiceKey) *virtual {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	return d.table.find(k)
@@ -152,7 +150,7 @@ func (d *Director) Clear() error {
 	defer d.ctl.Unlock()
 	now := tickOf(d.clock())
 	return d.change(func() {
-		for _, s := range d.table.services() {
+		for s := range d.table.All() {
 			d.table.removeService(s, now)
 		}
 		d.lateSweep = d.sysctl.expireNodestConn != 0
@@ -210,7 +208,7 @@ func (d *Director) AddDestination(k ServiceKey, c Destination) error {
 	} else {
 		d.resolver.Release(hop)
 		if dst.svc != s {
-			dst.reset()
+			dst.Zero()
 		}
 	}
 	dst.configure(c)
@@ -266,111 +264,6 @@ func (d *Director) DeleteDestination(k ServiceKey, at netip.AddrPort) error {
 	return nil
 }
 
-func (s *service) status() ServiceStatus {
-	st := ServiceStatus{Service: s.Service, Stats: s.stats(), Rate: s.rate(), Destinations: make([]DestinationStatus, len(s.dests))}
-	for i, dst := range s.dests {
-		st.Destinations[i] = DestinationStatus{
-			Destination: dst.conf, ActiveConns: dst.ActiveConns(), InactConns: dst.InactConns(), PersistConns: dst.PersistConns(),
-			Stats: dst.stats(), Rate: dst.rate(),
-		}
-		if dst.conf.Forward == DirectRoute && dst.hop.Neighbor().State == dataplane.HopLocal {
-			st.Destinations[i].Forward = Local
-		}
-	}
-	return st
-}
-
-// Services implements Control.
-func (d *Director) Services() ([]ServiceStatus, error) {
-	d.fwd.Lock()
-	list := d.table.services()
-	d.fwd.Unlock()
-	out := make([]ServiceStatus, 0, len(list))
-	for _, s := range list {
-		d.fwd.Lock()
-		out = append(out, s.status())
-		d.fwd.Unlock()
-	}
-	return out, nil
-}
-
-// Service implements Control.
-func (d *Director) Service(k ServiceKey) (ServiceStatus, error) {
-	k = k.clean()
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
-	s := d.table.find(k)
-	if s == nil {
-		return ServiceStatus{}, fmt.Errorf("%w: %v", ErrNoService, k)
-	}
-	return s.status(), nil
-}
-
-// Conns implements Control. It holds the forwarding lock for some hundred
-// entries at a time.
-func (d *Director) Conns(yield func(ConnStatus) bool) error {
-	const chunk = 512
-	list := make([]ConnStatus, 0, chunk)
-	flush := func() bool {
-		for _, c := range list {
-			if !yield(c) {
-				return false
-			}
-		}
-		list = list[:0]
-		return true
-	}
-	now := tickOf(d.clock())
-	for at, more := conn.ID(0), true; more; {
-		d.fwd.Lock()
-		at, more = d.conns.Each(at, chunk, func(id conn.ID) { list = append(list, d.connStatus(id, now)) })
-		d.fwd.Unlock()
-		if !flush() {
-			return nil
-		}
-	}
-	for at, more := persist.ID(0), true; more; {
-		d.fwd.Lock()
-		at, more = d.templates.Each(at, chunk, func(id persist.ID) { list = append(list, d.templateStatus(id, now)) })
-		d.fwd.Unlock()
-		if !flush() {
-			return nil
-		}
-	}
-	return nil
-}
-
-func (d *Director) connStatus(id conn.ID, now uint32) ConnStatus {
-	f, dst := d.conns.Flow(id), d.table.dests[d.conns.Dest(id)].conf
-	port := f.VirtualPort()
-	if d.conns.DestPort(id) {
-		port = dst.Port
-	}
-	return ConnStatus{
-		Protocol: Protocol(f.Proto()), Client: f.Client(), Virtual: f.Virtual(),
-		Dest:  netip.AddrPortFrom(dst.Addr, port),
-		State: d.conns.StateName(id), Expires: d.conns.Expires(id, now),
-	}
-}
-
-func (d *Director) templateStatus(id persist.ID, now uint32) ConnStatus {
-	k, dst := d.templates.Key(id), d.table.dests[d.templates.Dest(id)].conf
-	c := ConnStatus{
-		Protocol: Protocol(k.Protocol()), Client: netip.AddrPortFrom(k.Client(), 0), Virtual: k.Virtual(),
-		Dest:  netip.AddrPortFrom(dst.Addr, 0),
-		State: d.templates.StateName(id), Expires: d.templates.Expires(id, now), Template: true,
-	}
-	const gone = 65535
-	switch {
-	case d.templates.Invalid(id):
-		c.Virtual = netip.AddrPortFrom(c.Virtual.Addr(), gone)
-		c.Dest = netip.AddrPortFrom(dst.Addr, gone)
-	case c.Virtual.Port() != 0:
-		c.Dest = dst.AddrPort()
-	}
-	return c
-}
-
 // Zero implements Control.
 func (d *Director) Zero(k ServiceKey) error {
 	k = k.clean()
@@ -388,16 +281,16 @@ func (d *Director) Zero(k ServiceKey) error {
 func (d *Director) ZeroAll() error {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
-	for _, s := range d.table.services() {
+	for s := range d.table.All() {
 		s.zeroAll()
 	}
 	return nil
 }
 
-func (s *service) zeroAll() {
-	s.reset()
+func (s *virtual) zeroAll() {
+	s.Zero()
 	for _, dst := range s.dests {
-		dst.reset()
+		dst.Zero()
 	}
 }
 
@@ -420,28 +313,4 @@ func (d *Director) SetTimeouts(t Timeouts) error {
 	defer d.fwd.Unlock()
 	d.conns.SetTimeouts(t.TCP, t.TCPFin, t.UDP)
 	return nil
-}
-
-// Counters implements Control.
-func (d *Director) Counters() (map[string]uint64, error) {
-	c := maps.Clone(d.plane.Counters())
-	if c == nil {
-		c = map[string]uint64{}
-	}
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
-	for i, n := range d.drops {
-		c[dropNames[i]] = n
-	}
-	c["answers"] = d.answered
-	c["connections"] = uint64(d.conns.Len())
-	c["templates"] = uint64(d.templates.Len())
-	c["templates_evicted"] = d.templates.Evicted()
-	c["parked_lost"] = 0
-	for _, dst := range d.table.dests {
-		if dst != nil {
-			c["parked_lost"] += dst.hop.Lost()
-		}
-	}
-	return c, nil
 }

@@ -212,7 +212,7 @@ func (d *Director) advance(tick uint32) (more bool) {
 // connExpired is told of a connection that goes (ip_vs_conn.c,
 // ip_vs_conn_expire).
 func (d *Director) connExpired(id conn.ID) {
-	dst := d.table.dest(d.conns.Dest(id))
+	dst := d.table.dests[d.conns.Dest(id)]
 	dst.Unbind(false, d.conns.Active(id))
 	dst.refs--
 	if t := d.conns.Template(id); t != 0 {
@@ -227,7 +227,7 @@ func (d *Director) removeConn(id conn.ID) {
 }
 
 func (d *Director) templateEnded(id persist.ID) {
-	dst := d.table.dest(d.templates.Dest(id))
+	dst := d.table.dests[d.templates.Dest(id)]
 	dst.Unbind(true, false)
 	dst.refs--
 }
@@ -240,7 +240,7 @@ func (d *Director) sweepNoDest() {
 	for at, more := conn.ID(0), true; more; {
 		d.fwd.Lock()
 		at, more = d.conns.Each(at, chunk, func(id conn.ID) {
-			if !d.table.dest(d.conns.Dest(id)).available {
+			if !d.table.dests[d.conns.Dest(id)].available {
 				d.removeConn(id)
 			}
 		})
@@ -249,7 +249,7 @@ func (d *Director) sweepNoDest() {
 	for at, more := persist.ID(0), true; more; {
 		d.fwd.Lock()
 		at, more = d.templates.Each(at, chunk, func(id persist.ID) {
-			if d.templates.Controls(id) == 0 && !d.table.dest(d.templates.Dest(id)).available {
+			if d.templates.Controls(id) == 0 && !d.table.dests[d.templates.Dest(id)].available {
 				d.templates.Remove(id)
 			}
 		})

@@ -143,10 +143,10 @@ func (d *Director) account(dst *dest, p *packet.Packet) {
 		return
 	}
 	size := uint64(p.End - p.L3)
-	dst.pkts++
-	dst.bytes += size
-	dst.svc.pkts++
-	dst.svc.bytes += size
+	dst.Packets++
+	dst.Bytes += size
+	dst.svc.Packets++
+	dst.svc.Bytes += size
 }
 
 // state brings the connection into the state that the packet asks for

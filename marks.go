@@ -79,8 +79,8 @@ func (d *Director) MarkSave(ipv6 bool) (string, error) {
 func (t *table) nameMarks(sets ...*fwmark.Table) {
 	clear(t.markVIPs)
 	for i, marks := range sets {
-		if set := t.sets[i]; set != nil && len(t.byMark[i]) > 0 && len(marks.Rules()) > 0 {
-			for _, a := range set.Destinations(slices.Sorted(maps.Keys(t.byMark[i]))) {
+		if set := t.sets[i]; set != nil && len(marks.Rules()) > 0 {
+			for _, a := range set.Destinations(t.Marks(i == 1)) {
 				t.markVIPs[a] = true
 			}
 		}

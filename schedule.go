@@ -8,6 +8,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/packet"
 	"github.com/ulvs/ulvs/sched"
+	"github.com/ulvs/ulvs/service"
 )
 
 // schedule gives a packet without a connection a real server and a connection
@@ -36,8 +37,8 @@ func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, hash uint64, t
 		id, dst = d.plain(f, p, s, hash, tick, oneShot)
 	}
 	if dst != nil {
-		dst.conns++
-		dst.svc.conns++
+		dst.Conns++
+		dst.svc.Conns++
 	}
 	return id, dst, oneShot
 }
@@ -56,14 +57,14 @@ func (d *Director) startsConn(p *packet.Packet) bool {
 
 // service is the virtual service of a packet: its mark is worked out here, as
 // a connection's packets do not need it.
-func (d *Director) service(f *dataplane.Frame, p *packet.Packet) *service {
+func (d *Director) service(f *dataplane.Frame, p *packet.Packet) *virtual {
 	var mark uint32
 	if set := d.table.sets[family(p.Is6)]; set != nil {
 		mark = set.Mark(p, d.resolver.LinkName(f.In))
 	}
-	k := addrKey{port: p.Flow.VirtualPort(), proto: p.Proto, is6: p.Is6}
-	virtualAddr(&p.Flow, p.Is6, &k.addr)
-	return d.table.lookup(k, mark)
+	k := service.Key{Port: p.Flow.VirtualPort(), Proto: p.Proto, IPv6: p.Is6}
+	virtualAddr(&p.Flow, p.Is6, &k.Addr)
+	return d.table.Lookup(k, mark)
 }
 
 // virtualAddr and clientAddr are a flow's addresses as packed bytes.
@@ -88,7 +89,7 @@ func clientAddr(f *packet.Flow, is6 bool, to *[16]byte) {
 }
 
 // pick asks the service's scheduler (ip_vs_scheduler.schedule).
-func (d *Director) pick(s *service, p *packet.Packet) *dest {
+func (d *Director) pick(s *virtual, p *packet.Packet) *dest {
 	r := &d.request
 	*r = sched.Request{
 		ClientPort: p.Flow.ClientPort(), VirtualPort: p.Flow.VirtualPort(),
@@ -104,7 +105,7 @@ func (d *Director) pick(s *service, p *packet.Packet) *dest {
 }
 
 // plain is scheduling without persistence (ip_vs_schedule).
-func (d *Director) plain(f *dataplane.Frame, p *packet.Packet, s *service, hash uint64, tick uint32, oneShot bool) (conn.ID, *dest) {
+func (d *Director) plain(f *dataplane.Frame, p *packet.Packet, s *virtual, hash uint64, tick uint32, oneShot bool) (conn.ID, *dest) {
 	if s.Mark == 0 && p.Flow.VirtualPort() != s.Port {
 		d.leave(f, p, s)
 		return 0, nil
@@ -121,7 +122,7 @@ func (d *Director) plain(f *dataplane.Frame, p *packet.Packet, s *service, hash 
 }
 
 // persistent is scheduling by template (ip_vs_sched_persist).
-func (d *Director) persistent(f *dataplane.Frame, p *packet.Packet, s *service, hash uint64, tick uint32, oneShot bool) (conn.ID, *dest) {
+func (d *Director) persistent(f *dataplane.Frame, p *packet.Packet, s *virtual, hash uint64, tick uint32, oneShot bool) (conn.ID, *dest) {
 	own := p.Flow.VirtualPort() == s.Port
 	key := s.form.Key((*[5]uint64)(&p.Flow), own && s.Port != ftpPort)
 	ct, found := d.templates.Lookup(&key)
@@ -174,7 +175,7 @@ func (d *Director) connect(f *dataplane.Frame, p *packet.Packet, hash uint64, ds
 
 // leave is for a service without a usable real server: the client is told
 // (ip_vs_leave).
-func (d *Director) leave(f *dataplane.Frame, p *packet.Packet, s *service) {
+func (d *Director) leave(f *dataplane.Frame, p *packet.Packet, s *virtual) {
 	if s.Port == ftpPort && p.Flow.VirtualPort() != ftpPort {
 		d.accept(f, p, true)
 		return

@@ -1,8 +1,16 @@
 package ulvs
 
 import (
+	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
 	"time"
+
+	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/estimator"
+	"github.com/ulvs/ulvs/persist"
 )
 
 // Stats are counters since the start or the last Zero. Out is always 0 in
@@ -69,62 +77,141 @@ type Timeouts struct {
 	UDP    time.Duration `json:"udp"`
 }
 
-// counter is what the packet path counts, under the forwarding lock.
-type counter struct{ conns, pkts, bytes uint64 }
-
-// estimator makes Stats and Rate of a counter, as the kernel does: what is
-// shown is the count at the last round, not the present one
-// (ip_vs_est.c, estimation_timer; ip_vs_ctl.c, ip_vs_copy_stats).
-type estimator struct {
-	counter               // live
-	seen          counter // at the last round
-	zero          counter // at the last Zero, subtracted from what is shown
-	last          counter // at the round before, or at Zero
-	cps, pps, bps int64   // scaled: cps and pps by 2^10, bps by 2^5
-}
-
-// round is the estimator's work every two seconds.
-func (e *estimator) round() {
-	e.seen = e.counter
-	decay := func(rate *int64, count, last uint64, shift uint) {
-		*rate += (int64((count-last)<<shift) - *rate) >> 2
-	}
-	// Scaled, but a round is two seconds.
-	decay(&e.cps, e.seen.conns, e.last.conns, 9)
-	decay(&e.pps, e.seen.pkts, e.last.pkts, 9)
-	decay(&e.bps, e.seen.bytes, e.last.bytes, 4)
-	e.last = e.seen
-}
-
-// reset makes the present count the new zero (ip_vs_zero_stats).
-func (e *estimator) reset() {
-	e.zero, e.last = e.seen, e.seen
-	e.cps, e.pps, e.bps = 0, 0, 0
-}
-
-func (e *estimator) stats() Stats {
-	return Stats{
-		Conns:   e.seen.conns - e.zero.conns,
-		InPkts:  e.seen.pkts - e.zero.pkts,
-		InBytes: e.seen.bytes - e.zero.bytes,
-	}
-}
-
-// rate rounds up all but the smallest fraction (ip_vs_read_estimator).
-func (e *estimator) rate() Rate {
-	return Rate{
-		CPS:   uint64(e.cps+0x1ff) >> 10,
-		InPPS: uint64(e.pps+0x1ff) >> 10,
-		InBPS: uint64(e.bps+0xf) >> 5,
-	}
-}
-
-// estimate is one round for every service and destination that there is.
-func (t *table) estimate() {
-	for _, s := range t.services() {
-		s.round()
-		for _, d := range s.dests {
-			d.round()
+func (s *virtual) status() ServiceStatus {
+	st := ServiceStatus{Service: s.Service, Stats: stats(&s.Estimator), Rate: rate(&s.Estimator), Destinations: make([]DestinationStatus, len(s.dests))}
+	for i, dst := range s.dests {
+		st.Destinations[i] = DestinationStatus{
+			Destination: dst.conf, ActiveConns: dst.ActiveConns(), InactConns: dst.InactConns(), PersistConns: dst.PersistConns(),
+			Stats: stats(&dst.Estimator), Rate: rate(&dst.Estimator),
+		}
+		if dst.conf.Forward == DirectRoute && dst.hop.Neighbor().State == dataplane.HopLocal {
+			st.Destinations[i].Forward = Local
 		}
 	}
+	return st
+}
+
+func stats(e *estimator.Estimator) Stats {
+	c := e.Shown()
+	return Stats{Conns: c.Conns, InPkts: c.Packets, InBytes: c.Bytes}
+}
+
+func rate(e *estimator.Estimator) Rate {
+	r := e.Rate()
+	return Rate{CPS: r.Conns, InPPS: r.Packets, InBPS: r.Bytes}
+}
+
+// Services implements Control.
+func (d *Director) Services() ([]ServiceStatus, error) {
+	d.fwd.Lock()
+	list := slices.Collect(d.table.All())
+	d.fwd.Unlock()
+	out := make([]ServiceStatus, 0, len(list))
+	for _, s := range list {
+		d.fwd.Lock()
+		out = append(out, s.status())
+		d.fwd.Unlock()
+	}
+	return out, nil
+}
+
+// Service implements Control.
+func (d *Director) Service(k ServiceKey) (ServiceStatus, error) {
+	k = k.clean()
+	d.fwd.Lock()
+	defer d.fwd.Unlock()
+	s := d.table.find(k)
+	if s == nil {
+		return ServiceStatus{}, fmt.Errorf("%w: %v", ErrNoService, k)
+	}
+	return s.status(), nil
+}
+
+// Conns implements Control. It holds the forwarding lock for some hundred
+// entries at a time.
+func (d *Director) Conns(yield func(ConnStatus) bool) error {
+	const chunk = 512
+	list := make([]ConnStatus, 0, chunk)
+	flush := func() bool {
+		for _, c := range list {
+			if !yield(c) {
+				return false
+			}
+		}
+		list = list[:0]
+		return true
+	}
+	now := tickOf(d.clock())
+	for at, more := conn.ID(0), true; more; {
+		d.fwd.Lock()
+		at, more = d.conns.Each(at, chunk, func(id conn.ID) { list = append(list, d.connStatus(id, now)) })
+		d.fwd.Unlock()
+		if !flush() {
+			return nil
+		}
+	}
+	for at, more := persist.ID(0), true; more; {
+		d.fwd.Lock()
+		at, more = d.templates.Each(at, chunk, func(id persist.ID) { list = append(list, d.templateStatus(id, now)) })
+		d.fwd.Unlock()
+		if !flush() {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (d *Director) connStatus(id conn.ID, now uint32) ConnStatus {
+	f, dst := d.conns.Flow(id), d.table.dests[d.conns.Dest(id)].conf
+	port := f.VirtualPort()
+	if d.conns.DestPort(id) {
+		port = dst.Port
+	}
+	return ConnStatus{
+		Protocol: Protocol(f.Proto()), Client: f.Client(), Virtual: f.Virtual(),
+		Dest:  netip.AddrPortFrom(dst.Addr, port),
+		State: d.conns.StateName(id), Expires: d.conns.Expires(id, now),
+	}
+}
+
+func (d *Director) templateStatus(id persist.ID, now uint32) ConnStatus {
+	k, dst := d.templates.Key(id), d.table.dests[d.templates.Dest(id)].conf
+	c := ConnStatus{
+		Protocol: Protocol(k.Protocol()), Client: netip.AddrPortFrom(k.Client(), 0), Virtual: k.Virtual(),
+		Dest:  netip.AddrPortFrom(dst.Addr, 0),
+		State: d.templates.StateName(id), Expires: d.templates.Expires(id, now), Template: true,
+	}
+	const gone = 65535
+	switch {
+	case d.templates.Invalid(id):
+		c.Virtual = netip.AddrPortFrom(c.Virtual.Addr(), gone)
+		c.Dest = netip.AddrPortFrom(dst.Addr, gone)
+	case c.Virtual.Port() != 0:
+		c.Dest = dst.AddrPort()
+	}
+	return c
+}
+
+// Counters implements Control.
+func (d *Director) Counters() (map[string]uint64, error) {
+	c := maps.Clone(d.plane.Counters())
+	if c == nil {
+		c = map[string]uint64{}
+	}
+	d.fwd.Lock()
+	defer d.fwd.Unlock()
+	for i, n := range d.drops {
+		c[dropNames[i]] = n
+	}
+	c["answers"] = d.answered
+	c["connections"] = uint64(d.conns.Len())
+	c["templates"] = uint64(d.templates.Len())
+	c["templates_evicted"] = d.templates.Evicted()
+	c["parked_lost"] = 0
+	for _, dst := range d.table.dests {
+		if dst != nil {
+			c["parked_lost"] += dst.hop.Lost()
+		}
+	}
+	return c, nil
 }

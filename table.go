@@ -1,25 +1,24 @@
 package ulvs
 
 import (
-	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/estimator"
 	"github.com/ulvs/ulvs/fwmark"
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
+	"github.com/ulvs/ulvs/service"
 )
 
-// service is a virtual service at work.
-type service struct {
+// virtual is a virtual service at work.
+type virtual struct {
 	Service
 	scheduler sched.Scheduler
 	dests     []*dest // newest first, as the kernel's list; replaced, never edited
 	form      persist.Form
-	order     uint64 // when it was added
-	estimator
+	estimator.Estimator
 }
 
 // dest is a real server at work. It outlives its place in a service as long as
@@ -27,47 +26,32 @@ type service struct {
 type dest struct {
 	sched.Dest
 	conf      Destination
-	svc       *service
+	svc       *virtual
 	hop       *dataplane.NextHop
 	available bool
 	refs      int    // connections and templates
 	idle      uint32 // tick since which the trash has seen it without any
-	estimator
-}
-
-// addrKey finds a service by address. Addresses are as in sched.Request.
-type addrKey struct {
-	addr  [16]byte
-	port  uint16
-	proto uint8
-	is6   bool
+	estimator.Estimator
 }
 
 // table is what the commands set up: services, real servers, marks. The
 // director's forwarding lock guards it.
 type table struct {
-	byAddr map[addrKey]*service
-	byMark [2]map[uint32]*service // IPv4, IPv6
-	ftp    int                    // services on port 21
-	null   int                    // services on port 0
-	added  uint64
-	dests  []*dest // by number; nil: free
-	free   []uint32
-	trash  []*dest
-	// trashAt is the tick at which the trash is looked at next.
-	trashAt uint32
+	*service.Table[virtual]
+	dests   []*dest // by number; nil: free
+	free    []uint32
+	trash   []*dest
+	trashAt uint32         // tick at which the trash is looked at next
 	sets    [2]*fwmark.Set // IPv4, IPv6
-	// vips are the addresses that belong to services: with how many, or as
-	// destinations of mark rules.
-	vips map[netip.Addr]int
-	// markVIPs are those of vips that only mark rules name.
+	// vips are the addresses of services, with how many; markVIPs those that
+	// mark rules name as the destination of a service's packets.
+	vips     map[netip.Addr]int
 	markVIPs map[netip.Addr]bool
 }
 
 func newTable() table {
 	return table{
-		byAddr:   map[addrKey]*service{},
-		byMark:   [2]map[uint32]*service{{}, {}},
+		Table:    service.New[virtual](),
 		dests:    make([]*dest, 1), // 0 is no destination
 		vips:     map[netip.Addr]int{},
 		markVIPs: map[netip.Addr]bool{},
@@ -81,98 +65,48 @@ func family(is6 bool) int {
 	return 0
 }
 
-func keyOf(addr netip.Addr, port uint16, proto Protocol) addrKey {
-	k := addrKey{port: port, proto: uint8(proto), is6: addr.Is6()}
-	copy(k.addr[:], addr.AsSlice())
-	return k
-}
+func (k ServiceKey) tableKey() service.Key { return service.KeyOf(k.Addr, uint8(k.Protocol), k.Port) }
 
 // find is the service with exactly this key, or nil.
-func (t *table) find(k ServiceKey) *service {
+func (t *table) find(k ServiceKey) *virtual {
 	if k.Mark != 0 {
-		return t.byMark[family(k.IPv6)][k.Mark]
+		return t.FindMark(k.Mark, k.IPv6)
 	}
-	return t.byAddr[keyOf(k.Addr, k.Port, k.Protocol)]
-}
-
-// lookup is the service of a packet (ip_vs_ctl.c, ip_vs_service_find): by mark,
-// then by address and port, then FTP's for the ports of its data connections,
-// then port zero.
-func (t *table) lookup(k addrKey, mark uint32) *service {
-	if mark != 0 {
-		if s := t.byMark[family(k.is6)][mark]; s != nil {
-			return s
-		}
-	}
-	if s := t.byAddr[k]; s != nil {
-		return s
-	}
-	port := k.port
-	if t.ftp > 0 && Protocol(k.proto) == TCP && (port == ftpDataPort || port >= unprivileged) {
-		k.port = ftpPort
-		if s := t.byAddr[k]; s != nil {
-			return s
-		}
-	}
-	if t.null > 0 {
-		k.port = 0
-		return t.byAddr[k]
-	}
-	return nil
+	return t.Find(k.tableKey())
 }
 
 const (
 	ftpPort     = 21
 	ftpDataPort = 20
-	// unprivileged is the first port that needs no privilege
-	// (net.ipv4.ip_unprivileged_port_start).
-	unprivileged = 1024
 )
 
-func (t *table) dest(id uint32) *dest { return t.dests[id] }
-
 // addService puts in a service that find does not find.
-func (t *table) addService(s *service) {
-	t.added++
-	s.order = t.added
+func (t *table) addService(s *virtual) {
 	if s.Mark != 0 {
-		t.byMark[family(s.IPv6)][s.Mark] = s
-	} else {
-		t.byAddr[keyOf(s.Addr, s.Port, s.Protocol)] = s
-		t.vips[s.Addr]++
+		t.AddMark(s.Mark, s.IPv6, s)
+		return
 	}
-	t.countPorts(s, 1)
-}
-
-// countPorts keeps the counts that switch lookup's last two steps on. A mark's
-// service has port 0, and counts as the kernel counts it.
-func (t *table) countPorts(s *service, n int) {
-	switch s.Port {
-	case ftpPort:
-		t.ftp += n
-	case 0:
-		t.null += n
-	}
+	t.Add(s.tableKey(), s)
+	t.vips[s.Addr]++
 }
 
 // removeService takes a service out; its destinations go to the trash.
-func (t *table) removeService(s *service, now uint32) {
+func (t *table) removeService(s *virtual, now uint32) {
 	if s.Mark != 0 {
-		delete(t.byMark[family(s.IPv6)], s.Mark)
+		t.RemoveMark(s.Mark, s.IPv6)
 	} else {
-		delete(t.byAddr, keyOf(s.Addr, s.Port, s.Protocol))
+		t.Remove(s.tableKey())
 		if t.vips[s.Addr]--; t.vips[s.Addr] == 0 {
 			delete(t.vips, s.Addr)
 		}
 	}
-	t.countPorts(s, -1)
 	for _, d := range s.dests {
 		t.discard(d, now)
 	}
 }
 
 // addDest puts a destination at the head of its service's list.
-func (t *table) addDest(s *service, d *dest) {
+func (t *table) addDest(s *virtual, d *dest) {
 	if d.ID == 0 {
 		if n := len(t.free); n > 0 {
 			d.ID = t.free[n-1]
@@ -189,7 +123,7 @@ func (t *table) addDest(s *service, d *dest) {
 	s.scheduler.Added(s.schedDests(), &d.Dest)
 }
 
-func (t *table) removeDest(s *service, d *dest, now uint32) {
+func (t *table) removeDest(s *virtual, d *dest, now uint32) {
 	s.dests = slices.DeleteFunc(slices.Clone(s.dests), func(x *dest) bool { return x == d })
 	s.scheduler.Removed(s.schedDests(), &d.Dest)
 	t.discard(d, now)
@@ -212,7 +146,7 @@ const trashPeriod = 120 * hz
 
 // fromTrash takes a destination out of the trash that the service had before
 // (ip_vs_trash_get_dest).
-func (t *table) fromTrash(s *service, at netip.AddrPort) *dest {
+func (t *table) fromTrash(s *virtual, at netip.AddrPort) *dest {
 	for i, d := range t.trash {
 		if d.conf.AddrPort() == at && d.svc.ServiceKey == s.ServiceKey {
 			t.trash = slices.Delete(t.trash, i, i+1)
@@ -247,7 +181,7 @@ func (t *table) emptyTrash(now uint32) (gone []*dest) {
 	return gone
 }
 
-func (s *service) schedDests() []*sched.Dest {
+func (s *virtual) schedDests() []*sched.Dest {
 	list := make([]*sched.Dest, len(s.dests))
 	for i, d := range s.dests {
 		list[i] = &d.Dest
@@ -255,7 +189,7 @@ func (s *service) schedDests() []*sched.Dest {
 	return list
 }
 
-func (s *service) find(at netip.AddrPort) *dest {
+func (s *virtual) find(at netip.AddrPort) *dest {
 	for _, d := range s.dests {
 		if d.conf.AddrPort() == at {
 			return d
@@ -264,42 +198,14 @@ func (s *service) find(at netip.AddrPort) *dest {
 	return nil
 }
 
-// services are all services in a fixed order like the kernel's, which lists
-// those with an address before those with a mark, each in the order of a hash.
-func (t *table) services() []*service {
-	list := slices.Collect(maps.Values(t.byAddr))
-	slices.SortFunc(list, func(a, b *service) int {
-		return cmp.Or(cmp.Compare(hashOf(a), hashOf(b)), cmp.Compare(b.order, a.order))
-	})
-	for _, m := range t.byMark {
-		marks := slices.Collect(maps.Values(m))
-		slices.SortFunc(marks, func(a, b *service) int {
-			return cmp.Or(cmp.Compare(a.Mark&0xff, b.Mark&0xff), cmp.Compare(b.order, a.order))
-		})
-		list = append(list, marks...)
-	}
-	return list
-}
-
-// hashOf is the service's place in the kernel's table
-// (ip_vs_ctl.c, ip_vs_svc_hashkey), but for what depends on the namespace.
-func hashOf(s *service) uint8 {
-	var fold uint32
-	a := s.Addr.AsSlice()
-	for i := 0; i < len(a); i += 4 {
-		fold ^= uint32(a[i])<<24 | uint32(a[i+1])<<16 | uint32(a[i+2])<<8 | uint32(a[i+3])
-	}
-	return uint8(uint32(s.Protocol) ^ fold ^ uint32(s.Port)>>8 ^ uint32(s.Port))
-}
-
 // claims are what the plane has to keep from the host: packets of services,
 // and of connections whose service is gone.
 func (t *table) claims() (c dataplane.Claims) {
 	seen := map[dataplane.Claim]bool{}
-	marks := [2]map[uint32]bool{{}, {}}
+	marks := [2][]uint32{t.Marks(false), t.Marks(true)}
 	add := func(k ServiceKey) {
 		if k.Mark != 0 {
-			marks[family(k.IPv6)][k.Mark] = true
+			marks[family(k.IPv6)] = append(marks[family(k.IPv6)], k.Mark)
 			return
 		}
 		cl := dataplane.Claim{Addr: k.Addr, Proto: uint8(k.Protocol), Port: k.Port}
@@ -308,13 +214,26 @@ func (t *table) claims() (c dataplane.Claims) {
 			c.Services = append(c.Services, cl)
 		}
 	}
-	for _, s := range t.services() {
+	for s := range t.All() {
 		add(s.ServiceKey)
 	}
 	for _, d := range t.trash {
 		add(d.svc.ServiceKey)
 	}
-	c.Marks4 = slices.Sorted(maps.Keys(marks[0]))
-	c.Marks6 = slices.Sorted(maps.Keys(marks[1]))
+	for i, m := range marks {
+		slices.Sort(m)
+		marks[i] = slices.Compact(m)
+	}
+	c.Marks4, c.Marks6 = marks[0], marks[1]
 	return c
+}
+
+// estimate is one round of the estimator for every service and destination.
+func (t *table) estimate() {
+	for s := range t.All() {
+		s.Round()
+		for _, d := range s.dests {
+			d.Round()
+		}
+	}
 }

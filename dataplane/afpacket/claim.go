@@ -14,7 +14,8 @@ import (
 
 // ErrNoNftables is the error of Claim where the kernel cannot keep its own
 // stack away from the claimed packets. It is harmless where no claimed address
-// is configured on the host and the host does not forward.
+// is configured on the host, the host does not forward, and the services are
+// IPv4: for IPv6 the host answers "no route" all the same.
 var ErrNoNftables = errors.New("afpacket: the kernel has no nftables netdev ingress hook (CONFIG_NF_TABLES_NETDEV, CONFIG_NETFILTER_INGRESS): " +
 	"take the virtual addresses off this host and switch forwarding off, or the host will answer beside ulvs")
 

@@ -82,6 +82,11 @@ func TestUpload(t *testing.T) {
 			}
 			h := &toHop{hop: l.hop(server)}
 			p, stop := l.start(director, h, Options{})
+			// Without it, IPv6 answers "no route" for an address that is not
+			// its own, even where forwarding is off (ip6_pkt_drop).
+			if err := p.Claim(both(80)); err != nil {
+				t.Fatal(err)
+			}
 			took := l.upload(c.addr, size)
 			if err := stop(); err != nil {
 				t.Fatal(err)

@@ -1,0 +1,292 @@
+package afpacket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ulvs/ulvs/dataplane"
+	"golang.org/x/sys/unix"
+)
+
+// both claims a TCP port, 0 for all, of both virtual addresses.
+func both(port uint16) dataplane.Claims {
+	return dataplane.Claims{Services: []dataplane.Claim{
+		{Addr: virtual4, Proto: unix.IPPROTO_TCP, Port: port},
+		{Addr: virtual6, Proto: unix.IPPROTO_TCP, Port: port},
+	}}
+}
+
+// refused reports whether the director's stack answers a connection attempt
+// with a reset. Otherwise the attempt gets no answer at all.
+func (l *lab) refused(addr string, port int) (yes bool) {
+	l.t.Helper()
+	l.in(client, func() {
+		_, err := (&net.Dialer{Timeout: 150 * time.Millisecond}).DialContext(context.Background(), "tcp", net.JoinHostPort(addr, fmt.Sprint(port)))
+		var wait net.Error
+		switch {
+		case errors.Is(err, syscall.ECONNREFUSED):
+			yes = true
+		case errors.As(err, &wait) && wait.Timeout():
+		default:
+			l.fail(fmt.Sprintf("connecting to %s port %d: %v", addr, port, err))
+		}
+	})
+	return yes
+}
+
+// The virtual addresses are the director's own and nobody listens: its stack
+// resets connections to all but what is claimed, and we see those packets.
+func TestClaim(t *testing.T) {
+	t.Run("default", func(t *testing.T) {
+		l := newLab(t)
+		l.vipOn(director)
+		h := &toHop{}
+		p, stop := l.start(director, h, Options{})
+		for _, c := range []struct {
+			what  string
+			claim dataplane.Claims
+			want  map[int]bool // port: refused
+		}{
+			{"nothing", dataplane.Claims{}, map[int]bool{80: true}},
+			{"port 80", both(80), map[int]bool{80: false, 81: true}},
+			{"port 81 instead", both(81), map[int]bool{80: true, 81: false}},
+			{"another protocol", dataplane.Claims{Services: []dataplane.Claim{{Addr: virtual4, Proto: unix.IPPROTO_UDP}, {Addr: virtual6, Proto: unix.IPPROTO_UDP}}}, map[int]bool{80: true}},
+			{"all ports", both(0), map[int]bool{80: false, 81: false}},
+			{"a mark, of both families", marked(82, 83), map[int]bool{80: true, 82: false, 83: false}},
+			{"nothing again", dataplane.Claims{}, map[int]bool{80: true}},
+			{"port 80 at last", both(80), map[int]bool{80: false}},
+		} {
+			if err := p.Claim(c.claim); err != nil {
+				t.Fatalf("claiming %s: %v", c.what, err)
+			}
+			for port, want := range c.want {
+				for _, addr := range []string{vip4, vip6} {
+					before := h.count()
+					if got := l.refused(addr, port); got != want {
+						t.Errorf("%s claimed, %s port %d: refused by the host: %v", c.what, addr, port, got)
+					}
+					if h.count() == before {
+						t.Errorf("%s claimed, %s port %d: the plane did not see the packet", c.what, addr, port)
+					}
+				}
+			}
+		}
+		if !p.Withholds() {
+			t.Error("it does withhold claimed packets")
+		}
+		if tables := l.nft(director, "list tables"); !strings.Contains(tables, "table netdev ulvs-eth0") {
+			t.Errorf("while it runs: %q", tables)
+		}
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		if tables := l.nft(director, "list tables"); tables != "" {
+			t.Errorf("after Run: %q", tables)
+		}
+		if !l.refused(vip4, 80) {
+			t.Error("after Run the host still does not answer")
+		}
+		if p.Claim(both(80)) == nil {
+			t.Error("a plane that ended took a claim")
+		}
+	})
+}
+
+// marked claims TCP ports by a mark rule.
+func marked(ports ...uint16) dataplane.Claims {
+	rule := dataplane.MarkRule{Proto: unix.IPPROTO_TCP, Value: 7, Mask: ^uint32(0)}
+	m := dataplane.PortMatch{Side: dataplane.DestPort}
+	for _, p := range ports {
+		m.Ranges = append(m.Ranges, dataplane.PortRange{First: p, Last: p})
+	}
+	rule.Ports = []dataplane.PortMatch{m}
+	return dataplane.Claims{
+		Marks4: []uint32{7}, Rules4: []dataplane.MarkRule{rule},
+		Marks6: []uint32{7}, Rules6: []dataplane.MarkRule{rule},
+	}
+}
+
+func (l *lab) nft(host int, args string) (out string) {
+	l.in(host, func() {
+		b, err := exec.Command("nft", strings.Fields(args)...).CombinedOutput()
+		if err != nil {
+			l.fail(fmt.Sprintf("nft %s: %v\n%s", args, err, b))
+		}
+		out = string(b)
+	})
+	return out
+}
+
+// A killed daemon leaves its table behind; the next one cleans it up, whether
+// it claims something or not.
+func TestStaleTable(t *testing.T) {
+	t.Parallel()
+	for _, claims := range []bool{false, true} {
+		l := newLab(t)
+		l.vipOn(director)
+		l.in(director, func() {
+			dead, err := New(Options{Interfaces: []string{"eth0"}})
+			l.must(err)
+			l.must(dead.Claim(both(80)))
+			dead.release() // as when its process ends
+		})
+		if l.refused(vip4, 80) {
+			t.Error("the table went with its process")
+		}
+		p, stop := l.start(director, &toHop{}, Options{})
+		if claims {
+			if err := p.Claim(both(81)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		eventually(t, "port 80 is the host's again", func() bool { return l.refused(vip4, 80) })
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		if tables := l.nft(director, "list tables"); tables != "" {
+			t.Errorf("after Run: %q", tables)
+		}
+	}
+}
+
+// While a claim is replaced by another that holds the same service, no packet
+// slips through to the host.
+func TestReplaceWithoutGap(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.vipOn(director)
+	p, _ := l.start(director, &toHop{}, Options{})
+	few := dataplane.Claims{Services: []dataplane.Claim{{Addr: virtual4, Proto: unix.IPPROTO_UDP, Port: 99}}}
+	many := few
+	for port := range uint16(1200) { // more than one set holds
+		many.Services = append(many.Services, dataplane.Claim{Addr: virtual4, Proto: unix.IPPROTO_UDP, Port: port + 1})
+	}
+	if err := p.Claim(many); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	end := make(chan struct{})
+	go func() {
+		for i := 0; ; i++ {
+			select {
+			case <-end:
+				done <- nil
+				return
+			default:
+			}
+			c := few
+			if i%2 == 0 {
+				c = many
+			}
+			if err := p.Claim(c); err != nil {
+				done <- err
+				return
+			}
+		}
+	}()
+	l.in(client, func() {
+		// The host answers a datagram that slipped with port unreachable.
+		conn, err := net.Dial("udp", vip4+":99")
+		l.must(err)
+		defer conn.Close()
+		var slipped, sent int
+		for begin := time.Now(); time.Since(begin) < 1500*time.Millisecond; sent++ {
+			if _, err := conn.Write([]byte("x")); errors.Is(err, syscall.ECONNREFUSED) {
+				slipped++
+			}
+			time.Sleep(20 * time.Microsecond)
+		}
+		if slipped > 0 {
+			l.t.Errorf("%d of %d datagrams were answered by the host", slipped, sent)
+		}
+		l.t.Logf("%d datagrams", sent)
+	})
+	close(end)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Later fragments have no ports; those to a claimed address and protocol are
+// dropped, or the host would keep them for reassembly and complain.
+func TestClaimFragments(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.vipOn(director)
+	p, _ := l.start(director, &toHop{}, Options{})
+	claim := dataplane.Claims{Services: []dataplane.Claim{
+		{Addr: virtual4, Proto: unix.IPPROTO_UDP, Port: 53},
+		{Addr: virtual6, Proto: unix.IPPROTO_UDP, Port: 53},
+	}}
+	// A datagram of several fragments to a port that is not claimed: it would
+	// be delivered, and answered by port unreachable, if all of it arrived.
+	answered := func(network, addr string) (yes bool) {
+		l.in(client, func() {
+			conn, err := net.Dial(network, net.JoinHostPort(addr, "54"))
+			l.must(err)
+			defer conn.Close()
+			_, err = conn.Write(make([]byte, 4000))
+			l.must(err)
+			_ = conn.SetReadDeadline(time.Now().Add(150 * time.Millisecond))
+			_, err = conn.Read(make([]byte, 10))
+			yes = errors.Is(err, syscall.ECONNREFUSED)
+		})
+		return yes
+	}
+	for network, addr := range map[string]string{"udp4": vip4, "udp6": vip6} {
+		if err := p.Claim(dataplane.Claims{}); err != nil {
+			t.Fatal(err)
+		}
+		if !answered(network, addr) {
+			t.Errorf("%s: unclaimed fragments were not answered", network)
+		}
+		if err := p.Claim(claim); err != nil {
+			t.Fatal(err)
+		}
+		if answered(network, addr) {
+			t.Errorf("%s: all fragments got through to the host", network)
+		}
+	}
+}
+
+func TestClaimRefusals(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	var p *Plane
+	l.in(director, func() {
+		var err error
+		p, err = New(Options{Interfaces: []string{"eth0"}})
+		l.must(err)
+	})
+	t.Cleanup(func() { _ = p.Close() })
+	for want, c := range map[string]dataplane.Claims{
+		"without a zone":  {Services: []dataplane.Claim{{}}},
+		"mark rule 1":     {Marks4: []uint32{1}, Rules4: []dataplane.MarkRule{{Src: dataplane.AddrMatch{Addr: virtual6, Mask: virtual6}}}},
+		"first is larger": {Marks6: []uint32{1}, Rules6: []dataplane.MarkRule{{Ports: []dataplane.PortMatch{{Ranges: []dataplane.PortRange{{First: 2, Last: 1}}}}}}},
+		"unknown side":    {Marks6: []uint32{1}, Rules6: []dataplane.MarkRule{{Ports: []dataplane.PortMatch{{Side: 9}}}}},
+		"more than four":  {Marks6: []uint32{1}, Rules6: []dataplane.MarkRule{{Ports: either(5)}}},
+	} {
+		if err := p.Claim(c); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	for _, errno := range []error{unix.EOPNOTSUPP, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT} {
+		if err := nftError(errno); !errors.Is(err, ErrNoNftables) {
+			t.Errorf("%v became %v", errno, err)
+		}
+	}
+}
+
+func either(n int) (out []dataplane.PortMatch) {
+	for range n {
+		out = append(out, dataplane.PortMatch{Side: dataplane.EitherPort})
+	}
+	return out
+}

@@ -1,0 +1,183 @@
+// Package service finds the virtual service of a packet: by firewall mark,
+// then by address and port, then by the two rules that the kernel has for
+// whole addresses (net/netfilter/ipvs/ip_vs_ctl.c, ip_vs_service_find).
+//
+// What a service is, is its owner's matter: the type parameter S.
+package service
+
+import (
+	"cmp"
+	"iter"
+	"net/netip"
+	"slices"
+)
+
+// Key finds a service by address. It is comparable; an IPv4 address lies in the
+// first four bytes.
+type Key struct {
+	Addr  [16]byte
+	Port  uint16 // host order; 0 is every port
+	Proto uint8
+	IPv6  bool
+}
+
+// KeyOf is the key of an address, protocol and port.
+func KeyOf(addr netip.Addr, proto uint8, port uint16) Key {
+	k := Key{Port: port, Proto: proto, IPv6: addr.Is6()}
+	copy(k.Addr[:], addr.AsSlice())
+	return k
+}
+
+const (
+	tcp         = 6
+	ftpPort     = 21
+	ftpDataPort = 20
+	// unprivileged is the first port that needs no privilege
+	// (net.ipv4.ip_unprivileged_port_start).
+	unprivileged = 1024
+)
+
+type item[S any] struct {
+	service *S
+	order   uint64 // when it was added
+}
+
+type markKey struct {
+	mark uint32
+	ipv6 bool
+}
+
+// Table is a set of services. Make it with New. It is not safe for concurrent
+// use.
+type Table[S any] struct {
+	byAddr map[Key]item[S]
+	byMark map[markKey]item[S]
+	ftp    int // services on port 21
+	null   int // services on port 0
+	added  uint64
+}
+
+// New makes an empty table.
+func New[S any]() *Table[S] {
+	return &Table[S]{byAddr: map[Key]item[S]{}, byMark: map[markKey]item[S]{}}
+}
+
+// Add puts in a service by address; AddMark by firewall mark and family. What
+// had the key before is replaced.
+func (t *Table[S]) Add(k Key, s *S) {
+	t.count(k, 1)
+	t.added++
+	t.byAddr[k] = item[S]{s, t.added}
+}
+
+// AddMark puts in a service by firewall mark, which is not 0.
+func (t *Table[S]) AddMark(mark uint32, ipv6 bool, s *S) {
+	t.added++
+	t.byMark[markKey{mark, ipv6}] = item[S]{s, t.added}
+}
+
+// Remove takes out a service by address, RemoveMark by firewall mark.
+func (t *Table[S]) Remove(k Key) {
+	t.count(k, -1)
+	delete(t.byAddr, k)
+}
+
+// RemoveMark takes out a service by firewall mark.
+func (t *Table[S]) RemoveMark(mark uint32, ipv6 bool) { delete(t.byMark, markKey{mark, ipv6}) }
+
+// count keeps the numbers that spare Lookup its last two steps.
+func (t *Table[S]) count(k Key, n int) {
+	switch k.Port {
+	case ftpPort:
+		t.ftp += n
+	case 0:
+		t.null += n
+	}
+}
+
+// Find is the service with exactly this key, or nil; FindMark likewise.
+func (t *Table[S]) Find(k Key) *S { return t.byAddr[k].service }
+
+// FindMark is the service of exactly this mark, or nil.
+func (t *Table[S]) FindMark(mark uint32, ipv6 bool) *S { return t.byMark[markKey{mark, ipv6}].service }
+
+// Lookup is the service of a packet with this destination and mark, or nil. It
+// allocates nothing.
+func (t *Table[S]) Lookup(k Key, mark uint32) *S {
+	if mark != 0 {
+		if s := t.byMark[markKey{mark, k.IPv6}].service; s != nil {
+			return s
+		}
+	}
+	if s := t.byAddr[k].service; s != nil {
+		return s
+	}
+	port := k.Port
+	// FTP's data connections come to ports that nobody knows beforehand.
+	if t.ftp > 0 && k.Proto == tcp && (port == ftpDataPort || port >= unprivileged) {
+		k.Port = ftpPort
+		if s := t.byAddr[k].service; s != nil {
+			return s
+		}
+	}
+	if t.null > 0 {
+		k.Port = 0
+		return t.byAddr[k].service
+	}
+	return nil
+}
+
+// Marks are the marks of a family's services, sorted.
+func (t *Table[S]) Marks(ipv6 bool) []uint32 {
+	var marks []uint32
+	for k := range t.byMark {
+		if k.ipv6 == ipv6 {
+			marks = append(marks, k.mark)
+		}
+	}
+	slices.Sort(marks)
+	return marks
+}
+
+// All are the services in an order like the kernel's, which lists those with an
+// address before those with a mark, and each by a hash; but the part of the
+// hash that changes with the network namespace is left out.
+func (t *Table[S]) All() iter.Seq[*S] {
+	type placed struct {
+		item[S]
+		bucket uint8
+		mark   bool
+	}
+	list := make([]placed, 0, len(t.byAddr)+len(t.byMark))
+	for k, it := range t.byAddr {
+		list = append(list, placed{it, k.bucket(), false})
+	}
+	for k, it := range t.byMark {
+		list = append(list, placed{it, uint8(k.mark), true})
+	}
+	slices.SortFunc(list, func(a, b placed) int {
+		if a.mark != b.mark {
+			if a.mark {
+				return 1
+			}
+			return -1
+		}
+		return cmp.Or(cmp.Compare(a.bucket, b.bucket), cmp.Compare(b.order, a.order))
+	})
+	return func(yield func(*S) bool) {
+		for _, p := range list {
+			if !yield(p.service) {
+				return
+			}
+		}
+	}
+}
+
+// bucket is the key's place in the kernel's table (ip_vs_svc_hashkey).
+func (k Key) bucket() uint8 {
+	h := k.Proto ^ uint8(k.Port>>8) ^ uint8(k.Port)
+	for i := 3; i < len(k.Addr); i += 4 { // the last byte of each word is what counts
+		h ^= k.Addr[i]
+	}
+	return h
+}
