@@ -189,15 +189,8 @@ func (d *Director) Tick(now time.Duration) {
 	if sweep {
 		d.sweepNoDest()
 	}
-	if len(gone) > 0 {
-		for _, dst := range gone {
-			d.resolver.Release(dst.hop)
-		}
-		d.ctl.Lock()
-		defer d.ctl.Unlock()
-		if err := d.claim(); err != nil {
-			d.log.Error("claiming packets from the host", "err", err)
-		}
+	for _, dst := range gone {
+		d.resolver.Release(dst.hop)
 	}
 }
 

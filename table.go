@@ -198,33 +198,16 @@ func (s *virtual) find(at netip.AddrPort) *dest {
 	return nil
 }
 
-// claims are what the plane has to keep from the host: packets of services,
-// and of connections whose service is gone.
+// claims are what the plane has to keep from the host. A service that is gone
+// claims nothing, though it may have connections left: its ports may be the
+// host's now.
 func (t *table) claims() (c dataplane.Claims) {
-	seen := map[dataplane.Claim]bool{}
-	marks := [2][]uint32{t.Marks(false), t.Marks(true)}
-	add := func(k ServiceKey) {
-		if k.Mark != 0 {
-			marks[family(k.IPv6)] = append(marks[family(k.IPv6)], k.Mark)
-			return
-		}
-		cl := dataplane.Claim{Addr: k.Addr, Proto: uint8(k.Protocol), Port: k.Port}
-		if !seen[cl] {
-			seen[cl] = true
-			c.Services = append(c.Services, cl)
-		}
-	}
 	for s := range t.All() {
-		add(s.ServiceKey)
+		if s.Mark == 0 {
+			c.Services = append(c.Services, dataplane.Claim{Addr: s.Addr, Proto: uint8(s.Protocol), Port: s.Port})
+		}
 	}
-	for _, d := range t.trash {
-		add(d.svc.ServiceKey)
-	}
-	for i, m := range marks {
-		slices.Sort(m)
-		marks[i] = slices.Compact(m)
-	}
-	c.Marks4, c.Marks6 = marks[0], marks[1]
+	c.Marks4, c.Marks6 = t.Marks(false), t.Marks(true)
 	return c
 }
 

@@ -29,7 +29,7 @@ const (
 // a change is a new Neighbor.
 type Neighbor struct {
 	State   HopState
-	Ifindex int // interface that leads there; 0 when unreachable
+	Ifindex int // interface that leads there; 0 when no route does
 	MTU     int // of the route or else of the link, in bytes of layer 3; 0 unknown
 	Dst     MAC // the neighbour's address; valid when State is HopReachable
 	Src     MAC // the interface's own address

@@ -103,7 +103,7 @@ func (f *Flow) pseudo(length int) accumulator {
 // for protocols whose checksum is another one, or too short ones. UDP's own
 // length counts where it is possible, as in net/ipv4/udp.c (__udp4_lib_rcv).
 func (p *Packet) covered(frame []byte) (b []byte, acc accumulator, place int) {
-	if p.End > len(frame) || p.Fragment {
+	if !p.fits(frame) || p.Fragment {
 		return nil, acc, -1
 	}
 	b = frame[p.L4:p.End]

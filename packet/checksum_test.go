@@ -3,6 +3,7 @@ package packet_test
 import (
 	"bytes"
 	"encoding/binary"
+	"math"
 	"math/rand/v2"
 	"net/netip"
 	"testing"
@@ -177,7 +178,7 @@ func TestCompleteChecksum(t *testing.T) {
 	if !packet.CompleteChecksum(b, 0, 2) || b[2] != 0xff || b[3] != 0xff {
 		t.Errorf("a sum of zero became %x", b)
 	}
-	for _, c := range [][2]int{{-1, 0}, {0, -1}, {5, 0}, {0, 3}, {3, 0}, {4, 0}, {1 << 62, 1 << 62}} {
+	for _, c := range [][2]int{{-1, 0}, {0, -1}, {5, 0}, {0, 3}, {3, 0}, {4, 0}, {math.MaxInt, math.MaxInt}} {
 		if packet.CompleteChecksum(b, c[0], c[1]) {
 			t.Errorf("start %d offset %d accepted", c[0], c[1])
 		}

@@ -13,7 +13,7 @@ import (
 // no host can have. Probes from 0.0.0.0 (RFC 5227) are answered. Whether the
 // address is ours is for the caller to see.
 func AppendARPReply(dst, frame []byte, p *Packet, mac [6]byte) []byte {
-	if p.Kind != ARP || p.ARPOp != 1 || p.End > len(frame) ||
+	if p.Kind != ARP || p.ARPOp != 1 || !p.fits(frame) ||
 		p.ARPSender == p.ARPTarget || isGroup(p.ARPSenderMAC[:]) ||
 		p.ARPTarget.IsMulticast() || p.ARPTarget.IsLoopback() || p.ARPTarget.IsUnspecified() {
 		return dst

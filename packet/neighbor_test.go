@@ -113,6 +113,7 @@ func TestNDTargetRefuses(t *testing.T) {
 		"option of no length":        icmpOf(edit(body, 21, 0)...),
 		"option longer than the ask": icmpOf(edit(body, 21, 2)...),
 		"half an option":             icmpOf(body[:27]...),
+		"a byte of an option":        icmpOf(body[:21]...),
 		"an advertisement":           edit(whole, 54, 136),
 		"echo":                       plain(t, "v6", "echo"),
 		"IPv4":                       plain(t, "v4", "echo"),
@@ -137,5 +138,10 @@ func TestNDTargetRefuses(t *testing.T) {
 	p.Parse(f)
 	if len(packet.AppendNeighborAdvert(nil, f, &p, netip.MustParseAddr("::5"), directorMAC)) != 0 {
 		t.Error("an answer to a group")
+	}
+	f = edit(question.frame(t), 6, 0x33, 0x33)
+	p.Parse(f)
+	if len(packet.AppendNeighborAdvert(nil, f, &p, netip.MustParseAddr("::5"), directorMAC)) != 0 {
+		t.Error("an answer to a group MAC")
 	}
 }

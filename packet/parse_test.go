@@ -119,6 +119,7 @@ func TestParseDamaged(t *testing.T) {
 		{"IPv4 checksum before length", edit(tcp, 16, 0xff, 0xff), packet.BadIPChecksum},
 		{"IPv4 longer than the frame", tcp[:14+20+20+4], packet.TruncatedIP},
 		{"IPv4 shorter than its header", fixIP(edit(tcp, 16, 0, 19)), packet.BadLength},
+		{"IPv4 shorter than its options", fixIP(edit(plain(t, "v4 options", "TCP SYN"), 16, 0, 24)), packet.BadLength},
 		{"IPv6 without header", tcp6[:14], packet.ShortIP},
 		{"IPv6 header of 39 bytes", tcp6[:14+39], packet.ShortIP},
 		{"IPv6 version 4", edit(tcp6, 14, 0x45), packet.BadVersion},

@@ -7,7 +7,7 @@ import "encoding/binary"
 // (include/net/ip.h) and RFC 1624. It reports false and changes nothing when
 // the packet may not go on: when it has at most 1 left, or is not IP.
 func DecrementTTL(frame []byte, p *Packet) bool {
-	if !p.IsIP() || p.TTL <= 1 || p.End > len(frame) {
+	if !p.IsIP() || p.TTL <= 1 || !p.fits(frame) {
 		return false
 	}
 	p.TTL--

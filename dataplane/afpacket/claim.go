@@ -49,8 +49,9 @@ func (c *claims) replace(to dataplane.Claims) error {
 		return c.remove()
 	}
 	err := c.transact(func(conn *nftables.Conn) error {
+		var sets setNumbers
 		for _, name := range c.interfaces {
-			if err := addChain(conn, name, &to); err != nil {
+			if err := addChain(conn, name, &to, &sets); err != nil {
 				return err
 			}
 		}
@@ -138,7 +139,7 @@ func tableOf(name string) *nftables.Table {
 // addChain asks for the chain of one interface with all its rules. Sets are
 // anonymous: they live and die with their rules, so that a packet that meets
 // the old rules finds the old sets whole.
-func addChain(conn *nftables.Conn, name string, c *dataplane.Claims) error {
+func addChain(conn *nftables.Conn, name string, c *dataplane.Claims, sets *setNumbers) error {
 	t := conn.AddTable(tableOf(name))
 	policy := nftables.ChainPolicyAccept
 	ch := conn.AddChain(&nftables.Chain{
@@ -152,7 +153,7 @@ func addChain(conn *nftables.Conn, name string, c *dataplane.Claims) error {
 		Device:   name,
 	})
 	conn.FlushTable(t)
-	b := &builder{conn: conn, table: t, chain: ch, name: name}
+	b := &builder{conn: conn, table: t, chain: ch, name: name, sets: sets}
 	// What is not addressed to this host is not taken by the plane either: a
 	// bridge may be passing it on.
 	b.add(meta(metaPktType, 1), differs(1, []byte{unix.PACKET_HOST}), accept)

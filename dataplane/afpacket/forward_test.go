@@ -108,7 +108,7 @@ func TestUpload(t *testing.T) {
 
 // The plane needs no root, only a user namespace.
 func TestUserNamespace(t *testing.T) {
-	cmd := inUserNamespace("-test.run=^(TestUpload|TestClaim)/default$", "-test.count=1", "-test.v")
+	cmd := inUserNamespace("-test.run=^(TestUpload|TestClaim)$/default$", "-test.count=1", "-test.v")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("in a user namespace: %v\n%s", err, out)

@@ -23,7 +23,7 @@ import (
 // TestMain gives the tests a user namespace of their own when they are not
 // run by root, so that they may make network namespaces.
 func TestMain(m *testing.M) {
-	if os.Geteuid() == 0 {
+	if os.Geteuid() == 0 || os.Getenv(unprivileged) != "" {
 		os.Exit(m.Run())
 	}
 	cmd := inUserNamespace(os.Args[1:]...)
@@ -35,6 +35,9 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 }
+
+// unprivileged is set in the environment of a test that wants no privileges.
+const unprivileged = "AFPACKET_TEST_UNPRIVILEGED"
 
 // inUserNamespace is this test binary in a user namespace of its own.
 func inUserNamespace(args ...string) *exec.Cmd {
@@ -61,11 +64,11 @@ const (
 )
 
 type lab struct {
-	t  *testing.T
+	t  testing.TB
 	ns [hosts + 1]netns.NsHandle // 0 is the bridge's
 }
 
-func newLab(t *testing.T) *lab {
+func newLab(t testing.TB) *lab {
 	t.Helper()
 	l := &lab{t: t}
 	for i := range l.ns {
@@ -74,6 +77,7 @@ func newLab(t *testing.T) *lab {
 	for host := 1; host <= hosts; host++ {
 		l.in(host, func() {
 			l.ip("link set lo up")
+			l.must(os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0o644))
 			// Of different indexes: the kernel's linkwatch takes up to a second
 			// over a link whose peer has its own (linkwatch_urgent_event).
 			l.ip(fmt.Sprintf("link add eth0 type veth peer name p%d index %d", host, 100+host))
@@ -99,7 +103,7 @@ func newLab(t *testing.T) *lab {
 		})
 	}
 	l.in(0, func() {
-		l.ip("link add br0 type bridge")
+		l.ip("link add br0 type bridge mcast_snooping 0")
 		l.ip("link set br0 up")
 		for host := 1; host <= hosts; host++ {
 			l.ip(fmt.Sprintf("link set p%d master br0", host))
@@ -147,7 +151,7 @@ func (l *lab) vipOn(host int) {
 
 func macOf(host int) net.HardwareAddr { return net.HardwareAddr{2, 0, 0, 0, 8, byte(host)} }
 
-func newNamespace(t *testing.T) netns.NsHandle {
+func newNamespace(t testing.TB) netns.NsHandle {
 	t.Helper()
 	var ns netns.NsHandle
 	done := make(chan error)
@@ -303,7 +307,7 @@ func destination(frame []byte) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {

@@ -1,7 +1,6 @@
 package afpacket
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/google/nftables"
@@ -137,9 +136,5 @@ func (b *builder) lookupPorts(ranges []dataplane.PortRange, reg uint32) expr.Any
 			elements = append(elements, nftables.SetElement{Key: netOrder(r.Last + 1), IntervalEnd: true})
 		}
 	}
-	set := &nftables.Set{Table: b.table, Anonymous: true, Constant: true, Interval: true, KeyType: nftables.TypeInetService}
-	if err := b.conn.AddSet(set, elements); err != nil && b.err == nil {
-		b.err = fmt.Errorf("afpacket: cannot make a set of ports: %w", err)
-	}
-	return &expr.Lookup{SourceRegister: reg, SetName: set.Name, SetID: set.ID}
+	return b.lookupSet(&nftables.Set{Interval: true, KeyType: nftables.TypeInetService}, elements, reg)
 }

@@ -33,6 +33,7 @@ type receiver struct {
 	touched     []*sender // to be flushed at the end of the batch
 	readable    func(uintptr) bool
 	sockErr     error // what the socket said last about its interface
+	down        bool  // the interface was, when we last heard
 	interrupted sync.WaitGroup
 
 	mu     sync.Mutex // guards the socket against Counters
@@ -77,6 +78,7 @@ func (r *receiver) slot(i int) []byte {
 func (r *receiver) run(ctx context.Context, h dataplane.Handler) error {
 	for ctx.Err() == nil {
 		if r.step(h) > 0 && r.sockErr == nil {
+			r.down = false
 			continue
 		}
 		if err := r.wait(ctx); err != nil {
@@ -95,36 +97,43 @@ func (r *receiver) interrupt() {
 // wait returns when there is a frame, or nil and soon when there may be one
 // or the plane is to end, or an error when the interface is gone.
 func (r *receiver) wait(ctx context.Context) error {
+	if r.down {
+		// The socket does not say when the interface comes up again, nor when
+		// it is removed while down.
+		pause(ctx, 20*time.Millisecond)
+		return r.look()
+	}
 	err := r.sock.raw.Read(r.readable)
 	if r.sockErr != nil {
-		cause := r.sockErr
-		r.sockErr = nil
-		return r.lost(cause)
+		r.p.log.Warn("afpacket: interface is down; going on when it is up again", "interface", r.name, "err", r.sockErr)
+		r.sockErr, r.down = nil, true
+		return r.look()
 	}
-	if err == nil || ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil
-	}
-	// The runtime's poller was told of an error only (os.ErrNotPollable), and
-	// refuses to wait until something else happens.
-	select {
-	case <-ctx.Done():
-	case <-time.After(10 * time.Millisecond):
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		// The runtime's poller was told of an error only (os.ErrNotPollable),
+		// and refuses to wait until something else happens.
+		pause(ctx, 10*time.Millisecond)
 	}
 	return nil
 }
 
-// lost finds out what became of the interface. One that is down may come up
-// again, and the socket with it; one that was removed takes the socket's
-// binding along (net/packet/af_packet.c, packet_notifier).
-func (r *receiver) lost(cause error) error {
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// look finds out whether the interface still exists. One that was removed
+// takes the socket's binding along (net/packet/af_packet.c, packet_notifier).
+func (r *receiver) look() error {
 	sa, err := unix.Getsockname(r.sock.fd)
 	if err != nil {
 		return fmt.Errorf("afpacket: the socket on %s failed: %w", r.name, err)
 	}
 	if ll, ok := sa.(*unix.SockaddrLinklayer); ok && ll.Ifindex != r.ifindex {
-		return fmt.Errorf("afpacket: interface %s was removed (%w)", r.name, cause)
+		return fmt.Errorf("afpacket: interface %s was removed: start again when it is back", r.name)
 	}
-	r.p.log.Warn("afpacket: interface is down; going on when it is up again", "interface", r.name, "err", cause)
 	return nil
 }
 

@@ -18,8 +18,12 @@ type builder struct {
 	table *nftables.Table
 	chain *nftables.Chain
 	name  string // the interface
+	sets  *setNumbers
 	err   error
 }
+
+// setNumbers tells the sets of one batch apart.
+type setNumbers struct{ last uint32 }
 
 type exprs []expr.Any
 
@@ -53,9 +57,17 @@ func (b *builder) lookup(t nftables.SetDatatype, keys [][]byte, reg uint32) expr
 	for i, k := range keys {
 		elements[i].Key = k
 	}
-	set := &nftables.Set{Table: b.table, Anonymous: true, Constant: true, KeyType: t}
+	return b.lookupSet(&nftables.Set{KeyType: t}, elements, reg)
+}
+
+// lookupSet makes an anonymous set for one rule. The library's own numbering
+// of sets is one variable for the whole process, without a lock.
+func (b *builder) lookupSet(set *nftables.Set, elements []nftables.SetElement, reg uint32) expr.Any {
+	b.sets.last++
+	set.Table, set.Name, set.ID = b.table, "__set%d", b.sets.last
+	set.Anonymous, set.Constant = true, true
 	if err := b.conn.AddSet(set, elements); err != nil && b.err == nil {
-		b.err = fmt.Errorf("afpacket: cannot make a set of %s: %w", t.Name, err)
+		b.err = fmt.Errorf("afpacket: cannot make a set of %s: %w", set.KeyType.Name, err)
 	}
 	return &expr.Lookup{SourceRegister: reg, SetName: set.Name, SetID: set.ID}
 }

@@ -33,11 +33,11 @@ type sender struct {
 // and the receiving stack find the headers in one piece.
 const headers = 256
 
-// retries and pause bound how long an interface that takes no frames holds a
+// retries and interval bound how long an interface that takes no frames holds a
 // batch up; together 5 ms.
 const (
-	retries = 10
-	pause   = 500 * time.Microsecond
+	retries  = 10
+	interval = 500 * time.Microsecond
 )
 
 func newSender(ifindex int, c *counters) (*sender, error) {
@@ -137,7 +137,7 @@ func (s *sender) awaitSlot(slot []byte) bool {
 		if loadStatus(slot) == unix.TP_STATUS_AVAILABLE {
 			return true
 		}
-		time.Sleep(pause)
+		time.Sleep(interval)
 	}
 	return loadStatus(slot) == unix.TP_STATUS_AVAILABLE
 }
@@ -161,7 +161,7 @@ func (s *sender) flush() {
 		if err != nil && !busy(err) {
 			break
 		}
-		time.Sleep(pause)
+		time.Sleep(interval)
 	}
 	s.account(err)
 }
@@ -227,7 +227,7 @@ func (s *sender) sendLarge(data []byte, o dataplane.Offload, strip int, to *data
 		if !busy(err) {
 			break
 		}
-		time.Sleep(pause)
+		time.Sleep(interval)
 	}
 	s.lose(err, 1)
 }

@@ -157,9 +157,20 @@ func TestAnnouncedChange(t *testing.T) {
 // A dead neighbour is given up, its frames counted as lost; a frame that comes
 // later waits while it is asked again, and is sent when it answers.
 func TestFailureAndReturn(t *testing.T) {
-	t.Parallel()
+	for name, c := range map[string]struct {
+		hold  time.Duration
+		again bool
+	}{"after the hold-down": {300 * time.Millisecond, true}, "in the hold-down": {time.Minute, false}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			failureAndReturn(t, c.hold, c.again)
+		})
+	}
+}
+
+func failureAndReturn(t *testing.T, hold time.Duration, again bool) {
 	l := newLab(t)
-	r := l.start(Options{HoldDown: 300 * time.Millisecond})
+	r := l.start(Options{HoldDown: hold})
 	h := r.NextHop(addr("10.9.0.3"))
 	sent := make(chan byte, 10)
 	send := func(f *dataplane.Frame) { sent <- f.Data[0] }
@@ -171,7 +182,9 @@ func TestFailureAndReturn(t *testing.T) {
 	if h.Lost() != 1 {
 		t.Errorf("%d frames lost, want 1", h.Lost())
 	}
-	await(t, h, time.Second, "willing to try again", is(dataplane.HopResolving))
+	if again {
+		await(t, h, time.Second, "willing to try again", is(dataplane.HopResolving))
+	}
 	l.in(l.server, func() { l.ip("addr add 10.9.0.3/24 dev s0") })
 	for b := byte(2); b <= 4; b++ {
 		if !h.Park(frame(b), send) {

@@ -171,15 +171,21 @@ func (r *Resolver) Release(n *dataplane.NextHop) {
 }
 
 // want passes on that a frame waits for h. It is called for every parked
-// frame, and must not wait.
+// frame, and must not wait for the kernel.
 func (r *Resolver) want(h *hop) {
-	if !h.wanted.CompareAndSwap(false, true) {
-		return
+	if h.wanted.CompareAndSwap(false, true) {
+		select {
+		case r.wants <- h:
+		default:
+			h.wanted.Store(false) // the next frame tries again
+			return
+		}
 	}
-	select {
-	case r.wants <- h:
-	default:
-		h.wanted.Store(false) // the next frame tries again
+	// A neighbour that did not answer is asked again for this frame, which
+	// waits for that, as the kernel's would (__neigh_event_send).
+	if n := *h.next.Neighbor(); n.State == dataplane.HopUnreachable && n.Ifindex != 0 {
+		n.State = dataplane.HopResolving
+		h.next.Set(n)
 	}
 }
 
@@ -246,7 +252,7 @@ func (r *Resolver) neighbor(h *hop, now time.Time) dataplane.Neighbor {
 		return dataplane.Neighbor{State: dataplane.HopUnreachable}
 	case h.entry.valid():
 		n.State, n.Dst = dataplane.HopReachable, h.entry.mac
-	case now.Before(h.entry.deadUntil):
+	case now.Before(h.entry.deadUntil) && !h.wanted.Load():
 		n.State = dataplane.HopUnreachable
 	default:
 		n.State = dataplane.HopResolving

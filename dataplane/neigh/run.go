@@ -145,12 +145,12 @@ func (r *Resolver) take(batch []syscall.NetlinkMessage) (other bool) {
 
 // wake starts resolving h, for which a frame waits.
 func (r *Resolver) wake(h *hop) {
-	h.wanted.Store(false)
 	now := time.Now()
 	r.mu.Lock()
 	if e := h.entry; e != nil && !e.valid() && !e.asking(now) {
 		r.ask(e, now)
 	}
+	h.wanted.Store(false)
 	changes := r.changes(now)
 	r.mu.Unlock()
 	publish(changes)

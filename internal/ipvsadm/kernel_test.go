@@ -39,7 +39,7 @@ type recorded struct {
 	exit           int
 }
 
-func readRecorded(t *testing.T, path string) []recorded {
+func readRecorded(t testing.TB, path string) []recorded {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil {
@@ -84,7 +84,7 @@ func readRecorded(t *testing.T, path string) []recorded {
 	return out
 }
 
-func jsonString(t *testing.T, s string) (out string) {
+func jsonString(t testing.TB, s string) (out string) {
 	t.Helper()
 	if err := json.Unmarshal([]byte(s), &out); err != nil {
 		t.Fatalf("%s: %v", s, err)
@@ -94,7 +94,7 @@ func jsonString(t *testing.T, s string) (out string) {
 
 // splitWords splits at single blanks; a part that begins with a quotation mark
 // is a JSON string.
-func splitWords(t *testing.T, s string) []string {
+func splitWords(t testing.TB, s string) []string {
 	t.Helper()
 	var out []string
 	word, have := "", false
@@ -123,7 +123,7 @@ func splitWords(t *testing.T, s string) []string {
 }
 
 // parseConn reads a line as ip_vs_conn_seq_show prints it.
-func parseConn(t *testing.T, line string) (c ulvs.ConnStatus) {
+func parseConn(t testing.TB, line string) (c ulvs.ConnStatus) {
 	t.Helper()
 	w := strings.Fields(line)
 	if len(w) < 9 {
@@ -168,8 +168,8 @@ func parseConn(t *testing.T, line string) (c ulvs.ConnStatus) {
 
 // testNames are the files that the recorded ipvsadm saw, and a name server that
 // never answers, as there.
-func testNames() *SystemNames {
-	n := namesFrom("testdata/hosts", "testdata/services", &net.Resolver{PreferGo: true})
+func testNames(hosts string) *SystemNames {
+	n := namesFrom(hosts, "testdata/services", &net.Resolver{PreferGo: true})
 	n.left = 0
 	return n
 }
@@ -204,10 +204,14 @@ func TestKernel(t *testing.T) {
 
 // runCommand runs a line over a table and gives the exit code as a shell sees it.
 func runCommand(control ulvs.Control, stdin string, args []string) (stdout, stderr string, exit int) {
+	return runWith(testNames("testdata/hosts"), control, stdin, args)
+}
+
+func runWith(names Names, control ulvs.Control, stdin string, args []string) (stdout, stderr string, exit int) {
 	var out, errs bytes.Buffer
 	c := Command{
 		Control: control, Stdin: strings.NewReader(stdin), Stdout: &out, Stderr: &errs,
-		Lookup: testNames(),
+		Lookup: names,
 	}
 	code := c.Run(args)
 	return out.String(), errs.String(), int(uint8(code))

@@ -199,7 +199,7 @@ func (r *runner) destination(d *ulvs.DestinationStatus, s *ulvs.ServiceStatus, f
 			d.UpperThreshold, d.LowerThreshold, d.ActiveConns, d.InactConns)
 	case f.has(formatPersistentConn):
 		fmt.Fprintf(r.out, " %-9d %-11d %-10d %-10d\n",
-			d.Weight, d.PersistConns, d.ActiveConns, d.InactConns)
+			uint32(d.Weight), d.PersistConns, d.ActiveConns, d.InactConns)
 	case f.has(formatTunInfo):
 		fmt.Fprintf(r.out, " %-7s %-13s %-6d %-10d %-10d\n",
 			d.Forward, tunnelInfo(d), d.Weight, d.ActiveConns, d.InactConns)

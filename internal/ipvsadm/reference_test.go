@@ -33,7 +33,7 @@ func TestReference(t *testing.T) {
 				if show {
 					l = "ipvsadm " + strings.TrimPrefix(l, "show ")
 				}
-				stdout, stderr, exit := runCommand(control, "", strings.Fields(l))
+				stdout, stderr, exit := runWith(testNames("/nonexistent"), control, "", strings.Fields(l))
 				if !show && exit == 0 && stdout == "" {
 					continue
 				}
