@@ -35,10 +35,7 @@ func TestBatchDoesNotAllocate(t *testing.T) {
 	h := dataplane.Handler(forwarder{l.hop(server)})
 	small := udp(macOf(director), make([]byte, 100))
 	tagged := udp(macOf(director), make([]byte, 1400), 5)
-	large := udp(macOf(director), make([]byte, 9000))
-	gso := dataplane.Offload{Flags: dataplane.NeedsChecksum, GSOType: 1, GSOSize: 1400, HdrLen: 54, CsumStart: 34, CsumOffset: 16}
-	large[macLen+9] = 6
-	large[macLen+32] = 5 << 4
+	large, gso := unsegmented(make([]byte, 9000))
 	frames := 0
 	n := testing.AllocsPerRun(200, func() {
 		for range 5 {

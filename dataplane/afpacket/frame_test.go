@@ -35,6 +35,19 @@ func udp(dst net.HardwareAddr, payload []byte, tags ...uint16) []byte {
 	return append(f, payload...)
 }
 
+// unsegmented is a frame of TCP as the client's stack leaves it to its
+// interface: to be segmented, without a checksum.
+func unsegmented(payload []byte, tags ...uint16) ([]byte, dataplane.Offload) {
+	f := udp(macOf(director), append(make([]byte, 12), payload...), tags...)
+	at := macLen + 4*len(tags)
+	f[at+9] = unix.IPPROTO_TCP
+	f[at+10], f[at+11] = 0, 0
+	binary.BigEndian.PutUint16(f[at+10:], sum(f[at:at+20]))
+	f[at+32] = 5 << 4
+	return f, dataplane.Offload{Flags: dataplane.NeedsChecksum, GSOType: 1, GSOSize: 1400,
+		HdrLen: uint16(at + 40), CsumStart: uint16(at + 20), CsumOffset: 16}
+}
+
 func sum(b []byte) uint16 {
 	var s uint32
 	for i := 0; i+1 < len(b); i += 2 {
@@ -94,17 +107,7 @@ func TestTags(t *testing.T) {
 	inject := l.injector(client, "eth0")
 
 	small, large := bytes.Repeat([]byte("s"), 100), bytes.Repeat([]byte("L"), 20000)
-	tcp := func(tags ...uint16) ([]byte, dataplane.Offload) {
-		// 20,000 bytes of TCP as a client leaves them to its interface.
-		f := udp(macOf(director), append(make([]byte, 12), large...), tags...)
-		at := macLen + 4*len(tags)
-		f[at+9] = unix.IPPROTO_TCP
-		f[at+10], f[at+11] = 0, 0
-		binary.BigEndian.PutUint16(f[at+10:], sum(f[at:at+20]))
-		f[at+32] = 5 << 4
-		return f, dataplane.Offload{Flags: dataplane.NeedsChecksum, GSOType: 1, GSOSize: 1400,
-			HdrLen: uint16(at + 40), CsumStart: uint16(at + 20), CsumOffset: 16}
-	}
+	tcp := func(tags ...uint16) ([]byte, dataplane.Offload) { return unsegmented(large, tags...) }
 	n := 0
 	for _, tags := range [][]uint16{nil, {5}, {0xe005}, {5, 6}} {
 		for _, big := range []bool{false, true} {

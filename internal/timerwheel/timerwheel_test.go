@@ -7,9 +7,9 @@ import (
 )
 
 type record struct {
-	payload uint64
-	timer   Link
-	more    [3]uint32
+	_     uint64 // an owner's fields lie before and behind
+	timer Link
+	_     [3]uint32
 }
 
 func timerOf(r *record) *Link { return &r.timer }
