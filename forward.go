@@ -69,7 +69,32 @@ func (d *Director) frame(f *dataplane.Frame, p *packet.Packet, hash uint64, tick
 		d.arp(f, p)
 	case packet.Damaged:
 		d.drops[dropDamaged]++
+		d.damaged(f, p, tick)
 	}
+}
+
+// damaged is a packet that cannot be read to its end. Where only its transport
+// header is cut off behind the ports, it still follows its connection, and is
+// dropped if it has none (ip_vs_conn_fill_param_proto reads the ports alone;
+// tcp_conn_schedule and its siblings drop). All else is for the host to count.
+func (d *Director) damaged(f *dataplane.Frame, p *packet.Packet, tick uint32) {
+	switch p.Damage {
+	case packet.TruncatedTCP, packet.TruncatedUDP, packet.TruncatedSCTP:
+	default:
+		return
+	}
+	id, found := d.conns.Lookup(&p.Flow, d.conns.Hash(&p.Flow))
+	if !found {
+		return
+	}
+	dst := d.table.dests[d.conns.Dest(id)]
+	if !dst.available {
+		d.drop(f, dropDestGone)
+		return
+	}
+	d.account(dst, p)
+	d.conns.Touched(id, tick)
+	d.transmit(f, p, dst)
 }
 
 // transport is the way of a packet that has ports.

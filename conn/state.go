@@ -97,6 +97,12 @@ func (t *Table) recordSet(state uint32) bool { return state&flagSet != 0 }
 // not even its time: an ICMP error (ip_vs_icmp_xmit).
 func (t *Table) Counted(id ID) { t.t.SetCount(uint32(id), t.t.Count(uint32(id))+1) }
 
+// Touched tells of a packet that restarts the timer and leaves the state alone.
+func (t *Table) Touched(id ID, now uint32) {
+	t.t.SetStamp(uint32(id), now)
+	t.Counted(id)
+}
+
 // Over reports whether a connection is so far closed that a packet which opens
 // one may have its ports: TCP in TIME_WAIT or CLOSE, with finWait also in
 // FIN_WAIT; SCTP in CLOSED (ip_vs_core.c, is_new_conn_expected).

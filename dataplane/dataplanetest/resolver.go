@@ -1,0 +1,168 @@
+package dataplanetest
+
+import (
+	"net/netip"
+	"sync"
+
+	"github.com/ulvs/ulvs/dataplane"
+)
+
+// Resolver is a dataplane.Resolver that knows what the test told it. Make one
+// with NewResolver; it is safe for concurrent use.
+type Resolver struct {
+	mu        sync.RWMutex
+	neighbors map[netip.Addr]dataplane.Neighbor
+	local     map[netip.Addr]bool
+	hops      map[netip.Addr]*hop
+	wants     map[netip.Addr]int
+	sources   map[int][]netip.Addr
+	links     map[int]link
+}
+
+type hop struct {
+	next *dataplane.NextHop
+	refs int
+}
+
+type link struct {
+	mac  dataplane.MAC
+	name string
+}
+
+var _ dataplane.Resolver = (*Resolver)(nil)
+
+// NewResolver makes a resolver to which every address is unreachable.
+func NewResolver() *Resolver {
+	return &Resolver{
+		neighbors: make(map[netip.Addr]dataplane.Neighbor),
+		local:     make(map[netip.Addr]bool),
+		hops:      make(map[netip.Addr]*hop),
+		wants:     make(map[netip.Addr]int),
+		sources:   make(map[int][]netip.Addr),
+		links:     make(map[int]link),
+	}
+}
+
+// Set says what addr resolves to, now and for hops that are asked for later.
+func (r *Resolver) Set(addr netip.Addr, n dataplane.Neighbor) {
+	addr = addr.Unmap()
+	r.mu.Lock()
+	r.neighbors[addr] = n
+	h := r.hops[addr]
+	r.mu.Unlock()
+	if h != nil {
+		h.next.Set(n) // sends parked frames, so without the lock
+	}
+}
+
+// SetReachable is Set for a neighbour of MTU 1500 on interface ifindex.
+func (r *Resolver) SetReachable(addr netip.Addr, ifindex int, dst dataplane.MAC) {
+	src, _ := r.LinkAddr(ifindex)
+	r.Set(addr, dataplane.Neighbor{State: dataplane.HopReachable, Ifindex: ifindex, MTU: 1500, Dst: dst, Src: src})
+}
+
+// SetLocal makes addr one of the host's own, or no longer.
+func (r *Resolver) SetLocal(addr netip.Addr, yes bool) {
+	r.mu.Lock()
+	r.local[addr.Unmap()] = yes
+	r.mu.Unlock()
+}
+
+// SetLink says what interface ifindex is: its name, its link address, and its
+// primary addresses, which Source picks from.
+func (r *Resolver) SetLink(ifindex int, name string, mac dataplane.MAC, sources ...netip.Addr) {
+	r.mu.Lock()
+	r.links[ifindex] = link{mac, name}
+	r.sources[ifindex] = sources
+	r.mu.Unlock()
+}
+
+// Wants is how often frames asked for addr to be resolved.
+func (r *Resolver) Wants(addr netip.Addr) int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.wants[addr.Unmap()]
+}
+
+// Refs is how many NextHop calls for addr were not released yet.
+func (r *Resolver) Refs(addr netip.Addr) int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if h := r.hops[addr.Unmap()]; h != nil {
+		return h.refs
+	}
+	return 0
+}
+
+// NextHop implements dataplane.Resolver.
+func (r *Resolver) NextHop(addr netip.Addr) *dataplane.NextHop {
+	addr = addr.Unmap()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.hops[addr]
+	if h == nil {
+		h = &hop{next: dataplane.NewNextHop(addr, r.want)}
+		if n, ok := r.neighbors[addr]; ok {
+			h.next.Set(n)
+		} else if r.local[addr] {
+			h.next.Set(dataplane.Neighbor{State: dataplane.HopLocal})
+		}
+		r.hops[addr] = h
+	}
+	h.refs++
+	return h.next
+}
+
+func (r *Resolver) want(h *dataplane.NextHop) {
+	r.mu.Lock()
+	r.wants[h.Addr()]++
+	r.mu.Unlock()
+}
+
+// Release implements dataplane.Resolver. It panics on one release too many:
+// the code under test is wrong.
+func (r *Resolver) Release(n *dataplane.NextHop) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.hops[n.Addr()]
+	if h == nil || h.next != n {
+		panic("dataplanetest: released more often than asked for: " + n.Addr().String())
+	}
+	if h.refs--; h.refs == 0 {
+		delete(r.hops, n.Addr())
+	}
+}
+
+// Local implements dataplane.Resolver.
+func (r *Resolver) Local(addr netip.Addr) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.local[addr.Unmap()]
+}
+
+// Source implements dataplane.Resolver.
+func (r *Resolver) Source(ifindex int, like netip.Addr) netip.Addr {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	for _, a := range r.sources[ifindex] {
+		if a.Is4() == like.Unmap().Is4() {
+			return a
+		}
+	}
+	return netip.Addr{}
+}
+
+// LinkAddr implements dataplane.Resolver.
+func (r *Resolver) LinkAddr(ifindex int) (dataplane.MAC, bool) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	l, ok := r.links[ifindex]
+	return l.mac, ok
+}
+
+// LinkName implements dataplane.Resolver.
+func (r *Resolver) LinkName(ifindex int) string {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.links[ifindex].name
+}
