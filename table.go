@@ -213,7 +213,7 @@ func (t *table) claims() (c dataplane.Claims) {
 
 // estimate is one round of the estimator for every service and destination.
 func (t *table) estimate() {
-	for s := range t.All() {
+	for s := range t.Each {
 		s.Round()
 		for _, d := range s.dests {
 			d.Round()

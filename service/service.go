@@ -139,6 +139,20 @@ func (t *Table[S]) Marks(ipv6 bool) []uint32 {
 	return marks
 }
 
+// Each yields the services in no order, without allocating.
+func (t *Table[S]) Each(yield func(*S) bool) {
+	for _, it := range t.byAddr {
+		if !yield(it.service) {
+			return
+		}
+	}
+	for _, it := range t.byMark {
+		if !yield(it.service) {
+			return
+		}
+	}
+}
+
 // All are the services in an order like the kernel's, which lists those with an
 // address before those with a mark, and each by a hash; but the part of the
 // hash that changes with the network namespace is left out.

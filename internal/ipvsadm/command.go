@@ -24,8 +24,9 @@ import (
 	"github.com/ulvs/ulvs/sched"
 )
 
-// Command carries out ipvsadm command lines. The zero value of Stdin is no
-// input, of Stdout and Stderr nowhere, of Lookup NewSystemNames.
+// Command carries out ipvsadm command lines. Control must be set; the zero
+// value of Stdin is no input, of Stdout and Stderr nowhere, of Lookup
+// NewSystemNames. A Command is for one goroutine at a time.
 type Command struct {
 	Control        ulvs.Control
 	Stdin          io.Reader

@@ -123,7 +123,7 @@ func splitLines(s string) (out []string) {
 	return out
 }
 
-// TestList leaves the table that Control gave as it is.
+// The table that Control gave stays as it is: it may be shared.
 func TestListDoesNotSortTheTable(t *testing.T) {
 	f := busyTable()
 	runCommand(f, "", []string{"ipvsadm", "-Ln"})

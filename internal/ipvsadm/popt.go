@@ -158,7 +158,7 @@ func (s *scanner) valueOf(opt *option, inline value) (value, error) {
 	return value{w, true}, nil
 }
 
-// word that popt blames for an error: the last one that was consumed.
+// blamed is the word that popt names in an error: the last one that it took.
 func (s *scanner) blamed() string {
 	if s.next == 0 || s.next > len(s.args) {
 		return ""

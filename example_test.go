@@ -1,0 +1,57 @@
+package ulvs_test
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+)
+
+// A director with one persistent service. On a real network, plane and resolver
+// come from afpacket.New and neigh.New, and their Run methods run beside the
+// director's.
+func Example() {
+	resolver := dataplanetest.NewResolver()
+	plane := dataplanetest.New()
+	director, err := ulvs.New(ulvs.Options{Plane: plane, Resolver: resolver, Connections: 1000})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer director.Close()
+
+	web := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: netip.MustParseAddr("192.0.2.1"), Port: 80}
+	err = director.AddService(ulvs.Service{ServiceKey: web, Scheduler: "rr", Persistence: ulvs.Persistence{Timeout: 5 * time.Minute}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, server := range []string{"192.0.2.200", "192.0.2.201"} {
+		resolver.SetReachable(netip.MustParseAddr(server), 2, dataplane.MAC{2, 0, 0, 0, 0, 1})
+		err := director.AddDestination(web, ulvs.Destination{Addr: netip.MustParseAddr(server), Port: 80, Weight: 1})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	if err := director.Run(ctx); err != nil {
+		fmt.Println(err)
+	}
+	services, _ := director.Services()
+	for _, s := range services {
+		fmt.Println(s.ServiceKey, s.Scheduler, s.Persistence.Timeout)
+		for _, d := range s.Destinations {
+			fmt.Println(" ", d.AddrPort(), d.Forward, d.Weight, d.ActiveConns, d.InactConns)
+		}
+	}
+	// Output:
+	// -t 192.0.2.1:80 rr 5m0s
+	//   192.0.2.201:80 Route 1 0 0
+	//   192.0.2.200:80 Route 1 0 0
+}
