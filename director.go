@@ -90,7 +90,9 @@ type Director struct {
 	touched   uint32        // keeps the look-ahead's loads from being left out
 	lateSweep bool          // expire_nodest_conn has something to sweep
 
-	scratch sync.Pool
+	// scratch is working memory, for as many Handle calls at once as it holds;
+	// more allocate.
+	scratch chan *scratch
 }
 
 var _ Control = (*Director)(nil)
@@ -118,9 +120,8 @@ func New(o Options) (*Director, error) {
 		plane: o.Plane, resolver: o.Resolver, mac: o.MAC, log: o.Log, clock: o.Clock,
 		marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true),
 		table: newTable(), sysctl: defaultSysctls(),
-		fragments: fragment.New(fragments, fragmentLife),
+		fragments: fragment.New(fragments, fragmentLife), scratch: make(chan *scratch, 64),
 	}
-	d.scratch.New = func() any { return new(scratch) }
 	now := tickOf(o.Clock())
 	d.nextEst = now + 2*hz
 	var err error

@@ -23,14 +23,22 @@ type scratch struct {
 // director, read from top to bottom in this file and then in schedule.go
 // (net/netfilter/ipvs/ip_vs_core.c, ip_vs_in_hook).
 func (d *Director) Handle(now time.Duration, batch []dataplane.Frame) {
-	s := d.scratch.Get().(*scratch)
+	var s *scratch
+	select {
+	case s = <-d.scratch:
+	default:
+		s = new(scratch)
+	}
 	tick := tickOf(now)
 	for len(batch) > 0 {
 		n := min(len(batch), batchSize)
 		d.handle(tick, batch[:n], s)
 		batch = batch[n:]
 	}
-	d.scratch.Put(s)
+	select {
+	case d.scratch <- s:
+	default:
+	}
 }
 
 func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
