@@ -55,15 +55,14 @@ standard error. The control socket appears when it is ready.`,
 	}
 	f := c.Flags()
 	f.StringSliceVar(&d.interfaces, "interface", nil, "the `IF`s whose packets are balanced")
-	f.StringVar(&d.plane, "plane", "auto", "auto or afpacket")
+	f.StringVar(&d.plane, "plane", "auto", "how packets are taken: `PLANE` is auto or afpacket")
 	f.StringVar(&d.rules, "rules", "", "start with the services of `FILE`, which ipvsadm -Sn wrote")
 	f.StringVar(&d.marks, "marks", "", "start with the mangle rules of `FILE`, which iptables-save wrote")
-	f.StringVar(&d.marks6, "marks6", "", "the same of ip6tables-save")
+	f.StringVar(&d.marks6, "marks6", "", "the same with `FILE` of ip6tables-save")
 	f.StringVar(&d.mac, "mac", "", "also take frames to this `ADDRESS`, and announce virtual addresses with it (VRRP)")
-	f.IntVar(&d.connections, "connections", ulvs.DefaultConnections, "how many connections there can be")
-	f.IntVar(&d.templates, "templates", 0, "how many connection templates there can be (default as connections)")
+	f.IntVar(&d.connections, "connections", ulvs.DefaultConnections, "`N`: how many connections there can be")
+	f.IntVar(&d.templates, "templates", 0, "`N`: how many connection templates there can be (default as connections)")
 	controlFlag(c, &d.control)
-	_ = c.MarkFlagRequired("interface")
 	return c
 }
 
@@ -71,8 +70,14 @@ func (d *daemon) run(ctx context.Context) error {
 	if d.plane != "auto" && d.plane != "afpacket" {
 		return fmt.Errorf("--plane %s: there is auto and afpacket", d.plane)
 	}
-	if d.connections < 1 || d.templates < 0 {
-		return fmt.Errorf("--connections %d, --templates %d: give positive numbers", d.connections, d.templates)
+	if len(d.interfaces) == 0 {
+		return errors.New("give --interface IF: the interfaces whose packets are balanced (ip link lists them)")
+	}
+	if d.connections < 1 {
+		return fmt.Errorf("--connections %d: give a positive number", d.connections)
+	}
+	if d.templates < 0 {
+		return fmt.Errorf("--templates %d: give a positive number, or 0 for as many as connections", d.templates)
 	}
 	mac, err := parseMAC(d.mac)
 	if err != nil {

@@ -71,6 +71,9 @@ func rootCommand() *cobra.Command {
 "ulvs run", and talk to it with "ulvs ipvsadm" and "ulvs iptables" as to the
 kernel's.`,
 	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		return fmt.Errorf("%w; see %s --help", err, c.CommandPath())
+	})
 	root.AddCommand(daemonCommand(), demoCommand(), sysctlCommand(), statusCommand(),
 		wordsCommand("ipvsadm", "Services and real servers, in ipvsadm's words", func(socket string, args []string) int {
 			return runIPVSAdm(socket, append([]string{"ipvsadm"}, args...))
@@ -78,8 +81,8 @@ kernel's.`,
 	for _, name := range []string{"iptables", "ip6tables"} {
 		root.AddCommand(
 			wordsCommand(name, "Firewall marks, in "+name+"' words", func(socket string, args []string) int { return runMarks(socket, name, args) }),
-			wordsCommand(name+"-save", "The firewall mark rules as text", func(socket string, args []string) int { return runMarks(socket, name+"-save", args) }),
-			wordsCommand(name+"-restore", "Firewall mark rules from standard input", func(socket string, args []string) int { return runMarks(socket, name+"-restore", args) }))
+			wordsCommand(name+"-save", "The firewall mark rules, as "+name+"-save prints them", func(socket string, args []string) int { return runMarks(socket, name+"-save", args) }),
+			wordsCommand(name+"-restore", "Firewall mark rules from standard input, as "+name+"-save printed them", func(socket string, args []string) int { return runMarks(socket, name+"-restore", args) }))
 	}
 	return root
 }
@@ -88,8 +91,7 @@ kernel's.`,
 // --control SOCKET, before them, is ours.
 func wordsCommand(name, short string, f func(socket string, args []string) int) *cobra.Command {
 	return &cobra.Command{
-		Use:                "ulvs " + name + " [--control SOCKET] …",
-		Aliases:            []string{name},
+		Use:                name + " [--control SOCKET] …",
 		Short:              short,
 		DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error {

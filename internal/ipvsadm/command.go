@@ -252,7 +252,7 @@ func refused(v verb, err error, e *exit) *exit {
 		return fail("Can't initialize ipvs: Permission denied (you must be root)\n" +
 			"Are you sure that IP Virtual Server is built in the kernel or as module?")
 	case errors.Is(err, ulvs.ErrUnreachable):
-		return fail("Can't initialize ipvs: %v\nAre you sure that the ulvs daemon is running?", err)
+		return fail("Can't initialize ipvs: %v", err)
 	}
 	text := err.Error()
 	for sentinel, t := range texts[v] {

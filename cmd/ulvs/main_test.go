@@ -1,0 +1,292 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/internal/lab"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// asProgram in the environment makes the test binary the ulvs binary, so that
+// the daemon and the demo that a test starts are what is tested.
+const asProgram = "ULVS_TEST_PROGRAM"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProgram) != "" {
+		os.Exit(run(os.Args))
+	}
+	code, ran, err := lab.Unshare()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	if !ran {
+		os.Setenv(asProgram, "1")
+		code = m.Run()
+	}
+	os.Exit(code)
+}
+
+// The demo does what it says, and says it in the same words each time.
+func TestDemo(t *testing.T) {
+	var out bytes.Buffer
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	if err := demo(ctx, &out, false); err != nil {
+		t.Fatalf("%v\n%s", err, out.Bytes())
+	}
+	if !strings.Contains(out.String(), "10 of 10 claims came true") {
+		t.Fatal(out.String())
+	}
+}
+
+// site is a director host with an interface, and a daemon that a test starts.
+type site struct {
+	t        *testing.T
+	lab      *lab.Lab
+	director *lab.Host
+	client   *lab.Host
+	server   *lab.Host
+	dir      string
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	l, err := lab.New(lab.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &site{t: t, lab: l, dir: t.TempDir()}
+	t.Cleanup(func() { l.Close() })
+	add := func(name, addr string) *lab.Host {
+		h, err := l.Add(lab.HostConfig{Name: name, Addrs: prefixes(addr)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return h
+	}
+	s.director = add("director", "192.168.10.100/24")
+	s.client = add("client", "192.168.10.1/24")
+	s.server = add("r0", "192.168.10.200/24")
+	return s
+}
+
+// ulvs runs a command in the director's namespace: its output, both streams,
+// and its exit status.
+func (s *site) ulvs(stdin string, words ...string) (string, int) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	c := s.director.Command(ctx, "/proc/self/exe", words[1:]...)
+	c.Args[0] = words[0]
+	c.Dir = s.dir
+	c.Stdin = strings.NewReader(stdin)
+	c.Env = append(os.Environ(), "ULVS_CONTROL="+filepath.Join(s.dir, "ulvs.sock"))
+	out, err := c.CombinedOutput()
+	if c.ProcessState == nil {
+		s.t.Fatal(err)
+	}
+	return string(out), c.ProcessState.ExitCode()
+}
+
+// start starts a daemon that ends with the test.
+func (s *site) start(args ...string) *lab.Cmd {
+	s.t.Helper()
+	sock := filepath.Join(s.dir, "ulvs.sock")
+	c := s.director.Command(context.Background(), "/proc/self/exe", append([]string{"run", "--control", sock, "--connections", "10000"}, args...)...)
+	var log bytes.Buffer
+	c.Stderr = &log
+	if err := c.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		if c.ProcessState == nil {
+			s.stop(c)
+		}
+	})
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		if conn, err := net.Dial("unix", sock); err == nil {
+			conn.Close()
+			return c
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("the daemon does not start: %s", log.Bytes())
+		}
+	}
+}
+
+// stop ends a daemon as a service manager does; it must end cleanly.
+func (s *site) stop(c *lab.Cmd) {
+	s.t.Helper()
+	_ = c.Process.Signal(unix.SIGTERM)
+	if err := c.Wait(); err != nil {
+		s.t.Errorf("the daemon ended with %v: %s", err, c.Stderr)
+	}
+}
+
+// Bad input: one clear line, a status that is not 0, and nothing changed.
+func TestBadInput(t *testing.T) {
+	s := newSite(t)
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(s.dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("good.rules", "-A -t 192.168.10.101:80 -s rr\n")
+	write("bad.rules", "-A -t 192.168.10.101:80 -s rr\n-a -t 192.168.10.101:80 -r 192.168.10.200:80 -g -w 1\n-a -t 192.168.10.101:81 -r 192.168.10.200 -g\n")
+	write("broken.rules", "-A -t 192.168.10.101:80 -s rr\nthis is no rule\n")
+	write("bad.marks", "*mangle\n-A PREROUTING -p tcp --dport 80 -j TTL --ttl-set 1\nCOMMIT\n")
+	write("file", "I am no socket")
+	// "." is s.dir, so that no path of this machine gets into the golden file.
+	before := []string{
+		"ulvs run",
+		"ulvs run --interface nosuch0",
+		"ulvs run --interface eth0 --plane nosuch",
+		"ulvs run --interface eth0 --connections 0",
+		"ulvs run --interface eth0 --connections many",
+		"ulvs run --interface eth0 --mac 01:00:5e:00:00:01",
+		"ulvs run --interface eth0 --rules nosuch.rules",
+		"ulvs run --interface eth0 --rules bad.rules",
+		"ulvs run --interface eth0 --rules broken.rules",
+		"ulvs run --interface eth0 --marks bad.marks",
+		"ulvs run --interface eth0 --control ./file",
+		"ulvs run --interface eth0 --control ./no/such/folder/sock",
+		"ulvs run --nosuch",
+		"ulvs nosuch",
+		"ulvs status --control ./nosuch.sock",
+		"ulvs sysctl --control ./nosuch.sock",
+		"ulvs ipvsadm --control ./nosuch.sock -Ln",
+		"ipvsadm -Ln",
+		"iptables -t mangle -S",
+	}
+	during := []string{
+		"ulvs run --interface eth0 --control ./ulvs.sock",
+		"ipvsadm -A -t 192.168.10.101:81 -s nosuch",
+		"ipvsadm -A -t 192.168.10.300:81 -s rr",
+		"ipvsadm -A -t 192.168.10.101:80 -s rr",
+		"ipvsadm -a -t 192.168.10.101:81 -r 192.168.10.200 -g",
+		"ipvsadm -a -t 192.168.10.101:80 -r 224.0.0.1 -g",
+		"ipvsadm -X",
+		"ipvsadm --start-daemon master",
+		"ipvsadm --stop-daemon master",
+		"iptables -A PREROUTING -p tcp --dport 80 -j MARK --set-mark 10",
+		"iptables -t mangle -A PREROUTING -p tcp --dport 80 -j TTL --ttl-set 1",
+		"iptables -t mangle -A PREROUTING -p tcp --dport 99999 -j MARK --set-mark 10",
+		"iptables -t mangle -D PREROUTING 1",
+		"ulvs sysctl net.ipv4.vs.nosuch=1",
+		"ulvs sysctl net.ipv4.vs.conn_reuse_mode=many",
+		"ulvs sysctl net.ipv4.ip_forward=1",
+	}
+	var got strings.Builder
+	try := func(line string) {
+		out, code := s.ulvs("", strings.Fields(line)...)
+		fmt.Fprintf(&got, "$ %s (exit %d)\n", line, code)
+		for l := range strings.Lines(out) {
+			fmt.Fprintf(&got, "  %s\n", strings.TrimRight(l, " \n"))
+		}
+		if code == 0 {
+			t.Errorf("%s: exit 0", line)
+		}
+		if n := strings.Count(out, "\n"); n != 1 {
+			t.Errorf("%s: %d lines:\n%s", line, n, out)
+		}
+	}
+	for _, line := range before {
+		try(line)
+	}
+	s.start("--interface", "eth0", "--rules", filepath.Join(s.dir, "good.rules"))
+	tables := func() (all string) {
+		for _, c := range []string{"ipvsadm -Sn", "iptables-save", "ulvs sysctl"} {
+			out, code := s.ulvs("", strings.Fields(c)...)
+			if code != 0 {
+				t.Fatalf("%s: %s", c, out)
+			}
+			all += out
+		}
+		return all
+	}
+	was := tables()
+	for _, line := range during {
+		try(line)
+	}
+	if is := tables(); is != was {
+		t.Errorf("something has changed:\n%s", cmp.Diff(was, is))
+	}
+	golden(t, "bad-input.golden", strings.ReplaceAll(got.String(), s.dir, "DIR"))
+}
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("%s (-want +got; -update writes it anew):\n%s", path, diff)
+	}
+}
+
+// Without privileges there is one line that says so.
+func TestUnprivileged(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, to give it up")
+	}
+	c := exec.Command("/proc/self/exe", "run", "--interface", "lo", "--control", filepath.Join("/tmp", fmt.Sprintf("ulvs-test-%d.sock", os.Getpid())))
+	c.SysProcAttr = unprivileged()
+	out, err := c.CombinedOutput()
+	_ = os.Remove(c.Args[5] + ".lock")
+	if err == nil || bytes.Count(out, []byte("\n")) != 1 || !bytes.Contains(out, []byte("CAP_NET_RAW")) {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// Saved rules restore to the same rules, by -R and by --rules; what Debian's
+// ipvsadm saved does too.
+func TestSaveRestore(t *testing.T) {
+	s := newSite(t)
+	d := s.start("--interface", "eth0")
+	const rules = `-A -t 192.168.10.101:0 -s rr -p 300
+-a -t 192.168.10.101:0 -r 192.168.10.200:0 -g -w 1
+-A -t 192.168.10.101:80 -s wrr -p 300 -M 255.255.255.0
+-a -t 192.168.10.101:80 -r 192.168.10.200:80 -g -w 10
+-a -t 192.168.10.101:80 -r 192.168.10.201:80 -g -w 8
+-A -f 10 -s wlc
+-a -f 10 -r 192.168.10.200:0 -g -w 70000
+`
+	if out, code := s.ulvs(rules, "ipvsadm", "-R"); code != 0 || out != "" {
+		t.Fatalf("exit %d: %s", code, out)
+	}
+	saved, _ := s.ulvs("", "ipvsadm", "-Sn")
+	if diff := cmp.Diff(rules, saved); diff != "" {
+		t.Fatal(diff)
+	}
+	s.stop(d)
+	file := filepath.Join(s.dir, "rules")
+	if err := os.WriteFile(file, []byte(saved), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.start("--interface", "eth0", "--rules", file)
+	if again, _ := s.ulvs("", "ulvs", "ipvsadm", "-Sn"); again != rules {
+		t.Fatal(cmp.Diff(rules, again))
+	}
+}
