@@ -19,6 +19,7 @@ type key struct {
 	addrs [4]uint64
 	id    uint32
 	proto uint8
+	is6   bool
 }
 
 type entry struct {
@@ -27,7 +28,12 @@ type entry struct {
 	seen uint32 // tick
 }
 
-const ways = 4
+const (
+	ways = 4
+	// early is how far, in ticks, a caller's clock may be behind another's:
+	// batches read it before they wait for their turn.
+	early = 256
+)
 
 // Table remembers a fixed number of datagrams; the oldest of four gives way. It
 // is not safe for concurrent use. Make it with New.
@@ -49,16 +55,19 @@ func New(size int, life uint32) *Table {
 
 func keyOf(p *packet.Packet) key {
 	f := &p.Flow
-	return key{addrs: [4]uint64{f[0], f[2], f[3], f[4]}, id: p.FragID, proto: p.Proto}
+	return key{addrs: [4]uint64{f[0], f[2], f[3], f[4]}, id: p.FragID, proto: p.Proto, is6: p.Is6}
 }
 
 func (t *Table) set(k *key) *[ways]entry {
-	var b [37]byte
+	var b [38]byte
 	for i, w := range k.addrs {
 		binary.NativeEndian.PutUint64(b[i*8:], w)
 	}
 	binary.NativeEndian.PutUint32(b[32:], k.id)
 	b[36] = k.proto
+	if k.is6 {
+		b[37] = 1
+	}
 	return &t.sets[maphash.Bytes(t.seed, b[:])&uint64(len(t.sets)-1)]
 }
 
@@ -74,7 +83,7 @@ func (t *Table) First(p *packet.Packet, dest, now uint32) {
 			at = e
 			break
 		}
-		if now-e.seen > now-at.seen {
+		if now-e.seen+early > now-at.seen+early {
 			at = e
 		}
 	}
@@ -87,7 +96,7 @@ func (t *Table) Later(p *packet.Packet, now uint32) (dest uint32, ok bool) {
 	k := keyOf(p)
 	set := t.set(&k)
 	for i := range set {
-		if e := &set[i]; e.dest != 0 && e.key == k && now-e.seen < t.life {
+		if e := &set[i]; e.dest != 0 && e.key == k && now-e.seen+early < t.life+early {
 			return e.dest, true
 		}
 	}

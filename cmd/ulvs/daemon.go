@@ -107,7 +107,8 @@ func (d *daemon) run(ctx context.Context) error {
 		return errors.Join(err, plane.Close())
 	}
 	defer director.Close()
-	if err := d.load(director); err != nil {
+	operated := &warned{director, d.log}
+	if err := d.load(operated); err != nil {
 		resolver.Close()
 		return errors.Join(err, plane.Close())
 	}
@@ -120,7 +121,7 @@ func (d *daemon) run(ctx context.Context) error {
 		g.Go(func() error { return err })
 		return g.Wait()
 	}
-	g.Go(func() error { return control.Serve(ctx, l, &warned{director, d.log}) })
+	g.Go(func() error { return control.Serve(ctx, l, operated) })
 	d.log.Info("ready", "plane", plane.Name(), "interfaces", strings.Join(d.interfaces, ","), "control", d.control, "connections", d.connections)
 	err = g.Wait()
 	d.log.Info("ended")
@@ -128,7 +129,7 @@ func (d *daemon) run(ctx context.Context) error {
 }
 
 // load starts the director with the files that were given.
-func (d *daemon) load(director *ulvs.Director) error {
+func (d *daemon) load(director ulvs.Control) error {
 	for _, m := range []struct {
 		file string
 		ipv6 bool

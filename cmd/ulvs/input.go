@@ -3,7 +3,9 @@ package main
 import (
 	"log/slog"
 	"net/netip"
+	"os"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -31,6 +33,13 @@ func (w *warned) AddService(s ulvs.Service) error {
 // warnInput looks for rules that drop, or that name the service's address. It
 // is a hint and not a promise: what cannot be read is passed over.
 func warnInput(log *slog.Logger, k ulvs.ServiceKey) {
+	legacy := "/proc/net/ip_tables_names"
+	if k.Is6() {
+		legacy = "/proc/net/ip6_tables_names"
+	}
+	if names, err := os.ReadFile(legacy); err == nil && slices.Contains(strings.Fields(string(names)), "filter") {
+		log.Warn("packets of the service do not pass the host's INPUT chain any more: look at iptables-legacy's rules", "service", k)
+	}
 	c, err := nftables.New()
 	if err != nil {
 		return

@@ -119,14 +119,20 @@ func (c *Client) Conns(yield func(ulvs.ConnStatus) bool) error {
 	return c.do(http.MethodGet, "connections", nil, func(r io.Reader) error {
 		d := json.NewDecoder(r)
 		for {
-			var s ulvs.ConnStatus
+			var s struct {
+				ulvs.ConnStatus
+				errorReply
+			}
 			switch err := d.Decode(&s); {
 			case errors.Is(err, io.EOF):
 				return nil
 			case err != nil:
 				return fmt.Errorf("connections from %s: %w", c.path, err)
 			}
-			if !yield(s) {
+			if s.Error != "" {
+				return s.toError()
+			}
+			if !yield(s.ConnStatus) {
 				return nil
 			}
 		}

@@ -6,7 +6,8 @@
 // arguments, and answers with a JSON object; a look at something is a GET.
 // Connections come as one JSON object a line, as they are found. An error is
 // status 400, 403, 404, 409 or 500 and an object {"error": text, "kind": word},
-// where the word names the ulvs.Err… value.
+// where the word names the ulvs.Err… value. Among connections, such an object is
+// the last line when they could not be listed to the end.
 //
 //	POST /v1/service/add, /edit            ulvs.Service
 //	POST /v1/service/delete, /zero         ulvs.ServiceKey

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -61,18 +63,41 @@ func (r *Reservation) Listen() (net.Listener, error) {
 // Close lets the next daemon have the name.
 func (r *Reservation) Close() error { return r.lock.Close() }
 
-// Serve answers on l with what c does, until ctx ends.
+// Serve answers on l with what c does, until ctx ends. When it returns, no
+// request is being answered any more, so that c may be closed.
 func Serve(ctx context.Context, l net.Listener, c ulvs.Control) error {
-	s := &http.Server{Handler: Handler(c), ReadHeaderTimeout: 10 * time.Second}
+	var (
+		h         = Handler(c)
+		answering sync.RWMutex // held for reading by every request
+		ended     bool
+	)
+	s := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answering.RLock()
+		defer answering.RUnlock()
+		if ended {
+			panic(http.ErrAbortHandler)
+		}
+		h.ServeHTTP(w, r)
+	})}
+	down := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
+		defer close(down)
 		end, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
 		if s.Shutdown(end) != nil {
 			_ = s.Close()
 		}
 	})
-	defer stop()
 	err := s.Serve(l)
+	if stop() {
+		_ = s.Close()
+	} else {
+		<-down
+	}
+	// Close ends connections but waits for no handler.
+	answering.Lock()
+	ended = true
+	answering.Unlock()
 	if ctx.Err() != nil {
 		return nil
 	}
@@ -121,8 +146,16 @@ func Handler(c ulvs.Control) http.Handler {
 	})
 	m.HandleFunc("GET /v1/connections", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/x-ndjson")
-		enc := json.NewEncoder(w)
-		if err := c.Conns(func(s ulvs.ConnStatus) bool { return enc.Encode(s) == nil }); err != nil {
+		enc, begun := json.NewEncoder(w), false
+		err := c.Conns(func(s ulvs.ConnStatus) bool {
+			begun = true
+			return enc.Encode(s) == nil
+		})
+		switch {
+		case err != nil && begun: // too late for a status
+			e, _ := errorReplyOf(err)
+			_ = enc.Encode(e)
+		case err != nil:
 			reply(w, nil, err)
 		}
 	})
@@ -137,7 +170,16 @@ func post[R any](m *http.ServeMux, path string, f func(R) (any, error)) {
 		var req R
 		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
 		d.DisallowUnknownFields()
-		if err := d.Decode(&req); err != nil {
+		err := d.Decode(&req)
+		if err == nil {
+			// A second object would be a command that is not carried out.
+			if _, more := d.Token(); more == nil {
+				err = errors.New("there is more behind its object")
+			} else if !errors.Is(more, io.EOF) {
+				err = more
+			}
+		}
+		if err != nil {
 			reply(w, nil, fmt.Errorf("%w: request: %v", ulvs.ErrInvalid, err))
 			return
 		}
