@@ -3,6 +3,7 @@ package ulvs
 import (
 	"encoding/binary"
 	"net/netip"
+	"time"
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
@@ -89,11 +90,11 @@ func clientAddr(f *packet.Flow, is6 bool, to *[16]byte) {
 }
 
 // pick asks the service's scheduler (ip_vs_scheduler.schedule).
-func (d *Director) pick(s *virtual, p *packet.Packet) *dest {
+func (d *Director) pick(s *virtual, p *packet.Packet, tick uint32) *dest {
 	r := &d.request
 	*r = sched.Request{
 		ClientPort: p.Flow.ClientPort(), VirtualPort: p.Flow.VirtualPort(),
-		Proto: p.Proto, IPv6: p.Is6,
+		Proto: p.Proto, IPv6: p.Is6, Now: time.Duration(tick) * (time.Second / hz),
 	}
 	clientAddr(&p.Flow, p.Is6, &r.Client)
 	virtualAddr(&p.Flow, p.Is6, &r.Virtual)
@@ -110,7 +111,7 @@ func (d *Director) plain(f *dataplane.Frame, p *packet.Packet, s *virtual, hash 
 		d.leave(f, p, s)
 		return 0, nil
 	}
-	dst := d.pick(s, p)
+	dst := d.pick(s, p, tick)
 	if dst == nil {
 		d.leave(f, p, s)
 		return 0, nil
@@ -135,7 +136,7 @@ func (d *Director) persistent(f *dataplane.Frame, p *packet.Packet, s *virtual, 
 		}
 	}
 	if !found {
-		if dst = d.pick(s, p); dst == nil {
+		if dst = d.pick(s, p, tick); dst == nil {
 			d.leave(f, p, s)
 			return 0, nil
 		}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 )
 
 // Flags are a service's scheduler flags, ipvsadm's -b. What the three bits
@@ -35,6 +36,8 @@ type Request struct {
 	ClientPort, VirtualPort uint16 // host order
 	Proto                   uint8
 	IPv6                    bool
+	// Now is CLOCK_MONOTONIC, for schedulers that forget.
+	Now time.Duration
 }
 
 // Scheduler chooses destinations for one service. It is not safe for
