@@ -140,7 +140,7 @@ func (d *Director) DeleteService(k ServiceKey) error {
 	now := tickOf(d.clock())
 	return d.change(func() {
 		d.table.removeService(s, now)
-		d.lateSweep = d.sysctl.expireNodestConn != 0
+		d.lateSweep = d.sysctl.ExpireNodestConn != 0
 	}, nil)
 }
 
@@ -153,7 +153,7 @@ func (d *Director) Clear() error {
 		for s := range d.table.All() {
 			d.table.removeService(s, now)
 		}
-		d.lateSweep = d.sysctl.expireNodestConn != 0
+		d.lateSweep = d.sysctl.ExpireNodestConn != 0
 	}, nil)
 }
 
@@ -260,7 +260,7 @@ func (d *Director) DeleteDestination(k ServiceKey, at netip.AddrPort) error {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	d.table.removeDest(s, dst, tickOf(d.clock()))
-	d.lateSweep = d.sysctl.expireNodestConn != 0
+	d.lateSweep = d.sysctl.ExpireNodestConn != 0
 	return nil
 }
 

@@ -1,3 +1,9 @@
+// Package ulvs is the Linux Virtual Server in userspace: a layer-4 director
+// that does what kernel IPVS does in direct routing, in pure Go.
+//
+// A Director takes packets from a dataplane.Plane, finds their virtual
+// service, and sends them to the MAC address of the chosen real server. The
+// verbs are ipvsadm's: AddService is -A, AddDestination is -a, and so on.
 package ulvs
 
 import (
@@ -17,6 +23,7 @@ import (
 	"github.com/ulvs/ulvs/fwmark"
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
+	"github.com/ulvs/ulvs/sysctl"
 )
 
 // DefaultConnections is how many connections a Director can hold if Options
@@ -81,10 +88,12 @@ type Director struct {
 	conns     *conn.Table
 	templates *persist.Table
 	fragments *fragment.Table
-	sysctl    sysctls
+	sysctl    *sysctl.Values
+	defense   defense
 	drops     drops
 	answers   answers
 	request   sched.Request // what pick asks; here, since schedulers are called by interface
+	shedCount uint64        // entries that drop_entry ended
 	answered  uint64        // answers given in the place of the host or of IPVS
 	nextEst   uint32        // tick of the estimator's next round
 	touched   uint32        // keeps the look-ahead's loads from being left out
@@ -119,7 +128,7 @@ func New(o Options) (*Director, error) {
 	d := &Director{
 		plane: o.Plane, resolver: o.Resolver, mac: o.MAC, log: o.Log, clock: o.Clock,
 		marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true),
-		table: newTable(), sysctl: defaultSysctls(),
+		table: newTable(), sysctl: sysctl.Defaults(),
 		fragments: fragment.New(fragments, fragmentLife), scratch: make(chan *scratch, 64),
 	}
 	now := tickOf(o.Clock())
@@ -178,17 +187,21 @@ func (d *Director) Tick(now time.Duration) {
 	}
 	d.fwd.Lock()
 	for int32(tick-d.nextEst) >= 0 {
-		if d.sysctl.runEstimation != 0 {
+		if d.sysctl.RunEstimation != 0 {
 			d.table.estimate()
 		}
 		d.nextEst += 2 * hz
 	}
+	shed := d.defense.due(tick) && d.defend()
 	gone := d.table.emptyTrash(tick)
 	sweep := d.lateSweep
 	d.lateSweep = false
 	d.fwd.Unlock()
 	if sweep {
 		d.sweepNoDest()
+	}
+	if shed {
+		d.shed(tick)
 	}
 	for _, dst := range gone {
 		d.resolver.Release(dst.hop)

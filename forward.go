@@ -52,6 +52,9 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	d.advance(tick)
+	if d.sysctl.BackupOnly != 0 {
+		return
+	}
 	var lines uint32
 	for i := range batch {
 		lines += d.conns.Touch(s.hashes[i])
@@ -115,7 +118,7 @@ func (d *Director) transport(f *dataplane.Frame, p *packet.Packet, hash uint64, 
 			d.removeConn(id)
 			found = false
 		} else if !dst.available {
-			if d.sysctl.expireNodestConn == 0 {
+			if d.sysctl.ExpireNodestConn == 0 {
 				d.drop(f, dropDestGone)
 				return
 			}
@@ -163,10 +166,10 @@ const (
 // expire_nodest_conn; or because it is over, with conn_reuse_mode, unless a
 // template controls it (is_new_conn_expected).
 func (d *Director) reschedules(id conn.ID, dst *dest) bool {
-	if d.sysctl.expireNodestConn != 0 && dst.Quiescent() {
+	if d.sysctl.ExpireNodestConn != 0 && dst.Quiescent() {
 		return true
 	}
-	mode := d.sysctl.connReuseMode
+	mode := d.sysctl.ConnReuseMode
 	return mode != 0 && d.conns.Template(id) == 0 && d.conns.Over(id, mode&2 != 0)
 }
 
@@ -291,15 +294,21 @@ func (d *Director) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 		if q.FragOffset > 0 {
 			return
 		}
-		id, found := d.conns.Lookup(&q.Flow, d.conns.Hash(&q.Flow))
-		if !found {
+		hash := d.conns.Hash(&q.Flow)
+		id, found := d.conns.Lookup(&q.Flow, hash)
+		var dst *dest
+		if found {
+			dst = d.table.dests[d.conns.Dest(id)]
+		} else if d.sysctl.ScheduleICMP != 0 {
+			id, dst = d.scheduleQuoted(f, p, hash, tick)
+		}
+		if dst == nil {
 			return
 		}
 		if !intact(f, p) {
 			d.drop(f, dropChecksum)
 			return
 		}
-		dst := d.table.dests[d.conns.Dest(id)]
 		d.account(dst, p)
 		d.conns.Counted(id)
 		d.transmit(f, p, dst)

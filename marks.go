@@ -2,8 +2,6 @@ package ulvs
 
 import (
 	"errors"
-	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/ulvs/ulvs/dataplane"
@@ -125,65 +123,4 @@ func portMatch(side dataplane.PortSide, p fwmark.PortRange) dataplane.PortMatch 
 		p = fwmark.PortRange{Last: 65535}
 	}
 	return dataplane.PortMatch{Side: side, Ranges: []dataplane.PortRange{{First: p.First, Last: p.Last}}, Not: p.Not}
-}
-
-// sysctls are those of net.ipv4.vs that ulvs has.
-type sysctls struct {
-	expireNodestConn, expireQuiescentTemplate int
-	connReuseMode                             int
-	sloppyTCP, sloppySCTP                     int
-	runEstimation                             int
-}
-
-// defaultSysctls are the kernel's (ip_vs_ctl.c, ip_vs_control_net_init_sysctl).
-func defaultSysctls() sysctls { return sysctls{connReuseMode: 1, runEstimation: 1} }
-
-// byName is where each sysctl is.
-func (s *sysctls) byName() map[string]*int {
-	return map[string]*int{
-		"conn_reuse_mode":           &s.connReuseMode,
-		"expire_nodest_conn":        &s.expireNodestConn,
-		"expire_quiescent_template": &s.expireQuiescentTemplate,
-		"run_estimation":            &s.runEstimation,
-		"sloppy_sctp":               &s.sloppySCTP,
-		"sloppy_tcp":                &s.sloppyTCP,
-	}
-}
-
-// Sysctl implements Control.
-func (d *Director) Sysctl(name string) (int, error) {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
-	v, ok := d.sysctl.byName()[name]
-	if !ok {
-		return 0, d.unknownSysctl(name)
-	}
-	return *v, nil
-}
-
-// SetSysctl implements Control.
-func (d *Director) SetSysctl(name string, value int) error {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
-	v, ok := d.sysctl.byName()[name]
-	if !ok {
-		return d.unknownSysctl(name)
-	}
-	*v = value
-	return nil
-}
-
-func (d *Director) unknownSysctl(name string) error {
-	return fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ErrUnsupported, name, slices.Sorted(maps.Keys(d.sysctl.byName())))
-}
-
-// Sysctls implements Control.
-func (d *Director) Sysctls() (map[string]int, error) {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
-	out := map[string]int{}
-	for name, v := range d.sysctl.byName() {
-		out[name] = *v
-	}
-	return out, nil
 }

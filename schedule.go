@@ -12,18 +12,34 @@ import (
 	"github.com/ulvs/ulvs/service"
 )
 
+// attempt is a packet that wants a connection.
+type attempt struct {
+	f    *dataplane.Frame
+	p    *packet.Packet // what is scheduled: the packet, or the one that an ICMP error quotes
+	hash uint64
+	tick uint32
+	// oneShot: the service schedules each packet by itself; no connection.
+	oneShot bool
+	// quoted: p is not what f carries, and nobody is told if it goes wrong.
+	quoted bool
+}
+
 // schedule gives a packet without a connection a real server and a connection
 // (ip_vs_try_to_schedule, tcp_conn_schedule and its siblings, ip_vs_schedule).
 // A nil destination means that the frame's verdict is said. oneShot means that
 // there is a destination but no connection.
 func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, hash uint64, tick uint32) (id conn.ID, dst *dest, oneShot bool) {
 	if !d.startsConn(p) {
-		d.accept(f, p, d.service(f, p) != nil)
+		d.accept(f, p, d.service(f, p, p) != nil)
 		return 0, nil, false
 	}
-	s := d.service(f, p)
+	s := d.service(f, p, p)
 	if s == nil {
 		d.accept(f, p, false)
+		return 0, nil, false
+	}
+	if d.todrop() {
+		d.drop(f, dropDefense)
 		return 0, nil, false
 	}
 	// Active FTP's data comes from the server; it is never scheduled.
@@ -31,17 +47,44 @@ func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, hash uint64, t
 		d.accept(f, p, true)
 		return 0, nil, false
 	}
-	oneShot = s.OnePacket && p.Kind == packet.UDP
+	a := attempt{f: f, p: p, hash: hash, tick: tick, oneShot: s.OnePacket && p.Kind == packet.UDP}
+	id, dst = d.serve(s, &a)
+	return id, dst, a.oneShot
+}
+
+// scheduleQuoted opens the connection that an ICMP error is about
+// (ip_vs_in_icmp with schedule_icmp). The mark is the error's own.
+func (d *Director) scheduleQuoted(f *dataplane.Frame, p *packet.Packet, hash uint64, tick uint32) (conn.ID, *dest) {
+	q := packet.Packet{Proto: p.Quoted.Proto, Is6: p.Quoted.Is6, Flow: p.Quoted.Flow}
+	switch Protocol(q.Proto) {
+	case TCP:
+		q.Kind = packet.TCP
+	case UDP:
+		q.Kind = packet.UDP
+	case SCTP:
+		q.Kind = packet.SCTP
+	default:
+		return 0, nil
+	}
+	s := d.service(f, p, &q)
+	if s == nil || q.Flow.ClientPort() == ftpDataPort {
+		return 0, nil
+	}
+	return d.serve(s, &attempt{f: f, p: &q, hash: hash, tick: tick, quoted: true})
+}
+
+// serve lets a service choose.
+func (d *Director) serve(s *virtual, a *attempt) (id conn.ID, dst *dest) {
 	if s.Persistence.Timeout != 0 {
-		id, dst = d.persistent(f, p, s, hash, tick, oneShot)
+		id, dst = d.persistent(s, a)
 	} else {
-		id, dst = d.plain(f, p, s, hash, tick, oneShot)
+		id, dst = d.plain(s, a)
 	}
 	if dst != nil {
 		dst.Conns++
 		dst.svc.Conns++
 	}
-	return id, dst, oneShot
+	return id, dst
 }
 
 // startsConn reports whether a packet may be scheduled at all
@@ -49,22 +92,23 @@ func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, hash uint64, t
 func (d *Director) startsConn(p *packet.Packet) bool {
 	switch p.Kind {
 	case packet.TCP:
-		return p.TCPFlags&packet.RST == 0 && (p.TCPFlags&packet.SYN != 0 || d.sysctl.sloppyTCP != 0)
+		return p.TCPFlags&packet.RST == 0 && (p.TCPFlags&packet.SYN != 0 || d.sysctl.SloppyTCP != 0)
 	case packet.SCTP:
-		return p.HasChunk && p.Chunk != sctpAbort && (p.Chunk == sctpInit || d.sysctl.sloppySCTP != 0)
+		return p.HasChunk && p.Chunk != sctpAbort && (p.Chunk == sctpInit || d.sysctl.SloppySCTP != 0)
 	}
 	return true
 }
 
-// service is the virtual service of a packet: its mark is worked out here, as
-// a connection's packets do not need it.
-func (d *Director) service(f *dataplane.Frame, p *packet.Packet) *virtual {
+// service is the virtual service of a packet or, when it is an ICMP error, of
+// the packet of that it quotes. The mark is worked out here, as a connection's
+// packets do not need it.
+func (d *Director) service(f *dataplane.Frame, p, of *packet.Packet) *virtual {
 	var mark uint32
 	if set := d.table.sets[family(p.Is6)]; set != nil {
 		mark = set.Mark(p, d.resolver.LinkName(f.In))
 	}
-	k := service.Key{Port: p.Flow.VirtualPort(), Proto: p.Proto, IPv6: p.Is6}
-	virtualAddr(&p.Flow, p.Is6, &k.Addr)
+	k := service.Key{Port: of.Flow.VirtualPort(), Proto: of.Proto, IPv6: of.Is6}
+	virtualAddr(&of.Flow, of.Is6, &k.Addr)
 	return d.table.Lookup(k, mark)
 }
 
@@ -106,56 +150,57 @@ func (d *Director) pick(s *virtual, p *packet.Packet, tick uint32) *dest {
 }
 
 // plain is scheduling without persistence (ip_vs_schedule).
-func (d *Director) plain(f *dataplane.Frame, p *packet.Packet, s *virtual, hash uint64, tick uint32, oneShot bool) (conn.ID, *dest) {
-	if s.Mark == 0 && p.Flow.VirtualPort() != s.Port {
-		d.leave(f, p, s)
+func (d *Director) plain(s *virtual, a *attempt) (conn.ID, *dest) {
+	if s.Mark == 0 && a.p.Flow.VirtualPort() != s.Port {
+		d.leave(s, a)
 		return 0, nil
 	}
-	dst := d.pick(s, p, tick)
+	dst := d.pick(s, a.p, a.tick)
 	if dst == nil {
-		d.leave(f, p, s)
+		d.leave(s, a)
 		return 0, nil
 	}
-	if oneShot {
+	if a.oneShot {
 		return 0, dst
 	}
-	return d.connect(f, p, hash, dst, 0, tick, dst.conf.Port != 0)
+	return d.connect(a, dst, 0, dst.conf.Port != 0)
 }
 
 // persistent is scheduling by template (ip_vs_sched_persist).
-func (d *Director) persistent(f *dataplane.Frame, p *packet.Packet, s *virtual, hash uint64, tick uint32, oneShot bool) (conn.ID, *dest) {
-	own := p.Flow.VirtualPort() == s.Port
-	key := s.form.Key((*[5]uint64)(&p.Flow), own && s.Port != ftpPort)
+func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
+	own := a.p.Flow.VirtualPort() == s.Port
+	key := s.form.Key((*[5]uint64)(&a.p.Flow), own && s.Port != ftpPort)
 	ct, found := d.templates.Lookup(&key)
 	var dst *dest
 	if found {
 		dst = d.table.dests[d.templates.Dest(ct)]
-		if !dst.available || d.sysctl.expireQuiescentTemplate != 0 && dst.Quiescent() {
+		if !dst.available || d.sysctl.ExpireQuiescentTemplate != 0 && dst.Quiescent() {
 			d.templates.Invalidate(ct)
 			found = false
 		}
 	}
 	if !found {
-		if dst = d.pick(s, p, tick); dst == nil {
-			d.leave(f, p, s)
+		if dst = d.pick(s, a.p, a.tick); dst == nil {
+			d.leave(s, a)
 			return 0, nil
 		}
 		var err error
-		if ct, err = d.templates.Insert(&key, dst.ID, s.Persistence.Timeout, tick); err != nil {
-			d.drop(f, dropTemplatesFull)
+		if ct, err = d.templates.Insert(&key, dst.ID, s.Persistence.Timeout, a.tick); err != nil {
+			d.drop(a.f, dropTemplatesFull)
 			return 0, nil
 		}
 		dst.Bind(true, false)
 		dst.refs++
 	}
-	if oneShot {
-		d.templates.Control(ct, tick)
+	if a.oneShot {
+		d.templates.Control(ct, a.tick)
+		d.templates.Counted(ct)
 		d.templates.Release(ct)
 		return 0, dst
 	}
-	id, dst := d.connect(f, p, hash, dst, uint32(ct)+1, tick, own && dst.conf.Port != 0)
+	id, dst := d.connect(a, dst, uint32(ct)+1, own && dst.conf.Port != 0)
 	if dst != nil {
-		d.templates.Control(ct, tick)
+		d.templates.Control(ct, a.tick)
 	}
 	return id, dst
 }
@@ -163,10 +208,10 @@ func (d *Director) persistent(f *dataplane.Frame, p *packet.Packet, s *virtual, 
 // connect makes the connection (ip_vs_conn_new). It is inactive until its
 // first state says otherwise. destPort says that it is listed with its real
 // server's port.
-func (d *Director) connect(f *dataplane.Frame, p *packet.Packet, hash uint64, dst *dest, template, tick uint32, destPort bool) (conn.ID, *dest) {
-	id, err := d.conns.Insert(&p.Flow, hash, dst.ID, template, tick, destPort)
+func (d *Director) connect(a *attempt, dst *dest, template uint32, destPort bool) (conn.ID, *dest) {
+	id, err := d.conns.Insert(&a.p.Flow, a.hash, dst.ID, template, a.tick, destPort)
 	if err != nil {
-		d.drop(f, dropConnsFull)
+		d.drop(a.f, dropConnsFull)
 		return 0, nil
 	}
 	dst.Bind(false, false)
@@ -176,13 +221,17 @@ func (d *Director) connect(f *dataplane.Frame, p *packet.Packet, hash uint64, ds
 
 // leave is for a service without a usable real server: the client is told
 // (ip_vs_leave).
-func (d *Director) leave(f *dataplane.Frame, p *packet.Packet, s *virtual) {
-	if s.Port == ftpPort && p.Flow.VirtualPort() != ftpPort {
-		d.accept(f, p, true)
+func (d *Director) leave(s *virtual, a *attempt) {
+	if s.Port == ftpPort && a.p.Flow.VirtualPort() != ftpPort {
+		if !a.quoted {
+			d.accept(a.f, a.p, true)
+		}
 		return
 	}
-	d.drop(f, dropNoServer)
-	d.unreachable(f, p, packet.PortUnreachable)
+	d.drop(a.f, dropNoServer)
+	if !a.quoted {
+		d.unreachable(a.f, a.p, packet.PortUnreachable)
+	}
 }
 
 // accept is IPVS's NF_ACCEPT: the packet goes up the host's stack. Where the
@@ -278,6 +327,7 @@ const (
 	dropHost
 	dropChecksum
 	dropFragment
+	dropDefense
 	dropCauses
 )
 
@@ -298,6 +348,7 @@ var dropNames = [dropCauses]string{
 	dropHost:          "answered_for_host", // nothing of ours: what the host would have answered
 	dropChecksum:      "drop_checksum",     // ICMP errors
 	dropFragment:      "drop_fragment",
+	dropDefense:       "drop_defense", // drop_packet
 }
 
 // drop ends a frame. An answer may follow.

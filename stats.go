@@ -204,6 +204,7 @@ func (d *Director) Counters() (map[string]uint64, error) {
 		c[dropNames[i]] = n
 	}
 	c["answers"] = d.answered
+	c["shed"] = d.shedCount
 	c["connections"] = uint64(d.conns.Len())
 	c["templates"] = uint64(d.templates.Len())
 	c["templates_evicted"] = d.templates.Evicted()

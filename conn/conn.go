@@ -64,6 +64,7 @@ type Table struct {
 	wheel    *timerwheel.Wheel
 	hz       uint32
 	timeouts timeouts
+	secure   bool
 	expired  func(ID)
 	free     []func()
 }
@@ -200,6 +201,14 @@ func (t *Table) DestPort(id ID) bool { return t.t.State(uint32(id))&flagDestPort
 
 // Packets is how many packets the connection has had.
 func (t *Table) Packets(id ID) uint32 { return t.t.Count(uint32(id)) }
+
+// Idle is how many ticks ago the connection's last packet came.
+func (t *Table) Idle(id ID, now uint32) uint32 { return now - t.t.Stamp(uint32(id)) }
+
+// Slots is how many slots there are, and Live whether one holds a connection:
+// for looking at some at random.
+func (t *Table) Slots() int      { return t.t.Slots() }
+func (t *Table) Live(id ID) bool { return t.t.Valid(uint32(id)) }
 
 // Expires is how long the connection has to live if no packet comes.
 func (t *Table) Expires(id ID, now uint32) time.Duration {

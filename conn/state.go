@@ -40,6 +40,9 @@ func (t *Table) TCP(id ID, flags uint8, now uint32) Change {
 		to = uint32(tcpOnRST[from%tcpStates])
 	case flags&packet.SYN != 0:
 		to = uint32(tcpOnSYN[from%tcpStates])
+		if t.secure && to == tcpSynRecv && from != tcpSynRecv {
+			to = tcpSynAck
+		}
 	case flags&packet.FIN != 0:
 		to = uint32(tcpOnFIN[from%tcpStates])
 	case flags&packet.ACK != 0:
@@ -115,6 +118,46 @@ func (t *Table) Over(id ID, finWait bool) bool {
 		return s == sctpClosed
 	}
 	return false
+}
+
+// SetSecure has new TCP connections wait in SYNACK and not in SYN_RECV, the
+// defence of secure_tcp (ip_vs_proto_tcp.c, tcp_states_dos, of which direct
+// routing sees no other difference).
+func (t *Table) SetSecure(on bool) { t.secure = on }
+
+// Worth says whether a connection may be dropped when memory is short.
+type Worth uint8
+
+// Keep it; drop it only if it was hardly used; drop it: it is not open yet
+// (ip_vs_conn.c, ip_vs_random_dropentry).
+const (
+	Keep Worth = iota
+	IfStale
+	Embryonic
+)
+
+// Worth is what the connection's state says of it.
+func (t *Table) Worth(id ID) Worth {
+	s := t.t.State(uint32(id)) & stateMask
+	switch t.Flow(id).Proto() {
+	case protoTCP:
+		switch s {
+		case tcpSynRecv, tcpSynAck:
+			return Embryonic
+		case tcpEstablished:
+			return IfStale
+		}
+		return Keep
+	case protoSCTP:
+		switch s {
+		case sctpInit1, sctpInit:
+			return Embryonic
+		case sctpEstablished:
+			return IfStale
+		}
+		return Keep
+	}
+	return IfStale
 }
 
 // StateName is the kernel's name of the connection's state, as ipvsadm -Lc

@@ -27,6 +27,20 @@ func (t *Table) StateName(id ID) string {
 	return "NONE"
 }
 
+// Assured reports whether a connection of the template was established.
+func (t *Table) Assured(id ID) bool { return t.t.State(uint32(id))&flagAssured != 0 }
+
+// Packets is how often Counted was called.
+func (t *Table) Packets(id ID) uint32 { return t.t.Count(uint32(id)) }
+
+// Idle is how many ticks ago the template was used.
+func (t *Table) Idle(id ID, now uint32) uint32 { return now - t.t.Stamp(uint32(id)) }
+
+// Slots is how many slots there are, and Live whether one holds a template:
+// for looking at some at random.
+func (t *Table) Slots() int      { return t.t.Slots() }
+func (t *Table) Live(id ID) bool { return t.t.Valid(uint32(id)) }
+
 // Expires is how long the template has to live if it is not used.
 func (t *Table) Expires(id ID, now uint32) time.Duration {
 	i := uint32(id)

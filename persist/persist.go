@@ -187,6 +187,9 @@ func (t *Table) Release(id ID) {
 	}
 }
 
+// Counted says that the template has given a packet that needed no connection.
+func (t *Table) Counted(id ID) { t.t.SetCount(uint32(id), t.t.Count(uint32(id))+1) }
+
 // Assure says that a controlled connection was established
 // (ip_vs_control_assure_ct).
 func (t *Table) Assure(id ID) {

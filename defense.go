@@ -1,0 +1,202 @@
+package ulvs
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/persist"
+)
+
+// defense is what drop_entry, drop_packet and secure_tcp have come to
+// (ip_vs_ctl.c, update_defense_level). The forwarding lock guards it.
+type defense struct {
+	next     uint32 // tick of the next look
+	entries  bool   // drop_entry is active
+	rate     int    // one packet of so many is dropped; 0: none
+	counter  int
+	stale    [9]int // counters of todrop_entry, by packets that an entry had
+	freePage func() int
+}
+
+// due reports whether a second has passed.
+func (v *defense) due(tick uint32) bool {
+	if int32(tick-v.next) < 0 {
+		return false
+	}
+	v.next = tick + hz
+	return true
+}
+
+// defend brings the three defences up to date, and reports whether entries are
+// to be dropped. Modes 1 and 2 go over into one another with the memory that
+// the system has free.
+func (d *Director) defend() (dropEntries bool) {
+	s, v := d.sysctl, &d.defense
+	if s.DropEntry == 0 && s.DropPacket == 0 && s.SecureTCP == 0 {
+		v.entries, v.rate = false, 0
+		d.conns.SetSecure(false)
+		return false
+	}
+	free := freePages()
+	if v.freePage != nil {
+		free = v.freePage()
+	}
+	short := free < s.AmemThresh
+	active := func(mode *int) bool {
+		switch {
+		case *mode == 1 && short:
+			*mode = 2
+		case *mode == 2 && !short:
+			*mode = 1
+		}
+		return *mode >= 2
+	}
+	v.entries = active(&s.DropEntry)
+	switch active(&s.DropPacket) {
+	case false:
+		v.rate = 0
+	case true:
+		v.rate = s.AmDropRate
+		if s.DropPacket == 2 {
+			v.rate = s.AmemThresh / (s.AmemThresh - free)
+			v.counter = v.rate
+		}
+	}
+	d.conns.SetSecure(active(&s.SecureTCP))
+	return v.entries
+}
+
+// todrop reports whether drop_packet takes this packet (ip_vs_todrop).
+func (d *Director) todrop() bool {
+	v := &d.defense
+	if v.rate == 0 {
+		return false
+	}
+	if v.counter--; v.counter > 0 {
+		return false
+	}
+	v.counter = v.rate
+	return true
+}
+
+// shed looks at a thirty-second part of all entries, chosen at random, and ends
+// those that are worth least (ip_vs_conn.c, ip_vs_random_dropentry).
+func (d *Director) shed(now uint32) {
+	const chunk = 256
+	d.fwd.Lock()
+	conns, templates := d.conns.Slots(), d.templates.Slots()
+	d.fwd.Unlock()
+	each := func(slots int, f func(i uint32)) {
+		for left := slots / 32; left > 0; left -= chunk {
+			d.fwd.Lock()
+			for range min(left, chunk) {
+				f(rand.Uint32N(uint32(slots)))
+			}
+			d.fwd.Unlock()
+		}
+	}
+	each(conns, func(i uint32) {
+		id := conn.ID(i)
+		if !d.conns.Live(id) {
+			return
+		}
+		switch d.conns.Worth(id) {
+		case conn.Keep:
+			return
+		case conn.IfStale:
+			if !d.stale(d.conns.Idle(id, now), d.conns.Packets(id)) {
+				return
+			}
+		}
+		ct := d.conns.Template(id)
+		d.removeConn(id)
+		d.shedCount++
+		// What it leaves without a connection goes too, unless assured.
+		if t := persist.ID(ct - 1); ct != 0 && d.templates.Controls(t) == 0 && !d.templates.Assured(t) {
+			d.templates.Remove(t)
+		}
+	})
+	each(templates, func(i uint32) {
+		id := persist.ID(i)
+		if !d.templates.Live(id) || d.templates.Controls(id) > 0 {
+			return
+		}
+		if d.table.dests[d.templates.Dest(id)].svc.OnePacket {
+			if !d.stale(d.templates.Idle(id, now), d.templates.Packets(id)) {
+				return
+			}
+		} else if d.templates.Assured(id) {
+			return
+		}
+		d.templates.Remove(id)
+		d.shedCount++
+	})
+}
+
+// stale picks among entries that were idle for a minute, and the fewer packets
+// they had the oftener (ip_vs_conn.c, todrop_entry).
+func (d *Director) stale(idle, packets uint32) bool {
+	if idle < 60*hz || packets < 1 || packets > 8 {
+		return false
+	}
+	n := &d.defense.stale[packets]
+	if *n--; *n > 0 {
+		return false
+	}
+	*n = int(packets)
+	return true
+}
+
+// freePages is the memory that the system has free, in pages, as si_meminfo
+// counts it.
+func freePages() int {
+	var s unix.Sysinfo_t
+	if unix.Sysinfo(&s) != nil {
+		return int(^uint(0) >> 1)
+	}
+	return int((uint64(s.Freeram) + uint64(s.Bufferram)) * uint64(s.Unit) / uint64(os.Getpagesize()))
+}
+
+// Sysctl implements Control.
+func (d *Director) Sysctl(name string) (int, error) {
+	d.fwd.Lock()
+	defer d.fwd.Unlock()
+	n, ok := d.sysctl.Get(name)
+	if !ok {
+		return 0, fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ErrUnsupported, name, d.sysctl.Names())
+	}
+	return n, nil
+}
+
+// SetSysctl implements Control.
+func (d *Director) SetSysctl(name string, value int) error {
+	d.fwd.Lock()
+	defer d.fwd.Unlock()
+	if _, ok := d.sysctl.Get(name); !ok {
+		return fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ErrUnsupported, name, d.sysctl.Names())
+	}
+	effect, err := d.sysctl.Set(name, value)
+	if err != nil {
+		return fmt.Errorf("%w: net.ipv4.vs.%v", ErrInvalid, err)
+	}
+	if !effect {
+		d.log.Warn("this sysctl changes nothing in direct routing", "name", "net.ipv4.vs."+name, "value", value)
+	}
+	d.defend()
+	return nil
+}
+
+// Sysctls implements Control.
+func (d *Director) Sysctls() (map[string]int, error) {
+	d.fwd.Lock()
+	defer d.fwd.Unlock()
+	out := map[string]int{}
+	for _, name := range d.sysctl.Names() {
+		out[name], _ = d.sysctl.Get(name)
+	}
+	return out, nil
+}
