@@ -163,7 +163,7 @@ func Handler(c ulvs.Control) http.Handler {
 }
 
 // maxRequest is more than any rules file that a person would write.
-const maxRequest = 64 << 20
+const maxRequest = 16 << 20
 
 func post[R any](m *http.ServeMux, path string, f func(R) (any, error)) {
 	m.HandleFunc("POST /v1/"+path, func(w http.ResponseWriter, r *http.Request) {
