@@ -2,10 +2,13 @@ package ulvs
 
 import (
 	"fmt"
+	"math/bits"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
 )
@@ -35,11 +38,33 @@ func (s *Service) check() error {
 		return fmt.Errorf("%w: persistent timeout %v: use whole seconds up to %v", ErrInvalid, p.Timeout, maxPersistence)
 	case p.Netmask.IsValid() && p.Netmask.Is6() != s.Is6():
 		return fmt.Errorf("%w: persistence netmask %v is of the other family", ErrInvalid, p.Netmask)
+	case p.Netmask.IsValid() && p.Netmask.Is6() && !isPrefix(p.Netmask):
+		return fmt.Errorf("%w: persistence netmask %v is not that of a prefix of 1 to 128 bits", ErrInvalid, p.Netmask)
+	case s.Addr.Zone() != "":
+		return fmt.Errorf("%w: address %v: without a zone", ErrInvalid, s.Addr)
 	}
 	if s.Mark != 0 {
 		s.Protocol = 0
 	}
 	return nil
+}
+
+// isPrefix reports an IPv6 mask that is ones and then zeros, but not only zeros.
+func isPrefix(mask netip.Addr) bool {
+	b := mask.As16()
+	ones := 0
+	for _, x := range b {
+		n := bits.LeadingZeros8(^x)
+		ones += n
+		if n < 8 {
+			break
+		}
+	}
+	all := [16]byte{}
+	for i := range ones {
+		all[i/8] |= 0x80 >> (i % 8)
+	}
+	return ones > 0 && all == b
 }
 
 const maxPersistence = 31 * 24 * time.Hour
@@ -58,13 +83,13 @@ func (k ServiceKey) clean() ServiceKey {
 // AddService implements Control.
 func (d *Director) AddService(c Service) error {
 	c.ServiceKey = c.clean()
-	if err := c.check(); err != nil {
-		return err
-	}
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	if d.lookup(c.ServiceKey) != nil {
 		return fmt.Errorf("%w: %v", ErrServiceExists, c.ServiceKey)
+	}
+	if err := c.check(); err != nil {
+		return err
 	}
 	sc, err := sched.New(c.Scheduler, nil, c.SchedFlags)
 	if err != nil {
@@ -74,24 +99,29 @@ func (d *Director) AddService(c Service) error {
 	s.form = persist.FormFor(c.Is6(), c.Mark, c.Persistence.Netmask)
 	// First claim, then serve: a packet in between is nobody's, and not the
 	// host's to reset.
-	return d.change(func() { d.table.addService(s) }, func() { d.table.removeService(s, 0) })
-}
-
-// change applies a change and tells the plane; if the plane refuses, undo.
-func (d *Director) change(do, undo func()) error {
-	d.fwd.Lock()
-	do()
-	d.table.nameMarks(d.marks4, d.marks6)
-	d.fwd.Unlock()
-	err := d.claim()
-	if err == nil || undo == nil {
+	err = d.claim(func(to *dataplane.Claims) {
+		to.Services = append(to.Services, s.claim()...)
+		if c.Mark != 0 {
+			marks := []*[]uint32{&to.Marks4, &to.Marks6}[family(c.IPv6)]
+			*marks = append(*marks, c.Mark)
+		}
+	})
+	if err != nil {
 		return err
 	}
+	d.apply(func() { d.table.addService(s) }, c.Mark != 0)
+	return nil
+}
+
+// apply changes something under the forwarding lock. marks says that services
+// or rules of marks are among it.
+func (d *Director) apply(f func(), marks bool) {
 	d.fwd.Lock()
-	undo()
-	d.table.nameMarks(d.marks4, d.marks6)
-	d.fwd.Unlock()
-	return fmt.Errorf("the %s plane cannot keep the host from the service's packets: %w", d.plane.Name(), err)
+	defer d.fwd.Unlock()
+	f()
+	if marks {
+		d.table.nameMarks(d.marks4, d.marks6)
+	}
 }
 
 // lookup is find under the lock. The caller holds ctl, so that the answer
@@ -105,27 +135,38 @@ func (d *Director) lookup(k ServiceKey) *virtual {
 // EditService implements Control (ip_vs_edit_service).
 func (d *Director) EditService(c Service) error {
 	c.ServiceKey = c.clean()
-	if err := c.check(); err != nil {
-		return err
-	}
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	s := d.lookup(c.ServiceKey)
 	if s == nil {
 		return fmt.Errorf("%w: %v", ErrNoService, c.ServiceKey)
 	}
+	if err := c.check(); err != nil {
+		return err
+	}
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
-	if c.Scheduler != s.Scheduler || c.SchedFlags != s.SchedFlags {
+	if c.Scheduler != s.Scheduler {
 		sc, err := sched.New(c.Scheduler, s.schedDests(), c.SchedFlags)
 		if err != nil {
 			return fmt.Errorf("%w: %v", ErrNoScheduler, err)
 		}
+		s.retireScheduler()
 		s.scheduler = sc
+	} else if f, ok := s.scheduler.(sched.Flagged); ok {
+		f.SetFlags(c.SchedFlags)
 	}
+	d.claimDue = d.claimDue || s.Port == ftpPort // its claims go with its persistence
 	s.Service = c
 	s.form = persist.FormFor(c.Is6(), c.Mark, c.Persistence.Netmask)
 	return nil
+}
+
+// retireScheduler has the scheduler let go of removed destinations.
+func (s *virtual) retireScheduler() {
+	if c, ok := s.scheduler.(sched.Closer); ok {
+		c.Close()
+	}
 }
 
 // DeleteService implements Control.
@@ -137,28 +178,41 @@ func (d *Director) DeleteService(k ServiceKey) error {
 	if s == nil {
 		return fmt.Errorf("%w: %v", ErrNoService, k)
 	}
-	now := tickOf(d.clock())
-	return d.change(func() {
-		d.table.removeService(s, now)
-		d.lateSweep = d.sysctl.ExpireNodestConn != 0
-	}, nil)
+	d.remove(s)
+	return nil
 }
 
 // Clear implements Control.
 func (d *Director) Clear() error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	now := tickOf(d.clock())
-	return d.change(func() {
-		for s := range d.table.All() {
-			d.table.removeService(s, now)
-		}
-		d.lateSweep = d.sysctl.ExpireNodestConn != 0
-	}, nil)
+	d.fwd.Lock()
+	all := slices.Collect(d.table.All())
+	d.fwd.Unlock()
+	d.remove(all...)
+	return nil
 }
 
-// check verifies a destination (ip_vs_add_dest, ip_vs_new_dest).
-func (c *Destination) check() error {
+// remove takes services out, and gives their packets back to the host. The
+// caller holds ctl.
+func (d *Director) remove(list ...*virtual) {
+	now := tickOf(d.clock())
+	d.apply(func() {
+		for _, s := range list {
+			s.retireScheduler()
+			d.table.removeService(s, now)
+		}
+	}, true)
+	if err := d.claim(nil); err != nil {
+		d.log.Error("services are gone, but the host is still kept from their packets", "err", err)
+	}
+	d.sweepNoDest()
+}
+
+// checkNumbers verifies a destination of a service, and checkAddr that its
+// address is one that a real server can have (ip_vs_add_dest, ip_vs_new_dest,
+// ip_vs_genl_set_cmd).
+func (c *Destination) checkNumbers(k ServiceKey) error {
 	c.Addr = c.Addr.Unmap()
 	switch {
 	case c.Weight < 0:
@@ -167,13 +221,28 @@ func (c *Destination) check() error {
 		return fmt.Errorf("%w: lower threshold %d above upper threshold %d", ErrRange, c.LowerThreshold, c.UpperThreshold)
 	case c.TunnelType == GUE && c.Forward == Tunnel && c.TunnelPort == 0:
 		return fmt.Errorf("%w: a gue tunnel needs a port", ErrInvalid)
-	case !c.Addr.IsValid() || c.Addr.IsMulticast() || c.Addr.IsUnspecified() ||
-		c.Addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}) || c.Addr.Is6() && c.Addr.IsLinkLocalUnicast():
-		return fmt.Errorf("%w: real server %v is no unicast address", ErrInvalid, c.Addr)
 	case c.Forward > Masquerade:
 		return fmt.Errorf("%w: forwarding method %v", ErrInvalid, c.Forward)
+	case c.Addr.Is6() != k.Is6() && c.Forward != Tunnel:
+		return fmt.Errorf("%w: real server %v is of another family than the service", ErrInvalid, c.Addr)
 	}
 	return nil
+}
+
+func (c *Destination) checkAddr() error {
+	a := c.Addr
+	if !a.IsValid() || a.Zone() != "" || a.IsMulticast() || a.IsUnspecified() ||
+		a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240) || a.Is6() && a.IsLinkLocalUnicast() {
+		return fmt.Errorf("%w: real server %v is no unicast address", ErrInvalid, a)
+	}
+	return nil
+}
+
+// warnMethod says what becomes of a real server's packets.
+func (d *Director) warnMethod(c Destination) {
+	if c.Forward != DirectRoute {
+		d.log.Warn("packets for this real server are dropped: its forwarding method is not implemented", "server", c.AddrPort(), "method", c.Forward)
+	}
 }
 
 // AddDestination implements Control.
@@ -185,17 +254,19 @@ func (d *Director) AddDestination(k ServiceKey, c Destination) error {
 	if s == nil {
 		return fmt.Errorf("%w: %v", ErrNoService, k)
 	}
-	if err := c.check(); err != nil {
+	if err := c.checkNumbers(k); err != nil {
 		return err
 	}
 	if s.find(c.AddrPort()) != nil {
 		return fmt.Errorf("%w: %v in %v", ErrDestinationExists, c.AddrPort(), k)
 	}
-	if c.Forward != DirectRoute {
-		d.log.Warn("packets for this real server are dropped: its forwarding method is not implemented", "server", c.AddrPort(), "method", c.Forward)
+	if err := c.checkAddr(); err != nil {
+		return err
 	}
+	d.warnMethod(c)
 	// Resolving may talk to the system, so it comes before the lock.
 	hop := d.resolver.NextHop(c.Addr)
+	hop.OnLost(hostUnreachable)
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	if len(d.table.dests) > conn.MaxDest && len(d.table.free) == 0 {
@@ -211,14 +282,12 @@ func (d *Director) AddDestination(k ServiceKey, c Destination) error {
 			dst.Zero()
 		}
 	}
-	dst.configure(c)
+	dst.conf = c
+	copy(dst.Addr[:], c.Addr.AsSlice())
+	dst.Port, dst.IPv6 = c.Port, s.Is6()
+	dst.Enlist(c.Weight, c.UpperThreshold, c.LowerThreshold)
 	d.table.addDest(s, dst)
 	return nil
-}
-
-func (dst *dest) configure(c Destination) {
-	dst.conf = c
-	dst.Set(c.Weight, c.UpperThreshold, c.LowerThreshold)
 }
 
 // EditDestination implements Control.
@@ -230,16 +299,20 @@ func (d *Director) EditDestination(k ServiceKey, c Destination) error {
 	if s == nil {
 		return fmt.Errorf("%w: %v", ErrNoService, k)
 	}
+	if err := c.checkNumbers(k); err != nil {
+		return err
+	}
 	dst := s.find(c.AddrPort())
 	if dst == nil {
 		return fmt.Errorf("%w: %v in %v", ErrNoDestination, c.AddrPort(), k)
 	}
-	if err := c.check(); err != nil {
-		return err
+	if dst.conf.Forward != c.Forward {
+		d.warnMethod(c)
 	}
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
-	dst.configure(c)
+	dst.conf = c
+	dst.Set(c.Weight, c.UpperThreshold, c.LowerThreshold)
 	s.scheduler.Updated(s.schedDests(), &dst.Dest)
 	return nil
 }
@@ -257,10 +330,8 @@ func (d *Director) DeleteDestination(k ServiceKey, at netip.AddrPort) error {
 	if dst == nil {
 		return fmt.Errorf("%w: %v in %v", ErrNoDestination, at, k)
 	}
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
-	d.table.removeDest(s, dst, tickOf(d.clock()))
-	d.lateSweep = d.sysctl.ExpireNodestConn != 0
+	d.apply(func() { d.table.removeDest(s, dst, tickOf(d.clock())) }, false)
+	d.sweepNoDest()
 	return nil
 }
 
@@ -305,8 +376,8 @@ func (d *Director) Timeouts() (t Timeouts, err error) {
 // SetTimeouts implements Control.
 func (d *Director) SetTimeouts(t Timeouts) error {
 	for _, v := range []time.Duration{t.TCP, t.TCPFin, t.UDP} {
-		if v < 0 || v > maxPersistence {
-			return fmt.Errorf("%w: timeout %v: use 0 to %v", ErrInvalid, v, maxPersistence)
+		if v < 0 || v > maxPersistence || v%time.Second != 0 {
+			return fmt.Errorf("%w: timeout %v: use whole seconds, 0 to %v", ErrInvalid, v, maxPersistence)
 		}
 	}
 	d.fwd.Lock()

@@ -82,22 +82,25 @@ type Director struct {
 	ctl    sync.Mutex
 	marks4 *fwmark.Table // guarded by ctl
 	marks6 *fwmark.Table
+	// When the last claim ended, and how long it took.
+	claimed   time.Time
+	claimCost time.Duration
 
-	fwd       sync.Mutex
-	table     table
-	conns     *conn.Table
-	templates *persist.Table
-	fragments *fragment.Table
-	sysctl    *sysctl.Values
-	defense   defense
-	drops     drops
-	answers   answers
-	request   sched.Request // what pick asks; here, since schedulers are called by interface
-	shedCount uint64        // entries that drop_entry ended
-	answered  uint64        // answers given in the place of the host or of IPVS
-	nextEst   uint32        // tick of the estimator's next round
-	touched   uint32        // keeps the look-ahead's loads from being left out
-	lateSweep bool          // expire_nodest_conn has something to sweep
+	fwd        sync.Mutex
+	table      table
+	conns      *conn.Table
+	templates  *persist.Table
+	fragments  *fragment.Table
+	sysctl     *sysctl.Values
+	defense    defense
+	drops      drops
+	request    sched.Request // what pick asks; here, since schedulers are called by interface
+	shedCount  uint64        // entries that drop_entry ended
+	parkedLost uint64        // by servers that are gone
+	answered   uint64        // answers given in the place of the host or of IPVS
+	nextEst    uint32        // tick of the estimator's next round
+	touched    uint32        // keeps the look-ahead's loads from being left out
+	claimDue   bool          // the plane has to be told anew
 
 	// scratch is working memory, for as many Handle calls at once as it holds;
 	// more allocate.
@@ -186,19 +189,24 @@ func (d *Director) Tick(now time.Duration) {
 		d.fwd.Unlock()
 	}
 	d.fwd.Lock()
-	for int32(tick-d.nextEst) >= 0 {
+	if int32(tick-d.nextEst) >= 0 {
 		if d.sysctl.RunEstimation != 0 {
 			d.table.estimate()
 		}
-		d.nextEst += 2 * hz
+		d.nextEst = tick + 2*hz
 	}
 	shed := d.defense.due(tick) && d.defend()
 	gone := d.table.emptyTrash(tick)
-	sweep := d.lateSweep
-	d.lateSweep = false
+	due := d.claimDue
+	for _, dst := range gone {
+		d.parkedLost += dst.hop.Lost()
+	}
 	d.fwd.Unlock()
-	if sweep {
-		d.sweepNoDest()
+	if due && d.ctl.TryLock() {
+		if err := d.claim(nil); err != nil {
+			d.log.Error("claiming the services' packets from the host", "err", err)
+		}
+		d.ctl.Unlock()
 	}
 	if shed {
 		d.shed(tick)
@@ -239,10 +247,16 @@ func (d *Director) templateEnded(id persist.ID) {
 	dst.refs--
 }
 
-// sweepNoDest ends every connection and template whose real server is gone, as
-// the kernel does in the background with expire_nodest_conn
+// sweepNoDest ends every connection and template whose real server is gone, with
+// expire_nodest_conn; the kernel does so in the background
 // (ip_vs_conn.c, ip_vs_expire_nodest_conn_flush).
 func (d *Director) sweepNoDest() {
+	d.fwd.Lock()
+	on := d.sysctl.ExpireNodestConn != 0
+	d.fwd.Unlock()
+	if !on {
+		return
+	}
 	const chunk = 4096
 	for at, more := conn.ID(0), true; more; {
 		d.fwd.Lock()
@@ -264,13 +278,34 @@ func (d *Director) sweepNoDest() {
 	}
 }
 
-// claim tells the plane what the director answers for. The caller holds ctl.
-func (d *Director) claim() error {
+// claim tells the plane what the director answers for, as it will be when more
+// has been applied. When claiming takes long, because there are many services,
+// commands do not wait for it each time: the next Tick does it, for all of them.
+// The caller holds ctl.
+func (d *Director) claim(more func(*dataplane.Claims)) error {
+	const long = 5 * time.Millisecond
+	if d.claimCost > long && more != nil && time.Since(d.claimed) < 4*d.claimCost {
+		d.fwd.Lock()
+		d.claimDue = true
+		d.fwd.Unlock()
+		return nil
+	}
 	d.fwd.Lock()
 	c := d.table.claims()
+	d.claimDue = false
 	d.fwd.Unlock()
 	c.Rules4, c.Rules6 = markRules(d.marks4.Rules()), markRules(d.marks6.Rules())
-	return d.plane.Claim(c)
+	if more != nil {
+		more(&c)
+	}
+	began := time.Now()
+	err := d.plane.Claim(c)
+	d.claimed = time.Now()
+	d.claimCost = d.claimed.Sub(began)
+	if err != nil {
+		return fmt.Errorf("the %s plane cannot keep the host from the services' packets: %w", d.plane.Name(), err)
+	}
+	return nil
 }
 
 func tickOf(now time.Duration) uint32 { return uint32(now / (time.Second / hz)) }

@@ -85,9 +85,9 @@ func (d *Director) frame(f *dataplane.Frame, p *packet.Packet, hash uint64, tick
 }
 
 // damaged is a packet that cannot be read to its end. Where only its transport
-// header is cut off behind the ports, it still follows its connection, and is
-// dropped if it has none (ip_vs_conn_fill_param_proto reads the ports alone;
-// tcp_conn_schedule and its siblings drop). All else is for the host to count.
+// header is cut off behind the ports, it still follows its connection
+// (ip_vs_conn_fill_param_proto reads the ports alone). All else is for the
+// host to count and drop.
 func (d *Director) damaged(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	switch p.Damage {
 	case packet.TruncatedTCP, packet.TruncatedUDP, packet.TruncatedSCTP:
@@ -105,45 +105,67 @@ func (d *Director) damaged(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	}
 	d.account(dst, p)
 	d.conns.Touched(id, tick)
-	d.transmit(f, p, dst)
+	d.transmit(f, p, dst, methodOf(d.conns.Owner(id)))
 }
 
 // transport is the way of a packet that has ports.
 func (d *Director) transport(f *dataplane.Frame, p *packet.Packet, hash uint64, tick uint32) {
 	id, found := d.conns.Lookup(&p.Flow, hash)
 	var dst *dest
+	var method ForwardMethod
 	if found {
 		dst = d.table.dests[d.conns.Dest(id)]
-		if opens(p) && d.reschedules(id, dst) {
-			d.removeConn(id)
-			found = false
-		} else if !dst.available {
+		over := opens(p) && d.reschedules(id, dst)
+		if !over && !dst.available {
 			if d.sysctl.ExpireNodestConn == 0 {
 				d.drop(f, dropDestGone)
 				return
 			}
-			d.removeConn(id)
+			over = true
+		}
+		if over {
+			// It counts until its timer runs out a moment later, and so it does
+			// while the scheduler chooses (ip_vs_conn_expire_now).
+			d.conns.Hide(id)
+			defer d.removeConn(id)
 			found = false
 		}
 	}
-	if !found {
+	if found {
+		method = methodOf(d.conns.Owner(id))
+		d.account(dst, p)
+		d.state(id, dst, p, tick)
+	} else {
 		var oneShot bool
 		if id, dst, oneShot = d.schedule(f, p, hash, tick); dst == nil {
 			return
 		}
-		if oneShot {
-			d.account(dst, p)
-			d.transmit(f, p, dst)
-			return
+		method = dst.conf.Forward
+		d.account(dst, p)
+		if !oneShot {
+			d.state(id, dst, p, tick)
 		}
 	}
-	d.account(dst, p)
-	d.state(id, dst, p, tick)
-	d.transmit(f, p, dst)
+	d.transmit(f, p, dst, method)
 	if p.Fragment {
 		d.firstFragment(f, p, dst, tick)
 	}
 }
+
+// What the director keeps in a connection's owner bits: whether it is listed
+// with its real server's port, and the forwarding method that the server had
+// when it was made (ip_vs_bind_dest copies it).
+const ownDestPort = 1
+
+func ownerBits(destPort bool, m ForwardMethod) uint8 {
+	bits := uint8(m) << 1
+	if destPort {
+		bits |= ownDestPort
+	}
+	return bits
+}
+
+func methodOf(owner uint8) ForwardMethod { return ForwardMethod(owner >> 1) }
 
 // opens reports whether a packet opens a connection (is_new_conn).
 func opens(p *packet.Packet) bool {
@@ -217,8 +239,8 @@ func (d *Director) state(id conn.ID, dst *dest, p *packet.Packet, tick uint32) {
 
 // transmit sends a packet on to its server, or answers why not
 // (ip_vs_xmit.c, ip_vs_dr_xmit and __ip_vs_get_out_rt).
-func (d *Director) transmit(f *dataplane.Frame, p *packet.Packet, dst *dest) {
-	if dst.conf.Forward != DirectRoute {
+func (d *Director) transmit(f *dataplane.Frame, p *packet.Packet, dst *dest, method ForwardMethod) {
+	if method != DirectRoute {
 		d.drop(f, dropMethod)
 		return
 	}
@@ -233,12 +255,12 @@ func (d *Director) transmit(f *dataplane.Frame, p *packet.Packet, dst *dest) {
 		return
 	case p.TTL <= 1:
 		d.drop(f, dropTTL)
-		d.answer(f, packet.AppendTimeExceeded(d.answers.room(), f.Data, p, p.Dest()))
+		d.answer(f, packet.AppendTimeExceeded(f.Room[:0], f.Data, p, p.Dest()))
 		return
 	case n.MTU > 0 && p.End-p.L3 > n.MTU && tooBig(f, p, n.MTU):
 		d.drop(f, dropTooBig)
 		if p.Is6 || p.DF {
-			d.answer(f, packet.AppendFragNeeded(d.answers.room(), f.Data, p, p.Dest(), n.MTU))
+			d.answer(f, packet.AppendFragNeeded(f.Room[:0], f.Data, p, p.Dest(), n.MTU))
 		}
 		return
 	}
@@ -252,7 +274,11 @@ func (d *Director) transmit(f *dataplane.Frame, p *packet.Packet, dst *dest) {
 // (ip_vs_exceeds_mtu), and what is no error itself may say DF.
 func tooBig(f *dataplane.Frame, p *packet.Packet, mtu int) bool {
 	if f.Offload.GSOSize != 0 {
-		headers := int(f.Offload.HdrLen) - p.L3
+		// The offload's own header length is a hint, and on many NICs wrong.
+		headers := p.L4 - p.L3 + 8
+		if p.Kind == packet.TCP {
+			headers += int(f.Data[p.L4+12]>>4)*4 - 8
+		}
 		return headers+int(f.Offload.GSOSize) > mtu
 	}
 	return p.Kind != packet.ICMP
@@ -282,7 +308,7 @@ func (d *Director) laterFragment(f *dataplane.Frame, p *packet.Packet, tick uint
 		return
 	}
 	d.account(dst, p)
-	d.transmit(f, p, dst)
+	d.transmit(f, p, dst, dst.conf.Forward)
 }
 
 // icmp is the way of an ICMP packet: an error follows the connection that it
@@ -305,19 +331,20 @@ func (d *Director) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 		if dst == nil {
 			return
 		}
-		if !intact(f, p) {
+		// The kernel looks at IPv4's only (ip_vs_in_icmp_v6 does not).
+		if !p.Is6 && !intact(f, p) {
 			d.drop(f, dropChecksum)
 			return
 		}
 		d.account(dst, p)
 		d.conns.Counted(id)
-		d.transmit(f, p, dst)
+		d.transmit(f, p, dst, methodOf(d.conns.Owner(id)))
 		return
 	}
 	if p.Is6 && p.ICMPType == neighborSolicitation {
 		if target, ok := p.NDTarget(f.Data); ok && d.standsFor(target) {
 			if mac, ok := d.resolver.LinkAddr(f.In); ok {
-				d.answer(f, packet.AppendNeighborAdvert(d.answers.room(), f.Data, p, target, d.ownMAC(mac)))
+				d.answer(f, packet.AppendNeighborAdvert(f.Room[:0], f.Data, p, target, d.ownMAC(mac)))
 			}
 		}
 		return
@@ -327,7 +354,7 @@ func (d *Director) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 		echo = echoRequest6
 	}
 	if p.ICMPType == echo && !p.Fragment && d.standsFor(p.Dest()) && intact(f, p) {
-		d.answer(f, packet.AppendEchoReply(d.answers.room(), f.Data, p))
+		d.answer(f, packet.AppendEchoReply(f.Room[:0], f.Data, p))
 	}
 }
 
@@ -344,7 +371,7 @@ func (d *Director) arp(f *dataplane.Frame, p *packet.Packet) {
 		return
 	}
 	if mac, ok := d.resolver.LinkAddr(f.In); ok {
-		d.answer(f, packet.AppendARPReply(d.answers.room(), f.Data, p, d.ownMAC(mac)))
+		d.answer(f, packet.AppendARPReply(f.Room[:0], f.Data, p, d.ownMAC(mac)))
 	}
 }
 

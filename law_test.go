@@ -36,6 +36,7 @@ var law = map[string][]string{
 	"dataplane/neigh":         {"dataplane"},
 	"dataplane/dataplanetest": {"dataplane"},
 	"":                        {"packet", "fwmark", "fragment", "conn", "persist", "sched", "service", "estimator", "sysctl", "dataplane", "internal/shtab", "internal/timerwheel"},
+	"internal/hostmark":       {"fwmark"},
 	"internal/control":        {""},
 	"internal/ipvsadm":        {"", "sched"},
 	"cmd/ulvs":                {"*"},

@@ -45,17 +45,18 @@ func (d *Director) changeMarks(ipv6 bool, f func(*fwmark.Table) error) error {
 	if slices.EqualFunc(was.Rules(), now.Rules(), func(a, b fwmark.Rule) bool { return a.Equal(&b) }) {
 		return nil
 	}
-	put := func(t *fwmark.Table) func() {
-		return func() {
-			if ipv6 {
-				d.marks6 = t
-			} else {
-				d.marks4 = t
-			}
-			d.table.sets[family(ipv6)] = fwmark.Compile(t.Rules())
-		}
+	err := d.claim(func(to *dataplane.Claims) {
+		*[]*[]dataplane.MarkRule{&to.Rules4, &to.Rules6}[family(ipv6)] = markRules(now.Rules())
+	})
+	if err != nil {
+		return err
 	}
-	return d.change(put(now), put(was))
+	set := fwmark.Compile(now.Rules())
+	d.apply(func() {
+		*[]**fwmark.Table{&d.marks4, &d.marks6}[family(ipv6)] = now
+		d.table.sets[family(ipv6)] = set
+	}, true)
+	return nil
 }
 
 // wordsError is a mistake in the words of a mark command, not one that depends

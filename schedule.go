@@ -29,13 +29,13 @@ type attempt struct {
 // A nil destination means that the frame's verdict is said. oneShot means that
 // there is a destination but no connection.
 func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, hash uint64, tick uint32) (id conn.ID, dst *dest, oneShot bool) {
-	if !d.startsConn(p) {
-		d.accept(f, p, d.service(f, p, p) != nil)
+	if p.Kind == packet.SCTP && !p.HasChunk {
+		d.drop(f, dropDamaged) // sctp_conn_schedule: no ports without a chunk
 		return 0, nil, false
 	}
 	s := d.service(f, p, p)
-	if s == nil {
-		d.accept(f, p, false)
+	if s == nil || !d.startsConn(p) || d.martian(p.Source()) {
+		d.accept(f, p, s)
 		return 0, nil, false
 	}
 	if d.todrop() {
@@ -44,7 +44,7 @@ func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, hash uint64, t
 	}
 	// Active FTP's data comes from the server; it is never scheduled.
 	if p.Flow.ClientPort() == ftpDataPort {
-		d.accept(f, p, true)
+		d.accept(f, p, s)
 		return 0, nil, false
 	}
 	a := attempt{f: f, p: p, hash: hash, tick: tick, oneShot: s.OnePacket && p.Kind == packet.UDP}
@@ -161,7 +161,7 @@ func (d *Director) plain(s *virtual, a *attempt) (conn.ID, *dest) {
 		return 0, nil
 	}
 	if a.oneShot {
-		return 0, dst
+		return 0, dst.once()
 	}
 	return d.connect(a, dst, 0, dst.conf.Port != 0)
 }
@@ -196,7 +196,7 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 		d.templates.Control(ct, a.tick)
 		d.templates.Counted(ct)
 		d.templates.Release(ct)
-		return 0, dst
+		return 0, dst.once()
 	}
 	id, dst := d.connect(a, dst, uint32(ct)+1, own && dst.conf.Port != 0)
 	if dst != nil {
@@ -205,11 +205,19 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 	return id, dst
 }
 
+// once counts a connection of one packet, which is over at once but may have
+// brought the server to its upper threshold.
+func (dst *dest) once() *dest {
+	dst.Bind(false, false)
+	dst.Unbind(false, false)
+	return dst
+}
+
 // connect makes the connection (ip_vs_conn_new). It is inactive until its
 // first state says otherwise. destPort says that it is listed with its real
 // server's port.
 func (d *Director) connect(a *attempt, dst *dest, template uint32, destPort bool) (conn.ID, *dest) {
-	id, err := d.conns.Insert(&a.p.Flow, a.hash, dst.ID, template, a.tick, destPort)
+	id, err := d.conns.Insert(&a.p.Flow, a.hash, dst.ID, template, a.tick, ownerBits(destPort, dst.conf.Forward))
 	if err != nil {
 		d.drop(a.f, dropConnsFull)
 		return 0, nil
@@ -224,7 +232,7 @@ func (d *Director) connect(a *attempt, dst *dest, template uint32, destPort bool
 func (d *Director) leave(s *virtual, a *attempt) {
 	if s.Port == ftpPort && a.p.Flow.VirtualPort() != ftpPort {
 		if !a.quoted {
-			d.accept(a.f, a.p, true)
+			d.accept(a.f, a.p, s)
 		}
 		return
 	}
@@ -235,13 +243,13 @@ func (d *Director) leave(s *virtual, a *attempt) {
 }
 
 // accept is IPVS's NF_ACCEPT: the packet goes up the host's stack. Where the
-// host does not get it, because the plane keeps claimed packets from it or
-// because the virtual address is not the host's, the host's answer is given
+// host does not get it, because the plane keeps the packets of service s from it
+// or because the virtual address is not the host's, the host's answer is given
 // here: that of a host on which nothing listens.
-func (d *Director) accept(f *dataplane.Frame, p *packet.Packet, claimed bool) {
+func (d *Director) accept(f *dataplane.Frame, p *packet.Packet, s *virtual) {
 	to := p.Dest()
 	if d.resolver.Local(to) {
-		if !claimed || !d.plane.Withholds() {
+		if s == nil || !s.claims(p.Flow.VirtualPort()) || !d.plane.Withholds() {
 			return
 		}
 	} else if !d.isVIP(to) {
@@ -250,13 +258,20 @@ func (d *Director) accept(f *dataplane.Frame, p *packet.Packet, claimed bool) {
 	d.drop(f, dropHost)
 	switch {
 	case !intact(f, p):
+	case d.martian(p.Source()):
 	case p.Kind == packet.TCP:
-		d.answer(f, packet.AppendRST(d.answers.room(), f.Data, p))
+		d.answer(f, packet.AppendRST(f.Room[:0], f.Data, p))
 	case p.Kind == packet.UDP:
 		d.unreachable(f, p, packet.PortUnreachable)
 	default:
 		d.unreachable(f, p, packet.ProtocolUnreachable)
 	}
+}
+
+// martian reports a source address that no packet from the wire has; the kernel
+// drops such packets before IPVS (net/ipv4/route.c, ip_route_input_slow).
+func (d *Director) martian(a netip.Addr) bool {
+	return a.IsLoopback() || a.IsMulticast() || a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240) || d.resolver.Local(a)
 }
 
 // isVIP reports whether an address is that of a service, or named by a mark
@@ -276,7 +291,23 @@ func (d *Director) local(f *dataplane.Frame) {
 }
 
 func (d *Director) unreachable(f *dataplane.Frame, p *packet.Packet, what packet.Unreachable) {
-	d.answer(f, packet.AppendUnreachable(d.answers.room(), f.Data, p, p.Dest(), what))
+	d.answer(f, packet.AppendUnreachable(f.Room[:0], f.Data, p, p.Dest(), what))
+}
+
+// hostUnreachable makes the answer to a frame whose next hop did not answer
+// (net/ipv4/arp.c, arp_error_report; net/ipv6/ndisc.c, ndisc_error_report).
+func hostUnreachable(f *dataplane.Frame) bool {
+	var p packet.Packet
+	p.Parse(f.Data)
+	if !p.IsIP() {
+		return false
+	}
+	answer := packet.AppendUnreachable(nil, f.Data, &p, p.Dest(), packet.HostUnreachable)
+	if len(answer) == 0 {
+		return false
+	}
+	*f = dataplane.Frame{Data: answer, In: f.In, Verdict: dataplane.Transmit}
+	return true
 }
 
 // answer sends a frame back in the place of the one that came; none if it is
@@ -288,28 +319,6 @@ func (d *Director) answer(f *dataplane.Frame, frame []byte) {
 	f.Data, f.Offload, f.Hop = frame, dataplane.Offload{}, nil
 	f.Verdict = dataplane.Transmit
 	d.answered++
-}
-
-// answers is memory for answers, which has to last until the plane has sent
-// them: for as many as planes can have under way, 64 in each of 16 goroutines.
-type answers struct {
-	memory []byte
-	next   int
-}
-
-const (
-	answerSlots = 16 * batchSize
-	answerSize  = 2048 // more than a full Ethernet frame with two tags; larger answers are allocated
-)
-
-// room is an empty slice with capacity for an answer.
-func (a *answers) room() []byte {
-	if a.memory == nil {
-		a.memory = make([]byte, answerSlots*answerSize)
-	}
-	at := a.next * answerSize
-	a.next = (a.next + 1) % answerSlots
-	return a.memory[at : at : at+answerSize]
 }
 
 // Why packets are dropped.

@@ -113,7 +113,7 @@ const (
 	DirectRoute ForwardMethod = iota // -g
 	Tunnel                           // -i
 	Masquerade                       // -m
-	Local                            // the real server is the director; not to be set, only listed
+	Local                            // ipvsadm's name for a method that Linux 6.1 lists no more
 )
 
 // String is the name in ipvsadm's listing: Route, Tunnel, Masq, Local.

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/ulvs/ulvs/conn"
-	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/estimator"
 	"github.com/ulvs/ulvs/persist"
 )
@@ -84,9 +83,6 @@ func (s *virtual) status() ServiceStatus {
 			Destination: dst.conf, ActiveConns: dst.ActiveConns(), InactConns: dst.InactConns(), PersistConns: dst.PersistConns(),
 			Stats: stats(&dst.Estimator), Rate: rate(&dst.Estimator),
 		}
-		if dst.conf.Forward == DirectRoute && dst.hop.Neighbor().State == dataplane.HopLocal {
-			st.Destinations[i].Forward = Local
-		}
 	}
 	return st
 }
@@ -141,8 +137,8 @@ func (d *Director) Conns(yield func(ConnStatus) bool) error {
 		list = list[:0]
 		return true
 	}
-	now := tickOf(d.clock())
 	for at, more := conn.ID(0), true; more; {
+		now := tickOf(d.clock())
 		d.fwd.Lock()
 		at, more = d.conns.Each(at, chunk, func(id conn.ID) { list = append(list, d.connStatus(id, now)) })
 		d.fwd.Unlock()
@@ -151,6 +147,7 @@ func (d *Director) Conns(yield func(ConnStatus) bool) error {
 		}
 	}
 	for at, more := persist.ID(0), true; more; {
+		now := tickOf(d.clock())
 		d.fwd.Lock()
 		at, more = d.templates.Each(at, chunk, func(id persist.ID) { list = append(list, d.templateStatus(id, now)) })
 		d.fwd.Unlock()
@@ -164,7 +161,7 @@ func (d *Director) Conns(yield func(ConnStatus) bool) error {
 func (d *Director) connStatus(id conn.ID, now uint32) ConnStatus {
 	f, dst := d.conns.Flow(id), d.table.dests[d.conns.Dest(id)].conf
 	port := f.VirtualPort()
-	if d.conns.DestPort(id) {
+	if d.conns.Owner(id)&ownDestPort != 0 {
 		port = dst.Port
 	}
 	return ConnStatus{
@@ -208,7 +205,7 @@ func (d *Director) Counters() (map[string]uint64, error) {
 	c["connections"] = uint64(d.conns.Len())
 	c["templates"] = uint64(d.templates.Len())
 	c["templates_evicted"] = d.templates.Evicted()
-	c["parked_lost"] = 0
+	c["parked_lost"] = d.parkedLost
 	for _, dst := range d.table.dests {
 		if dst != nil {
 			c["parked_lost"] += dst.hop.Lost()

@@ -202,13 +202,41 @@ func (s *virtual) find(at netip.AddrPort) *dest {
 // claims nothing, though it may have connections left: its ports may be the
 // host's now.
 func (t *table) claims() (c dataplane.Claims) {
-	for s := range t.All() {
-		if s.Mark == 0 {
-			c.Services = append(c.Services, dataplane.Claim{Addr: s.Addr, Proto: uint8(s.Protocol), Port: s.Port})
-		}
+	for s := range t.Each {
+		c.Services = append(c.Services, s.claim()...)
 	}
 	c.Marks4, c.Marks6 = t.Marks(false), t.Marks(true)
 	return c
+}
+
+// claim is what one service with an address claims. A persistent FTP service
+// has the ports of its data connections too; without persistence, what comes
+// there is the host's (ip_vs_leave).
+func (s *virtual) claim() []dataplane.Claim {
+	if s.Mark != 0 {
+		return nil
+	}
+	c := dataplane.Claim{Addr: s.Addr, Proto: uint8(s.Protocol), Port: s.Port}
+	if !s.ftp() {
+		return []dataplane.Claim{c}
+	}
+	data, passive := c, c
+	data.Port = ftpDataPort
+	passive.Port, passive.Last = service.Unprivileged, 65535
+	return []dataplane.Claim{c, data, passive}
+}
+
+// claims reports whether a packet of the service to this port is claimed.
+func (s *virtual) claims(port uint16) bool {
+	if s.Mark != 0 {
+		return true
+	}
+	return s.Port == 0 || port == s.Port || s.ftp() && (port == ftpDataPort || port >= service.Unprivileged)
+}
+
+// ftp reports a service that has FTP's data connections too.
+func (s *virtual) ftp() bool {
+	return s.Port == ftpPort && s.Protocol == TCP && s.Persistence.Timeout != 0
 }
 
 // estimate is one round of the estimator for every service and destination.

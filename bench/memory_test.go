@@ -51,7 +51,7 @@ func BenchmarkMemory(b *testing.B) {
 			}
 			for i := range uint64(n) {
 				f := packet.Flow{i * 0x9e3779b97f4a7c15, 0x0406_5000_0400}
-				id, err := t.Insert(&f, t.Hash(&f), 1, 0, 0, false)
+				id, err := t.Insert(&f, t.Hash(&f), 1, 0, 0, 0)
 				if err != nil {
 					b.Fatal(err)
 				}

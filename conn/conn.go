@@ -131,14 +131,11 @@ func (t *Table) Lookup(f *packet.Flow, hash uint64) (ID, bool) {
 
 // Insert makes a connection to real server dest (1 to MaxDest), in state NONE
 // and inactive, which expires in three seconds unless a packet is told of
-// (ip_vs_conn.c, ip_vs_conn_new). template is kept for the owner; 0 is none. The
-// flow must have no connection. The error is ErrFull.
-func (t *Table) Insert(f *packet.Flow, hash uint64, dest, template, now uint32, fixedPort bool) (ID, error) {
-	var state uint32
-	if fixedPort {
-		state = flagDestPort
-	}
-	i, err := t.t.Insert((*shtab.Key)(f), hash, uint64(dest), now, state)
+// (ip_vs_conn.c, ip_vs_conn_new). template is kept for the owner, 0 is none, and
+// so are the owner's bits, 0 to 15. The flow must have no connection that is not
+// hidden. The error is ErrFull.
+func (t *Table) Insert(f *packet.Flow, hash uint64, dest, template, now uint32, owner uint8) (ID, error) {
+	i, err := t.t.Insert((*shtab.Key)(f), hash, uint64(dest), now, uint32(owner&0xf)<<ownerShift)
 	if err != nil {
 		return 0, err
 	}
@@ -148,6 +145,10 @@ func (t *Table) Insert(f *packet.Flow, hash uint64, dest, template, now uint32, 
 	t.wheel.Set(i, now+r.timeout)
 	return ID(i), nil
 }
+
+// Hide keeps a connection, with all it counts for, and has Lookup not find it:
+// its flow may have another.
+func (t *Table) Hide(id ID) { t.t.Detach(uint32(id)) }
 
 // Remove ends a connection at once, without Expired.
 func (t *Table) Remove(id ID) {
@@ -164,7 +165,8 @@ func (t *Table) Advance(now uint32, budget int) (more bool) { return t.wheel.Adv
 func (t *Table) fire(i uint32) {
 	now := t.wheel.Now()
 	stamp, timeout := t.t.Stamp(i), t.recs[i].timeout
-	if now-stamp < timeout {
+	// A stamp may lie ahead of a wheel that has fallen behind.
+	if int32(now-stamp) < int32(timeout) {
 		t.wheel.Set(i, stamp+timeout)
 		return
 	}
@@ -195,9 +197,8 @@ func (t *Table) Template(id ID) uint32 { return t.recs[id].template }
 // Active reports whether the connection counts as active, not as inactive.
 func (t *Table) Active(id ID) bool { return t.t.State(uint32(id))&flagActive != 0 }
 
-// DestPort reports whether the connection is listed with its real server's
-// port and not with its own.
-func (t *Table) DestPort(id ID) bool { return t.t.State(uint32(id))&flagDestPort != 0 }
+// Owner is the owner's bits that Insert was given.
+func (t *Table) Owner(id ID) uint8 { return uint8(t.t.State(uint32(id))>>ownerShift) & 0xf }
 
 // Packets is how many packets the connection has had.
 func (t *Table) Packets(id ID) uint32 { return t.t.Count(uint32(id)) }

@@ -62,7 +62,7 @@ func TestTCPStates(t *testing.T) {
 	for flags, row := range rows {
 		for from, to := range strings.Fields(row) {
 			f := flow(2, protoTCP)
-			id, err := tab.Insert(&f, tab.Hash(&f), 1, 0, 0, false)
+			id, err := tab.Insert(&f, tab.Hash(&f), 1, 0, 0, 0)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -119,7 +119,7 @@ func TestSCTPStates(t *testing.T) {
 	for chunk, row := range rows {
 		for from, to := range strings.Fields(row) {
 			f := flow(2, protoSCTP)
-			id, _ := tab.Insert(&f, tab.Hash(&f), 1, 0, 0, false)
+			id, _ := tab.Insert(&f, tab.Hash(&f), 1, 0, 0, 0)
 			state := uint32(from)
 			if from == sctpEstablished {
 				state |= flagActive
@@ -161,7 +161,7 @@ func TestExpiryAgainstOracle(t *testing.T) {
 		}
 		switch {
 		case e == nil:
-			id, err := tab.Insert(&f, h, uint32(n)+1, 0, now, false)
+			id, err := tab.Insert(&f, h, uint32(n)+1, 0, now, 0)
 			if errors.Is(err, ErrFull) {
 				full = true
 				break
@@ -214,7 +214,7 @@ func TestExpiryAgainstOracle(t *testing.T) {
 func TestSetTimeouts(t *testing.T) {
 	tab := newTable(t, 10, nil)
 	f := flow(2, protoUDP)
-	id, _ := tab.Insert(&f, tab.Hash(&f), 1, 0, 0, false)
+	id, _ := tab.Insert(&f, tab.Hash(&f), 1, 0, 0, 0)
 	tab.UDP(id, 0)
 	if got := tab.Expires(id, 0); got != 5*time.Minute {
 		t.Fatalf("expires in %v", got)
@@ -243,7 +243,7 @@ func TestEach(t *testing.T) {
 	want := map[packet.Flow]bool{}
 	for n := range 700 {
 		f := flow(n<<8|n&1, protoTCP)
-		if _, err := tab.Insert(&f, tab.Hash(&f), 1, 0, 0, false); err != nil {
+		if _, err := tab.Insert(&f, tab.Hash(&f), 1, 0, 0, 0); err != nil {
 			t.Fatal(err)
 		}
 		want[f] = true
@@ -263,7 +263,7 @@ func TestAllocates(t *testing.T) {
 		for i := range 100 {
 			f := flow(i<<8|i&1, protoTCP)
 			h := tab.Hash(&f)
-			id, _ := tab.Insert(&f, h, 1, 0, now, false)
+			id, _ := tab.Insert(&f, h, 1, 0, now, 0)
 			tab.TCP(id, packet.SYN, now)
 			tab.TCP(id, packet.ACK, now)
 		}
@@ -285,7 +285,7 @@ func BenchmarkNew(b *testing.B) {
 			ids := make([]ID, live)
 			fill := func(n int) {
 				f := packet.Flow{uint64(n) * 0x9e3779b97f4a7c15, 0x0406_5000_0400}
-				id, err := tab.Insert(&f, tab.Hash(&f), 1, 0, 0, false)
+				id, err := tab.Insert(&f, tab.Hash(&f), 1, 0, 0, 0)
 				if err != nil {
 					b.Fatal(err)
 				}

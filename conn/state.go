@@ -6,11 +6,12 @@ import "github.com/ulvs/ulvs/packet"
 // program writes too; above it, flags and the generation of the timeouts that
 // the record's timeout was taken from.
 const (
-	stateMask    = 0xff
-	flagActive   = 1 << 8 // counts as active; the kernel's IP_VS_CONN_F_INACTIVE, negated
-	flagDestPort = 1 << 9
-	genShift     = 16
-	genMask      = 0xffff
+	stateMask  = 0xff
+	flagActive = 1 << 8 // counts as active; the kernel's IP_VS_CONN_F_INACTIVE, negated
+	ownerShift = 11     // four bits of the owner's
+	ownerBits  = 0xf << ownerShift
+	genShift   = 16
+	genMask    = 0xffff
 )
 
 // Change is what a packet did to its connection.
@@ -75,7 +76,7 @@ func (t *Table) enter(i, to uint32, active bool, timeout, now uint32) (c Change)
 	if was&stateMask == to && was>>genShift == t.timeouts.gen && t.recordSet(was) {
 		return c
 	}
-	is := was&flagDestPort | to | t.timeouts.gen<<genShift | flagSet
+	is := was&ownerBits | to | t.timeouts.gen<<genShift | flagSet
 	switch {
 	case was&stateMask == to:
 		is |= was & flagActive // a state that stays changes no column

@@ -3,11 +3,12 @@ package dataplane
 import "net/netip"
 
 // Claim names packets that belong to the director: those to one address,
-// protocol and port.
+// protocol and port, or to a range of ports.
 type Claim struct {
 	Addr  netip.Addr
 	Proto uint8  // IP protocol: 6, 17 or 132
 	Port  uint16 // 0: every port
+	Last  uint16 // the last port of a range that starts at Port; 0: Port alone
 }
 
 // AddrMatch is a condition on an address: addr AND Mask equals Addr. Masks

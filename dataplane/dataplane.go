@@ -37,7 +37,7 @@ const (
 type Offload struct {
 	Flags      uint8  // VIRTIO_NET_HDR_F_*; 1 is NEEDS_CSUM
 	GSOType    uint8  // VIRTIO_NET_HDR_GSO_*; 0 is none
-	HdrLen     uint16 // bytes of all headers up to the payload
+	HdrLen     uint16 // a hint at the bytes of all headers; many drivers say something else
 	GSOSize    uint16 // payload bytes of each segment
 	CsumStart  uint16 // where the unfinished checksum's sum starts
 	CsumOffset uint16 // where it is to be stored, from CsumStart
@@ -56,9 +56,8 @@ const ChecksumValid = 2
 type Frame struct {
 	// Data is the frame from its destination MAC on, without FCS, VLAN tags
 	// in place. The plane owns the memory and lends it for the time of
-	// Handle. The handler may edit it in place, and may put other memory of
-	// its own here (an answer), which must then stay valid until its next
-	// Handle call.
+	// Handle. The handler may edit it in place, or put an answer here, in
+	// Room or in memory that nobody else uses.
 	Data []byte
 	// Offload is what Data still owes the wire. A handler that replaces Data
 	// replaces Offload with it.
@@ -68,6 +67,10 @@ type Frame struct {
 	// Hop is where a Transmit goes; the plane writes the link addresses. Nil
 	// means: out of In, with the addresses that Data holds.
 	Hop *NextHop
+	// Room is memory for an answer in the place of Data, empty and with some
+	// capacity, that the plane lends with the frame; nil is fine too. What
+	// does not fit is allocated.
+	Room []byte
 	// Verdict is the handler's answer; Pass until it says otherwise.
 	Verdict Verdict
 }

@@ -50,6 +50,7 @@ type NextHop struct {
 	mu     sync.Mutex
 	parked []parked
 	wanted func(*NextHop) // asks the resolver to probe; may be nil
+	failed func(*Frame) bool
 	lost   atomic.Uint64
 }
 
@@ -101,10 +102,30 @@ func (h *NextHop) Set(n Neighbor) {
 			queue[i].frame.Hop = resolved
 			queue[i].send(&queue[i].frame)
 		}
-	} else {
-		h.lost.Add(uint64(len(queue)))
 	}
 	h.cur.Store(&n)
+	if n.State != HopReachable {
+		for i := range queue {
+			h.lose(&queue[i])
+		}
+	}
+}
+
+// lose gives a frame up. The caller holds mu.
+func (h *NextHop) lose(p *parked) {
+	h.lost.Add(1)
+	if h.failed != nil && h.failed(&p.frame) {
+		p.send(&p.frame)
+	}
+}
+
+// OnLost has f look at each frame that is given up because the hop cannot be
+// resolved; f may make an answer of it, to be sent back, and reports whether it
+// did. It is called with the hop's lock held, and must not call its methods.
+func (h *NextHop) OnLost(f func(*Frame) bool) {
+	h.mu.Lock()
+	h.failed = f
+	h.mu.Unlock()
 }
 
 // Park keeps a copy of f until the hop is resolved, and then gives the copy to
@@ -125,7 +146,7 @@ func (h *NextHop) Park(f *Frame, send func(*Frame)) bool {
 		h.mu.Unlock()
 		return false
 	case HopUnreachable:
-		h.lost.Add(1)
+		h.lose(copied(f, send))
 		h.mu.Unlock()
 		return true
 	}
@@ -133,12 +154,17 @@ func (h *NextHop) Park(f *Frame, send func(*Frame)) bool {
 		h.parked = append(h.parked[:0], h.parked[1:]...)
 		h.lost.Add(1)
 	}
-	c := *f
-	c.Data = append([]byte(nil), f.Data...)
-	h.parked = append(h.parked, parked{frame: c, send: send})
+	h.parked = append(h.parked, *copied(f, send))
 	h.mu.Unlock()
 	h.want()
 	return true
+}
+
+// copied is f in memory of its own.
+func copied(f *Frame, send func(*Frame)) *parked {
+	c := *f
+	c.Data, c.Room = append([]byte(nil), f.Data...), nil
+	return &parked{frame: c, send: send}
 }
 
 func (h *NextHop) want() {

@@ -212,7 +212,8 @@ func (t *Table) fire(i uint32) {
 	r := &t.recs[i]
 	stamp := t.t.Stamp(i)
 	switch {
-	case now-stamp < r.timeout:
+	// A stamp may lie ahead of a wheel that has fallen behind.
+	case int32(now-stamp) < int32(r.timeout):
 		t.wheel.Set(i, stamp+r.timeout)
 	case r.controls > 0:
 		r.timeout = uint32(grace/time.Second) * t.hz

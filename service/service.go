@@ -32,9 +32,9 @@ const (
 	tcp         = 6
 	ftpPort     = 21
 	ftpDataPort = 20
-	// unprivileged is the first port that needs no privilege
+	// Unprivileged is the first port that needs no privilege
 	// (net.ipv4.ip_unprivileged_port_start).
-	unprivileged = 1024
+	Unprivileged = 1024
 )
 
 type item[S any] struct {
@@ -114,7 +114,7 @@ func (t *Table[S]) Lookup(k Key, mark uint32) *S {
 	}
 	port := k.Port
 	// FTP's data connections come to ports that nobody knows beforehand.
-	if t.ftp > 0 && k.Proto == tcp && (port == ftpDataPort || port >= unprivileged) {
+	if t.ftp > 0 && k.Proto == tcp && (port == ftpDataPort || port >= Unprivileged) {
 		k.Port = ftpPort
 		if s := t.byAddr[k].service; s != nil {
 			return s

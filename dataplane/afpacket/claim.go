@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 	"github.com/ulvs/ulvs/dataplane"
 	"golang.org/x/sys/unix"
@@ -173,6 +174,7 @@ func addChain(conn *nftables.Conn, name string, c *dataplane.Claims, sets *setNu
 // all ports, and fragments without ports, which may be theirs.
 func (b *builder) services(f *ipFamily, services []dataplane.Claim) {
 	var ports, anyPort, fragments [][]byte
+	var ranges []dataplane.Claim
 	type target struct {
 		addr  netip.Addr
 		proto uint8
@@ -189,7 +191,11 @@ func (b *builder) services(f *ipFamily, services []dataplane.Claim) {
 			anyPort = append(anyPort, key)
 			continue
 		}
-		ports = append(ports, append(key[:len(key):len(key)], byte(s.Port>>8), byte(s.Port), 0, 0))
+		if s.Last != 0 {
+			ranges = append(ranges, s)
+		} else {
+			ports = append(ports, append(key[:len(key):len(key)], byte(s.Port>>8), byte(s.Port), 0, 0))
+		}
 		if t := (target{addr, s.Proto}); !seen[t] {
 			seen[t] = true
 			fragments = append(fragments, key)
@@ -200,6 +206,13 @@ func (b *builder) services(f *ipFamily, services []dataplane.Claim) {
 	b.drop(f.addrProto(), anyPort, addrReg, f.is(), who)
 	b.drop(f.addrProtoPort(), ports, addrReg, f.is(), who, exprs{transport(2, 2, portReg)})
 	b.drop(f.addrProto(), fragments, addrReg, f.is(), f.laterFragment(), who)
+	for _, s := range ranges {
+		rule := append(exprs{}, f.is()...)
+		rule = append(rule, f.load(f.dst, 1), equals(1, s.Addr.Unmap().AsSlice()), meta(metaL4Proto, 1), equals(1, []byte{s.Proto}),
+			transport(2, 2, 1), &expr.Range{Op: expr.CmpOpEq, Register: 1, FromData: netOrder(s.Port), ToData: netOrder(s.Last)},
+			&expr.Verdict{Kind: expr.VerdictDrop})
+		b.add(rule...)
+	}
 }
 
 // checkClaims refuses what the rules cannot say.

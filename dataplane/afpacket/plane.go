@@ -239,12 +239,17 @@ func (p *Plane) makeSender(ifindex int) *sender {
 
 // sendParked sends a frame that waited for its hop.
 func (p *Plane) sendParked(f *dataplane.Frame) {
-	n := f.Hop.Neighbor()
-	if n.State != dataplane.HopReachable {
-		p.c.txNoHop.Add(1)
-		return
+	// Without a hop it is an answer, in its place.
+	var n *dataplane.Neighbor
+	ifindex := f.In
+	if f.Hop != nil {
+		if n = f.Hop.Neighbor(); n.State != dataplane.HopReachable {
+			p.c.txNoHop.Add(1)
+			return
+		}
+		ifindex = n.Ifindex
 	}
-	s := p.sender(n.Ifindex)
+	s := p.sender(ifindex)
 	if s == nil {
 		p.c.txNoSender.Add(1)
 		return

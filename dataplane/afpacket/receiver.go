@@ -15,6 +15,8 @@ import (
 
 const (
 	batchSize = 64
+	// roomSize is more than a full frame with two tags.
+	roomSize = 2048
 	// largeBatch bounds the large frames of a batch, for which there are
 	// buffers.
 	largeBatch = 16
@@ -29,6 +31,7 @@ type receiver struct {
 	sock        *receiveSocket
 	head        int // the slot that the kernel fills next
 	frames      [batchSize]dataplane.Frame
+	rooms       []byte // where the handler may write answers to them
 	large       [largeBatch][]byte
 	touched     []*sender // to be flushed at the end of the batch
 	readable    func(uintptr) bool
@@ -48,7 +51,7 @@ func newReceiver(p *Plane, name string) (*receiver, error) {
 	if len(ifi.HardwareAddr) != 6 && ifi.Flags&net.FlagLoopback == 0 {
 		return nil, fmt.Errorf("afpacket: %s is not an Ethernet interface", name)
 	}
-	r := &receiver{p: p, name: name, ifindex: ifi.Index, touched: make([]*sender, 0, 16)}
+	r := &receiver{p: p, name: name, ifindex: ifi.Index, touched: make([]*sender, 0, 16), rooms: make([]byte, batchSize*roomSize)}
 	if r.sock, err = openReceive(ifi, p.opt.MAC); err != nil {
 		return nil, err
 	}
@@ -156,6 +159,7 @@ func (r *receiver) step(h dataplane.Handler) int {
 			ok = r.take(&r.frames[n], slot, status)
 		}
 		if ok {
+			r.frames[n].Room = r.rooms[n*roomSize : n*roomSize : (n+1)*roomSize]
 			n++
 		}
 	}

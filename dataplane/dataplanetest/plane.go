@@ -35,6 +35,7 @@ type Result struct {
 // called twice at a time; all else is safe for concurrent use.
 type Plane struct {
 	buffers [][]byte
+	rooms   [][]byte
 	batch   []dataplane.Frame
 	results []Result
 
@@ -102,12 +103,13 @@ func (p *Plane) Deliver(frames ...dataplane.Frame) []Result {
 	}
 	for len(p.buffers) < len(frames) {
 		p.buffers = append(p.buffers, nil)
+		p.rooms = append(p.rooms, make([]byte, 0, 2048))
 	}
 	p.batch, p.results = p.batch[:0], p.results[:0]
 	for i := range frames {
 		p.buffers[i] = append(p.buffers[i][:0], frames[i].Data...)
 		n := len(p.buffers[i])
-		p.batch = append(p.batch, dataplane.Frame{Data: p.buffers[i][:n:n], Offload: frames[i].Offload, In: frames[i].In})
+		p.batch = append(p.batch, dataplane.Frame{Data: p.buffers[i][:n:n], Offload: frames[i].Offload, In: frames[i].In, Room: p.rooms[i]})
 	}
 	h.Handle(now, p.batch)
 	var c counts
@@ -169,9 +171,14 @@ func address(frame []byte, n *dataplane.Neighbor) {
 
 // late sends a frame that was parked.
 func (p *Plane) late(f *dataplane.Frame) {
-	n := f.Hop.Neighbor()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if f.Hop == nil { // an answer
+		p.c.tx++
+		p.sent = append(p.sent, Result{Verdict: f.Verdict, Data: f.Data, In: f.In, Out: f.In})
+		return
+	}
+	n := f.Hop.Neighbor()
 	if n.State != dataplane.HopReachable {
 		p.c.lost++
 		return
