@@ -26,7 +26,7 @@ func (s *Service) check() error {
 	switch {
 	case !sched.Known(s.Scheduler):
 		return fmt.Errorf("%w: scheduler %q, known are %v", ErrNoScheduler, s.Scheduler, sched.Names())
-	case p.Engine != "":
+	case p.Engine != "" && !persist.KnownEngine(p.Engine):
 		return fmt.Errorf("%w: persistence engine %q", ErrNoScheduler, p.Engine)
 	case s.Mark == 0 && !s.Addr.IsValid():
 		return fmt.Errorf("%w: a service has an address or a firewall mark", ErrInvalid)

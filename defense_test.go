@@ -2,6 +2,7 @@ package ulvs_test
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -124,4 +125,27 @@ func TestBackupOnly(t *testing.T) {
 	expect(t, "on", b.send(pkt{src: "10.1.1.1:1000", dst: vip + ":80", flags: "S"}), "pass")
 	b.must(b.SetSysctl("backup_only", 0))
 	expect(t, "off", b.send(pkt{src: "10.1.1.1:1000", dst: vip + ":80", flags: "S"}), "r0")
+}
+
+// The sip engine keeps each call on one server, whatever ports its packets come
+// from, and drops what is no call.
+func TestSIP(t *testing.T) {
+	b := newBed(t, ulvs.Options{})
+	s := persistent(udp(5060), "rr", time.Minute)
+	s.Persistence.Engine = "sip"
+	s.OnePacket = true
+	b.service(s, 2)
+	call := func(port int, id string) string {
+		p := pkt{proto: "udp", src: fmt.Sprintf("10.1.1.1:%d", port), dst: vip + ":5060", payload: "INVITE sip:x SIP/2.0\r\nCall-ID: " + id + "\r\n\r\n"}
+		return b.send(p)
+	}
+	got := call(1, "a") + call(2, "b") + call(3, "a") + call(4, "b") + call(5, "c") + call(1, "b")
+	expect(t, "two calls and a third", got, "r1r0r1r0r1r0")
+	expect(t, "no call", b.send(pkt{proto: "udp", src: "10.1.1.1:1", dst: vip + ":5060", payload: "hello\r\n"}), "drop")
+	var data []string
+	for _, c := range b.conns() {
+		data = append(data, fmt.Sprint(c.Client, c.Virtual, c.Engine, c.EngineData))
+	}
+	slices.Sort(data)
+	expect(t, "templates", fmt.Sprint(data), "[10.1.1.1:0 192.168.10.101:5060sipa 10.1.1.1:0 192.168.10.101:5060sipb 10.1.1.1:0 192.168.10.101:5060sipc]")
 }

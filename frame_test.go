@@ -106,7 +106,8 @@ type pkt struct {
 	src, dst      string // addr:port
 	flags         string // of TCP: S, A, F, R, P
 	ttl           uint8
-	size          int // payload bytes
+	size          int    // payload bytes
+	payload       string // instead
 	df            bool
 	vlan          uint16
 	fragID        uint16
@@ -179,7 +180,11 @@ func (p pkt) frame(t testing.TB) []byte {
 			stack = append(stack, &layers.SCTP{SrcPort: layers.SCTPPort(src.Port()), DstPort: layers.SCTPPort(dst.Port())})
 		}
 	}
-	stack = append(stack, gopacket.Payload(make([]byte, p.size)))
+	payload := gopacket.Payload(make([]byte, p.size))
+	if p.payload != "" {
+		payload = gopacket.Payload(p.payload)
+	}
+	stack = append(stack, payload)
 	return serialize(t, stack...)
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/packet"
+	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
 	"github.com/ulvs/ulvs/service"
 )
@@ -169,7 +170,18 @@ func (d *Director) plain(s *virtual, a *attempt) (conn.ID, *dest) {
 // persistent is scheduling by template (ip_vs_sched_persist).
 func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 	own := a.p.Flow.VirtualPort() == s.Port
-	key := s.form.Key((*[5]uint64)(&a.p.Flow), own && s.Port != ftpPort)
+	base := s.form.Key((*[5]uint64)(&a.p.Flow), own && s.Port != ftpPort)
+	key := base
+	var call []byte
+	if s.Persistence.Engine != "" {
+		// Only UDP messages with a Call-ID are served (ip_vs_sip_fill_param).
+		var ok bool
+		if call, ok = callID(a); !ok {
+			d.drop(a.f, dropEngine)
+			return 0, nil
+		}
+		key = base.With(call)
+	}
 	ct, found := d.templates.Lookup(&key)
 	var dst *dest
 	if found {
@@ -191,6 +203,9 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 		}
 		dst.Bind(true, false)
 		dst.refs++
+		if call != nil {
+			d.templates.Describe(ct, base, s.Persistence.Engine, call)
+		}
 	}
 	if a.oneShot {
 		d.templates.Control(ct, a.tick)
@@ -203,6 +218,15 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 		d.templates.Control(ct, a.tick)
 	}
 	return id, dst
+}
+
+// callID is what the engine finds in the packet.
+func callID(a *attempt) ([]byte, bool) {
+	const udpHeader = 8
+	if a.p.Kind != packet.UDP || a.quoted || a.p.L4+udpHeader >= a.p.End {
+		return nil, false
+	}
+	return persist.CallID(a.f.Data[a.p.L4+udpHeader : a.p.End])
 }
 
 // once counts a connection of one packet, which is over at once but may have
@@ -337,6 +361,7 @@ const (
 	dropChecksum
 	dropFragment
 	dropDefense
+	dropEngine
 	dropCauses
 )
 
@@ -358,6 +383,7 @@ var dropNames = [dropCauses]string{
 	dropChecksum:      "drop_checksum",     // ICMP errors
 	dropFragment:      "drop_fragment",
 	dropDefense:       "drop_defense", // drop_packet
+	dropEngine:        "drop_engine",  // nothing in it for the persistence engine
 }
 
 // drop ends a frame. An answer may follow.

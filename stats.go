@@ -178,6 +178,7 @@ func (d *Director) templateStatus(id persist.ID, now uint32) ConnStatus {
 		Dest:  netip.AddrPortFrom(dst.Addr, 0),
 		State: d.templates.StateName(id), Expires: d.templates.Expires(id, now), Template: true,
 	}
+	c.Engine, c.EngineData = d.templates.Engine(id)
 	const gone = 65535
 	switch {
 	case d.templates.Invalid(id):

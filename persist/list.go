@@ -6,8 +6,13 @@ import (
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
-// Key is the key of a template; see Invalid.
-func (t *Table) Key(id ID) *Key { return (*Key)(t.t.Key(uint32(id))) }
+// Key is the key of a template, without an engine's data; see Invalid.
+func (t *Table) Key(id ID) Key {
+	if d, ok := t.described[id]; ok {
+		return d.key
+	}
+	return Key(*t.t.Key(uint32(id)))
+}
 
 // Dest is the number of the template's real server.
 func (t *Table) Dest(id ID) uint32 { return uint32(t.t.Value(uint32(id)) & shtab.MaxValue) }

@@ -72,6 +72,8 @@ type Table struct {
 	ended   func(ID)
 	evicted uint64
 
+	described map[ID]engineTemplate
+
 	oldest, newest uint32 // of those that control nothing, as index+1
 	free           []func()
 }
@@ -227,6 +229,7 @@ func (t *Table) fire(i uint32) {
 // end removes a template that controls nothing.
 func (t *Table) end(i uint32) {
 	t.ended(ID(i))
+	delete(t.described, ID(i))
 	t.wheel.Unset(i)
 	t.wake(i)
 	t.t.Remove(i)
