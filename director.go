@@ -61,8 +61,10 @@ type Options struct {
 const (
 	// fragments is how many fragmented datagrams are followed at a time, and
 	// fragmentLife for how long (net.ipv4.ipfrag_time).
-	fragments    = 8192
-	fragmentLife = 30 * hz
+	fragments = 8192
+	// earlyFragments is how many wait for their first.
+	earlyFragments = 1024
+	fragmentLife   = 30 * hz
 )
 
 // Director is a Linux Virtual Server: services, their real servers, and the
@@ -91,6 +93,7 @@ type Director struct {
 	conns      *conn.Table
 	templates  *persist.Table
 	fragments  *fragment.Table
+	early      *fragment.Hold[dataplane.Frame] // that came before their first
 	sysctl     *sysctl.Values
 	defense    defense
 	drops      drops
@@ -132,7 +135,7 @@ func New(o Options) (*Director, error) {
 		plane: o.Plane, resolver: o.Resolver, mac: o.MAC, log: o.Log, clock: o.Clock,
 		marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true),
 		table: newTable(), sysctl: sysctl.Defaults(),
-		fragments: fragment.New(fragments, fragmentLife), scratch: make(chan *scratch, 64),
+		fragments: fragment.New(fragments, fragmentLife), early: fragment.NewHold[dataplane.Frame](earlyFragments, fragmentLife), scratch: make(chan *scratch, 64),
 	}
 	now := tickOf(o.Clock())
 	d.nextEst = now + 2*hz

@@ -152,21 +152,6 @@ func (d *Director) transport(f *dataplane.Frame, p *packet.Packet, hash uint64, 
 	}
 }
 
-// What the director keeps in a connection's owner bits: whether it is listed
-// with its real server's port, and the forwarding method that the server had
-// when it was made (ip_vs_bind_dest copies it).
-const ownDestPort = 1
-
-func ownerBits(destPort bool, m ForwardMethod) uint8 {
-	bits := uint8(m) << 1
-	if destPort {
-		bits |= ownDestPort
-	}
-	return bits
-}
-
-func methodOf(owner uint8) ForwardMethod { return ForwardMethod(owner >> 1) }
-
 // opens reports whether a packet opens a connection (is_new_conn).
 func opens(p *packet.Packet) bool {
 	switch p.Kind {
@@ -284,21 +269,36 @@ func tooBig(f *dataplane.Frame, p *packet.Packet, mtu int) bool {
 	return p.Kind != packet.ICMP
 }
 
-// firstFragment remembers where a datagram's first fragment went; those that
-// follow go there too, and those of a datagram that was passed on are the
-// host's.
+// firstFragment remembers where a datagram's first fragment went. Those that
+// follow go there too, and those that came before it go now; those of a
+// datagram that was passed on are the host's.
 func (d *Director) firstFragment(f *dataplane.Frame, p *packet.Packet, to *dest, tick uint32) {
-	if f.Verdict == dataplane.Transmit && f.Hop != nil {
-		d.fragments.First(p, to.ID, tick)
+	if f.Verdict != dataplane.Transmit || f.Hop == nil {
+		return
+	}
+	d.fragments.First(p, to.ID, tick)
+	for _, e := range d.early.Take(p, tick) {
+		var q packet.Packet
+		q.Parse(e.Data)
+		d.account(to, &q)
+		if d.transmit(&e, &q, to, to.conf.Forward); e.Verdict == dataplane.Transmit {
+			d.plane.Send(&e)
+		}
 	}
 }
 
-// laterFragment sends a fragment without ports after its datagram's first.
+// laterFragment sends a fragment without ports after its datagram's first, or
+// keeps it until that comes.
 func (d *Director) laterFragment(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	id, ok := d.fragments.Later(p, tick)
 	if !ok {
+		if !d.isVIP(p.Dest()) {
+			return
+		}
+		e := dataplane.Frame{Data: append([]byte(nil), f.Data...), Offload: f.Offload, In: f.In}
+		d.drops[dropFragment] += uint64(d.early.Add(p, e, tick))
 		if d.standsFor(p.Dest()) {
-			d.drop(f, dropFragment)
+			f.Verdict = dataplane.Drop
 		}
 		return
 	}

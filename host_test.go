@@ -95,7 +95,17 @@ func TestFragments(t *testing.T) {
 		return pkt{proto: "udp", src: "10.1.1.1:0", dst: vip + ":53", size: 100, fragID: id, fragOffset: 126}
 	}
 	expect(t, "in order", b.sends(first(1, 1), first(2, 2), later(1), later(2), later(1)), "r1 r0 r1 r0 r1")
-	expect(t, "without a first", b.send(later(3)), "drop")
+	expect(t, "before their first", b.sends(later(3), later(3), first(3, 3)), "drop drop r1")
+	sent := b.plane.Sent()
+	if len(sent) != 2 || b.fate(sent[0]) != "r1" || b.fate(sent[1]) != "r1" {
+		t.Errorf("%d were sent after it", len(sent))
+	}
 	b.move(30 * time.Second)
 	expect(t, "too late", b.send(later(1)), "drop")
+	expect(t, "too late for the first", b.sends(later(4)), "drop")
+	b.move(31 * time.Second)
+	expect(t, "a new one", b.sends(later(5), first(4, 4)), "drop r0")
+	if n := len(b.plane.Sent()); n != 0 {
+		t.Errorf("%d were sent after 30 s", n)
+	}
 }

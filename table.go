@@ -248,3 +248,18 @@ func (t *table) estimate() {
 		}
 	}
 }
+
+// What the director keeps in a connection's owner bits: whether it is listed
+// with its real server's port, and the forwarding method that the server had
+// when it was made (ip_vs_bind_dest copies it).
+const ownDestPort = 1
+
+func ownerBits(destPort bool, m ForwardMethod) uint8 {
+	bits := uint8(m) << 1
+	if destPort {
+		bits |= ownDestPort
+	}
+	return bits
+}
+
+func methodOf(owner uint8) ForwardMethod { return ForwardMethod(owner >> 1) }

@@ -237,6 +237,15 @@ func (p *Plane) makeSender(ifindex int) *sender {
 	return s
 }
 
+// Send implements dataplane.Plane.
+func (p *Plane) Send(f *dataplane.Frame) {
+	if f.Hop != nil && f.Hop.Neighbor().State != dataplane.HopReachable && f.Hop.Park(f, p.sendParked) {
+		p.c.parked.Add(1)
+		return
+	}
+	p.sendParked(f)
+}
+
 // sendParked sends a frame that waited for its hop.
 func (p *Plane) sendParked(f *dataplane.Frame) {
 	// Without a hop it is an answer, in its place.

@@ -169,6 +169,14 @@ func address(frame []byte, n *dataplane.Neighbor) {
 	}
 }
 
+// Send implements dataplane.Plane: the frame is among Sent.
+func (p *Plane) Send(f *dataplane.Frame) {
+	if f.Hop != nil && f.Hop.Neighbor().State != dataplane.HopReachable && f.Hop.Park(f, p.late) {
+		return
+	}
+	p.late(f)
+}
+
 // late sends a frame that was parked.
 func (p *Plane) late(f *dataplane.Frame) {
 	p.mu.Lock()
