@@ -9,14 +9,22 @@ import "sync/atomic"
 // The zero value is a quiescent destination without connections. Reading is
 // safe at any time; changes are made under the director's lock.
 type Dest struct {
-	// ID is the owner's number of it; set before the first use.
-	ID uint32
+	// ID is the owner's number of it; Addr and Port are the real server's
+	// address (an IPv4 address in the first four bytes) and its port in host
+	// order; IPv6 is the service's family, by which an address is hashed. They
+	// are set before the first use.
+	ID   uint32
+	Addr [16]byte
+	Port uint16
+	IPv6 bool
 
 	weight               atomic.Int32
 	active, inact, templ atomic.Int32
 	overloaded           atomic.Bool
 	upper, lower         uint32
-	pos                  int // index in the list of its scheduler, -1 when removed
+	lastWeight           int32 // the last that was not 0, since it was enlisted
+	pos                  int   // index in the list of its scheduler; -1 when removed, for those that ask
+	held                 int   // how often a scheduler remembers it
 }
 
 // Weight is 0 to 2^31-1.
@@ -41,10 +49,25 @@ func (d *Dest) PersistConns() uint32 { return uint32(d.templ.Load()) }
 // usable is what rr, wrr and others ask of a destination.
 func (d *Dest) usable() bool { return !d.overloaded.Load() && d.weight.Load() > 0 }
 
+// Held reports that the service's scheduler remembers the destination, though
+// it may have been removed: if it comes back, it is to be the same Dest
+// (the kernel's references, ip_vs_dest_hold).
+func (d *Dest) Held() bool { return d.held > 0 }
+
+// Enlist is Set for a destination that is about to be added, for the first
+// time or again: what weight it had before is forgotten.
+func (d *Dest) Enlist(weight int32, upper, lower uint32) {
+	d.lastWeight = 0
+	d.Set(weight, upper, lower)
+}
+
 // Set gives the destination its configuration. Overload ends when the upper
 // threshold is lifted or raised (ip_vs_ctl.c, __ip_vs_update_dest).
 func (d *Dest) Set(weight int32, upper, lower uint32) {
 	d.weight.Store(weight)
+	if weight != 0 {
+		d.lastWeight = weight
+	}
 	if upper == 0 || upper > d.upper {
 		d.overloaded.Store(false)
 	}

@@ -54,13 +54,44 @@ type Scheduler interface {
 	Updated(dests []*Dest, d *Dest)
 }
 
+// Flagged is a Scheduler to which flags mean something. SetFlags changes them
+// and keeps what the scheduler knows (ip_vs_ctl.c, ip_vs_edit_service). To
+// other schedulers new flags are nothing new.
+type Flagged interface {
+	SetFlags(Flags)
+}
+
+// Forgetful is a Scheduler that forgets what was not used for a time: lblc,
+// lblcr. SetExpiration is sysctl net.ipv4.vs.lblc_expiration, or
+// lblcr_expiration, which goes for what is remembered already too.
+type Forgetful interface {
+	SetExpiration(time.Duration)
+}
+
+// Closer is a Scheduler that holds destinations (Dest.Held) beyond their place
+// in the list. Close lets go of them; the scheduler is not used after it.
+type Closer interface {
+	Close()
+}
+
 // ErrUnknown says that no scheduler has the name.
 var ErrUnknown = errors.New("sched: unknown scheduler")
 
 var makers = map[string]func([]*Dest, Flags) Scheduler{
-	"rr":  newRR,
-	"wrr": newWRR,
-	"wlc": newWLC,
+	"rr":    newRR,
+	"wrr":   newWRR,
+	"lc":    newLC,
+	"wlc":   newWLC,
+	"lblc":  newLBLC,
+	"lblcr": newLBLCR,
+	"dh":    newDH,
+	"sh":    newSH,
+	"sed":   newSED,
+	"nq":    newNQ,
+	"fo":    newFO,
+	"ovf":   newOVF,
+	"mh":    newMH,
+	"twos":  newTwos,
 }
 
 // New makes the scheduler called name, as ipvsadm -s spells it, for a service

@@ -3,31 +3,35 @@ package sched
 // wlc is weighted least connection (ip_vs_wlc.c): the destination with the
 // least load for its weight, where an active connection counts 256 times an
 // inactive one; the first of equals.
-type wlc struct{ dests []*Dest }
+type wlc struct{ list }
 
-func newWLC(dests []*Dest, _ Flags) Scheduler { return &wlc{dests} }
+func newWLC(dests []*Dest, _ Flags) Scheduler { return &wlc{list{dests}} }
 
-func (s *wlc) Schedule(*Request) *Dest {
+func (s *wlc) Schedule(*Request) *Dest { return s.leastLoaded() }
+
+// list is the destinations, for schedulers that keep nothing else.
+type list struct{ dests []*Dest }
+
+func (l *list) Added(dests []*Dest, _ *Dest)   { l.dests = dests }
+func (l *list) Removed(dests []*Dest, _ *Dest) { l.dests = dests }
+func (l *list) Updated(dests []*Dest, _ *Dest) { l.dests = dests }
+
+// leastLoaded is the usable destination with the least load for its weight, or
+// nil.
+func (l *list) leastLoaded() *Dest {
 	var least *Dest
-	var load int64
-	for _, d := range s.dests {
-		if d.Overloaded() {
-			continue
-		}
-		w := int64(d.Weight())
-		if least == nil {
-			if w > 0 {
-				least, load = d, d.overhead()
-			}
-			continue
-		}
-		// load/least.weight > o/w without division. A quiescent d never wins:
-		// the left side is 0 then.
-		if o := d.overhead(); load*w > o*int64(least.Weight()) {
-			least, load = d, o
+	for _, d := range l.dests {
+		if d.usable() && (least == nil || d.lighter(least)) {
+			least = d
 		}
 	}
 	return least
+}
+
+// lighter reports whether d has less load for its weight than e. Neither is
+// quiescent: d/w < e/w without division.
+func (d *Dest) lighter(e *Dest) bool {
+	return e.overhead()*int64(d.Weight()) > d.overhead()*int64(e.Weight())
 }
 
 // overhead is what connections cost a destination
@@ -35,7 +39,3 @@ func (s *wlc) Schedule(*Request) *Dest {
 func (d *Dest) overhead() int64 {
 	return int64(d.active.Load())<<8 + int64(d.inact.Load())
 }
-
-func (s *wlc) Added(dests []*Dest, _ *Dest)   { s.dests = dests }
-func (s *wlc) Removed(dests []*Dest, _ *Dest) { s.dests = dests }
-func (s *wlc) Updated(dests []*Dest, _ *Dest) { s.dests = dests }
