@@ -273,7 +273,7 @@ func (d *Director) leave(s *virtual, a *attempt) {
 func (d *Director) accept(f *dataplane.Frame, p *packet.Packet, s *virtual) {
 	to := p.Dest()
 	if d.resolver.Local(to) {
-		if s == nil || !s.claims(p.Flow.VirtualPort()) || !d.plane.Withholds() {
+		if !d.plane.Withholds() || !d.table.claimed(s, to, p) {
 			return
 		}
 	} else if !d.isVIP(to) {

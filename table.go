@@ -7,6 +7,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/estimator"
 	"github.com/ulvs/ulvs/fwmark"
+	"github.com/ulvs/ulvs/packet"
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
 	"github.com/ulvs/ulvs/service"
@@ -226,12 +227,23 @@ func (s *virtual) claim() []dataplane.Claim {
 	return []dataplane.Claim{c, data, passive}
 }
 
-// claims reports whether a packet of the service to this port is claimed.
-func (s *virtual) claims(port uint16) bool {
-	if s.Mark != 0 {
+// claimed reports whether a packet to an address is among the claims. s is its
+// service, or nil.
+func (t *table) claimed(s *virtual, to netip.Addr, p *packet.Packet) bool {
+	if s != nil && s.Mark != 0 {
 		return true
 	}
-	return s.Port == 0 || port == s.Port || s.ftp() && (port == ftpDataPort || port >= service.Unprivileged)
+	k := service.KeyOf(to, p.Proto, p.Flow.VirtualPort())
+	if t.Find(k) != nil {
+		return true
+	}
+	port := k.Port
+	if k.Port = 0; t.Find(k) != nil {
+		return true
+	}
+	k.Port = ftpPort
+	ftp := t.Find(k)
+	return ftp != nil && ftp.ftp() && (port == ftpDataPort || port >= service.Unprivileged)
 }
 
 // ftp reports a service that has FTP's data connections too.

@@ -12,7 +12,8 @@ type Unreachable uint8
 const (
 	// HostUnreachable is code 1, and address unreachable (3) in IPv6.
 	HostUnreachable Unreachable = 1
-	// ProtocolUnreachable is code 2. IPv6 has no such code.
+	// ProtocolUnreachable is code 2; in IPv6 a parameter problem (4), unknown
+	// next header (1).
 	ProtocolUnreachable Unreachable = 2
 	// PortUnreachable is code 3, and port unreachable (4) in IPv6.
 	PortUnreachable Unreachable = 3
@@ -60,7 +61,8 @@ func (p *Packet) AnswerableByError(frame []byte) bool {
 // AppendUnreachable appends an ICMP destination unreachable about frame. src is
 // its source, or the address that the packet was sent to when it is not valid.
 // dst is returned as it was when the packet is not AnswerableByError, when src
-// is of the other family, and for ProtocolUnreachable in IPv6.
+// is of the other family, and for ProtocolUnreachable about an IPv6 packet with
+// extension headers.
 func AppendUnreachable(dst, frame []byte, p *Packet, src netip.Addr, what Unreachable) []byte {
 	if !p.Is6 {
 		return appendError(dst, frame, p, src, 3, uint8(what), 0)
@@ -70,6 +72,13 @@ func AppendUnreachable(dst, frame []byte, p *Packet, src netip.Addr, what Unreac
 		return appendError(dst, frame, p, src, 1, 3, 0)
 	case PortUnreachable:
 		return appendError(dst, frame, p, src, 1, 4, 0)
+	case ProtocolUnreachable:
+		// Where the packet has the number that nobody knows: in the IPv6
+		// header, if no extension header is between.
+		const ownHeader, nextHeader = 40, 6
+		if p.L4-p.L3 == ownHeader {
+			return appendError(dst, frame, p, src, 4, 1, nextHeader)
+		}
 	}
 	return dst
 }
