@@ -282,15 +282,16 @@ func (d *Director) sweepNoDest() {
 }
 
 // claim tells the plane what the director answers for, as it will be when more
-// has been applied. When claiming takes long, because there are many services,
-// commands do not wait for it each time: the next Tick does it, for all of them.
-// The caller holds ctl.
+// has been applied. Where there are very many services, of which a restore adds
+// one after the other, commands do not wait for it each time: the next Tick
+// does it for all of them. The caller holds ctl.
 func (d *Director) claim(more func(*dataplane.Claims)) error {
-	const long = 5 * time.Millisecond
-	if d.claimCost > long && more != nil && time.Since(d.claimed) < 4*d.claimCost {
-		d.fwd.Lock()
-		d.claimDue = true
-		d.fwd.Unlock()
+	const many = 200
+	d.fwd.Lock()
+	later := more != nil && d.table.Len() >= many && time.Since(d.claimed) < 4*d.claimCost
+	d.claimDue = d.claimDue || later
+	d.fwd.Unlock()
+	if later {
 		return nil
 	}
 	d.fwd.Lock()

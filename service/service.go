@@ -127,6 +127,9 @@ func (t *Table[S]) Lookup(k Key, mark uint32) *S {
 	return nil
 }
 
+// Len is how many services there are.
+func (t *Table[S]) Len() int { return len(t.byAddr) + len(t.byMark) }
+
 // Marks are the marks of a family's services, sorted.
 func (t *Table[S]) Marks(ipv6 bool) []uint32 {
 	var marks []uint32
