@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -17,18 +18,26 @@ import (
 //
 //	init                     the program conformance/uml, which the guest runs as process 1
 //	lib/modules              -> the modules of user-mode Linux
-//	scenarios/NAME           what to play
+//	scenarios/NAME           what to play, as it comes; removed when it was played
 //	answers/NAME             what the kernel did, or
 //	errors/NAME              why it could not be asked
-//	kernel                   the kernel's release, written last
+//	kernel                   the kernel's release, written first
+//	stop                     to have the guest end
+//
+// Files appear under their names complete.
 const (
 	ScenarioDir = "scenarios"
 	AnswerDir   = "answers"
 	ErrorDir    = "errors"
 	KernelFile  = "kernel"
+	StopFile    = "stop"
 
 	modulesFrom = "/usr/lib/uml/modules"
 )
+
+// QuickSuffix ends the names of scenarios that are to be played with
+// Kernel{Quick: true}.
+const QuickSuffix = ".quick"
 
 // ErrNoGuest says that user-mode Linux is not installed.
 var ErrNoGuest = errors.New("no user-mode Linux: apt-get install user-mode-linux ipvsadm iptables")
@@ -41,48 +50,155 @@ type Guest struct {
 	Log func(string)
 }
 
-// Play boots the guest once, plays all scenarios (text by name), and returns
-// the kernel's release and the answers by name. The error lists what failed;
-// the other scenarios' answers are good all the same.
+// Play boots a guest, plays all scenarios (text by name), and returns the
+// kernel's release and the answers by name. The error lists what failed; the
+// other scenarios' answers are good all the same.
 func (g Guest) Play(ctx context.Context, scenarios map[string]string) (kernel string, answers map[string][]string, err error) {
-	uml, err := exec.LookPath("linux.uml")
+	r, err := g.Boot(ctx)
 	if err != nil {
-		return "", nil, ErrNoGuest
+		return "", nil, err
 	}
-	if _, err := os.Stat(modulesFrom); err != nil {
-		return "", nil, fmt.Errorf("%w (%w)", ErrNoGuest, err)
+	defer func() { err = errors.Join(err, r.Close()) }()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	answers = make(map[string][]string)
+	var errs []error
+	for name, text := range scenarios {
+		wg.Go(func() {
+			got, err := r.Ask(ctx, name, text)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", name, err))
+				return
+			}
+			answers[name] = got
+		})
 	}
-	// The guest runs on this host's files, so these must be here too.
-	for _, program := range []string{"ipvsadm", "iptables-legacy", "ip6tables-legacy", "sysctl"} {
-		if _, err := exec.LookPath(program); err != nil {
-			return "", nil, fmt.Errorf("%w (%w)", ErrNoGuest, err)
-		}
+	wg.Wait()
+	return r.Kernel, answers, errors.Join(errs...)
+}
+
+// Running is a guest that has booted. Its methods may be called from any
+// goroutine.
+type Running struct {
+	Kernel string // release
+
+	guest   Guest
+	dir     string
+	cancel  func()
+	ended   chan struct{} // closed after console and err were set
+	console string
+	err     error
+}
+
+// Boot boots a guest. ctx ends it.
+func (g Guest) Boot(ctx context.Context) (*Running, error) {
+	uml, err := g.installed()
+	if err != nil {
+		return nil, err
 	}
 	dir, err := os.MkdirTemp("", "ulvs-guest")
 	if err != nil {
-		return "", nil, err
+		return nil, err
 	}
-	defer os.RemoveAll(dir)
-	if err := g.fill(ctx, dir, scenarios); err != nil {
-		return "", nil, err
+	if err := g.fill(ctx, dir); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	console, err := boot(ctx, uml, dir)
-	if g.Log != nil {
-		g.Log(console)
-	}
+	ctx, cancel := context.WithCancel(ctx)
+	r := &Running{guest: g, dir: dir, cancel: cancel, ended: make(chan struct{})}
+	go func() {
+		defer close(r.ended)
+		r.console, r.err = boot(ctx, uml, dir)
+	}()
+	release, err := r.file(ctx, KernelFile)
 	if err != nil {
-		return "", nil, fmt.Errorf("user-mode Linux: %w; its console:\n%s", err, console)
+		return nil, errors.Join(err, r.Close())
 	}
-	release, err := os.ReadFile(filepath.Join(dir, KernelFile))
+	r.Kernel = strings.TrimSpace(release)
+	return r, nil
+}
+
+// installed finds user-mode Linux and what its guest needs of this host.
+func (g Guest) installed() (uml string, err error) {
+	if uml, err = exec.LookPath("linux.uml"); err != nil {
+		return "", ErrNoGuest
+	}
+	if _, err := os.Stat(modulesFrom); err != nil {
+		return "", fmt.Errorf("%w (%w)", ErrNoGuest, err)
+	}
+	for _, program := range []string{"ipvsadm", "iptables-legacy", "ip6tables-legacy", "sysctl", "stdbuf"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return "", fmt.Errorf("%w (%w)", ErrNoGuest, err)
+		}
+	}
+	return uml, nil
+}
+
+// Ask plays one scenario. Names must differ.
+func (r *Running) Ask(ctx context.Context, name, text string) ([]string, error) {
+	to := filepath.Join(r.dir, ScenarioDir, name)
+	if err := os.WriteFile(filepath.Join(r.dir, name+".part"), []byte(text), 0o644); err != nil {
+		return nil, err
+	}
+	if err := os.Rename(filepath.Join(r.dir, name+".part"), to); err != nil {
+		return nil, err
+	}
+	answer, err := r.file(ctx, filepath.Join(AnswerDir, name), filepath.Join(ErrorDir, name))
 	if err != nil {
-		return "", nil, fmt.Errorf("the guest did not finish; its console:\n%s", console)
+		return nil, err
 	}
-	answers, err = collect(dir, scenarios)
-	return strings.TrimSpace(string(release)), answers, err
+	return strings.Split(strings.TrimSuffix(answer, "\n"), "\n"), nil
+}
+
+// file waits for a file of the guest's and returns its content; that of the
+// second is an error.
+func (r *Running) file(ctx context.Context, good string, bad ...string) (string, error) {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if text, err := os.ReadFile(filepath.Join(r.dir, good)); err == nil {
+			return string(text), nil
+		}
+		for _, b := range bad {
+			if text, err := os.ReadFile(filepath.Join(r.dir, b)); err == nil {
+				return "", errors.New(string(text))
+			}
+		}
+		select {
+		case <-r.ended:
+			return "", fmt.Errorf("the guest ended (%w); its console:\n%s", r.err, r.console)
+		case <-ctx.Done():
+			return "", ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// Close ends the guest.
+func (r *Running) Close() error {
+	defer os.RemoveAll(r.dir)
+	defer r.cancel()
+	if err := os.WriteFile(filepath.Join(r.dir, StopFile), nil, 0o644); err != nil {
+		return err
+	}
+	select {
+	case <-r.ended:
+	case <-time.After(20 * time.Second):
+		r.cancel()
+		<-r.ended
+	}
+	if r.guest.Log != nil {
+		r.guest.Log(r.console)
+	}
+	if r.err != nil {
+		return fmt.Errorf("user-mode Linux: %w; its console:\n%s", r.err, r.console)
+	}
+	return nil
 }
 
 // fill prepares the guest's folder.
-func (g Guest) fill(ctx context.Context, dir string, scenarios map[string]string) error {
+func (g Guest) fill(ctx context.Context, dir string) error {
 	for _, sub := range []string{ScenarioDir, AnswerDir, ErrorDir, "lib"} {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
 			return err
@@ -90,11 +206,6 @@ func (g Guest) fill(ctx context.Context, dir string, scenarios map[string]string
 	}
 	if err := os.Symlink(modulesFrom, filepath.Join(dir, "lib", "modules")); err != nil {
 		return err
-	}
-	for name, text := range scenarios {
-		if err := os.WriteFile(filepath.Join(dir, ScenarioDir, name), []byte(text), 0o644); err != nil {
-			return err
-		}
 	}
 	build := exec.CommandContext(ctx, "go", "build", "-o", filepath.Join(dir, "init"), "./conformance/uml")
 	build.Dir = g.Module
@@ -121,21 +232,4 @@ func boot(ctx context.Context, uml, dir string) (console string, err error) {
 		err = ctx.Err()
 	}
 	return strings.ReplaceAll(out.String(), "\r", ""), err
-}
-
-func collect(dir string, scenarios map[string]string) (map[string][]string, error) {
-	answers := make(map[string][]string)
-	var errs []error
-	for name := range scenarios {
-		text, err := os.ReadFile(filepath.Join(dir, AnswerDir, name))
-		if err == nil {
-			answers[name] = strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
-			continue
-		}
-		if why, readErr := os.ReadFile(filepath.Join(dir, ErrorDir, name)); readErr == nil {
-			err = errors.New(string(why))
-		}
-		errs = append(errs, fmt.Errorf("%s: %w", name, err))
-	}
-	return answers, errors.Join(errs...)
 }

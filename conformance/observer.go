@@ -7,17 +7,14 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
-	"time"
 )
 
-// observer collects what became of each packet that was sent. Its methods may
-// be called from any goroutine.
+// observer collects what became of each packet that was sent. One goroutine
+// uses it.
 type observer struct {
-	mu   sync.Mutex
 	sent map[int]*sentPacket
-	// changed is closed and replaced with every outcome.
-	changed chan struct{}
+	// passed is the number of the last barrier that came through.
+	passed int
 }
 
 type sentPacket struct {
@@ -28,7 +25,7 @@ type sentPacket struct {
 }
 
 func newObserver() *observer {
-	return &observer{sent: make(map[int]*sentPacket), changed: make(chan struct{})}
+	return &observer{sent: make(map[int]*sentPacket)}
 }
 
 // expect makes a packet known, before its frame is sent; the frame is kept.
@@ -38,19 +35,14 @@ func (o *observer) expect(p Packet, frame []byte) error {
 	if err != nil {
 		return fmt.Errorf("crafted %v: %w", p, err)
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	o.sent[p.Number] = &sentPacket{Packet: p, datagram: d.bytes}
 	return nil
 }
 
 // answer records an outcome without a frame.
 func (o *observer) answer(number int, outcome string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	if s := o.sent[number]; s != nil {
 		s.answered = append(s.answered, outcome)
-		o.wake()
 	}
 }
 
@@ -63,8 +55,10 @@ func (o *observer) atServer(server string, frame []byte) {
 	if err != nil {
 		return // not IP, so not one of ours
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	if n, ok := barrierNumber(d); ok {
+		o.passed = n
+		return
+	}
 	s := o.sent[d.number]
 	if s == nil || d.src != s.Src.Addr() || d.dst != s.Dst.Addr() {
 		return
@@ -77,7 +71,6 @@ func (o *observer) atServer(server string, frame []byte) {
 		outcome += " bad-checksum"
 	}
 	s.arrived = append(s.arrived, outcome)
-	o.wake()
 }
 
 // atClient records a frame that the client received, if it answers a packet.
@@ -89,27 +82,20 @@ func (o *observer) atClient(frame []byte) {
 	if err != nil {
 		return
 	}
+	if n, ok := barrierNumber(d); ok {
+		o.passed = n
+		return
+	}
 	number, outcome := readAnswer(d)
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	s := o.sent[number]
 	if outcome == "" || s == nil || d.dst != s.Src.Addr() {
 		return
 	}
 	s.answered = append(s.answered, outcome)
-	o.wake()
-}
-
-// wake is called with the lock held.
-func (o *observer) wake() {
-	close(o.changed)
-	o.changed = make(chan struct{})
 }
 
 // outcome is what became of a packet so far, in words.
 func (o *observer) outcome(number int) string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
 	s := o.sent[number]
 	all := append(slices.Sorted(slices.Values(s.arrived)), slices.Sorted(slices.Values(s.answered))...)
 	if len(all) == 0 {
@@ -118,25 +104,14 @@ func (o *observer) outcome(number int) string {
 	return strings.Join(all, ", ")
 }
 
-// settle waits until each packet of a batch has an outcome, or until nothing
-// has happened for patience. Outcomes that come later still count.
-func (o *observer) settle(first, count int, patience time.Duration) {
-	for {
-		o.mu.Lock()
-		changed, missing := o.changed, false
-		for n := first; n < first+count; n++ {
-			missing = missing || len(o.sent[n].arrived)+len(o.sent[n].answered) == 0
-		}
-		o.mu.Unlock()
-		if !missing {
-			return
-		}
-		select {
-		case <-changed:
-		case <-time.After(patience):
-			return
+// missing reports whether a packet of a batch has no outcome yet.
+func (o *observer) missing(first, count int) bool {
+	for n := first; n < first+count; n++ {
+		if len(o.sent[n].arrived)+len(o.sent[n].answered) == 0 {
+			return true
 		}
 	}
+	return false
 }
 
 const etherLen = 14

@@ -34,46 +34,108 @@ type Options struct {
 	// NoVIP leaves the virtual addresses off the director's interface: the
 	// director has to answer for them itself.
 	NoVIP bool
-	// Patience is how long nothing must happen before the packets of a batch
-	// that are still missing are given up; 0 is 300 ms.
+	// NoResolve gives all packets to the director, and saves asking who has
+	// their destinations.
+	NoResolve bool
+	// Patience is how long, after the barrier behind a batch, packets of the
+	// batch may still appear; 0 is 10 ms.
 	Patience time.Duration
 }
 
 // Play plays a scenario on a stage of its own and returns the answers, line by
 // line.
 func Play(ctx context.Context, sc *Scenario, subject Subject, opt Options) (answers []string, err error) {
-	if opt.Patience == 0 {
-		opt.Patience = 300 * time.Millisecond
-	}
+	t := Theatre{Subject: subject, Options: opt}
+	defer func() { err = errors.Join(err, t.Close()) }()
+	return t.Play(ctx, sc)
+}
+
+// Theatre plays scenarios one after the other, each against a fresh director.
+// The rest of the stage stays: that is quicker.
+type Theatre struct {
+	Subject Subject
+	Options Options
+
+	stage *stage
+	plays int // on this stage
+}
+
+// turns is how many plays a stage sees. Old directors' namespaces are kept as
+// long as the stage.
+const turns = 30
+
+// Play plays a scenario and returns the answers, line by line.
+func (t *Theatre) Play(ctx context.Context, sc *Scenario) (answers []string, err error) {
 	var vips []netip.Addr
-	if !opt.NoVIP {
+	if !t.Options.NoVIP {
 		vips = sc.VIPs
 	}
-	st, err := newStage(vips)
-	if err != nil {
+	defer func() {
+		if err != nil { // whatever the state is now, nobody shall inherit it
+			err = errors.Join(err, t.Close())
+		}
+	}()
+	if err := t.set(vips); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, st.close()) }()
-	p := &player{stage: st, observer: newObserver(), patience: opt.Patience, next: 1}
-	if p.wire, err = newWire(st, p.observer); err != nil {
+	return t.play(ctx, sc)
+}
+
+// set sets the stage.
+func (t *Theatre) set(vips []netip.Addr) (err error) {
+	if t.plays++; t.plays > turns {
+		if err := t.Close(); err != nil {
+			return err
+		}
+	}
+	if t.stage != nil {
+		return t.stage.renew(vips)
+	}
+	t.stage, err = newStage(vips)
+	return err
+}
+
+// Close takes the stage down.
+func (t *Theatre) Close() error {
+	st := t.stage
+	t.stage, t.plays = nil, 0
+	if st == nil {
+		return nil
+	}
+	return st.close()
+}
+
+func (t *Theatre) play(ctx context.Context, sc *Scenario) (answers []string, err error) {
+	p := &player{stage: t.stage, observer: newObserver(), patience: t.Options.Patience, next: 1, resolve: !t.Options.NoResolve}
+	if p.patience == 0 {
+		p.patience = 10 * time.Millisecond
+	}
+	if p.wire, err = newWire(t.stage); err != nil {
 		return nil, err
 	}
 	defer p.wire.close()
-	if p.director, err = subject.Start(ctx, st.director); err != nil {
+	if p.director, err = t.Subject.Start(ctx, t.stage.director); err != nil {
 		return nil, fmt.Errorf("start director: %w", err)
 	}
 	defer func() { err = errors.Join(err, p.director.Close()) }()
+	if s, ok := p.director.(interface{ BarrierService() bool }); ok {
+		p.viaService = s.BarrierService()
+	}
 	for _, step := range sc.Steps {
 		if err := p.step(ctx, step); err != nil {
 			return nil, fmt.Errorf("line %d: %w", step.Line, err)
 		}
 	}
-	time.Sleep(grace)
+	time.Sleep(p.patience)
+	if err := p.wire.hear(p.observer); err != nil {
+		return nil, err
+	}
 	return p.answers(), nil
 }
 
-// grace is for what still travels when a scenario ends: a second copy, say.
-const grace = 50 * time.Millisecond
+// moment is how long a command waits after packets. What a packet ends at
+// once, the kernel ends at its next tick, in the guest within 10 ms.
+const moment = 40 * time.Millisecond
 
 type player struct {
 	stage    *stage
@@ -82,7 +144,12 @@ type player struct {
 	director Director
 	patience time.Duration
 	next     int // number of the next packet
-	record   []entry
+	// barriers counts barriers; viaService says what way they go.
+	barriers   int
+	viaService bool
+	resolve    bool // find out who has an address
+	sent       bool // since the last command
+	record     []entry
 	// clock is when the last sleep should have ended, or the first packet was
 	// sent.
 	clock time.Time
@@ -101,6 +168,10 @@ func (p *player) step(ctx context.Context, s Step) error {
 		return p.sleep(ctx, s.Sleep)
 	case s.Send != nil:
 		return p.send(s.Send)
+	}
+	if p.sent {
+		time.Sleep(moment)
+		p.sent = false
 	}
 	output, exit, err := p.director.Command(ctx, s.Command)
 	if err != nil {
@@ -138,7 +209,10 @@ func (p *player) send(s *Send) error {
 	}
 	first := p.next
 	p.next += s.Count
-	mac, unresolved := p.wire.resolve(s.Dst.Addr())
+	mac, unresolved := p.stage.director.MAC(), error(nil)
+	if p.resolve {
+		mac, unresolved = p.wire.resolve(s.Dst.Addr())
+	}
 	if unresolved != nil && !errors.Is(unresolved, errUnresolved) {
 		return unresolved
 	}
@@ -163,11 +237,14 @@ func (p *player) send(s *Send) error {
 	if unresolved != nil {
 		return nil
 	}
-	if err := p.wire.send(frames); err != nil {
+	p.sent = true
+	if s, ok := p.director.(interface{ Sending() func() }); ok {
+		defer s.Sending()()
+	}
+	if err := p.wire.send(frames...); err != nil {
 		return err
 	}
-	p.observer.settle(first, s.Count, p.patience)
-	return nil
+	return p.settle(first, s.Count)
 }
 
 func (p *player) answers() []string {

@@ -71,6 +71,21 @@ func (s *stage) addHosts(vips []netip.Addr) (err error) {
 	return err
 }
 
+// renew puts a fresh director in the place of the old one, whose cable is
+// pulled: all that a scenario has changed is the director's. What is left of
+// the old one goes with the stage.
+func (s *stage) renew(vips []netip.Addr) error {
+	link, err := s.director.Netlink().LinkByName("eth0")
+	if err != nil {
+		return fmt.Errorf("find the old director's cable: %w", err)
+	}
+	if err := s.director.Netlink().LinkDel(link); err != nil {
+		return fmt.Errorf("pull the old director's cable: %w", err)
+	}
+	s.director, err = s.lab.Add(directorConfig(vips))
+	return err
+}
+
 func hostConfig(name string, n int) lab.HostConfig {
 	return lab.HostConfig{
 		Name: name, MAC: mac(n),

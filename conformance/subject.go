@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -15,30 +16,6 @@ import (
 
 	"github.com/ulvs/ulvs/internal/lab"
 )
-
-// Kernel is the running kernel's own IPVS. A network namespace has an IPVS of
-// its own, so there is nothing to start.
-type Kernel struct{}
-
-// Start implements Subject.
-func (Kernel) Start(_ context.Context, host *lab.Host) (Director, error) {
-	return kernelDirector{host}, nil
-}
-
-type kernelDirector struct{ host *lab.Host }
-
-func (d kernelDirector) Command(ctx context.Context, words []string) (string, int, error) {
-	name, args := words[0], words[1:]
-	switch name {
-	case "iptables", "ip6tables":
-		name += "-legacy" // user-mode Linux has no nf_tables
-	case "sysctl":
-		args = append([]string{"-w"}, args...)
-	}
-	return run(d.host.Command(ctx, name, args...))
-}
-
-func (d kernelDirector) Close() error { return nil }
 
 // run runs a command for its output and exit code.
 func run(c *lab.Cmd) (output string, exit int, err error) {
@@ -87,7 +64,37 @@ func (u Ulvs) Start(ctx context.Context, host *lab.Host) (Director, error) {
 	if err := d.await(ctx); err != nil {
 		return nil, errors.Join(err, d.Close())
 	}
+	if err := d.addBarrier(ctx); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
 	return d, nil
+}
+
+// addBarrier adds the service of barriers.
+func (d *ulvsDirector) addBarrier(ctx context.Context) error {
+	for _, args := range []string{"-A -u %v -s rr -o", "-a -u %v -r 192.168.10.203 -g"} {
+		words := append([]string{"ipvsadm"}, strings.Fields(fmt.Sprintf(args, BarrierService))...)
+		if output, exit, err := d.run(ctx, words); err != nil || exit != 0 {
+			return fmt.Errorf("%s: exit %d, %w: %s", strings.Join(words, " "), exit, err, output)
+		}
+	}
+	return nil
+}
+
+// BarrierService says that barriers have to go through BarrierService.
+func (d *ulvsDirector) BarrierService() bool { return true }
+
+// withoutBarrier cuts the service of barriers out of a listing.
+func withoutBarrier(output string) string {
+	var b strings.Builder
+	name, skip := BarrierService.String(), false
+	for line := range strings.Lines(output) {
+		skip = strings.Contains(line, name) || skip && strings.HasPrefix(line, "  ->")
+		if !skip {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }
 
 type ulvsDirector struct {
@@ -120,6 +127,26 @@ func (d *ulvsDirector) await(ctx context.Context) error {
 }
 
 func (d *ulvsDirector) Command(ctx context.Context, words []string) (string, int, error) {
+	output, exit, err := d.run(ctx, words)
+	if d.claims(words) {
+		time.Sleep(claimTime)
+	}
+	if err == nil && words[0] == "ipvsadm" && slices.ContainsFunc(words, func(w string) bool { return w == "-C" || w == "--clear" }) {
+		err = d.addBarrier(ctx)
+	}
+	return withoutBarrier(output), exit, err
+}
+
+// claimTime is how long the daemon may take, after a command, to keep its host
+// from packets of a new service: it does not always wait for that itself.
+const claimTime = 150 * time.Millisecond
+
+// claims reports whether a command may change what the daemon claims.
+func (d *ulvsDirector) claims(words []string) bool {
+	return strings.HasSuffix(words[0], "tables") || slices.ContainsFunc(words, func(w string) bool { return w == "-A" || w == "-D" || w == "-C" })
+}
+
+func (d *ulvsDirector) run(ctx context.Context, words []string) (string, int, error) {
 	select {
 	case <-d.ended:
 		return "", 0, errors.New("the daemon has ended")

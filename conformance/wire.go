@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/ulvs/ulvs/internal/lab"
@@ -17,67 +16,47 @@ import (
 )
 
 // wire holds the packet sockets of a stage: one at the client, which also
-// sends, and one at each real server.
+// sends, and one at each real server. One goroutine uses it: what has arrived
+// waits in the sockets until read, so that after a barrier one look is enough.
 type wire struct {
-	client  *lab.Host
-	tx      *os.File
-	sockets []*os.File
-	readers sync.WaitGroup
-	macs    map[netip.Addr]net.HardwareAddr
+	client *lab.Host
+	ears   []ear // the client's first
+	macs   map[netip.Addr]net.HardwareAddr
+	buf    []byte
 }
 
-// newWire starts to listen; what arrives goes to o.
-func newWire(s *stage, o *observer) (*wire, error) {
-	w := &wire{client: s.client, macs: make(map[netip.Addr]net.HardwareAddr)}
-	tx, err := w.listen(s.client, o.atClient)
-	if err != nil {
-		return nil, err
-	}
-	w.tx = tx
-	for _, h := range s.servers {
-		if _, err := w.listen(h, func(frame []byte) { o.atServer(h.Name(), frame) }); err != nil {
-			w.close()
-			return nil, err
+// ear is a socket, and who hears what arrives there.
+type ear struct {
+	fd   int
+	host string // a server's name; "" is the client
+	mac  net.HardwareAddr
+}
+
+func newWire(s *stage) (*wire, error) {
+	w := &wire{client: s.client, macs: make(map[netip.Addr]net.HardwareAddr), buf: make([]byte, 1<<16)}
+	for i, h := range append([]*lab.Host{s.client}, s.servers...) {
+		e := ear{mac: h.MAC()}
+		if i > 0 {
+			e.host = h.Name()
 		}
+		err := h.Do(func() (err error) {
+			e.fd, err = packetSocket(h.Index())
+			return err
+		})
+		if err != nil {
+			w.close()
+			return nil, fmt.Errorf("packet socket in %s: %w", h.Name(), err)
+		}
+		w.ears = append(w.ears, e)
 	}
 	return w, nil
 }
 
-// listen gives the frames that are addressed to the host to f.
-func (w *wire) listen(h *lab.Host, f func([]byte)) (*os.File, error) {
-	var socket *os.File
-	err := h.Do(func() (err error) {
-		socket, err = packetSocket(h.Index())
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("packet socket in %s: %w", h.Name(), err)
-	}
-	w.sockets = append(w.sockets, socket)
-	mac := h.MAC()
-	w.readers.Add(1)
-	go func() {
-		defer w.readers.Done()
-		buf := make([]byte, 1<<16)
-		for {
-			n, err := socket.Read(buf)
-			if err != nil {
-				return // closed
-			}
-			// The bridge also floods frames to others' addresses.
-			if n >= etherLen && bytes.Equal(buf[:6], mac) {
-				f(buf[:n])
-			}
-		}
-	}()
-	return socket, nil
-}
-
-func packetSocket(ifindex int) (*os.File, error) {
+func packetSocket(ifindex int) (int, error) {
 	// Protocol 0 receives nothing until bind says from which interface.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		return nil, os.NewSyscallError("socket", err)
+		return 0, os.NewSyscallError("socket", err)
 	}
 	// Not our own frames. A kernel before 4.20 shows them; they do no harm.
 	_ = unix.SetsockoptInt(fd, unix.SOL_PACKET, unix.PACKET_IGNORE_OUTGOING, 1)
@@ -87,9 +66,9 @@ func packetSocket(ifindex int) (*os.File, error) {
 	addr := &unix.SockaddrLinklayer{Protocol: bigEndian(unix.ETH_P_ALL), Ifindex: ifindex}
 	if err := unix.Bind(fd, addr); err != nil {
 		unix.Close(fd)
-		return nil, os.NewSyscallError("bind", err)
+		return 0, os.NewSyscallError("bind", err)
 	}
-	return os.NewFile(uintptr(fd), "packet socket"), nil
+	return fd, nil
 }
 
 // bigEndian is htons(3).
@@ -107,7 +86,7 @@ func (w *wire) resolve(a netip.Addr) (net.HardwareAddr, error) {
 		return mac, nil
 	}
 	nl := w.client.Netlink()
-	deadline := time.Now().Add(time.Second)
+	deadline := time.Now().Add(2500 * time.Millisecond) // the first request may be lost, while links come up
 	for first := true; time.Now().Before(deadline); first = false {
 		if first {
 			// "Use" makes the kernel resolve without sending a packet.
@@ -133,18 +112,67 @@ func (w *wire) resolve(a netip.Addr) (net.HardwareAddr, error) {
 }
 
 // send sends frames in order.
-func (w *wire) send(frames [][]byte) error {
+func (w *wire) send(frames ...[]byte) error {
 	for _, f := range frames {
-		if _, err := w.tx.Write(f); err != nil {
+		for {
+			_, err := unix.Write(w.ears[0].fd, f)
+			if err == nil {
+				break
+			}
+			if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOBUFS) {
+				time.Sleep(time.Millisecond)
+				continue
+			}
 			return fmt.Errorf("send: %w", err)
 		}
 	}
 	return nil
 }
 
-func (w *wire) close() {
-	for _, s := range w.sockets {
-		s.Close()
+// hear gives what has arrived to the observer. What was not addressed to the
+// host that heard it is left out: the bridge also floods frames to others.
+func (w *wire) hear(o *observer) error {
+	for _, e := range w.ears {
+		for {
+			n, err := unix.Read(e.fd, w.buf)
+			if errors.Is(err, unix.EAGAIN) {
+				break
+			}
+			if errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENETDOWN) {
+				continue
+			}
+			if err != nil {
+				return os.NewSyscallError("read from packet socket", err)
+			}
+			if n < etherLen || !bytes.Equal(w.buf[:6], e.mac) {
+				continue
+			}
+			if e.host == "" {
+				o.atClient(w.buf[:n])
+			} else {
+				o.atServer(e.host, w.buf[:n])
+			}
+		}
 	}
-	w.readers.Wait()
+	return nil
+}
+
+// wait waits until something arrives, at most for d.
+func (w *wire) wait(d time.Duration) error {
+	fds := make([]unix.PollFd, len(w.ears))
+	for i, e := range w.ears {
+		fds[i] = unix.PollFd{Fd: int32(e.fd), Events: unix.POLLIN}
+	}
+	_, err := unix.Poll(fds, int(max(d, time.Millisecond)/time.Millisecond))
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		return os.NewSyscallError("poll", err)
+	}
+	return nil
+}
+
+func (w *wire) close() {
+	for _, e := range w.ears {
+		unix.Close(e.fd)
+	}
+	w.ears = nil
 }

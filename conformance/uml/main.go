@@ -6,11 +6,13 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/ulvs/ulvs/conformance"
 	"golang.org/x/sys/unix"
@@ -18,7 +20,7 @@ import (
 
 // parallel is how many scenarios play at once. They mostly sleep, and each has
 // a stage of its own.
-const parallel = 4
+const parallel = 8
 
 func main() {
 	if os.Getpid() != 1 {
@@ -39,32 +41,65 @@ func serve(dir string) error {
 	if err := prepare(dir); err != nil {
 		return err
 	}
-	names, err := os.ReadDir(filepath.Join(dir, conformance.ScenarioDir))
-	if err != nil {
-		return err
-	}
-	var wg sync.WaitGroup
-	tokens := make(chan struct{}, parallel)
-	for _, name := range names {
-		tokens <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-tokens }()
-			play(dir, name.Name())
-		})
-	}
-	wg.Wait()
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
 		return fmt.Errorf("uname: %w", err)
 	}
 	release := unix.ByteSliceToString(uts.Release[:])
-	return os.WriteFile(filepath.Join(dir, conformance.KernelFile), []byte(release+"\n"), 0o644)
+	if err := leave(dir, conformance.KernelFile, release+"\n"); err != nil {
+		return err
+	}
+	work := make(chan string)
+	var wg sync.WaitGroup
+	for range parallel {
+		wg.Go(func() { worker(dir, work) })
+	}
+	defer wg.Wait()
+	defer close(work)
+	seen := make(map[string]bool)
+	for {
+		// Looked for first, so that what was there before is played.
+		_, stop := os.Stat(filepath.Join(dir, conformance.StopFile))
+		names, err := os.ReadDir(filepath.Join(dir, conformance.ScenarioDir))
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			if !seen[n.Name()] {
+				seen[n.Name()] = true
+				work <- n.Name()
+			}
+		}
+		if stop == nil {
+			return nil
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// worker plays scenarios on a stage of its own.
+func worker(dir string, work <-chan string) {
+	quick := conformance.Theatre{
+		Subject: conformance.Kernel{Quick: true}, Options: conformance.Options{NoResolve: true},
+	}
+	plain := conformance.Theatre{Subject: conformance.Kernel{}}
+	for name := range work {
+		t := &plain
+		if strings.HasSuffix(name, conformance.QuickSuffix) {
+			t = &quick
+		}
+		play(dir, name, t)
+	}
+	if err := errors.Join(quick.Close(), plain.Close()); err != nil {
+		fmt.Println("guest:", err)
+	}
 }
 
 // play plays one scenario and leaves its answers, or why there are none.
-func play(dir, name string) {
+func play(dir, name string, t *conformance.Theatre) {
+	path := filepath.Join(dir, conformance.ScenarioDir, name)
 	answers, err := func() ([]string, error) {
-		text, err := os.ReadFile(filepath.Join(dir, conformance.ScenarioDir, name))
+		text, err := os.ReadFile(path)
 		if err != nil {
 			return nil, err
 		}
@@ -72,13 +107,22 @@ func play(dir, name string) {
 		if err != nil {
 			return nil, err
 		}
-		return conformance.Play(context.Background(), sc, conformance.Kernel{}, conformance.Options{})
+		return t.Play(context.Background(), sc)
 	}()
 	to, text := conformance.AnswerDir, strings.Join(answers, "\n")+"\n"
 	if err != nil {
 		to, text = conformance.ErrorDir, err.Error()
 	}
-	if err := os.WriteFile(filepath.Join(dir, to, name), []byte(text), 0o644); err != nil {
+	if err := errors.Join(leave(dir, filepath.Join(to, name), text), os.Remove(path)); err != nil {
 		fmt.Println("guest:", err)
 	}
+}
+
+// leave leaves a file for the host, which sees it when it is whole.
+func leave(dir, name, text string) error {
+	part := filepath.Join(dir, filepath.Base(name)+".left")
+	if err := os.WriteFile(part, []byte(text), 0o644); err != nil {
+		return err
+	}
+	return os.Rename(part, filepath.Join(dir, name))
 }

@@ -1,0 +1,280 @@
+package conformance
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ulvs/ulvs/internal/lab"
+)
+
+var (
+	seedsFlag      = flag.String("seeds", "1-500", "TestRandom, with -kernel: the seeds to play, as in 7 or 1-500")
+	jobsFlag       = flag.Int("j", 6, "TestRandom, with -kernel: how many scenarios ulvs plays at once")
+	guestsFlag     = flag.Int("guests", 2, "TestRandom, with -kernel: how many kernels")
+	withoutFlag    = flag.String("without", "", fmt.Sprint("TestRandom, with -kernel: what to leave out, separated by commas: ", Kinds))
+	schedulersFlag = flag.String("schedulers", "", "TestRandom, with -kernel: the schedulers to use, separated by commas")
+	shrinkFlag     = flag.Int("shrink", 5, "TestRandom, with -kernel: how many differences to shrink")
+	playFlag       = flag.String("play", "", "TestRandom, with -kernel: play the scenarios of these `FILES` (a pattern) instead")
+	keepFlag       = flag.String("keep", "", "TestRandom, with -kernel: write shrunk scenarios with the kernel's answers to this `DIR`")
+)
+
+func parseSeeds(s string) (from, to uint64, err error) {
+	a, b, isRange := strings.Cut(s, "-")
+	if from, err = strconv.ParseUint(a, 10, 64); err != nil {
+		return 0, 0, err
+	}
+	if !isRange {
+		return from, from, nil
+	}
+	to, err = strconv.ParseUint(b, 10, 64)
+	return from, to, err
+}
+
+func splitFlag(s string) []string {
+	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' })
+}
+
+// live asks kernels and ulvs the same.
+type live struct {
+	guests []*Running
+	binary string
+	free   chan *Theatre
+	asked  atomic.Int64
+}
+
+func newLive(ctx context.Context, t *testing.T) *live {
+	l := &live{binary: buildUlvs(t), free: make(chan *Theatre, *jobsFlag)}
+	for range *guestsFlag {
+		g, err := Guest{Module: ".."}.Boot(context.WithoutCancel(ctx)) // cleanups come after the end of ctx
+		if errors.Is(err, ErrNoGuest) {
+			t.Skip(err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := g.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		l.guests = append(l.guests, g)
+	}
+	for range *jobsFlag {
+		l.free <- quickUlvs(l.binary)
+	}
+	t.Cleanup(func() {
+		for range *jobsFlag {
+			if err := (<-l.free).Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	return l
+}
+
+// quickUlvs plays with small tables, which are made in no time.
+func quickUlvs(binary string) *Theatre {
+	return &Theatre{
+		Subject: Ulvs{Binary: binary, Args: []string{"--connections", "16384"}}, Options: Options{NoResolve: true},
+	}
+}
+
+func (l *live) kernel(ctx context.Context, text string) ([]string, error) {
+	n := l.asked.Add(1)
+	return l.guests[n%int64(len(l.guests))].Ask(ctx, fmt.Sprintf("s%d%s", n, QuickSuffix), text)
+}
+
+func (l *live) ulvs(ctx context.Context, text string) ([]string, error) {
+	sc, err := ParseScenario(text)
+	if err != nil {
+		return nil, err
+	}
+	t := <-l.free
+	defer func() { l.free <- t }()
+	return t.Play(ctx, sc)
+}
+
+// both plays a scenario on both sides.
+func (l *live) both(ctx context.Context, text string) (want, got []string, err error) {
+	var wg sync.WaitGroup
+	var err1, err2 error
+	wg.Go(func() { want, err1 = l.kernel(ctx, text) })
+	wg.Go(func() { got, err2 = l.ulvs(ctx, text) })
+	wg.Wait()
+	if err1 != nil {
+		err1 = fmt.Errorf("kernel: %w", err1)
+	}
+	if err2 != nil {
+		err2 = fmt.Errorf("ulvs: %w", err2)
+	}
+	return want, got, errors.Join(err1, err2)
+}
+
+// differs returns the first of some scenarios whose difference is of the kind.
+func (l *live) differs(ctx context.Context, kind string) func([]string) int {
+	return func(candidates []string) int {
+		hit := make([]bool, len(candidates))
+		var wg sync.WaitGroup
+		for i, c := range candidates {
+			wg.Go(func() {
+				want, got, err := l.both(ctx, c)
+				hit[i] = err == nil && diffKind(CompareNear(want, got)) == kind
+			})
+		}
+		wg.Wait()
+		for i := range hit {
+			if hit[i] {
+				return i
+			}
+		}
+		return -1
+	}
+}
+
+// diffKind is what a difference is about, without the particulars.
+func diffKind(diff string) string {
+	minus, plus := "", ""
+	for line := range strings.Lines(diff) {
+		if (line[0] == '-' && minus != "") || (line[0] == '+' && plus != "") {
+			continue
+		}
+		_, outcome, isPacket := strings.Cut(line, " -> ")
+		kind := "listing"
+		if isPacket && strings.Contains(line, "#") {
+			kind = strings.TrimSpace(outcome)
+			if strings.HasPrefix(kind, "r") && !strings.HasPrefix(kind, "rst") {
+				kind = "server"
+			}
+		}
+		switch line[0] {
+		case '-':
+			minus = kind
+		case '+':
+			plus = kind
+		}
+	}
+	if minus+plus == "" {
+		return ""
+	}
+	return minus + "/" + plus
+}
+
+// TestRandom plays generated scenarios on the kernel and on ulvs.
+func TestRandom(t *testing.T) {
+	if !*kernelFlag {
+		t.Skip("the kernel is asked by: go test ./conformance -run TestRandom -kernel [-seeds 1-500]")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
+	defer cancel()
+	if _, err := lab.New(lab.Config{}); errors.Is(err, lab.ErrPrivileges) {
+		t.Skipf("%v: run as root, or allow user namespaces", err)
+	}
+	from, to, err := parseSeeds(*seedsFlag)
+	if err != nil {
+		t.Fatalf("-seeds: %v", err)
+	}
+	texts := make(map[string]string)
+	var names []string
+	features := Features{Schedulers: splitFlag(*schedulersFlag), Without: splitFlag(*withoutFlag)}
+	if *playFlag == "" {
+		for seed := from; seed <= to; seed++ {
+			name := fmt.Sprintf("seed-%d", seed)
+			names = append(names, name)
+			texts[name] = Generate(seed, features)
+		}
+	} else {
+		files, err := filepath.Glob(*playFlag)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			text, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := ParseRecording(string(text))
+			if err != nil {
+				t.Fatal(err)
+			}
+			names = append(names, f)
+			texts[f] = r.Source
+		}
+	}
+	l := newLive(ctx, t)
+	coverage := make(Coverage)
+	began := time.Now()
+	type result struct {
+		name, diff string
+	}
+	results := make([]result, len(names))
+	var wg sync.WaitGroup
+	tokens := make(chan struct{}, 2**jobsFlag)
+	for i, name := range names {
+		coverage.Add(texts[name])
+		tokens <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-tokens }()
+			want, got, err := l.both(ctx, texts[name])
+			diff := CompareNear(want, got)
+			if err != nil {
+				diff = err.Error()
+			}
+			results[i] = result{name, diff}
+			if *playFlag != "" && *keepFlag != "" && err == nil {
+				keep(t, l, name, texts[name], want)
+			}
+		})
+	}
+	wg.Wait()
+	took := time.Since(began)
+	t.Logf("%d scenarios in %v: %.1f a second", len(names), took.Round(time.Second), float64(len(names))/took.Seconds())
+	t.Logf("coverage, in scenarios:\n%v", coverage)
+	shrunk := 0
+	for _, r := range results {
+		if r.diff == "" {
+			continue
+		}
+		t.Errorf("%s:\n%s", r.name, r.diff)
+		if shrunk < *shrinkFlag {
+			shrunk++
+			shrinkOne(ctx, t, l, r.name, texts[r.name], r.diff)
+		}
+	}
+}
+
+func shrinkOne(ctx context.Context, t *testing.T, l *live, name, text, diff string) {
+	kind := diffKind(diff)
+	if l.differs(ctx, kind)([]string{text}) < 0 {
+		t.Logf("%s: not again: a race?", name)
+		return
+	}
+	small := Shrink(text, l.differs(ctx, kind))
+	want, got, err := l.both(ctx, small)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	t.Logf("%s shrunk:\n%s\nkernel:\n%s\n\nulvs:\n%s\n%s", name, small, strings.Join(want, "\n"), strings.Join(got, "\n"), CompareNear(want, got))
+	if *keepFlag != "" && *playFlag == "" {
+		keep(t, l, name, small, want)
+	}
+}
+
+// keep writes a scenario with the kernel's answers.
+func keep(t *testing.T, l *live, name, text string, answers []string) {
+	r := Recording{Kernel: l.guests[0].Kernel, Source: text, Answers: answers}
+	name = strings.TrimSuffix(filepath.Base(name), ".txt") + ".txt"
+	if err := os.WriteFile(filepath.Join(*keepFlag, name), []byte(r.String()), 0o644); err != nil {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,95 @@
+package conformance
+
+import (
+	"fmt"
+	"slices"
+)
+
+// conversations are what clients say, packet by packet. The first column is
+// the usual; the rest is what only scanners and the lost send.
+var conversations = map[string][][]string{
+	"tcp": {
+		{"S"}, {"S"}, {"S", "A"}, {"S", "A", "PA"}, {"S", "A", "FA"}, {"S", "A", "FA", "A"}, {"S", "RA"}, {"S", "A", "R"},
+		{"A"}, {"PA"}, {"FA"}, {"RA"}, {"R"}, {"F"}, {"SA"}, {"SF"}, {"SR"}, {"U"}, {"PU"}, {"S", "S"}, {"SEC"},
+		{"S", "A", "S"}, {"S", "FA", "S"}, {"S", "A", "FA", "S"}, {"S", "A", "RA", "S"}, {"S", "SA"}, {"SPAUF"},
+	},
+	"sctp": {
+		{"INIT"}, {"INIT", "COOKIE_ECHO"}, {"INIT", "COOKIE_ECHO", "DATA"}, {"INIT", "COOKIE_ECHO", "SHUTDOWN"},
+		{"INIT", "COOKIE_ECHO", "SHUTDOWN", "SHUTDOWN_COMPLETE"}, {"INIT", "ABORT"}, {"INIT", "COOKIE_ECHO,DATA", "ABORT"},
+		{"INIT", "COOKIE_ECHO", "ABORT", "INIT"}, {"DATA"}, {"ABORT"}, {"COOKIE_ECHO"}, {"INIT_ACK"}, {"SHUTDOWN_ACK"},
+		{"HEARTBEAT"}, {"SACK"}, {"INIT", "INIT"}, {"INIT", "ERROR"}, {"INIT", "COOKIE_ACK"}, {"INIT,ABORT"},
+		{"COOKIE_ECHO,ABORT"}, {"COOKIE_ACK,ABORT"}, {"INIT", "COOKIE_ECHO", "SHUTDOWN_ACK"}, {"HEARTBEAT_ACK"},
+		{"INIT", "ECNE"}, {"INIT", "CWR"}, {"SHUTDOWN_COMPLETE"}, {"INIT", "SHUTDOWN", "SHUTDOWN_COMPLETE", "INIT"},
+	},
+	"udp":  {{""}},
+	"icmp": {{""}},
+}
+
+// traffic is a few packets of one client.
+func (g *generator) traffic() {
+	s := pick(g, g.services...)
+	vip, proto, port := s.vip, s.proto, s.port
+	if g.chance(8, "") {
+		vip = pick(g, g.vips...)
+	}
+	if proto == "" {
+		proto = pick(g, "tcp", "tcp", "udp", "sctp")
+	}
+	if g.chance(6, "") {
+		proto = pick(g, "tcp", "udp", "sctp", "icmp")
+	}
+	if slices.Contains(g.f.Without, proto) {
+		proto = "tcp"
+	}
+	if port == 0 || g.chance(10, "") {
+		port = pick(g, 80, 443, 81, 2000)
+	}
+	client := g.client(vip)
+	source := 1000 + g.IntN(3)
+	if g.chance(2, "port20") {
+		source = 20
+	}
+	options := ""
+	if g.chance(15, "") {
+		options += fmt.Sprintf(" n=%d", 2+g.IntN(4))
+		if g.chance(40, "") {
+			options += " vary=ip"
+		}
+	}
+	if g.chance(3, "ttl") {
+		options += pick(g, " ttl=1", " ttl=2", " ttl=255")
+	}
+	if g.chance(5, "size") {
+		options += pick(g, " size=4", " size=100", " size=1400")
+	}
+	for _, flags := range g.talk(proto) {
+		g.say("send %s %s > %s %s%s", proto, endpoint(client, source), endpoint(vip, port), flags, options)
+	}
+}
+
+// talk is a conversation: mostly a usual one. Rarely, flags are drawn.
+func (g *generator) talk(proto string) []string {
+	all := conversations[proto]
+	if g.chance(40, "") {
+		all = all[:min(len(all), 8)]
+	}
+	return pick(g, all...)
+}
+
+func (g *generator) client(vip string) string {
+	if netIs6(vip) {
+		return pick(g, "fd01::1", "fd01::1", "fd01::2", "fd01::1:1", "fd01:0:0:1::1")
+	}
+	return pick(g, "10.1.1.1", "10.1.1.1", "10.1.1.2", "10.1.1.130", "10.1.2.1", "10.2.1.1")
+}
+
+func netIs6(addr string) bool {
+	return slices.Contains([]byte(addr), ':')
+}
+
+func endpoint(addr string, port int) string {
+	if netIs6(addr) {
+		return fmt.Sprintf("[%s]:%d", addr, port)
+	}
+	return fmt.Sprintf("%s:%d", addr, port)
+}
