@@ -29,6 +29,20 @@ func (d *Director) MarkRestore(ipv6 bool, text string) error {
 	return d.changeMarks(ipv6, func(t *fwmark.Table) error { return t.Restore(text) })
 }
 
+// SetMarks puts rules in the place of a family's mark rules, as a whole. The
+// error names the rule that fwmark.Table.Append refuses.
+func (d *Director) SetMarks(ipv6 bool, rules []fwmark.Rule) error {
+	return d.changeMarks(ipv6, func(t *fwmark.Table) error {
+		t.Flush()
+		for _, r := range rules {
+			if err := t.Append(r); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
 // changeMarks lets f change a copy of the rules and puts it to work as a whole.
 func (d *Director) changeMarks(ipv6 bool, f func(*fwmark.Table) error) error {
 	d.ctl.Lock()

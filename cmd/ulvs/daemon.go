@@ -33,6 +33,7 @@ type daemon struct {
 	marks       string
 	marks6      string
 	mac         string
+	follow      bool
 	connections int
 	templates   int
 	log         *slog.Logger
@@ -59,6 +60,7 @@ standard error. The control socket appears when it is ready.`,
 	f.StringVar(&d.rules, "rules", "", "start with the services of `FILE`, which ipvsadm -Sn wrote")
 	f.StringVar(&d.marks, "marks", "", "start with the mangle rules of `FILE`, which iptables-save wrote")
 	f.StringVar(&d.marks6, "marks6", "", "the same with `FILE` of ip6tables-save")
+	f.BoolVar(&d.follow, "follow-marks", false, "take the mark rules from the host's own iptables and nftables, and keep up with them")
 	f.StringVar(&d.mac, "mac", "", "also take frames to this `ADDRESS`, and announce virtual addresses with it (VRRP)")
 	f.IntVar(&d.connections, "connections", ulvs.DefaultConnections, "`N`: how many connections there can be")
 	f.IntVar(&d.templates, "templates", 0, "`N`: how many connection templates there can be (default as connections)")
@@ -78,6 +80,9 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	if d.templates < 0 {
 		return fmt.Errorf("--templates %d: give a positive number, or 0 for as many as connections", d.templates)
+	}
+	if d.follow && (d.marks != "" || d.marks6 != "") {
+		return errors.New("--follow-marks takes the rules from the host: leave --marks and --marks6 out")
 	}
 	mac, err := parseMAC(d.mac)
 	if err != nil {
@@ -107,13 +112,21 @@ func (d *daemon) run(ctx context.Context) error {
 		return errors.Join(err, plane.Close())
 	}
 	defer director.Close()
-	operated := &warned{director, d.log}
+	operated := &warned{director, d.log, d.follow}
 	if err := d.load(operated); err != nil {
 		resolver.Close()
 		return errors.Join(err, plane.Close())
 	}
 
 	g, ctx := errgroup.WithContext(ctx)
+	if d.follow {
+		follower, err := d.followMarks(director)
+		if err != nil {
+			resolver.Close()
+			return errors.Join(err, plane.Close())
+		}
+		g.Go(func() error { return follower(ctx) })
+	}
 	g.Go(func() error { return resolver.Run(ctx) })
 	g.Go(func() error { return director.Run(ctx) })
 	l, err := name.Listen()

@@ -18,7 +18,8 @@ import (
 // behind that chain, ulvs before it.
 type warned struct {
 	*ulvs.Director
-	log *slog.Logger
+	log    *slog.Logger
+	follow bool // the mark rules are the host's
 }
 
 // AddService implements ulvs.Control.

@@ -20,6 +20,9 @@ import (
 // iptables, the status is 2 for wrong words and 1 for what the rules do not
 // allow.
 func runMarks(socket, name string, args []string) int {
+	if len(args) == 1 && args[0] == "--unfollowed" {
+		return unfollowed()
+	}
 	c := control.Dial(socket)
 	program, verb, _ := strings.Cut(name, "-")
 	ipv6 := program == "ip6tables"

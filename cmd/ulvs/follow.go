@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/internal/hostmark"
+)
+
+// followMarks gives the director the host's mark rules, and returns what keeps
+// it up to date with them.
+func (d *daemon) followMarks(director *ulvs.Director) (func(context.Context) error, error) {
+	rules, err := hostmark.Read()
+	if err != nil {
+		return nil, fmt.Errorf("--follow-marks: %w", err)
+	}
+	if err := d.take(director, rules); err != nil {
+		return nil, fmt.Errorf("--follow-marks: %w", err)
+	}
+	follower, err := hostmark.New(hostmark.Options{Problem: func(err error) {
+		d.log.Error("the host's mark rules cannot be read; those known stay in force", "err", err)
+	}})
+	if err != nil {
+		return nil, fmt.Errorf("--follow-marks: %w", err)
+	}
+	return func(ctx context.Context) error {
+		defer follower.Close()
+		err := follower.Run(ctx, func(r hostmark.Rules) error { return d.take(director, r) })
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("following the host's mark rules: %w", err)
+	}, nil
+}
+
+// take puts the host's rules to work.
+func (d *daemon) take(director *ulvs.Director, r hostmark.Rules) error {
+	if err := errors.Join(director.SetMarks(false, r.V4), director.SetMarks(true, r.V6)); err != nil {
+		return err
+	}
+	d.log.Info("the host's mark rules", "followed", len(r.V4)+len(r.V6), "unfollowed", len(r.Unfollowed))
+	for _, text := range r.Unfollowed {
+		d.log.Warn("a rule of the host cannot be followed", "rule", text)
+	}
+	return nil
+}
+
+// unfollowed lists the host's rules that ulvs cannot evaluate, a line each.
+func unfollowed() int {
+	rules, err := hostmark.Read()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	for _, text := range rules.Unfollowed {
+		fmt.Println(text)
+	}
+	return 0
+}
+
+// MarkCommand implements ulvs.Control. The host's rules are looked at here, and
+// changed by the host's own commands.
+func (w *warned) MarkCommand(ipv6 bool, args []string) (string, error) {
+	if w.follow && slices.ContainsFunc(args, edits) {
+		return "", errFollowed
+	}
+	return w.Director.MarkCommand(ipv6, args)
+}
+
+// MarkRestore implements ulvs.Control.
+func (w *warned) MarkRestore(ipv6 bool, text string) error {
+	if w.follow {
+		return errFollowed
+	}
+	return w.Director.MarkRestore(ipv6, text)
+}
+
+var errFollowed = fmt.Errorf("%w: the mark rules are the host's (--follow-marks): change them with its own iptables", ulvs.ErrInvalid)
+
+func edits(word string) bool {
+	return slices.Contains([]string{"-A", "--append", "-I", "--insert", "-D", "--delete", "-R", "--replace", "-F", "--flush"}, word)
+}

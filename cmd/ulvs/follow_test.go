@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The seed's own commands, typed unchanged on a director: the kernel's iptables
+// and ulvs's ipvsadm.
+func TestFollowMarks(t *testing.T) {
+	if _, err := exec.LookPath("iptables"); err != nil {
+		t.Skip("needs iptables: apt-get install iptables")
+	}
+	s := newSite(t)
+	host := func(line string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		words := strings.Fields(line)
+		if out, err := s.director.Command(ctx, words[0], words[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v: %s", line, err, out)
+		}
+	}
+	host("iptables -t mangle -A PREROUTING -p tcp --dport 80 -d 192.168.10.101 -j MARK --set-mark 10")
+	s.start("--interface", "eth0", "--follow-marks")
+	rules := func() string {
+		out, code := s.ulvs("", "iptables", "-t", "mangle", "-S", "PREROUTING")
+		if code != 0 {
+			t.Fatal(out)
+		}
+		return out
+	}
+	const first = "-P PREROUTING ACCEPT\n-A PREROUTING -d 192.168.10.101/32 -p tcp -m tcp --dport 80 -j MARK --set-xmark 0xa/0xffffffff\n"
+	if got := rules(); got != first {
+		t.Fatalf("at the start:\n%s", got)
+	}
+	host("iptables -t mangle -A PREROUTING -p tcp --dport 443 -d 192.168.10.101 -j MARK --set-mark 10")
+	host("iptables -t mangle -A PREROUTING -p tcp --dport 444 -m limit --limit 1/s -j MARK --set-mark 11")
+	const second = "-A PREROUTING -d 192.168.10.101/32 -p tcp -m tcp --dport 443 -j MARK --set-xmark 0xa/0xffffffff\n"
+	for deadline := time.Now().Add(time.Second); rules() != first+second; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("after a second:\n%s", rules())
+		}
+	}
+	if out, code := s.ulvs("", "ulvs", "iptables", "--unfollowed"); code != 0 || strings.Count(out, "\n") != 1 || !strings.Contains(out, "444") {
+		t.Errorf("unfollowed, exit %d:\n%s", code, out)
+	}
+	if out, code := s.ulvs("", "iptables", "-t", "mangle", "-F", "PREROUTING"); code != 2 || !strings.Contains(out, "the host's") {
+		t.Errorf("exit %d: %s", code, out)
+	}
+}

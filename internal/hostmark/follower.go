@@ -1,0 +1,253 @@
+package hostmark
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Options say how to follow. The zero value is right for a daemon.
+type Options struct {
+	// Poll is how often iptables-legacy, which tells of no changes, is looked
+	// at; 0 is half a second.
+	Poll time.Duration
+	// Settle is how long nftables must be quiet after a change, at most five
+	// times as long, before it is read, so that a script of many commands is
+	// read a few times only; 0 is 20 ms.
+	Settle time.Duration
+	// Problem, if not nil, is called when the rules cannot be read after they
+	// could be; the last ones stay in force and reading is tried again. It may
+	// be called from another goroutine than Run's.
+	Problem func(error)
+}
+
+// Follower follows the mark rules of one network namespace.
+type Follower struct {
+	options Options
+	ns      *os.File
+}
+
+// New makes a Follower for the network namespace of the calling thread. It
+// fails where Read would.
+func New(o Options) (*Follower, error) {
+	if o.Poll <= 0 {
+		o.Poll = 500 * time.Millisecond
+	}
+	if o.Settle <= 0 {
+		o.Settle = 20 * time.Millisecond
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if _, err := Read(); err != nil {
+		return nil, err
+	}
+	ns, err := os.Open("/proc/thread-self/ns/net")
+	if err != nil {
+		return nil, fmt.Errorf("mark rules: network namespace: %w (is /proc mounted?)", err)
+	}
+	return &Follower{options: o, ns: ns}, nil
+}
+
+// Close frees what New took. Call it after Run has returned.
+func (f *Follower) Close() error { return f.ns.Close() }
+
+// Run calls changed with the rules as they are and then, within a second, at
+// every change, always from this goroutine. It returns when ctx ends, with its
+// error, or when changed fails, with that error, or when the rules cannot be
+// read at the start.
+func (f *Follower) Run(ctx context.Context, changed func(Rules) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	rules, ended := make(chan Rules), make(chan error, 1)
+	go func() { ended <- f.watch(ctx, rules) }()
+	defer cancel(nil)
+	for {
+		select {
+		case r := <-rules:
+			if err := changed(r); err != nil {
+				cancel(err)
+				<-ended
+				return err
+			}
+		case err := <-ended:
+			return err
+		}
+	}
+}
+
+// watch runs on a thread of its own in the namespace.
+func (f *Follower) watch(ctx context.Context, out chan<- Rules) error {
+	runtime.LockOSThread()
+	moved, err := f.enter()
+	if err != nil {
+		return err
+	}
+	if !moved { // else the thread ends with this goroutine
+		defer runtime.UnlockOSThread()
+	}
+	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return fmt.Errorf("mark rules: %w", os.NewSyscallError("eventfd", err))
+	}
+	// After stop the function does not run, or has been waited for.
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_, _ = unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 1}) // cannot be full
+		close(stopped)
+	})
+	defer func() {
+		if !stop() {
+			<-stopped
+		}
+		unix.Close(wake)
+	}()
+	w := &watcher{Follower: f, ctx: ctx, out: out, wake: wake}
+	defer w.close()
+	return w.run()
+}
+
+// enter brings the thread into the namespace.
+func (f *Follower) enter() (moved bool, err error) {
+	var here, there unix.Stat_t
+	if err := errors.Join(unix.Stat("/proc/thread-self/ns/net", &here), unix.Fstat(int(f.ns.Fd()), &there)); err != nil {
+		return false, fmt.Errorf("mark rules: network namespace: %w", err)
+	}
+	if here.Dev == there.Dev && here.Ino == there.Ino {
+		return false, nil
+	}
+	if err := unix.Setns(int(f.ns.Fd()), unix.CLONE_NEWNET); err != nil {
+		return false, fmt.Errorf("mark rules: enter the network namespace: %w", err)
+	}
+	return true, nil
+}
+
+// watcher is a Run that is under way.
+type watcher struct {
+	*Follower
+	ctx    context.Context
+	out    chan<- Rules
+	wake   int
+	reader *reader
+	news   *conn // nil: no nftables
+
+	told  bool
+	rules Rules
+	// stale: the last attempt to read failed.
+	stale bool
+}
+
+func (w *watcher) close() {
+	if w.reader != nil {
+		w.reader.close()
+	}
+	if w.news != nil {
+		w.news.close()
+	}
+}
+
+func (w *watcher) run() (err error) {
+	if w.reader, err = newReader(); err != nil {
+		return err
+	}
+	if w.reader.nft != nil {
+		if w.news, err = dial(); err != nil {
+			return fmt.Errorf("mark rules: %w", err)
+		}
+		if err := w.news.subscribe(); err != nil {
+			return fmt.Errorf("mark rules: %w", err)
+		}
+	}
+	if err := w.read(); err != nil {
+		return err
+	}
+	for next := time.Now().Add(w.options.Poll); ; {
+		changed, err := w.wait(time.Until(next))
+		if err != nil {
+			return err
+		}
+		if now := time.Now(); !now.Before(next) {
+			next = now.Add(w.options.Poll)
+			legacy, err := w.reader.readTables()
+			if err != nil {
+				w.problem(err)
+				continue
+			}
+			changed = changed || legacy
+		}
+		if changed || w.stale {
+			if err := w.read(); err != nil {
+				if w.ctx.Err() != nil {
+					return context.Cause(w.ctx)
+				}
+				w.problem(err)
+			}
+		}
+	}
+}
+
+func (w *watcher) problem(err error) {
+	if !w.stale && w.options.Problem != nil {
+		w.options.Problem(err)
+	}
+	w.stale = true
+}
+
+// read reads the rules and hands them out if they have changed.
+func (w *watcher) read() error {
+	r, err := w.reader.rules()
+	if err != nil {
+		return err
+	}
+	w.stale = false
+	if w.told && r.Equal(w.rules) {
+		return nil
+	}
+	select {
+	case w.out <- r:
+		w.told, w.rules = true, r
+		return nil
+	case <-w.ctx.Done():
+		return context.Cause(w.ctx)
+	}
+}
+
+// wait waits for news of nftables, and until they have settled, or for the
+// time to pass.
+func (w *watcher) wait(limit time.Duration) (news bool, err error) {
+	for round := 0; ; round++ {
+		ready, err := w.poll(max(limit, 0))
+		if err != nil || !ready || round > 5 {
+			return news, err
+		}
+		any, err := w.news.drain()
+		if err != nil {
+			return false, fmt.Errorf("mark rules: %w", err)
+		}
+		if any {
+			news, limit = true, w.options.Settle
+		}
+	}
+}
+
+// poll reports whether there is something to read.
+func (w *watcher) poll(limit time.Duration) (bool, error) {
+	fds := []unix.PollFd{{Fd: int32(w.wake), Events: unix.POLLIN}}
+	if w.news != nil {
+		fds = append(fds, unix.PollFd{Fd: int32(w.news.fd), Events: unix.POLLIN})
+	}
+	// Rounded up, so that waiting for the last fraction is no busy loop.
+	_, err := unix.Poll(fds, int((limit+time.Millisecond-1)/time.Millisecond))
+	switch {
+	case w.ctx.Err() != nil:
+		return false, context.Cause(w.ctx)
+	case errors.Is(err, unix.EINTR):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("mark rules: %w", os.NewSyscallError("poll", err))
+	}
+	return len(fds) > 1 && fds[1].Revents != 0, nil
+}
