@@ -215,6 +215,8 @@ func (b *bed) fate(r dataplanetest.Result) string {
 	switch {
 	case r.Verdict == dataplane.Pass:
 		return "pass"
+	case r.Verdict == dataplane.Host:
+		return "host"
 	case r.Verdict == dataplane.Drop:
 		return "drop"
 	case r.Parked:

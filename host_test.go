@@ -15,16 +15,15 @@ import (
 // The host's own: what is not the director's is passed; what the plane keeps
 // from the host is answered in its place.
 func TestHost(t *testing.T) {
-	for _, withholds := range []bool{false, true} {
+	for stray, plane := range map[string]struct{ withholds, injects bool }{
+		"pass": {false, false}, "rst": {true, false}, "host": {true, true},
+	} {
 		b := newBed(t, ulvs.Options{})
-		b.plane.SetWithholds(withholds)
+		b.plane.SetWithholds(plane.withholds)
+		b.plane.SetInjects(plane.injects)
 		b.resolver.SetLocal(netip.MustParseAddr(vip), true)
 		b.service(persistent(tcp(80), "rr", time.Minute), 1)
-		stray := "pass"
-		if withholds {
-			stray = "rst"
-		}
-		expect(t, fmt.Sprint("withholds ", withholds), b.sends(
+		expect(t, fmt.Sprintf("%+v", plane), b.sends(
 			pkt{src: "10.1.1.1:1", dst: vip + ":80", flags: "A"},
 			pkt{src: "10.1.1.1:1", dst: vip + ":81", flags: "S"},
 			pkt{proto: "udp", src: "10.1.1.1:1", dst: vip + ":80"},

@@ -268,8 +268,8 @@ func (d *Director) leave(s *virtual, a *attempt) {
 
 // accept is IPVS's NF_ACCEPT: the packet goes up the host's stack. Where the
 // host does not get it, because the plane keeps the packets of service s from it
-// or because the virtual address is not the host's, the host's answer is given
-// here: that of a host on which nothing listens.
+// and has no way past that, or because the virtual address is not the host's, the
+// host's answer is given here: that of a host on which nothing listens.
 func (d *Director) accept(f *dataplane.Frame, p *packet.Packet, s *virtual) {
 	to := p.Dest()
 	if d.resolver.Local(to) {
@@ -277,6 +277,10 @@ func (d *Director) accept(f *dataplane.Frame, p *packet.Packet, s *virtual) {
 			return
 		}
 	} else if !d.isVIP(to) {
+		return
+	}
+	if d.resolver.Local(to) && d.plane.Injects() {
+		f.Verdict = dataplane.Host
 		return
 	}
 	d.drop(f, dropHost)
@@ -307,9 +311,13 @@ func (d *Director) isVIP(a netip.Addr) bool { return d.table.vips[a] > 0 || d.ta
 func (d *Director) standsFor(a netip.Addr) bool { return d.isVIP(a) && !d.resolver.Local(a) }
 
 // local is a packet whose real server is the director itself: the host gets
-// it, unless the plane withholds it.
+// it (ip_vs_dr_xmit, local), if the plane has a way.
 func (d *Director) local(f *dataplane.Frame) {
-	if d.plane.Withholds() {
+	switch {
+	case !d.plane.Withholds():
+	case d.plane.Injects():
+		f.Verdict = dataplane.Host
+	default:
 		d.drop(f, dropLocal)
 	}
 }
@@ -343,47 +351,6 @@ func (d *Director) answer(f *dataplane.Frame, frame []byte) {
 	f.Data, f.Offload, f.Hop = frame, dataplane.Offload{}, nil
 	f.Verdict = dataplane.Transmit
 	d.answered++
-}
-
-// Why packets are dropped.
-const (
-	dropDamaged = iota
-	dropDestGone
-	dropNoServer
-	dropConnsFull
-	dropTemplatesFull
-	dropTTL
-	dropTooBig
-	dropNoRoute
-	dropMethod
-	dropLocal
-	dropHost
-	dropChecksum
-	dropFragment
-	dropDefense
-	dropEngine
-	dropCauses
-)
-
-// drops counts dropped packets by cause; dropNames are the names in Counters.
-type drops [dropCauses]uint64
-
-var dropNames = [dropCauses]string{
-	dropDamaged:       "damaged",             // counted; left to the host
-	dropDestGone:      "drop_server_removed", // their connection's server was removed
-	dropNoServer:      "drop_no_server",      // no usable server: port unreachable
-	dropConnsFull:     "drop_connections_full",
-	dropTemplatesFull: "drop_templates_full",
-	dropTTL:           "drop_ttl",          // time exceeded
-	dropTooBig:        "drop_too_big",      // above the MTU: fragmentation needed
-	dropNoRoute:       "drop_no_route",     // no route to the server: host unreachable
-	dropMethod:        "drop_method",       // masquerading or tunnelling
-	dropLocal:         "drop_local_server", // the server is the director, which the plane keeps them from
-	dropHost:          "answered_for_host", // nothing of ours: what the host would have answered
-	dropChecksum:      "drop_checksum",     // ICMP errors
-	dropFragment:      "drop_fragment",
-	dropDefense:       "drop_defense", // drop_packet
-	dropEngine:        "drop_engine",  // nothing in it for the persistence engine
 }
 
 // drop ends a frame. An answer may follow.

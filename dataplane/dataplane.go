@@ -26,6 +26,9 @@ const (
 	// Transmit sends Frame.Data: to Frame.Hop, or back out of Frame.In with
 	// the addresses already in Data when Hop is nil.
 	Transmit
+	// Host gives Data to the host's own stack although the plane withholds
+	// it. Only for planes that Inject; unlike Pass it is for claimed frames.
+	Host
 )
 
 // Offload describes what a frame still owes the wire: a checksum not yet
@@ -104,6 +107,9 @@ type Plane interface {
 	// even when the verdict is Pass, so that the handler has to answer in the
 	// host's place. It is constant.
 	Withholds() bool
+	// Injects reports whether a verdict of Host reaches the host's stack. It is
+	// constant.
+	Injects() bool
 	// Counters are the plane's own counters, by name, since it was made:
 	// frames in and out, and every reason for which it lost one. Safe to
 	// call at any time.

@@ -45,6 +45,8 @@ type Plane struct {
 	clock     clock
 	c         counters
 	receivers []*receiver
+	host      dataplane.Neighbor // the host itself, by way of lo: addresses that are zero
+	loopback  int                // its index, by which claimed frames get to the host; 0: they do not
 	claims    claims
 
 	senders atomic.Pointer[map[int]*sender]
@@ -79,6 +81,8 @@ func New(opt Options) (*Plane, error) {
 		p.log = slog.Default()
 	}
 	p.senders.Store(&map[int]*sender{})
+	p.loopback = loopback()
+	p.host = dataplane.Neighbor{State: dataplane.HopReachable, Ifindex: p.loopback}
 	p.claims.ns = ns
 	seen := make(map[string]bool)
 	for _, name := range opt.Interfaces {
@@ -171,6 +175,8 @@ func (p *Plane) release() {
 		s.close()
 	}
 	p.senders.Store(&map[int]*sender{})
+	p.loopback = loopback()
+	p.host = dataplane.Neighbor{State: dataplane.HopReachable, Ifindex: p.loopback}
 	for _, r := range p.receivers {
 		r.close()
 	}
@@ -185,6 +191,10 @@ func (p *Plane) Claim(c dataplane.Claims) error { return p.claims.replace(c) }
 // Withholds implements dataplane.Plane: the ingress chain drops a claimed
 // packet before anybody has decided about it.
 func (p *Plane) Withholds() bool { return true }
+
+// Injects implements dataplane.Plane: it can, unless the host verifies that
+// packets come in where answers would go out.
+func (p *Plane) Injects() bool { return p.loopback != 0 }
 
 // Counters implements dataplane.Plane. Names that start with rx and tx count
 // frames; a frame that GRO merged is one.

@@ -248,7 +248,9 @@ func (r *receiver) carryOut(frames []dataplane.Frame) {
 		}
 		ifindex := f.In
 		var to *dataplane.Neighbor
-		if f.Hop != nil {
+		if f.Verdict == dataplane.Host {
+			ifindex, to = r.p.loopback, &r.p.host
+		} else if f.Hop != nil {
 			if to = f.Hop.Neighbor(); to.State != dataplane.HopReachable {
 				// Parking takes the hop's lock, under which parked frames
 				// are sent: no sender may be held.

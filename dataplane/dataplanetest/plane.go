@@ -46,6 +46,7 @@ type Plane struct {
 	claimed   int
 	claimErr  error
 	withholds bool
+	injects   bool
 	sent      []Result
 	c         counts
 }
@@ -131,7 +132,7 @@ func (p *Plane) Deliver(frames ...dataplane.Frame) []Result {
 func (p *Plane) carryOut(f *dataplane.Frame, c *counts) Result {
 	r := Result{Verdict: f.Verdict, Data: f.Data, Offload: f.Offload, Hop: f.Hop, In: f.In}
 	switch f.Verdict {
-	case dataplane.Pass:
+	case dataplane.Pass, dataplane.Host:
 		c.passed++
 		return r
 	case dataplane.Drop:
@@ -239,6 +240,20 @@ func (p *Plane) SetWithholds(yes bool) {
 	p.mu.Lock()
 	p.withholds = yes
 	p.mu.Unlock()
+}
+
+// SetInjects sets what Injects reports; false at first.
+func (p *Plane) SetInjects(yes bool) {
+	p.mu.Lock()
+	p.injects = yes
+	p.mu.Unlock()
+}
+
+// Injects implements dataplane.Plane.
+func (p *Plane) Injects() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.injects
 }
 
 // Withholds implements dataplane.Plane.
