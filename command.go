@@ -132,14 +132,23 @@ func (d *Director) lookup(k ServiceKey) *virtual {
 	return d.table.find(k)
 }
 
+// existing is the service of a key, or ErrNoService. The caller holds ctl.
+func (d *Director) existing(k ServiceKey) (*virtual, error) {
+	s := d.lookup(k.clean())
+	if s == nil {
+		return nil, fmt.Errorf("%w: %v", ErrNoService, k)
+	}
+	return s, nil
+}
+
 // EditService implements Control (ip_vs_edit_service).
 func (d *Director) EditService(c Service) error {
 	c.ServiceKey = c.clean()
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	s := d.lookup(c.ServiceKey)
-	if s == nil {
-		return fmt.Errorf("%w: %v", ErrNoService, c.ServiceKey)
+	s, err := d.existing(c.ServiceKey)
+	if err != nil {
+		return err
 	}
 	if err := c.check(); err != nil {
 		return err
@@ -171,12 +180,11 @@ func (s *virtual) retireScheduler() {
 
 // DeleteService implements Control.
 func (d *Director) DeleteService(k ServiceKey) error {
-	k = k.clean()
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	s := d.lookup(k)
-	if s == nil {
-		return fmt.Errorf("%w: %v", ErrNoService, k)
+	s, err := d.existing(k)
+	if err != nil {
+		return err
 	}
 	d.remove(s)
 	return nil
@@ -247,14 +255,13 @@ func (d *Director) warnMethod(c Destination) {
 
 // AddDestination implements Control.
 func (d *Director) AddDestination(k ServiceKey, c Destination) error {
-	k = k.clean()
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	s := d.lookup(k)
-	if s == nil {
-		return fmt.Errorf("%w: %v", ErrNoService, k)
+	s, err := d.existing(k)
+	if err != nil {
+		return err
 	}
-	if err := c.checkNumbers(k); err != nil {
+	if err := c.checkNumbers(s.ServiceKey); err != nil {
 		return err
 	}
 	if s.find(c.AddrPort()) != nil {
@@ -292,14 +299,13 @@ func (d *Director) AddDestination(k ServiceKey, c Destination) error {
 
 // EditDestination implements Control.
 func (d *Director) EditDestination(k ServiceKey, c Destination) error {
-	k = k.clean()
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	s := d.lookup(k)
-	if s == nil {
-		return fmt.Errorf("%w: %v", ErrNoService, k)
+	s, err := d.existing(k)
+	if err != nil {
+		return err
 	}
-	if err := c.checkNumbers(k); err != nil {
+	if err := c.checkNumbers(s.ServiceKey); err != nil {
 		return err
 	}
 	dst := s.find(c.AddrPort())
@@ -319,12 +325,11 @@ func (d *Director) EditDestination(k ServiceKey, c Destination) error {
 
 // DeleteDestination implements Control.
 func (d *Director) DeleteDestination(k ServiceKey, at netip.AddrPort) error {
-	k = k.clean()
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	s := d.lookup(k)
-	if s == nil {
-		return fmt.Errorf("%w: %v", ErrNoService, k)
+	s, err := d.existing(k)
+	if err != nil {
+		return err
 	}
 	dst := s.find(at)
 	if dst == nil {

@@ -1,22 +1,19 @@
 // Package conn is the connection table: which real server a connection was
 // given, in what state it is, and when it is forgotten.
 //
-// Entries lie in a shared table (internal/shtab), so that an XDP program can
-// forward them, keep their TCP state and stamp them. What only Go needs (the
-// timer, the timeout, the template) lies in a record of the same index.
-//
-// Each packet restarts a connection's timer (net/netfilter/ipvs/ip_vs_conn.c,
-// ip_vs_conn_put). Here a packet only writes the time into the entry's stamp;
-// the timer is looked at when it fires, and moves on if the entry was used
-// meanwhile.
+// Entries lie in a shared table (internal/shtab by way of internal/expiring), so
+// that an XDP program can forward them, keep their TCP state and stamp them.
+// What only Go needs (the timer, the timeout, the template) lies in a record of
+// the same index.
 package conn
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/ulvs/ulvs/internal/expiring"
 	"github.com/ulvs/ulvs/internal/shtab"
-	"github.com/ulvs/ulvs/internal/timerwheel"
 	"github.com/ulvs/ulvs/packet"
 )
 
@@ -49,66 +46,37 @@ type Options struct {
 // has. RecordSize bytes a slot lie beside it.
 func MemorySize(max int) int { return shtab.Size(max) }
 
-// record is what Go alone keeps of a connection: 20 bytes.
+// record is what Go alone keeps of a connection, besides its timer: together 20
+// bytes.
 type record struct {
-	timer    timerwheel.Link
-	timeout  uint32 // ticks; what the last packet made of it
 	template uint32 // the owner's word for it; 0: none
 }
 
 // Table is a connection table. Make it with New. It is not safe for concurrent
 // use: the director's forwarding lock guards it.
 type Table struct {
-	t        *shtab.Table
-	recs     []record
-	wheel    *timerwheel.Wheel
-	hz       uint32
+	t        *expiring.Table[record]
 	timeouts timeouts
 	secure   bool
 	expired  func(ID)
-	free     []func()
 }
 
 // New makes an empty table.
 func New(o Options) (*Table, error) {
-	if o.Hz == 0 || o.Expired == nil {
-		return nil, fmt.Errorf("conn: Options need Hz and Expired")
+	if o.Expired == nil {
+		return nil, errors.New("conn: Options need Expired")
 	}
-	t := &Table{hz: o.Hz, expired: o.Expired}
-	block := o.Memory
-	if block == nil {
-		var free func()
-		var err error
-		if block, free, err = shtab.Memory(MemorySize(max(o.Max, 1)), o.Populate); err != nil {
-			return nil, err
-		}
-		t.free = append(t.free, free)
-	}
-	tab, err := shtab.New(block, o.Max, o.Hz)
+	t := &Table{expired: o.Expired, timeouts: defaultTimeouts(o.Hz)}
+	var err error
+	t.t, err = expiring.New[record](expiring.Options{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Populate: o.Populate}, t.over)
 	if err != nil {
-		t.Close()
-		return nil, err
+		return nil, fmt.Errorf("conn: %w", err)
 	}
-	t.t = tab
-	recs, free, err := shtab.AllocRecords[record](tab.Slots(), o.Populate)
-	if err != nil {
-		t.Close()
-		return nil, err
-	}
-	t.recs = recs
-	t.free = append(t.free, free)
-	t.wheel = timerwheel.New(recs, func(r *record) *timerwheel.Link { return &r.timer }, o.Now, t.fire)
-	t.timeouts = defaultTimeouts(o.Hz)
 	return t, nil
 }
 
 // Close gives back the memory that New took. The table is gone then.
-func (t *Table) Close() {
-	for _, free := range t.free {
-		free()
-	}
-	t.free = nil
-}
+func (t *Table) Close() { t.t.Close() }
 
 // Len is how many connections there are, Max how many there can be.
 func (t *Table) Len() int { return t.t.Len() }
@@ -139,10 +107,8 @@ func (t *Table) Insert(f *packet.Flow, hash uint64, dest, template, now uint32, 
 	if err != nil {
 		return 0, err
 	}
-	r := &t.recs[i]
-	r.timeout = 3 * t.hz
-	r.template = template
-	t.wheel.Set(i, now+r.timeout)
+	t.t.Owner(i).template = template
+	t.t.Start(i, t.t.Ticks(3*time.Second), now)
 	return ID(i), nil
 }
 
@@ -151,38 +117,16 @@ func (t *Table) Insert(f *packet.Flow, hash uint64, dest, template, now uint32, 
 func (t *Table) Hide(id ID) { t.t.Detach(uint32(id)) }
 
 // Remove ends a connection at once, without Expired.
-func (t *Table) Remove(id ID) {
-	t.wheel.Unset(uint32(id))
-	t.t.Remove(uint32(id))
-	t.t.Release(uint32(id))
-}
+func (t *Table) Remove(id ID) { t.t.End(uint32(id)) }
 
 // Advance moves the clock to tick now and expires what is due. It looks at no
 // more than budget entries, and reports true when there are more to do.
-func (t *Table) Advance(now uint32, budget int) (more bool) { return t.wheel.Advance(now, budget) }
+func (t *Table) Advance(now uint32, budget int) (more bool) { return t.t.Advance(now, budget) }
 
-// fire is the wheel's call when a timer has run out.
-func (t *Table) fire(i uint32) {
-	now := t.wheel.Now()
-	stamp, timeout := t.t.Stamp(i), t.recs[i].timeout
-	// A stamp may lie ahead of a wheel that has fallen behind.
-	if int32(now-stamp) < int32(timeout) {
-		t.wheel.Set(i, stamp+timeout)
-		return
-	}
+// over ends a connection whose time is over.
+func (t *Table) over(i uint32) {
 	t.expired(ID(i))
-	t.t.Remove(i)
-	t.t.Release(i)
-}
-
-// setTimeout gives a connection the timeout that its state asks for. The timer
-// has to move only if it would fire too late.
-func (t *Table) setTimeout(i, timeout, now uint32) {
-	r := &t.recs[i]
-	r.timeout = timeout
-	if due, ok := t.wheel.Due(i); !ok || int32(due-(now+timeout)) > 0 {
-		t.wheel.Set(i, now+timeout)
-	}
+	t.t.End(i)
 }
 
 // Flow is the connection's flow, from the client to the virtual service.
@@ -192,7 +136,7 @@ func (t *Table) Flow(id ID) *packet.Flow { return (*packet.Flow)(t.t.Key(uint32(
 func (t *Table) Dest(id ID) uint32 { return uint32(t.t.Value(uint32(id))) }
 
 // Template is what Insert was given.
-func (t *Table) Template(id ID) uint32 { return t.recs[id].template }
+func (t *Table) Template(id ID) uint32 { return t.t.Owner(uint32(id)).template }
 
 // Active reports whether the connection counts as active, not as inactive.
 func (t *Table) Active(id ID) bool { return t.t.State(uint32(id))&flagActive != 0 }
@@ -212,21 +156,13 @@ func (t *Table) Slots() int      { return t.t.Slots() }
 func (t *Table) Live(id ID) bool { return t.t.Valid(uint32(id)) }
 
 // Expires is how long the connection has to live if no packet comes.
-func (t *Table) Expires(id ID, now uint32) time.Duration {
-	i := uint32(id)
-	left := int32(t.t.Stamp(i) + t.recs[i].timeout - now)
-	return time.Duration(max(left, 0)) * time.Second / time.Duration(t.hz)
-}
+func (t *Table) Expires(id ID, now uint32) time.Duration { return t.t.Expires(uint32(id), now) }
 
 // Each calls yield for the connections in slots from on, and looks at no more
 // than budget slots. It returns where to go on, and false when it came to the
-// end. Connections that come and go between two calls may be missed.
+// end. Connections that come and go between two calls may be missed; yield may
+// remove the one that it is called for.
 func (t *Table) Each(from ID, budget int, yield func(ID)) (next ID, more bool) {
-	end := min(int(from)+budget, t.t.Slots())
-	for i := uint32(from); i < uint32(end); i++ {
-		if t.t.Valid(i) {
-			yield(ID(i))
-		}
-	}
-	return ID(end), end < t.t.Slots()
+	n, more := t.t.Each(uint32(from), budget, func(i uint32) { yield(ID(i)) })
+	return ID(n), more
 }

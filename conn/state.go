@@ -87,7 +87,7 @@ func (t *Table) enter(i, to uint32, active bool, timeout, now uint32) (c Change)
 		c.Deactivated = was&flagActive != 0
 	}
 	t.t.SetState(i, is)
-	t.setTimeout(i, timeout, now)
+	t.t.Restart(i, timeout, now)
 	return c
 }
 

@@ -43,7 +43,7 @@ func defaultTimeouts(hz uint32) timeouts {
 // Timeouts are the three that ipvsadm --set sets: TCP's ESTABLISHED, TCP's
 // FIN_WAIT, and UDP. All others are constants.
 func (t *Table) Timeouts() (tcp, tcpFin, udp time.Duration) {
-	return t.duration(t.timeouts.tcp[tcpEstablished]), t.duration(t.timeouts.tcp[tcpFinWait]), t.duration(t.timeouts.udp)
+	return t.t.Duration(t.timeouts.tcp[tcpEstablished]), t.t.Duration(t.timeouts.tcp[tcpFinWait]), t.t.Duration(t.timeouts.udp)
 }
 
 // SetTimeouts sets them; 0 keeps. A connection has its new timeout from its
@@ -51,15 +51,11 @@ func (t *Table) Timeouts() (tcp, tcpFin, udp time.Duration) {
 func (t *Table) SetTimeouts(tcp, tcpFin, udp time.Duration) {
 	set := func(ticks *uint32, d time.Duration) {
 		if d != 0 {
-			*ticks = uint32(d * time.Duration(t.hz) / time.Second)
+			*ticks = t.t.Ticks(d)
 		}
 	}
 	set(&t.timeouts.tcp[tcpEstablished], tcp)
 	set(&t.timeouts.tcp[tcpFinWait], tcpFin)
 	set(&t.timeouts.udp, udp)
 	t.timeouts.gen = (t.timeouts.gen + 1) & genMask
-}
-
-func (t *Table) duration(ticks uint32) time.Duration {
-	return time.Duration(ticks) * time.Second / time.Duration(t.hz)
 }

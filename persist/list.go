@@ -18,7 +18,7 @@ func (t *Table) Key(id ID) Key {
 func (t *Table) Dest(id ID) uint32 { return uint32(t.t.Value(uint32(id)) & shtab.MaxValue) }
 
 // Controls is how many connections the template controls.
-func (t *Table) Controls(id ID) uint32 { return t.recs[id].controls }
+func (t *Table) Controls(id ID) uint32 { return t.t.Owner(uint32(id)).controls }
 
 // Invalid reports whether Invalidate hid the template. The kernel lists such a
 // one with 65535 as its virtual and its destination port.
@@ -47,21 +47,13 @@ func (t *Table) Slots() int      { return t.t.Slots() }
 func (t *Table) Live(id ID) bool { return t.t.Valid(uint32(id)) }
 
 // Expires is how long the template has to live if it is not used.
-func (t *Table) Expires(id ID, now uint32) time.Duration {
-	i := uint32(id)
-	left := int32(t.t.Stamp(i) + t.recs[i].timeout - now)
-	return time.Duration(max(left, 0)) * time.Second / time.Duration(t.hz)
-}
+func (t *Table) Expires(id ID, now uint32) time.Duration { return t.t.Expires(uint32(id), now) }
 
 // Each calls yield for the templates in slots from on, and looks at no more
 // than budget slots. It returns where to go on, and false when it came to the
-// end. Templates that come and go between two calls may be missed.
+// end. Templates that come and go between two calls may be missed; yield may
+// remove the one that it is called for.
 func (t *Table) Each(from ID, budget int, yield func(ID)) (next ID, more bool) {
-	end := min(int(from)+budget, t.t.Slots())
-	for i := uint32(from); i < uint32(end); i++ {
-		if t.t.Valid(i) {
-			yield(ID(i))
-		}
-	}
-	return ID(end), end < t.t.Slots()
+	n, more := t.t.Each(uint32(from), budget, func(i uint32) { yield(ID(i)) })
+	return ID(n), more
 }

@@ -13,8 +13,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/ulvs/ulvs/internal/expiring"
 	"github.com/ulvs/ulvs/internal/shtab"
-	"github.com/ulvs/ulvs/internal/timerwheel"
 )
 
 // ID is the number of a template while it lives. Numbers are used again.
@@ -46,10 +46,9 @@ type Options struct {
 // MemorySize is how many bytes of shared memory a table for max templates has.
 func MemorySize(max int) int { return shtab.Size(max) }
 
-// record is what Go alone keeps of a template: 28 bytes.
+// record is what Go alone keeps of a template, besides its timer: together 28
+// bytes.
 type record struct {
-	timer    timerwheel.Link
-	timeout  uint32 // ticks
 	controls uint32 // connections (the kernel's n_control)
 	// Neighbours in the list of those that control nothing, oldest first, as
 	// index+1; 0: none.
@@ -65,58 +64,30 @@ const (
 // Table is a table of templates. Make it with New. It is not safe for
 // concurrent use: the director's forwarding lock guards it.
 type Table struct {
-	t       *shtab.Table
-	recs    []record
-	wheel   *timerwheel.Wheel
-	hz      uint32
-	ended   func(ID)
-	evicted uint64
-
+	t         *expiring.Table[record]
+	ended     func(ID)
+	evicted   uint64
 	described map[ID]engineTemplate
 
 	oldest, newest uint32 // of those that control nothing, as index+1
-	free           []func()
 }
 
 // New makes an empty table.
 func New(o Options) (*Table, error) {
-	if o.Hz == 0 || o.Ended == nil {
-		return nil, errors.New("persist: Options need Hz and Ended")
+	if o.Ended == nil {
+		return nil, errors.New("persist: Options need Ended")
 	}
-	t := &Table{hz: o.Hz, ended: o.Ended}
-	block := o.Memory
-	if block == nil {
-		var free func()
-		var err error
-		if block, free, err = shtab.Memory(MemorySize(max(o.Max, 1)), false); err != nil {
-			return nil, err
-		}
-		t.free = append(t.free, free)
-	}
-	tab, err := shtab.New(block, o.Max, o.Hz)
+	t := &Table{ended: o.Ended}
+	var err error
+	t.t, err = expiring.New[record](expiring.Options{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory}, t.over)
 	if err != nil {
-		t.Close()
 		return nil, fmt.Errorf("persist: %w", err)
 	}
-	t.t = tab
-	recs, free, err := shtab.AllocRecords[record](tab.Slots(), false)
-	if err != nil {
-		t.Close()
-		return nil, err
-	}
-	t.recs = recs
-	t.free = append(t.free, free)
-	t.wheel = timerwheel.New(recs, func(r *record) *timerwheel.Link { return &r.timer }, o.Now, t.fire)
 	return t, nil
 }
 
 // Close gives back the memory that New took. The table is gone then.
-func (t *Table) Close() {
-	for _, free := range t.free {
-		free()
-	}
-	t.free = nil
-}
+func (t *Table) Close() { t.t.Close() }
 
 // Len is how many templates there are.
 func (t *Table) Len() int { return t.t.Len() }
@@ -147,11 +118,9 @@ func (t *Table) Insert(k *Key, dest uint32, timeout time.Duration, now uint32) (
 		t.evicted++
 		i, err = t.t.Insert(sk, h, uint64(dest), now, 0)
 	}
-	r := &t.recs[i]
-	r.timeout = uint32(timeout * time.Duration(t.hz) / time.Second)
-	r.controls = 0
+	t.t.Owner(i).controls = 0
 	t.rest(i)
-	t.wheel.Set(i, now+r.timeout)
+	t.t.Start(i, t.t.Ticks(timeout), now)
 	return ID(i), nil
 }
 
@@ -168,22 +137,18 @@ func (t *Table) Invalidate(id ID) {
 // time (ip_vs_control_add, ip_vs_conn_put).
 func (t *Table) Control(id ID, now uint32) {
 	i := uint32(id)
-	r := &t.recs[i]
+	r := t.t.Owner(i)
 	if r.controls == 0 {
 		t.wake(i)
 	}
 	r.controls++
-	t.t.SetStamp(i, now)
-	// A timer that fires too early moves on by itself.
-	if due, ok := t.wheel.Due(i); !ok || int32(due-(now+r.timeout)) > 0 {
-		t.wheel.Set(i, now+r.timeout)
-	}
+	t.t.Restart(i, t.t.Timeout(i), now)
 }
 
 // Release says that a connection that the template controlled has ended
 // (ip_vs_control_del).
 func (t *Table) Release(id ID) {
-	r := &t.recs[id]
+	r := t.t.Owner(uint32(id))
 	if r.controls--; r.controls == 0 {
 		t.rest(uint32(id))
 	}
@@ -204,45 +169,33 @@ func (t *Table) Remove(id ID) { t.end(uint32(id)) }
 
 // Advance moves the clock to tick now and expires what is due. It looks at no
 // more than budget entries, and reports true when there are more to do.
-func (t *Table) Advance(now uint32, budget int) (more bool) { return t.wheel.Advance(now, budget) }
+func (t *Table) Advance(now uint32, budget int) (more bool) { return t.t.Advance(now, budget) }
 
-// fire is the wheel's call when a timer has run out. A template that controls
-// connections then gets another minute, and keeps this as its timeout
-// (ip_vs_conn_expire).
-func (t *Table) fire(i uint32) {
-	now := t.wheel.Now()
-	r := &t.recs[i]
-	stamp := t.t.Stamp(i)
-	switch {
-	// A stamp may lie ahead of a wheel that has fallen behind.
-	case int32(now-stamp) < int32(r.timeout):
-		t.wheel.Set(i, stamp+r.timeout)
-	case r.controls > 0:
-		r.timeout = uint32(grace/time.Second) * t.hz
-		t.t.SetStamp(i, now)
-		t.wheel.Set(i, now+r.timeout)
-	default:
-		t.end(i)
+// over is for a template whose time is over. One that controls connections
+// gets another minute, and keeps this as its timeout (ip_vs_conn_expire).
+func (t *Table) over(i uint32) {
+	if t.t.Owner(i).controls > 0 {
+		t.t.Start(i, t.t.Ticks(grace), t.t.Now())
+		return
 	}
+	t.end(i)
 }
 
 // end removes a template that controls nothing.
 func (t *Table) end(i uint32) {
 	t.ended(ID(i))
 	delete(t.described, ID(i))
-	t.wheel.Unset(i)
 	t.wake(i)
-	t.t.Remove(i)
-	t.t.Release(i)
+	t.t.End(i)
 }
 
 // rest puts a template at the new end of the list of those that control
 // nothing; wake takes it off.
 func (t *Table) rest(i uint32) {
-	r := &t.recs[i]
+	r := t.t.Owner(i)
 	r.older, r.newer = t.newest, 0
 	if t.newest != 0 {
-		t.recs[t.newest-1].newer = i + 1
+		t.t.Owner(t.newest - 1).newer = i + 1
 	} else {
 		t.oldest = i + 1
 	}
@@ -250,14 +203,14 @@ func (t *Table) rest(i uint32) {
 }
 
 func (t *Table) wake(i uint32) {
-	r := &t.recs[i]
+	r := t.t.Owner(i)
 	if r.older != 0 {
-		t.recs[r.older-1].newer = r.newer
+		t.t.Owner(r.older - 1).newer = r.newer
 	} else {
 		t.oldest = r.newer
 	}
 	if r.newer != 0 {
-		t.recs[r.newer-1].older = r.older
+		t.t.Owner(r.newer - 1).older = r.older
 	} else {
 		t.newest = r.older
 	}

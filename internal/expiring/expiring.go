@@ -1,0 +1,166 @@
+// Package expiring is a shared table (internal/shtab) whose entries have a time
+// to live: what connections and connection templates have in common.
+//
+// Each use of an entry restarts its time (net/netfilter/ipvs/ip_vs_conn.c,
+// ip_vs_conn_put). Here a use only writes the time into the entry's stamp; the
+// timer is looked at when it fires, and moves on if the entry was used
+// meanwhile.
+package expiring
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/ulvs/ulvs/internal/shtab"
+	"github.com/ulvs/ulvs/internal/timerwheel"
+)
+
+// Options say how large a table is. Max and Hz are required.
+type Options struct {
+	// Max is the most entries there can be.
+	Max int
+	// Hz is how many ticks a second has in all times given to the table, and
+	// Now the tick at which it starts.
+	Hz, Now uint32
+	// Memory is the shared memory to use, shtab.Size(Max) zero bytes; nil is
+	// anonymous memory. With Populate, that is there from the start.
+	Memory   []byte
+	Populate bool
+}
+
+// Table is a shared table with a record of E beside each slot. Make it with
+// New. It is not safe for concurrent use.
+type Table[E any] struct {
+	*shtab.Table
+	recs  []record[E]
+	wheel *timerwheel.Wheel
+	hz    uint32
+	over  func(i uint32)
+	free  []func()
+}
+
+type record[E any] struct {
+	timer   timerwheel.Link
+	timeout uint32 // ticks
+	owner   E
+}
+
+// New makes an empty table. E must hold no pointers. over is called for each
+// entry whose time is over, with its timer unset: it ends it, or gives it a new
+// time.
+func New[E any](o Options, over func(i uint32)) (*Table[E], error) {
+	if o.Hz == 0 {
+		return nil, errors.New("expiring: Options need Hz")
+	}
+	t := &Table[E]{hz: o.Hz, over: over}
+	block := o.Memory
+	if block == nil {
+		var free func()
+		var err error
+		if block, free, err = shtab.Memory(shtab.Size(max(o.Max, 1)), o.Populate); err != nil {
+			return nil, err
+		}
+		t.free = append(t.free, free)
+	}
+	var err error
+	if t.Table, err = shtab.New(block, o.Max, o.Hz); err != nil {
+		t.Close()
+		return nil, err
+	}
+	recs, free, err := shtab.AllocRecords[record[E]](t.Slots(), o.Populate)
+	if err != nil {
+		t.Close()
+		return nil, fmt.Errorf("expiring: %w", err)
+	}
+	t.recs = recs
+	t.free = append(t.free, free)
+	t.wheel = timerwheel.New(recs, func(r *record[E]) *timerwheel.Link { return &r.timer }, o.Now, t.fire)
+	return t, nil
+}
+
+// Close gives back the memory that New took. The table is gone then.
+func (t *Table[E]) Close() {
+	for _, free := range t.free {
+		free()
+	}
+	t.free = nil
+}
+
+// Owner is the record of the owner's beside slot i.
+func (t *Table[E]) Owner(i uint32) *E { return &t.recs[i].owner }
+
+// Start gives an entry its time to live, from now on.
+func (t *Table[E]) Start(i, timeout, now uint32) {
+	t.recs[i].timeout = timeout
+	t.SetStamp(i, now)
+	t.wheel.Set(i, now+timeout)
+}
+
+// Restart is a use at tick now of an entry whose timeout may have changed. The
+// timer has to move only if it would fire too late.
+func (t *Table[E]) Restart(i, timeout, now uint32) {
+	t.recs[i].timeout = timeout
+	t.SetStamp(i, now)
+	if due, ok := t.wheel.Due(i); !ok || int32(due-(now+timeout)) > 0 {
+		t.wheel.Set(i, now+timeout)
+	}
+}
+
+// Timeout is an entry's time to live, in ticks.
+func (t *Table[E]) Timeout(i uint32) uint32 { return t.recs[i].timeout }
+
+// End removes an entry, and frees its slot at once.
+func (t *Table[E]) End(i uint32) {
+	t.wheel.Unset(i)
+	t.Remove(i)
+	t.Release(i)
+}
+
+// Advance moves the clock to tick now, and calls over for what is due. It looks
+// at no more than budget entries, and reports true when there are more to do.
+func (t *Table[E]) Advance(now uint32, budget int) (more bool) { return t.wheel.Advance(now, budget) }
+
+// Now is the tick up to which time has moved.
+func (t *Table[E]) Now() uint32 { return t.wheel.Now() }
+
+// fire is the wheel's call when a timer has run out. The stamp may lie ahead of
+// a wheel that has fallen behind.
+func (t *Table[E]) fire(i uint32) {
+	stamp, timeout := t.Stamp(i), t.recs[i].timeout
+	if int32(t.wheel.Now()-stamp) < int32(timeout) {
+		t.wheel.Set(i, stamp+timeout)
+		return
+	}
+	t.over(i)
+}
+
+// Expires is how long the entry has to live if it is not used.
+func (t *Table[E]) Expires(i, now uint32) time.Duration {
+	left := int32(t.Stamp(i) + t.recs[i].timeout - now)
+	return t.Duration(uint32(max(left, 0)))
+}
+
+// Duration and Ticks change between the two units of time.
+func (t *Table[E]) Duration(ticks uint32) time.Duration {
+	return time.Duration(ticks) * time.Second / time.Duration(t.hz)
+}
+
+// Ticks is a duration in ticks, rounded down.
+func (t *Table[E]) Ticks(d time.Duration) uint32 {
+	return uint32(d * time.Duration(t.hz) / time.Second)
+}
+
+// Each calls yield for the entries in slots from on, and looks at no more than
+// budget slots. It returns where to go on, and false when it came to the end.
+// Entries that come and go between two calls may be missed; yield may end the
+// one that it is called for.
+func (t *Table[E]) Each(from uint32, budget int, yield func(i uint32)) (next uint32, more bool) {
+	end := min(int(from)+budget, t.Slots())
+	for i := from; i < uint32(end); i++ {
+		if t.Valid(i) {
+			yield(i)
+		}
+	}
+	return uint32(end), end < t.Slots()
+}
