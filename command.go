@@ -109,7 +109,7 @@ func (d *Director) AddService(c Service) error {
 	if err != nil {
 		return err
 	}
-	d.apply(func() { d.table.addService(s) }, c.Mark != 0)
+	d.apply(func() { d.remember(s); d.table.addService(s) }, c.Mark != 0)
 	return nil
 }
 
@@ -162,6 +162,8 @@ func (d *Director) EditService(c Service) error {
 		}
 		s.retireScheduler()
 		s.scheduler = sc
+		s.Scheduler = c.Scheduler
+		d.remember(s)
 	} else if f, ok := s.scheduler.(sched.Flagged); ok {
 		f.SetFlags(c.SchedFlags)
 	}

@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/persist"
+	"github.com/ulvs/ulvs/sched"
 )
 
 // defense is what drop_entry, drop_packet and secure_tcp have come to
@@ -187,6 +189,9 @@ func (d *Director) SetSysctl(name string, value int) error {
 		d.log.Warn("this sysctl changes nothing in direct routing", "name", "net.ipv4.vs."+name, "value", value)
 	}
 	d.defend()
+	for s := range d.table.Each {
+		d.remember(s)
+	}
 	return nil
 }
 
@@ -199,4 +204,18 @@ func (d *Director) Sysctls() (map[string]int, error) {
 		out[name], _ = d.sysctl.Get(name)
 	}
 	return out, nil
+}
+
+// remember tells a service's scheduler, if it forgets, for how long it does not
+// (lblc_expiration, lblcr_expiration). The caller holds fwd.
+func (d *Director) remember(s *virtual) {
+	f, ok := s.scheduler.(sched.Forgetful)
+	if !ok {
+		return
+	}
+	seconds := d.sysctl.LblcExpiration
+	if s.Scheduler == "lblcr" {
+		seconds = d.sysctl.LblcrExpiration
+	}
+	f.SetExpiration(time.Duration(seconds) * time.Second)
 }

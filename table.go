@@ -166,7 +166,7 @@ func (t *table) emptyTrash(now uint32) (gone []*dest) {
 	t.trashAt = now + trashPeriod/2
 	t.trash = slices.DeleteFunc(t.trash, func(d *dest) bool {
 		switch {
-		case d.refs > 0:
+		case d.refs > 0 || d.Held():
 			return false
 		case d.idle == 0:
 			d.idle = max(now, 1)

@@ -21,6 +21,8 @@ type Values struct {
 	SecureTCP               int
 	ExpireNodestConn        int
 	ExpireQuiescentTemplate int
+	LblcExpiration          int // lblc_expiration and lblcr_expiration: in seconds
+	LblcrExpiration         int
 	RunEstimation           int
 	ScheduleICMP            int // schedule_icmp: an ICMP error may open the connection that it is about
 	SloppySCTP              int
@@ -33,6 +35,7 @@ type Values struct {
 func Defaults() *Values {
 	return &Values{
 		AmDropRate: 10, AmemThresh: 1024, ConnReuseMode: 1, RunEstimation: 1,
+		LblcExpiration: 24 * 60 * 60, LblcrExpiration: 24 * 60 * 60,
 		idle: map[string]int{
 			"cache_bypass": 0, "conntrack": 0, "ignore_tunneled": 0, "nat_icmp_send": 0, "pmtu_disc": 1,
 			"snat_reroute": 1, "sync_persist_mode": 0, "sync_ports": 1, "sync_refresh_period": 0,
@@ -57,6 +60,8 @@ func (v *Values) find(name string) (entry, bool) {
 		"secure_tcp":                {&v.SecureTCP, true},
 		"expire_nodest_conn":        {value: &v.ExpireNodestConn},
 		"expire_quiescent_template": {value: &v.ExpireQuiescentTemplate},
+		"lblc_expiration":           {value: &v.LblcExpiration},
+		"lblcr_expiration":          {value: &v.LblcrExpiration},
 		"run_estimation":            {value: &v.RunEstimation},
 		"schedule_icmp":             {value: &v.ScheduleICMP},
 		"sloppy_sctp":               {value: &v.SloppySCTP},
@@ -67,7 +72,7 @@ func (v *Values) find(name string) (entry, bool) {
 
 var effective = []string{
 	"am_droprate", "amemthresh", "backup_only", "conn_reuse_mode", "drop_entry", "drop_packet", "expire_nodest_conn",
-	"expire_quiescent_template", "run_estimation", "schedule_icmp", "secure_tcp", "sloppy_sctp", "sloppy_tcp",
+	"expire_quiescent_template", "lblc_expiration", "lblcr_expiration", "run_estimation", "schedule_icmp", "secure_tcp", "sloppy_sctp", "sloppy_tcp",
 }
 
 // Names are all that there are, sorted.
