@@ -12,7 +12,7 @@ help: ## this list
 
 .PHONY: build
 build: ## the static binary bin/ulvs
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ulvs ./cmd/ulvs
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' -o bin/ulvs ./cmd/ulvs
 
 .PHONY: demo
 demo: build ## the three walk-throughs, in network namespaces of their own

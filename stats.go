@@ -204,7 +204,9 @@ func (d *Director) Counters() (map[string]uint64, error) {
 	c["answers"] = d.answered
 	c["shed"] = d.shedCount
 	c["connections"] = uint64(d.conns.Len())
+	c["connections_max"] = uint64(d.conns.Max())
 	c["templates"] = uint64(d.templates.Len())
+	c["templates_max"] = uint64(d.templates.Max())
 	c["templates_evicted"] = d.templates.Evicted()
 	c["parked_lost"] = d.parkedLost
 	for _, dst := range d.table.dests {

@@ -92,6 +92,9 @@ func (t *Table) Close() { t.t.Close() }
 // Len is how many templates there are.
 func (t *Table) Len() int { return t.t.Len() }
 
+// Max is how many there can be.
+func (t *Table) Max() int { return t.t.Max() }
+
 // Evicted is how many templates have made room for others so far.
 func (t *Table) Evicted() uint64 { return t.evicted }
 

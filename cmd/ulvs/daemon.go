@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
@@ -90,6 +91,9 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	// Everything that can be wrong with what we were given comes before
 	// anything that others can see.
+	if err := permitted(); err != nil {
+		return err
+	}
 	name, err := control.Reserve(d.control)
 	if err != nil {
 		return err
@@ -168,10 +172,13 @@ func (d *daemon) load(director ulvs.Control) error {
 	// Line by line, to say which one is wrong.
 	lines := bufio.NewScanner(bytes.NewReader(text))
 	for n := 1; lines.Scan(); n++ {
+		if strings.HasPrefix(strings.TrimSpace(lines.Text()), "#") {
+			continue // Debian's init script writes one
+		}
 		var said bytes.Buffer
 		c := ipvsadm.Command{Control: director, Stdin: strings.NewReader(lines.Text() + "\n"), Stdout: &said, Stderr: &said}
 		if code := c.Run([]string{"ipvsadm", "-R"}); code != 0 || said.Len() > 0 {
-			return fmt.Errorf("rules %s: line %d: %s: %s", d.rules, n, strings.TrimSpace(lines.Text()), strings.TrimSpace(said.String()))
+			return fmt.Errorf("rules %s: line %d: %q: %s; lines are what ipvsadm -Sn prints, mend or remove this one", d.rules, n, strings.TrimSpace(lines.Text()), strings.TrimSpace(said.String()))
 		}
 	}
 	return lines.Err()
@@ -186,4 +193,13 @@ func parseMAC(s string) (mac dataplane.MAC, err error) {
 		return mac, fmt.Errorf("--mac %s: give a unicast Ethernet address as 00:00:5e:00:01:0a", s)
 	}
 	return dataplane.MAC(a), nil
+}
+
+// permitted says what is missing where this process may not do what it must.
+func permitted() error {
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("packet sockets need CAP_NET_RAW, and nftables CAP_NET_ADMIN: run as root or in a user namespace: %w", err)
+	}
+	return unix.Close(fd)
 }

@@ -29,7 +29,13 @@ func (d *daemon) followMarks(director *ulvs.Director) (func(context.Context) err
 	}
 	return func(ctx context.Context) error {
 		defer follower.Close()
-		err := follower.Run(ctx, func(r hostmark.Rules) error { return d.take(director, r) })
+		err := follower.Run(ctx, func(r hostmark.Rules) error {
+			if r.Equal(rules) {
+				return nil // what we began with
+			}
+			rules = r
+			return d.take(director, r)
+		})
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -44,7 +50,7 @@ func (d *daemon) take(director *ulvs.Director, r hostmark.Rules) error {
 	}
 	d.log.Info("the host's mark rules", "followed", len(r.V4)+len(r.V6), "unfollowed", len(r.Unfollowed))
 	for _, text := range r.Unfollowed {
-		d.log.Warn("a rule of the host cannot be followed", "rule", text)
+		d.log.Warn("a rule of the host cannot be followed: packets that only it marks get no mark", "rule", text)
 	}
 	return nil
 }

@@ -24,6 +24,9 @@ func run(args []string) int {
 	switch filepath.Base(args[0]) {
 	case "ipvsadm":
 		return runIPVSAdm(socketFromEnv(), args)
+	case "ipvsadm-save", "ipvsadm-restore": // Debian's scripts around -S and -R
+		verb := map[string]string{"ipvsadm-save": "-S", "ipvsadm-restore": "-R"}[filepath.Base(args[0])]
+		return runIPVSAdm(socketFromEnv(), append([]string{"ipvsadm", verb}, args[1:]...))
 	case "iptables", "iptables-save", "iptables-restore", "ip6tables", "ip6tables-save", "ip6tables-restore":
 		return runMarks(socketFromEnv(), filepath.Base(args[0]), args[1:])
 	}
@@ -94,7 +97,10 @@ func wordsCommand(name, short string, f func(socket string, args []string) int) 
 		Use:                name + " [--control SOCKET] …",
 		Short:              short,
 		DisableFlagParsing: true,
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) == 1 && (args[0] == "--help" || args[0] == "-h") && name != "ipvsadm" {
+				return c.Help()
+			}
 			socket := socketFromEnv()
 			if len(args) >= 2 && args[0] == "--control" {
 				socket, args = args[1], args[2:]

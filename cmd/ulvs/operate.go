@@ -34,7 +34,9 @@ func runMarks(socket, name string, args []string) int {
 	case "restore":
 		var text []byte
 		if text, err = io.ReadAll(os.Stdin); err == nil {
-			err = c.MarkRestore(ipv6, string(text))
+			if err = c.MarkRestore(ipv6, string(text)); err == nil {
+				warnTables(name, string(text))
+			}
 		}
 	default:
 		out, err = c.MarkCommand(ipv6, args)
@@ -48,6 +50,20 @@ func runMarks(socket, name string, args []string) int {
 	}
 	fmt.Print(out)
 	return 0
+}
+
+// warnTables says which tables of a restore were not for us, so that nobody
+// takes it for the host's own.
+func warnTables(name, text string) {
+	var others []string
+	for line := range strings.Lines(text) {
+		if table, ok := strings.CutPrefix(strings.TrimSpace(line), "*"); ok && table != "mangle" {
+			others = append(others, table)
+		}
+	}
+	if len(others) > 0 {
+		fmt.Fprintf(os.Stderr, "%s: ulvs has taken the mark rules of mangle PREROUTING; not for it: table %s\n", name, strings.Join(others, ", "))
+	}
 }
 
 const sysctlPrefix = "net.ipv4.vs."
@@ -70,7 +86,9 @@ func sysctlCommand() *cobra.Command {
 				}
 				return nil
 			}
-			for _, arg := range args {
+			// sysctl(8) takes "key = value" too.
+			words := strings.ReplaceAll(strings.Join(args, "\n"), "\n=\n", "=")
+			for arg := range strings.SplitSeq(words, "\n") {
 				if err := sysctl(c, arg); err != nil {
 					return err
 				}
@@ -79,6 +97,8 @@ func sysctlCommand() *cobra.Command {
 		},
 	}
 	controlFlag(c, &socket)
+	c.Flags().BoolP("write", "w", false, "as sysctl(8) has it; a value is written anyway")
+	c.Flags().BoolP("all", "a", false, "all of them; so does no argument")
 	return c
 }
 

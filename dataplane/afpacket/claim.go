@@ -34,6 +34,7 @@ type claims struct {
 
 	mu     sync.Mutex
 	active bool // tables are there
+	last   dataplane.Claims
 	ended  bool
 }
 
@@ -59,7 +60,7 @@ func (c *claims) replace(to dataplane.Claims) error {
 		return nil
 	})
 	if err == nil {
-		c.active = true
+		c.active, c.last = true, to
 	}
 	return err
 }

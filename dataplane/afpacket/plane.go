@@ -122,6 +122,8 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 	for _, r := range p.receivers {
 		go func() { results <- r.run(ctx, h) }()
 	}
+	var watching sync.WaitGroup
+	watching.Go(func() { p.watch(ctx) })
 	stop := context.AfterFunc(ctx, func() {
 		for _, r := range p.receivers {
 			r.interrupt()
@@ -140,6 +142,7 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 			r.interrupted.Wait()
 		}
 	}
+	watching.Wait()
 	if err := p.close(); first == nil {
 		first = err
 	}

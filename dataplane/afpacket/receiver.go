@@ -29,6 +29,7 @@ type receiver struct {
 	name        string
 	ifindex     int
 	sock        *receiveSocket
+	lock        int // holds the interface for this plane
 	head        int // the slot that the kernel fills next
 	frames      [batchSize]dataplane.Frame
 	rooms       []byte // where the handler may write answers to them
@@ -53,6 +54,10 @@ func newReceiver(p *Plane, name string) (*receiver, error) {
 	}
 	r := &receiver{p: p, name: name, ifindex: ifi.Index, touched: make([]*sender, 0, 16), rooms: make([]byte, batchSize*roomSize)}
 	if r.sock, err = openReceive(ifi, p.opt.MAC); err != nil {
+		return nil, err
+	}
+	if r.lock, err = reserve(name, ifi.Index); err != nil {
+		r.sock.close()
 		return nil, err
 	}
 	for i := range r.large {
@@ -331,5 +336,6 @@ func (r *receiver) close() {
 	if !r.closed {
 		r.closed = true
 		r.sock.close()
+		_ = unix.Close(r.lock)
 	}
 }

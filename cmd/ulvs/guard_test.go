@@ -1,0 +1,58 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/nftables"
+)
+
+// A flushed ruleset does not let the host in between for long, and a second
+// daemon does not get an interface that another one has.
+func TestGuard(t *testing.T) {
+	s := newSite(t)
+	s.start("--interface", "eth0")
+	if out, code := s.ulvs("", "ipvsadm", "-A", "-t", "192.168.10.101:80", "-s", "rr"); code != 0 {
+		t.Fatal(out)
+	}
+	tables := func() (n int) {
+		t.Helper()
+		if err := s.director.Do(func() error {
+			c, err := nftables.New()
+			if err != nil {
+				return err
+			}
+			list, err := c.ListTablesOfFamily(nftables.TableFamilyNetdev)
+			n = len(list)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	if tables() != 1 {
+		t.Fatal("there is no table")
+	}
+	if out, code := s.ulvs("", "ulvs", "run", "--interface", "eth0", "--control", "./second.sock"); code != 1 || !strings.Contains(out, "another ulvs has interface eth0") {
+		t.Errorf("a second daemon: exit %d: %s", code, out)
+	}
+	if tables() != 1 {
+		t.Fatal("the second daemon took the table away")
+	}
+	if err := s.director.Do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		c.FlushRuleset()
+		return c.Flush()
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(5 * time.Second); tables() == 0; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the table does not come back")
+		}
+	}
+}

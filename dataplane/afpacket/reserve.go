@@ -1,0 +1,27 @@
+package afpacket
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// reserve takes an interface for this plane: two that share one would answer
+// twice, and take each other's claims away. The lock is the name of an abstract
+// unix socket: the kernel keeps those by network namespace, and drops them with
+// the process.
+func reserve(name string, ifindex int) (fd int, err error) {
+	fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("afpacket: cannot reserve %s: %w", name, err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("@ulvs/interface/%d", ifindex)}); err != nil {
+		_ = unix.Close(fd)
+		if errors.Is(err, unix.EADDRINUSE) {
+			return -1, fmt.Errorf("afpacket: another ulvs has interface %s: stop that one, or give other interfaces", name)
+		}
+		return -1, fmt.Errorf("afpacket: cannot reserve %s: %w", name, err)
+	}
+	return fd, nil
+}

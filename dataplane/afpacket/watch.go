@@ -1,0 +1,68 @@
+package afpacket
+
+import (
+	"context"
+	"time"
+
+	"github.com/google/nftables"
+)
+
+// watchInterval is how long a claim that somebody took away stays away.
+const watchInterval = time.Second
+
+// watch puts the claims back when their table is gone: "nft flush ruleset", with
+// which Debian's /etc/nftables.conf begins, takes everybody's tables.
+func (p *Plane) watch(ctx context.Context) {
+	t := time.NewTicker(watchInterval)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		switch back, err := p.claims.repair(); {
+		case err != nil:
+			p.log.Error("afpacket: somebody removed the nftables table that keeps the host from the services' packets, and it cannot be made again", "err", err)
+		case back:
+			p.log.Warn("afpacket: somebody removed the nftables table that keeps the host from the services' packets (nft flush ruleset?); it is back")
+		}
+	}
+}
+
+// repair replaces the claims if a table of theirs is gone.
+func (c *claims) repair() (back bool, err error) {
+	c.mu.Lock()
+	whole := !c.active || c.ended || c.whole()
+	last := c.last
+	c.mu.Unlock()
+	if whole {
+		return false, nil
+	}
+	return true, c.replace(last)
+}
+
+// whole reports that all tables are there, or that nobody can say.
+func (c *claims) whole() bool {
+	there := map[string]bool{}
+	err := c.ns.do(func() error {
+		conn, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		tables, err := conn.ListTablesOfFamily(nftables.TableFamilyNetdev)
+		for _, t := range tables {
+			there[t.Name] = true
+		}
+		return err
+	})
+	if err != nil {
+		return true
+	}
+	for _, name := range c.interfaces {
+		if !there[tableOf(name).Name] {
+			return false
+		}
+	}
+	return true
+}
