@@ -153,6 +153,17 @@ func (d *Director) EditService(c Service) error {
 	if err := c.check(); err != nil {
 		return err
 	}
+	was := s.ftp()
+	if err := d.edit(s, c); err != nil {
+		return err
+	}
+	if s.ftp() != was { // its claims go with its persistence
+		return d.claim(nil)
+	}
+	return nil
+}
+
+func (d *Director) edit(s *virtual, c Service) error {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	if c.Scheduler != s.Scheduler {
@@ -167,17 +178,9 @@ func (d *Director) EditService(c Service) error {
 	} else if f, ok := s.scheduler.(sched.Flagged); ok {
 		f.SetFlags(c.SchedFlags)
 	}
-	d.claimDue = d.claimDue || s.Port == ftpPort // its claims go with its persistence
 	s.Service = c
 	s.form = persist.FormFor(c.Is6(), c.Mark, c.Persistence.Netmask)
 	return nil
-}
-
-// retireScheduler has the scheduler let go of removed destinations.
-func (s *virtual) retireScheduler() {
-	if c, ok := s.scheduler.(sched.Closer); ok {
-		c.Close()
-	}
 }
 
 // DeleteService implements Control.

@@ -117,16 +117,6 @@ func TestScheduleICMP(t *testing.T) {
 	expect(t, "its connection", b.send(pkt{src: "10.1.1.1:1000", dst: vip + ":80", flags: "A"}), "r1")
 }
 
-// backup_only: nothing is forwarded, the host gets all.
-func TestBackupOnly(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
-	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 1)
-	b.must(b.SetSysctl("backup_only", 1))
-	expect(t, "on", b.send(pkt{src: "10.1.1.1:1000", dst: vip + ":80", flags: "S"}), "pass")
-	b.must(b.SetSysctl("backup_only", 0))
-	expect(t, "off", b.send(pkt{src: "10.1.1.1:1000", dst: vip + ":80", flags: "S"}), "r0")
-}
-
 // The sip engine keeps each call on one server, whatever ports its packets come
 // from, and drops what is no call.
 func TestSIP(t *testing.T) {

@@ -52,9 +52,6 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	d.advance(tick)
-	if d.sysctl.BackupOnly != 0 {
-		return
-	}
 	var lines uint32
 	for i := range batch {
 		lines += d.conns.Touch(s.hashes[i])

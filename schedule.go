@@ -135,14 +135,21 @@ func clientAddr(f *packet.Flow, is6 bool, to *[16]byte) {
 }
 
 // pick asks the service's scheduler (ip_vs_scheduler.schedule).
-func (d *Director) pick(s *virtual, p *packet.Packet, tick uint32) *dest {
+func (d *Director) pick(s *virtual, a *attempt) *dest {
+	p := a.p
 	r := &d.request
 	*r = sched.Request{
 		ClientPort: p.Flow.ClientPort(), VirtualPort: p.Flow.VirtualPort(),
-		Proto: p.Proto, IPv6: p.Is6, Now: time.Duration(tick) * (time.Second / hz),
+		Proto: p.Proto, IPv6: p.Is6, Now: time.Duration(a.tick) * (time.Second / hz),
 	}
 	clientAddr(&p.Flow, p.Is6, &r.Client)
 	virtualAddr(&p.Flow, p.Is6, &r.Virtual)
+	if a.quoted {
+		// Schedulers that go by the destination take the quoted packet's own,
+		// which is the client (ip_vs_dh_schedule and its like do not ask for
+		// the inverse).
+		r.Virtual = r.Client
+	}
 	chosen := s.scheduler.Schedule(r)
 	if chosen == nil {
 		return nil
@@ -156,7 +163,7 @@ func (d *Director) plain(s *virtual, a *attempt) (conn.ID, *dest) {
 		d.leave(s, a)
 		return 0, nil
 	}
-	dst := d.pick(s, a.p, a.tick)
+	dst := d.pick(s, a)
 	if dst == nil {
 		d.leave(s, a)
 		return 0, nil
@@ -192,7 +199,7 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 		}
 	}
 	if !found {
-		if dst = d.pick(s, a.p, a.tick); dst == nil {
+		if dst = d.pick(s, a); dst == nil {
 			d.leave(s, a)
 			return 0, nil
 		}

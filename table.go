@@ -275,3 +275,10 @@ func ownerBits(destPort bool, m ForwardMethod) uint8 {
 }
 
 func methodOf(owner uint8) ForwardMethod { return ForwardMethod(owner >> 1) }
+
+// retireScheduler has the scheduler let go of removed destinations.
+func (s *virtual) retireScheduler() {
+	if c, ok := s.scheduler.(sched.Closer); ok {
+		c.Close()
+	}
+}

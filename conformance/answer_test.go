@@ -53,7 +53,7 @@ func TestRecordings(t *testing.T) {
 		if _, err := ParseScenario(r.Source); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
-		text, err := os.ReadFile(filepath.Join(referenceDir, name))
+		text, err := os.ReadFile(recordingPath(name))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -67,6 +67,34 @@ func TestRecordings(t *testing.T) {
 	}
 	if _, err := ParseRecording("# scenario\nshow -Ln\n\n# what the kernel did\nx\n"); err == nil {
 		t.Error("answers of no kernel are accepted")
+	}
+}
+
+// TestCoverage wants everything that Generate can say in the recordings.
+func TestCoverage(t *testing.T) {
+	said := make(Coverage)
+	for _, r := range recordings(t) {
+		said.Add(r.Source)
+	}
+	want := []string{
+		"family IPv4", "family IPv6", "protocol tcp", "protocol udp", "protocol sctp", "protocol icmp", "iptables", "ip6tables",
+		"option -M", "option -b", "option -f", "option -o", "option -p", "option -x", "option -y", "option --pe", "sleep",
+	}
+	for _, verb := range []string{"-A", "-E", "-D", "-C", "-Z", "-a", "-e", "-d", "-Ln", "-Lnc", "-Sn", "--set"} {
+		want = append(want, "verb "+verb)
+	}
+	for _, s := range DefaultFeatures.Schedulers {
+		want = append(want, "scheduler "+s)
+	}
+	for name := range genSysctls {
+		if name != "backup_only" {
+			want = append(want, "sysctl net.ipv4.vs."+name+"=1")
+		}
+	}
+	for _, w := range want {
+		if said[w] == 0 {
+			t.Errorf("no recording says %q", w)
+		}
 	}
 }
 

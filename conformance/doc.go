@@ -2,7 +2,13 @@
 // scenarios (commands, packets, pauses, listings) against a director in a lab
 // of network namespaces, and writes down what became of each packet and what
 // each command said. The answers of kernel IPVS, in a user-mode Linux guest,
-// are recorded in testdata/reference; ulvs must give the same ones.
+// are recorded in testdata/reference (long ones, each about one thing) and
+// testdata/scenarios (quick ones, most of them generated); ulvs must give the
+// same ones.
+//
+//	go test ./conformance                                       ulvs against the recorded answers
+//	go test ./conformance -run TestKernel -kernel [-record]     the kernel against them
+//	go test ./conformance -run TestRandom -kernel -seeds 1-200  both, with scenarios made up now
 //
 // # Scenarios
 //

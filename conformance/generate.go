@@ -14,16 +14,20 @@ type Features struct {
 	// Without are kinds of statement to leave out, by the names in Kinds: for
 	// differences that are known already.
 	Without []string
+	// Brief makes scenarios of a few statements, without long sleeps.
+	Brief bool
 }
 
-// DefaultFeatures are what ulvs has.
-var DefaultFeatures = Features{Schedulers: []string{"rr", "wrr", "wlc"}}
+// DefaultFeatures are what ulvs has, but for twos, which draws lots.
+var DefaultFeatures = Features{Schedulers: []string{
+	"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh",
+}}
 
 // Kinds are what Features.Without may name.
 var Kinds = []string{
 	"stats", "timed", "ftp", "marks", "ops", "persistence", "thresholds", "sctp", "udp", "ipv6",
 	"sloppy_tcp", "sloppy_sctp", "conn_reuse_mode", "expire_nodest_conn", "expire_quiescent_template",
-	"delete", "clear", "edit-service", "zero", "port20", "icmp", "icmp-error", "ttl", "size", "set", "frag", "badsum",
+	"backup_only", "schedule_icmp", "sched-flags", "pe", "delete", "clear", "edit-service", "zero", "port20", "icmp", "icmp-error", "ttl", "size", "set", "frag", "badsum",
 }
 
 // The generator keeps clear of what DIFFERENCES.md names, and of races. Where
@@ -92,10 +96,10 @@ func (g *generator) scenario() {
 		g.vips = g.vips[1:] // IPv6 alone, or with .102
 	}
 	g.say("vip %s", strings.Join(g.vips, " "))
-	if g.chance(12, "timed") {
+	if g.chance(12, "timed") && !g.f.Brief {
 		g.short = pick(g, "conns", "templates")
 	}
-	stats := g.short == "" && g.chance(5, "stats")
+	stats := g.short == "" && g.chance(5, "stats") && !g.f.Brief
 	if g.short == "conns" {
 		g.say("ipvsadm --set 3 3 3")
 	}
@@ -105,8 +109,12 @@ func (g *generator) scenario() {
 	for range 1 + g.IntN(3) {
 		g.service()
 	}
-	for range 4 + g.IntN(8) {
-		for range 1 + g.IntN(4) {
+	rounds, batches := 4+g.IntN(8), 4
+	if g.f.Brief {
+		rounds, batches = 2+rounds/3, 2
+	}
+	for range rounds {
+		for range 1 + g.IntN(batches) {
 			g.traffic()
 		}
 		g.event()
@@ -198,7 +206,13 @@ func (g *generator) markRule(s *genService) {
 
 // settings is a service with what -A and -E may say of it.
 func (g *generator) settings(s *genService) string {
-	words := s.key + " -s " + pick(g, g.f.Schedulers...)
+	scheduler := pick(g, g.f.Schedulers...)
+	words := s.key + " -s " + scheduler
+	if scheduler == "sh" || scheduler == "mh" {
+		if flags := pick(g, "", "$-port", "$-fallback", "$-port,$-fallback"); flags != "" && g.chance(100, "sched-flags") {
+			words += " -b " + strings.ReplaceAll(flags, "$", scheduler)
+		}
+	}
 	if (s.port == 0 && s.mark == 0) || g.chance(35, "persistence") {
 		switch {
 		case g.short == "templates":
@@ -212,6 +226,9 @@ func (g *generator) settings(s *genService) string {
 			} else {
 				words += pick(g, " -M 255.255.255.0", " -M 255.255.0.0", " -M 255.0.255.0", " -M 255.255.255.255")
 			}
+		}
+		if s.proto == "udp" && g.chance(10, "pe") {
+			words += " --pe sip"
 		}
 	}
 	if (s.proto == "udp" || s.mark > 0) && g.chance(25, "ops") {
@@ -234,7 +251,7 @@ func (g *generator) realServer(s *genService, r string) string {
 
 func (g *generator) serverSettings() string {
 	words := pick(g, "", "", "-w 1", "-w 2", "-w 3", "-w 10", "-w 0", "-w 100")
-	if g.chance(8, "thresholds") {
+	if g.chance(14, "thresholds") {
 		upper := 1 + g.IntN(6)
 		words += fmt.Sprintf(" -x %d", upper)
 		if g.chance(50, "") {
@@ -246,11 +263,12 @@ func (g *generator) serverSettings() string {
 
 var genSysctls = map[string][]int{
 	"conn_reuse_mode": {0, 1, 2, 3}, "expire_nodest_conn": {0, 1}, "expire_quiescent_template": {0, 1},
-	"sloppy_tcp": {0, 1}, "sloppy_sctp": {0, 1},
+	"sloppy_tcp": {0, 1}, "sloppy_sctp": {0, 1}, "backup_only": {0, 1}, "schedule_icmp": {0, 1},
 }
 
 func (g *generator) sysctl() {
-	name := pick(g, "conn_reuse_mode", "expire_nodest_conn", "expire_nodest_conn", "expire_quiescent_template", "sloppy_tcp", "sloppy_sctp")
+	name := pick(g, "conn_reuse_mode", "expire_nodest_conn", "expire_nodest_conn", "expire_quiescent_template", "sloppy_tcp", "sloppy_sctp",
+		"backup_only", "schedule_icmp")
 	if value := pick(g, genSysctls[name]...); g.chance(100, name) {
 		g.say("sysctl net.ipv4.vs.%s=%d", name, value)
 	}

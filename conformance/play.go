@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -133,8 +134,9 @@ func (t *Theatre) play(ctx context.Context, sc *Scenario) (answers []string, err
 	return p.answers(), nil
 }
 
-// moment is how long a command waits after packets. What a packet ends at
-// once, the kernel ends at its next tick, in the guest within 10 ms.
+// moment is how long a command waits after packets, and all else after what
+// deletes. What a packet ends at once, the kernel ends at its next tick, in the
+// guest within 10 ms.
 const moment = 40 * time.Millisecond
 
 type player struct {
@@ -149,6 +151,8 @@ type player struct {
 	viaService bool
 	resolve    bool // find out who has an address
 	sent       bool // since the last command
+	deleted    bool // the last command deleted something
+	seen       map[flow]bool
 	record     []entry
 	// clock is when the last sleep should have ended, or the first packet was
 	// sent.
@@ -169,10 +173,8 @@ func (p *player) step(ctx context.Context, s Step) error {
 	case s.Send != nil:
 		return p.send(s.Send)
 	}
-	if p.sent {
-		time.Sleep(moment)
-		p.sent = false
-	}
+	p.pause(&p.sent)
+	p.pause(&p.deleted)
 	output, exit, err := p.director.Command(ctx, s.Command)
 	if err != nil {
 		return fmt.Errorf("%s: %w", strings.Join(s.Command, " "), err)
@@ -180,10 +182,23 @@ func (p *player) step(ctx context.Context, s Step) error {
 	if s.Command[0] == "sysctl" && exit == 0 {
 		output = "" // sysctl(8) always repeats what it set
 	}
+	p.deleted = slices.ContainsFunc(s.Command, isDeletion)
 	if s.Show || exit != 0 || output != "" {
 		p.record = append(p.record, entry{lines: answer(s.Command, exit, output)})
 	}
 	return nil
+}
+
+// isDeletion tells commands after which, with expire_nodest_conn, the kernel
+// ends connections in the background (ip_vs_expire_nodest_conn_flush).
+func isDeletion(word string) bool { return word == "-D" || word == "-d" || word == "-C" }
+
+// pause waits a moment if it is due, once.
+func (p *player) pause(due *bool) {
+	if *due {
+		time.Sleep(moment)
+	}
+	*due = false
 }
 
 // sleep sleeps for d, less what commands since the last sleep have taken: on a
@@ -207,6 +222,7 @@ func (p *player) send(s *Send) error {
 	if p.clock.IsZero() {
 		p.clock = time.Now()
 	}
+	p.pause(&p.deleted)
 	first := p.next
 	p.next += s.Count
 	mac, unresolved := p.stage.director.MAC(), error(nil)
@@ -220,6 +236,7 @@ func (p *player) send(s *Send) error {
 		mac = make(net.HardwareAddr, 6) // only to be numbered; it is not sent
 	}
 	var frames [][]byte
+	reopens := false
 	for _, packet := range s.Packets(first) {
 		frame, err := craft(packet, p.stage.client.MAC(), mac)
 		if err != nil {
@@ -230,6 +247,7 @@ func (p *player) send(s *Send) error {
 		}
 		p.record = append(p.record, entry{packet: packet})
 		frames = append(frames, frame)
+		reopens = p.reopens(packet) || reopens
 		if unresolved != nil {
 			p.observer.answer(packet.Number, "unresolved")
 		}
@@ -237,6 +255,20 @@ func (p *player) send(s *Send) error {
 	if unresolved != nil {
 		return nil
 	}
+	if !reopens {
+		return p.batch(first, frames...)
+	}
+	for i, frame := range frames {
+		if err := p.batch(first+i, frame); err != nil {
+			return err
+		}
+		p.pause(&p.sent)
+	}
+	return nil
+}
+
+// batch sends the frames of packets from the number first on.
+func (p *player) batch(first int, frames ...[]byte) error {
 	p.sent = true
 	if s, ok := p.director.(interface{ Sending() func() }); ok {
 		defer s.Sending()()
@@ -244,7 +276,27 @@ func (p *player) send(s *Send) error {
 	if err := p.wire.send(frames...); err != nil {
 		return err
 	}
-	return p.settle(first, s.Count)
+	return p.settle(first, len(frames))
+}
+
+// reopens reports whether a packet opens a connection of ports that were seen
+// before: it may replace the old connection, which counts to the kernel's next
+// tick.
+func (p *player) reopens(packet Packet) bool {
+	f := flow{packet.Proto, packet.Src, packet.Dst}
+	opens := packet.Proto == "tcp" && strings.Contains(packet.Flags, "S") || strings.HasPrefix(packet.Flags, "INIT")
+	seen := p.seen[f]
+	if p.seen == nil {
+		p.seen = make(map[flow]bool)
+	}
+	p.seen[f] = true
+	return seen && opens
+}
+
+// flow is what a connection is known by.
+type flow struct {
+	proto    string
+	src, dst netip.AddrPort
 }
 
 func (p *player) answers() []string {

@@ -42,7 +42,7 @@ func play(t *testing.T, text string, s Subject, opt Options) ([]string, error) {
 // machine's own stack. Packets to a server's own address arrive there, and the
 // server answers.
 func TestPlay(t *testing.T) {
-	got, err := play(t, `
+	const text = `
 vip 192.168.10.101 fd00:10::101
 ipvsadm quiet
 ipvsadm one two
@@ -60,10 +60,7 @@ send tcp [fd00:10::1]:1000 > [fd00:10::202]:80 S ttl=9
 send tcp 10.1.1.1:1000 > 192.168.10.101:80 RA
 send udp 192.168.10.1:1 > 192.168.10.99:1
 sleep 0.001
-`, plain{}, Options{Patience: 200 * time.Millisecond})
-	if err != nil {
-		t.Fatal(err)
-	}
+`
 	want := []string{
 		"$ ipvsadm one two (exit 3)",
 		"  one",
@@ -85,8 +82,17 @@ sleep 0.001
 		"#13 tcp 10.1.1.1:1000 > 192.168.10.101:80 RA -> nothing",
 		"#14 udp 192.168.10.1:1 > 192.168.10.99:1 -> unresolved",
 	}
-	if d := Diff(want, got); d != "" {
-		t.Error(d)
+	// On a busy machine an answer may come too late, once.
+	for n := range 1 + alone {
+		got, err := play(t, text, plain{}, Options{Patience: 200 * time.Millisecond})
+		if err == nil && Diff(want, got) == "" {
+			break
+		}
+		report := t.Logf
+		if n == alone {
+			report = t.Errorf
+		}
+		report("play %d: %v\n%s", n+1, err, Diff(want, got))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -25,6 +26,8 @@ var (
 	schedulersFlag = flag.String("schedulers", "", "TestRandom, with -kernel: the schedulers to use, separated by commas")
 	shrinkFlag     = flag.Int("shrink", 5, "TestRandom, with -kernel: how many differences to shrink")
 	playFlag       = flag.String("play", "", "TestRandom, with -kernel: play the scenarios of these `FILES` (a pattern) instead")
+	briefFlag      = flag.Bool("brief", false, "TestRandom, with -kernel: short scenarios")
+	equalFlag      = flag.String("equal", "", "TestRandom, with -kernel: write scenarios without difference to this `DIR`")
 	keepFlag       = flag.String("keep", "", "TestRandom, with -kernel: write shrunk scenarios with the kernel's answers to this `DIR`")
 )
 
@@ -185,7 +188,7 @@ func TestRandom(t *testing.T) {
 	}
 	texts := make(map[string]string)
 	var names []string
-	features := Features{Schedulers: splitFlag(*schedulersFlag), Without: splitFlag(*withoutFlag)}
+	features := Features{Schedulers: splitFlag(*schedulersFlag), Without: splitFlag(*withoutFlag), Brief: *briefFlag}
 	if *playFlag == "" {
 		for seed := from; seed <= to; seed++ {
 			name := fmt.Sprintf("seed-%d", seed)
@@ -230,8 +233,11 @@ func TestRandom(t *testing.T) {
 				diff = err.Error()
 			}
 			results[i] = result{name, diff}
-			if *playFlag != "" && *keepFlag != "" && err == nil {
-				keep(t, l, name, texts[name], want)
+			if *playFlag != "" && *keepFlag != "" && want != nil {
+				keep(t, l, *keepFlag, name, texts[name], want)
+			}
+			if *equalFlag != "" && diff == "" {
+				keep(t, l, *equalFlag, name, texts[name], want)
 			}
 		})
 	}
@@ -239,16 +245,13 @@ func TestRandom(t *testing.T) {
 	took := time.Since(began)
 	t.Logf("%d scenarios in %v: %.1f a second", len(names), took.Round(time.Second), float64(len(names))/took.Seconds())
 	t.Logf("coverage, in scenarios:\n%v", coverage)
-	shrunk := 0
+	results = slices.DeleteFunc(results, func(r result) bool { return r.diff == "" })
+	t.Logf("%d differ", len(results))
 	for _, r := range results {
-		if r.diff == "" {
-			continue
-		}
 		t.Errorf("%s:\n%s", r.name, r.diff)
-		if shrunk < *shrinkFlag {
-			shrunk++
-			shrinkOne(ctx, t, l, r.name, texts[r.name], r.diff)
-		}
+	}
+	for _, r := range results[:min(*shrinkFlag, len(results))] {
+		shrinkOne(ctx, t, l, r.name, texts[r.name], r.diff)
 	}
 }
 
@@ -266,15 +269,15 @@ func shrinkOne(ctx context.Context, t *testing.T, l *live, name, text, diff stri
 	}
 	t.Logf("%s shrunk:\n%s\nkernel:\n%s\n\nulvs:\n%s\n%s", name, small, strings.Join(want, "\n"), strings.Join(got, "\n"), CompareNear(want, got))
 	if *keepFlag != "" && *playFlag == "" {
-		keep(t, l, name, small, want)
+		keep(t, l, *keepFlag, name, small, want)
 	}
 }
 
 // keep writes a scenario with the kernel's answers.
-func keep(t *testing.T, l *live, name, text string, answers []string) {
+func keep(t *testing.T, l *live, dir, name, text string, answers []string) {
 	r := Recording{Kernel: l.guests[0].Kernel, Source: text, Answers: answers}
 	name = strings.TrimSuffix(filepath.Base(name), ".txt") + ".txt"
-	if err := os.WriteFile(filepath.Join(*keepFlag, name), []byte(r.String()), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, name), []byte(r.String()), 0o644); err != nil {
 		t.Error(err)
 	}
 }

@@ -1,86 +1,45 @@
 package conformance
 
 import (
-	"context"
-	"errors"
 	"io/fs"
+	"maps"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
-	"time"
-
-	"github.com/ulvs/ulvs/internal/lab"
 )
 
-// together is how many scenarios play at once. They mostly sleep, but too many
-// would make one another late.
-const together = 6
-
-// TestScenarios plays recorded scenarios against the daemon and wants the
-// kernel's answers, once with the VIP on the director's interface, and once
-// with the VIP nowhere, where the daemon has to answer ARP for it.
+// TestScenarios plays all recorded scenarios against the daemon and wants the
+// kernel's answers. The long ones are played once with the VIP on the
+// director's interface, and once with the VIP nowhere, where the daemon has to
+// answer ARP for it.
 func TestScenarios(t *testing.T) {
-	binary := buildUlvs(t)
-	type round struct {
-		name, file string
-		opt        Options
-		got        []string
-		err        error
-		done       chan struct{}
-	}
-	// The longest first.
+	quick := quickUlvs(buildUlvs(t))
+	plain := Ulvs{Binary: quick.Subject.(Ulvs).Binary}
+	onInterface := &Theatre{Subject: plain}
+	nowhere := &Theatre{Subject: plain, Options: Options{NoVIP: true}}
 	var rounds []*round
+	// The longest first.
 	for _, name := range []string{
 		"persist-controlled", "persist-expiry", "seed-pcc", "rr-basic", "seed-ppc", "seed-fwm",
 	} {
+		r := readRecording(t, name+".txt")
 		rounds = append(rounds,
-			&round{name: name + "/vip-on-interface", file: name + ".txt"},
-			&round{name: name + "/vip-nowhere", file: name + ".txt", opt: Options{NoVIP: true}})
+			&round{name: name + "/vip-on-interface", Recording: r, as: onInterface, compare: Compare},
+			&round{name: name + "/vip-nowhere", Recording: r, as: nowhere, compare: Compare})
 	}
-	// It sends nothing. Nor does save-restore, which joins when ulvs has sh, mh
-	// and the SIP engine.
-	rounds = append(rounds, &round{name: "cli-errors", file: "cli-errors.txt"})
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-	defer cancel()
-	tokens := make(chan struct{}, together)
-	for _, r := range rounds {
-		r.done = make(chan struct{})
+	// These send nothing.
+	for _, name := range []string{"cli-errors", "save-restore"} {
+		rounds = append(rounds, &round{name: name, Recording: readRecording(t, name+".txt"), as: onInterface, compare: Compare})
 	}
-	go func() { // t.Parallel would only play as many at once as there are CPUs
-		for _, r := range rounds {
-			tokens <- struct{}{}
-			go func() {
-				defer func() { <-tokens; close(r.done) }()
-				r.got, r.err = playFile(ctx, r.file, Ulvs{Binary: binary}, r.opt)
-			}()
+	all := recordings(t)
+	for _, file := range slices.Sorted(maps.Keys(all)) {
+		if name, ok := strings.CutSuffix(file, ".txt"+QuickSuffix); ok {
+			rounds = append(rounds, &round{name: "quick/" + name, Recording: all[file], as: quick, compare: CompareNear})
 		}
-	}()
-	for _, r := range rounds {
-		t.Run(r.name, func(t *testing.T) {
-			<-r.done
-			if errors.Is(r.err, lab.ErrPrivileges) {
-				t.Skipf("%v: run as root, or allow user namespaces", r.err)
-			}
-			if r.err != nil {
-				t.Fatal(r.err)
-			}
-			if diff := Compare(readRecording(t, r.file).Answers, r.got); diff != "" {
-				t.Errorf("ulvs (+) and the kernel (-) differ:\n%s", diff)
-			}
-		})
 	}
-}
-
-func playFile(ctx context.Context, file string, s Subject, opt Options) ([]string, error) {
-	r, err := loadRecording(file)
-	if err != nil {
-		return nil, err
-	}
-	sc, err := ParseScenario(r.Source)
-	if err != nil {
-		return nil, err
-	}
-	return Play(ctx, sc, s, opt)
+	replay(t, rounds)
 }
 
 // buildUlvs builds the program. It looks at the module's folders itself first,

@@ -75,7 +75,7 @@ func ask(candidates []string, differs func([]string) int) int {
 	return -1
 }
 
-var optional = regexp.MustCompile(` (n=\d+|vary=\w+|ttl=\d+|size=\d+|-w \d+|-x \d+( -y \d+)?|-M \S+|-o|-p \d+|-b \S+)\b`)
+var optional = regexp.MustCompile(` (n=\d+|vary=\w+|ttl=\d+|size=\d+|-w \d+|-x \d+( -y \d+)?|-M \S+|-o|-p \d+|-b \S+|--pe \S+)\b`)
 
 // simplify are a line's simpler forms.
 func simplify(line string) (simpler []string) {

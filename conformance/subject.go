@@ -74,8 +74,14 @@ func (u Ulvs) Start(ctx context.Context, host *lab.Host) (Director, error) {
 func (d *ulvsDirector) addBarrier(ctx context.Context) error {
 	for _, args := range []string{"-A -u %v -s rr -o", "-a -u %v -r 192.168.10.203 -g"} {
 		words := append([]string{"ipvsadm"}, strings.Fields(fmt.Sprintf(args, BarrierService))...)
-		if output, exit, err := d.run(ctx, words); err != nil || exit != 0 {
-			return fmt.Errorf("%s: exit %d, %w: %s", strings.Join(words, " "), exit, err, output)
+		output, exit, err := d.run(ctx, words)
+		// A socket has its name a moment before it can be connected to.
+		for until := time.Now().Add(ready); exit != 0 && strings.Contains(output, "no ulvs daemon answers") && time.Now().Before(until); {
+			time.Sleep(5 * time.Millisecond)
+			output, exit, err = d.run(ctx, words)
+		}
+		if err != nil || exit != 0 {
+			return fmt.Errorf("%s: exit %d, error %v: %s", strings.Join(words, " "), exit, err, output)
 		}
 	}
 	return nil
@@ -128,22 +134,10 @@ func (d *ulvsDirector) await(ctx context.Context) error {
 
 func (d *ulvsDirector) Command(ctx context.Context, words []string) (string, int, error) {
 	output, exit, err := d.run(ctx, words)
-	if d.claims(words) {
-		time.Sleep(claimTime)
-	}
 	if err == nil && words[0] == "ipvsadm" && slices.ContainsFunc(words, func(w string) bool { return w == "-C" || w == "--clear" }) {
 		err = d.addBarrier(ctx)
 	}
 	return withoutBarrier(output), exit, err
-}
-
-// claimTime is how long the daemon may take, after a command, to keep its host
-// from packets of a new service: it does not always wait for that itself.
-const claimTime = 150 * time.Millisecond
-
-// claims reports whether a command may change what the daemon claims.
-func (d *ulvsDirector) claims(words []string) bool {
-	return strings.HasSuffix(words[0], "tables") || slices.ContainsFunc(words, func(w string) bool { return w == "-A" || w == "-D" || w == "-C" })
 }
 
 func (d *ulvsDirector) run(ctx context.Context, words []string) (string, int, error) {

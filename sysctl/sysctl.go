@@ -14,7 +14,6 @@ import (
 type Values struct {
 	AmDropRate              int // am_droprate: one packet of so many, with drop_packet=3
 	AmemThresh              int // amemthresh: pages of free memory, below which modes 1 become active
-	BackupOnly              int // backup_only: forward nothing
 	ConnReuseMode           int
 	DropEntry               int // a mode, as the next two: 0 never, 1 when memory is short, 2 it is, 3 always
 	DropPacket              int
@@ -37,7 +36,7 @@ func Defaults() *Values {
 		AmDropRate: 10, AmemThresh: 1024, ConnReuseMode: 1, RunEstimation: 1,
 		LblcExpiration: 24 * 60 * 60, LblcrExpiration: 24 * 60 * 60,
 		idle: map[string]int{
-			"cache_bypass": 0, "conntrack": 0, "ignore_tunneled": 0, "nat_icmp_send": 0, "pmtu_disc": 1,
+			"backup_only": 0, "cache_bypass": 0, "conntrack": 0, "ignore_tunneled": 0, "nat_icmp_send": 0, "pmtu_disc": 1,
 			"snat_reroute": 1, "sync_persist_mode": 0, "sync_ports": 1, "sync_refresh_period": 0,
 			"sync_retries": 0, "sync_sock_size": 0, "sync_version": 1,
 		},
@@ -53,7 +52,6 @@ func (v *Values) find(name string) (entry, bool) {
 	e, ok := map[string]entry{
 		"am_droprate":               {value: &v.AmDropRate},
 		"amemthresh":                {value: &v.AmemThresh},
-		"backup_only":               {value: &v.BackupOnly},
 		"conn_reuse_mode":           {value: &v.ConnReuseMode},
 		"drop_entry":                {&v.DropEntry, true},
 		"drop_packet":               {&v.DropPacket, true},
@@ -71,7 +69,7 @@ func (v *Values) find(name string) (entry, bool) {
 }
 
 var effective = []string{
-	"am_droprate", "amemthresh", "backup_only", "conn_reuse_mode", "drop_entry", "drop_packet", "expire_nodest_conn",
+	"am_droprate", "amemthresh", "conn_reuse_mode", "drop_entry", "drop_packet", "expire_nodest_conn",
 	"expire_quiescent_template", "lblc_expiration", "lblcr_expiration", "run_estimation", "schedule_icmp", "secure_tcp", "sloppy_sctp", "sloppy_tcp",
 }
 

@@ -1,6 +1,7 @@
 package afpacket
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -22,7 +23,14 @@ func (b *builder) marks(f *ipFamily, rules []dataplane.MarkRule, list []uint32) 
 	for _, m := range list {
 		keys = append(keys, hostOrder(m))
 	}
-	b.drop(nftables.TypeMark, keys, 1, f.is(), exprs{meta(metaMark, 1)})
+	// What IPVS does not balance is the host's, whatever its mark: pings,
+	// neighbour solicitations.
+	served := [][]byte{{unix.IPPROTO_TCP}, {unix.IPPROTO_UDP}, {unix.IPPROTO_SCTP}}
+	for part := range slices.Chunk(unique(keys), setSize) {
+		b.add(join(f.is(),
+			exprs{meta(metaL4Proto, 1), b.lookup(nftables.TypeInetProto, served, 1)},
+			exprs{meta(metaMark, 1), b.lookup(nftables.TypeMark, part, 1), &expr.Verdict{Kind: expr.VerdictDrop}})...)
+	}
 }
 
 // markRule adds the rules for one mark rule: none when it cannot match here,
