@@ -173,7 +173,7 @@ func TestParked(t *testing.T) {
 	p, _ := l.start(director, near, Options{})
 	l.start(server, far, Options{})
 	inject := l.injector(client, "eth0")
-	const waiting, all = 60, 300
+	const waiting, all = 30, dataplane.ParkLimit // more, and the hop gives up the oldest if Set comes late
 	for i := range waiting {
 		inject(udp(macOf(director), []byte{byte(i >> 8), byte(i)}), dataplane.Offload{})
 	}
