@@ -23,6 +23,13 @@ import (
 // TestMain gives the tests a user namespace of their own when they are not
 // run by root, so that they may make network namespaces.
 func TestMain(m *testing.M) {
+	if os.Getenv(onMainThread) != "" {
+		if err := mainThread(); err != nil {
+			os.Stderr.WriteString(err.Error() + "\n")
+			os.Exit(1)
+		}
+		return
+	}
 	if os.Geteuid() == 0 || os.Getenv(unprivileged) != "" {
 		os.Exit(m.Run())
 	}

@@ -9,27 +9,30 @@ import (
 
 // namespace is the network namespace that the plane was made in. Sockets are
 // opened late, from any thread, and must not end up in another one.
-type namespace struct{ fd int } // -1: that of the process
+type namespace struct{ fd int }
+
+// ofThread is the calling thread's namespace. /proc/self would be the main
+// thread's, which may be in any namespace: goroutines run there too.
+const ofThread = "/proc/thread-self/ns/net"
 
 func currentNamespace() (namespace, error) {
-	var here, process unix.Stat_t
-	const self = "/proc/thread-self/ns/net"
-	if err := unix.Stat(self, &here); err != nil {
-		return namespace{}, fmt.Errorf("afpacket: cannot look at %s (is /proc mounted?): %w", self, err)
-	}
-	if err := unix.Stat("/proc/self/ns/net", &process); err == nil && here.Ino == process.Ino && here.Dev == process.Dev {
-		return namespace{-1}, nil
-	}
-	fd, err := unix.Open(self, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	fd, err := unix.Open(ofThread, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return namespace{}, fmt.Errorf("afpacket: cannot open %s: %w", self, err)
+		return namespace{}, fmt.Errorf("afpacket: cannot open %s (is /proc mounted?): %w", ofThread, err)
 	}
 	return namespace{fd}, nil
 }
 
-// do runs f in the namespace.
+// do runs f in the namespace. A thread that is there already needs no
+// CAP_SYS_ADMIN, which entering does.
 func (n namespace) do(f func() error) error {
-	if n.fd < 0 {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	here, err := n.here()
+	if err != nil {
+		return err
+	}
+	if here {
 		return f()
 	}
 	done := make(chan error)
@@ -44,8 +47,16 @@ func (n namespace) do(f func() error) error {
 	return <-done
 }
 
-func (n namespace) close() {
-	if n.fd >= 0 {
-		_ = unix.Close(n.fd)
+// here reports whether the calling thread is in the namespace.
+func (n namespace) here() (bool, error) {
+	var here, there unix.Stat_t
+	if err := unix.Stat(ofThread, &here); err != nil {
+		return false, fmt.Errorf("afpacket: cannot look at %s (is /proc mounted?): %w", ofThread, err)
 	}
+	if err := unix.Fstat(n.fd, &there); err != nil {
+		return false, fmt.Errorf("afpacket: cannot look at the plane's network namespace: %w", err)
+	}
+	return here.Ino == there.Ino && here.Dev == there.Dev, nil
 }
+
+func (n namespace) close() { _ = unix.Close(n.fd) }

@@ -178,8 +178,6 @@ func (p *Plane) release() {
 		s.close()
 	}
 	p.senders.Store(&map[int]*sender{})
-	p.loopback = loopback()
-	p.host = dataplane.Neighbor{State: dataplane.HopReachable, Ifindex: p.loopback}
 	for _, r := range p.receivers {
 		r.close()
 	}
