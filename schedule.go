@@ -279,14 +279,10 @@ func (d *Director) leave(s *virtual, a *attempt) {
 // host's answer is given here: that of a host on which nothing listens.
 func (d *Director) accept(f *dataplane.Frame, p *packet.Packet, s *virtual) {
 	to := p.Dest()
-	if d.resolver.Local(to) {
-		if !d.plane.Withholds() || !d.table.claimed(s, to, p) {
-			return
-		}
-	} else if !d.isVIP(to) {
+	switch local := d.resolver.Local(to); {
+	case local && !(d.plane.Withholds() && d.table.claimed(s, to, p)), !local && !d.isVIP(to):
 		return
-	}
-	if d.resolver.Local(to) && d.plane.Injects() {
+	case local && d.plane.Injects():
 		f.Verdict = dataplane.Host
 		return
 	}

@@ -126,36 +126,30 @@ func (d *Director) Service(k ServiceKey) (ServiceStatus, error) {
 // Conns implements Control. It holds the forwarding lock for some hundred
 // entries at a time.
 func (d *Director) Conns(yield func(ConnStatus) bool) error {
+	if list(d, d.conns.Each, d.connStatus, yield) {
+		list(d, d.templates.Each, d.templateStatus, yield)
+	}
+	return nil
+}
+
+// list calls yield for the entries of a table until it says false, which is
+// the result then.
+func list[ID ~uint32](d *Director, each func(ID, int, func(ID)) (ID, bool), status func(ID, uint32) ConnStatus, yield func(ConnStatus) bool) bool {
 	const chunk = 512
-	list := make([]ConnStatus, 0, chunk)
-	flush := func() bool {
-		for _, c := range list {
-			if !yield(c) {
+	entries := make([]ConnStatus, 0, chunk)
+	for at, more := ID(0), true; more; {
+		now := tickOf(d.clock())
+		d.fwd.Lock()
+		at, more = each(at, chunk, func(id ID) { entries = append(entries, status(id, now)) })
+		d.fwd.Unlock()
+		for _, e := range entries {
+			if !yield(e) {
 				return false
 			}
 		}
-		list = list[:0]
-		return true
+		entries = entries[:0]
 	}
-	for at, more := conn.ID(0), true; more; {
-		now := tickOf(d.clock())
-		d.fwd.Lock()
-		at, more = d.conns.Each(at, chunk, func(id conn.ID) { list = append(list, d.connStatus(id, now)) })
-		d.fwd.Unlock()
-		if !flush() {
-			return nil
-		}
-	}
-	for at, more := persist.ID(0), true; more; {
-		now := tickOf(d.clock())
-		d.fwd.Lock()
-		at, more = d.templates.Each(at, chunk, func(id persist.ID) { list = append(list, d.templateStatus(id, now)) })
-		d.fwd.Unlock()
-		if !flush() {
-			return nil
-		}
-	}
-	return nil
+	return true
 }
 
 func (d *Director) connStatus(id conn.ID, now uint32) ConnStatus {
