@@ -15,6 +15,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// patience is how long to wait for an answer: long, if one is due.
+func patience(due bool) time.Duration {
+	if due {
+		return 5 * time.Second
+	}
+	return 150 * time.Millisecond
+}
+
 // both claims a TCP port, 0 for all, of both virtual addresses.
 func both(port uint16) dataplane.Claims {
 	return dataplane.Claims{Services: []dataplane.Claim{
@@ -24,11 +32,12 @@ func both(port uint16) dataplane.Claims {
 }
 
 // refused reports whether the director's stack answers a connection attempt
-// with a reset. Otherwise the attempt gets no answer at all.
-func (l *lab) refused(addr string, port int) (yes bool) {
+// with a reset. Otherwise the attempt gets no answer at all, for which it waits
+// long if it wants one.
+func (l *lab) refused(addr string, port int, want bool) (yes bool) {
 	l.t.Helper()
 	l.in(client, func() {
-		_, err := (&net.Dialer{Timeout: 100 * time.Millisecond}).DialContext(context.Background(), "tcp", net.JoinHostPort(addr, fmt.Sprint(port)))
+		_, err := (&net.Dialer{Timeout: patience(want)}).DialContext(context.Background(), "tcp", net.JoinHostPort(addr, fmt.Sprint(port)))
 		var wait net.Error
 		switch {
 		case errors.Is(err, syscall.ECONNREFUSED):
@@ -69,7 +78,7 @@ func TestClaim(t *testing.T) {
 			for port, want := range c.want {
 				for _, addr := range []string{vip4, vip6} {
 					before := h.count()
-					if got := l.refused(addr, port); got != want {
+					if got := l.refused(addr, port, want); got != want {
 						t.Errorf("%s claimed, %s port %d: refused by the host: %v", c.what, addr, port, got)
 					}
 					eventually(t, fmt.Sprintf("%s claimed, the plane sees the packet to %s port %d", c.what, addr, port), func() bool { return h.count() > before })
@@ -88,7 +97,7 @@ func TestClaim(t *testing.T) {
 		if tables := l.nft(director, "list tables"); tables != "" {
 			t.Errorf("after Run: %q", tables)
 		}
-		if !l.refused(vip4, 80) {
+		if !l.refused(vip4, 80, true) {
 			t.Error("after Run the host still does not answer")
 		}
 		if p.Claim(both(80)) == nil {
@@ -135,7 +144,7 @@ func TestStaleTable(t *testing.T) {
 			l.must(dead.Claim(both(80)))
 			dead.release() // as when its process ends
 		})
-		if l.refused(vip4, 80) {
+		if l.refused(vip4, 80, false) {
 			t.Error("the table went with its process")
 		}
 		p, stop := l.start(director, &toHop{}, Options{})
@@ -144,7 +153,7 @@ func TestStaleTable(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		eventually(t, "port 80 is the host's again", func() bool { return l.refused(vip4, 80) })
+		eventually(t, "port 80 is the host's again", func() bool { return l.refused(vip4, 80, true) })
 		if err := stop(); err != nil {
 			t.Error(err)
 		}
@@ -225,14 +234,14 @@ func TestClaimFragments(t *testing.T) {
 	}}
 	// A datagram of several fragments to a port that is not claimed: it would
 	// be delivered, and answered by port unreachable, if all of it arrived.
-	answered := func(network, addr string) (yes bool) {
+	answered := func(network, addr string, due bool) (yes bool) {
 		l.in(client, func() {
 			conn, err := net.Dial(network, net.JoinHostPort(addr, "54"))
 			l.must(err)
 			defer conn.Close()
 			_, err = conn.Write(make([]byte, 4000))
 			l.must(err)
-			_ = conn.SetReadDeadline(time.Now().Add(150 * time.Millisecond))
+			_ = conn.SetReadDeadline(time.Now().Add(patience(due)))
 			_, err = conn.Read(make([]byte, 10))
 			yes = errors.Is(err, syscall.ECONNREFUSED)
 		})
@@ -242,13 +251,13 @@ func TestClaimFragments(t *testing.T) {
 		if err := p.Claim(dataplane.Claims{}); err != nil {
 			t.Fatal(err)
 		}
-		if !answered(network, addr) {
+		if !answered(network, addr, true) {
 			t.Errorf("%s: unclaimed fragments were not answered", network)
 		}
 		if err := p.Claim(claim); err != nil {
 			t.Fatal(err)
 		}
-		if answered(network, addr) {
+		if answered(network, addr, false) {
 			t.Errorf("%s: all fragments got through to the host", network)
 		}
 	}
