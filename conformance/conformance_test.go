@@ -85,6 +85,8 @@ func recordingPath(name string) string {
 
 // TestKernel asks the real kernel all scenarios again and compares its answers
 // with the recorded ones. Scenarios without answers get theirs with -record.
+// The guest keeps the host's time, many scenarios at once: what differs is asked
+// again, alone, before it counts.
 func TestKernel(t *testing.T) {
 	if !*kernelFlag {
 		t.Skip("the kernel is asked by: go test ./conformance -run TestKernel -kernel [-record]")
@@ -96,11 +98,19 @@ func TestKernel(t *testing.T) {
 	for name, r := range recorded {
 		scenarios[name] = r.Source
 	}
-	guest := Guest{Module: "..", Log: func(console string) { t.Logf("console:\n%s", console) }}
-	kernel, answers, err := guest.Play(ctx, scenarios)
+	guest, err := Guest{Module: "..", Log: func(console string) { t.Logf("console:\n%s", console) }}.Boot(ctx)
 	if errors.Is(err, ErrNoGuest) {
 		t.Skip(err)
 	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := guest.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	answers, err := guest.AskAll(ctx, scenarios)
 	if err != nil {
 		t.Error(err)
 	}
@@ -112,11 +122,20 @@ func TestKernel(t *testing.T) {
 				compare = CompareNear
 			}
 			diff := compare(r.Answers, got)
+			for n := 1; n <= alone && diff != "" && r.Kernel != "" && err == nil; n++ {
+				t.Logf("it differs; asked again alone:\n%s", diff)
+				// The ending says how it is played.
+				got, err = guest.Ask(ctx, fmt.Sprintf("again-%d-%s", n, name), r.Source)
+				diff = compare(r.Answers, got)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
 			if diff == "" {
 				return
 			}
-			if *recordFlag && (r.Kernel == "" || r.Kernel == kernel) {
-				r.Kernel, r.Answers = kernel, got
+			if *recordFlag && (r.Kernel == "" || r.Kernel == guest.Kernel) {
+				r.Kernel, r.Answers = guest.Kernel, got
 				if err := os.WriteFile(recordingPath(name), []byte(r.String()), 0o644); err != nil {
 					t.Fatal(err)
 				}
@@ -124,7 +143,7 @@ func TestKernel(t *testing.T) {
 				return
 			}
 			t.Errorf("kernel %s answers otherwise than the recorded %q (-record keeps answers of the same release only):\n%s",
-				kernel, r.Kernel, diff)
+				guest.Kernel, r.Kernel, diff)
 		})
 	}
 }

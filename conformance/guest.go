@@ -50,35 +50,6 @@ type Guest struct {
 	Log func(string)
 }
 
-// Play boots a guest, plays all scenarios (text by name), and returns the
-// kernel's release and the answers by name. The error lists what failed; the
-// other scenarios' answers are good all the same.
-func (g Guest) Play(ctx context.Context, scenarios map[string]string) (kernel string, answers map[string][]string, err error) {
-	r, err := g.Boot(ctx)
-	if err != nil {
-		return "", nil, err
-	}
-	defer func() { err = errors.Join(err, r.Close()) }()
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	answers = make(map[string][]string)
-	var errs []error
-	for name, text := range scenarios {
-		wg.Go(func() {
-			got, err := r.Ask(ctx, name, text)
-			mu.Lock()
-			defer mu.Unlock()
-			if err != nil {
-				errs = append(errs, fmt.Errorf("%s: %w", name, err))
-				return
-			}
-			answers[name] = got
-		})
-	}
-	wg.Wait()
-	return r.Kernel, answers, errors.Join(errs...)
-}
-
 // Running is a guest that has booted. Its methods may be called from any
 // goroutine.
 type Running struct {
@@ -149,6 +120,29 @@ func (r *Running) Ask(ctx context.Context, name, text string) ([]string, error) 
 		return nil, err
 	}
 	return strings.Split(strings.TrimSuffix(answer, "\n"), "\n"), nil
+}
+
+// AskAll plays scenarios (text by name), some at a time, and returns the answers
+// by name. The error lists what failed; the other answers are good all the same.
+func (r *Running) AskAll(ctx context.Context, scenarios map[string]string) (map[string][]string, error) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	answers := make(map[string][]string)
+	var errs []error
+	for name, text := range scenarios {
+		wg.Go(func() {
+			got, err := r.Ask(ctx, name, text)
+			mu.Lock()
+			defer mu.Unlock()
+			if err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", name, err))
+				return
+			}
+			answers[name] = got
+		})
+	}
+	wg.Wait()
+	return answers, errors.Join(errs...)
 }
 
 // file waits for a file of the guest's and returns its content; that of the

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -35,8 +36,31 @@ type kernelDirector struct{ host *lab.Host }
 // connTable guards the kernel's connection table, which all namespaces share.
 // Who lists it reads it in pieces, by counting entries of every namespace: a
 // connection that is made elsewhere meanwhile shows another one twice
-// (ip_vs_conn_array).
+// (ip_vs_conn_array), and one that ends hides another.
 var connTable sync.RWMutex
+
+// steady lists connections while no packets are sent, and again if one is in
+// the list twice all the same.
+func steady(list func() (string, int, error)) (output string, exit int, err error) {
+	connTable.Lock()
+	defer connTable.Unlock()
+	for range 5 {
+		output, exit, err = list()
+		seen := make(map[string]bool)
+		twice := false
+		for line := range strings.Lines(timeless.ReplaceAllString(output, "")) {
+			twice = twice || seen[line]
+			seen[line] = true
+		}
+		if !twice {
+			break
+		}
+	}
+	return output, exit, err
+}
+
+// timeless matches the time to expiry in a listing.
+var timeless = regexp.MustCompile(`\b\d+:\d\d\b`)
 
 // Sending is called before packets are sent, and what it returns when they
 // have arrived.
@@ -53,7 +77,11 @@ func (d kernelDirector) Command(ctx context.Context, words []string) (string, in
 	case "sysctl":
 		args = append([]string{"-w"}, args...)
 	}
-	return run(d.host.Command(ctx, name, args...))
+	list := func() (string, int, error) { return run(d.host.Command(ctx, name, args...)) }
+	if name == "ipvsadm" && slices.ContainsFunc(args, isConnListing) {
+		return steady(list)
+	}
+	return list()
 }
 
 func (d kernelDirector) Close() error { return nil }
@@ -81,11 +109,11 @@ func (d *quickKernel) Command(ctx context.Context, words []string) (string, int,
 			return "", 0, nil
 		}
 	case words[0] == "ipvsadm" && len(words) > 1 && !slices.Contains(words, "--timeout") && !slices.Contains(words, "-R"):
+		list := func() (string, int, error) { return d.tell(ctx, words[1:]) }
 		if slices.ContainsFunc(words, isConnListing) {
-			connTable.Lock()
-			defer connTable.Unlock()
+			return steady(list)
 		}
-		return d.tell(ctx, words[1:])
+		return list()
 	}
 	return d.kernelDirector.Command(ctx, words)
 }
@@ -119,7 +147,9 @@ func (d *quickKernel) tell(ctx context.Context, args []string) (output string, e
 	}
 }
 
-func isConnListing(word string) bool { return word == "-Lnc" || word == "-Lc" || word == "-c" }
+func isConnListing(word string) bool {
+	return word == "-Lnc" || word == "-Lc" || word == "-c" || word == "--connection"
+}
 
 func isListing(word string) bool {
 	return strings.HasPrefix(word, "-L") || strings.HasPrefix(word, "-l") || strings.HasPrefix(word, "-S") ||
