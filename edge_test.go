@@ -10,6 +10,7 @@ import (
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/packet"
 )
 
 // Ten thousand timers that run out in one tick are more than one look at the
@@ -304,4 +305,30 @@ func TestMartianSource(t *testing.T) {
 	for _, src := range []string{"127.0.0.1", "224.0.0.1", "255.255.255.255", "0.0.0.1", vip} {
 		expect(t, src, b.send(pkt{src: src + ":1", dst: vip + ":80", flags: "S"}), "pass")
 	}
+}
+
+// What is too large for the way to its server, and may be cut, is.
+func TestOverMTU(t *testing.T) {
+	b := newBed(t, ulvs.Options{})
+	b.service(ulvs.Service{ServiceKey: udp(53), Scheduler: "rr"}, 1)
+	server := netip.MustParseAddr(serverAddr(0))
+	b.resolver.Set(server, dataplane.Neighbor{State: dataplane.HopReachable, Ifindex: eth0, MTU: 576, Dst: serverMAC(0), Src: directorMAC})
+	b.plane.Sent()
+	if got := b.send(pkt{proto: "udp", src: "10.1.1.1:1000", dst: vip + ":53", size: 1400}); got != "drop" {
+		t.Errorf("itself: %s", got)
+	}
+	var body []byte
+	sent := b.plane.Sent()
+	for i, r := range sent {
+		var p packet.Packet
+		p.Parse(r.Data)
+		if b.fate(r) != "r0" || p.End-p.L3 > 576 || p.TTL != 63 || p.MoreFragments != (i < len(sent)-1) || int(p.FragOffset) != len(body) {
+			t.Errorf("piece %d: %s, %d bytes at %d, ttl %d, more %v", i, b.fate(r), p.End-p.L3, p.FragOffset, p.TTL, p.MoreFragments)
+		}
+		body = append(body, r.Data[p.L3+20:p.End]...)
+	}
+	if len(sent) != 3 || len(body) != 8+1400 {
+		t.Errorf("%d pieces of together %d bytes", len(sent), len(body))
+	}
+	expect(t, "with DF", b.sends(pkt{proto: "udp", src: "10.1.1.1:1000", dst: vip + ":53", size: 1400, df: true}), "icmp 3/4")
 }

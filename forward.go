@@ -135,6 +135,7 @@ func (d *Director) transport(f *dataplane.Frame, p *packet.Packet, hash uint64, 
 	} else {
 		var oneShot bool
 		if id, dst, oneShot = d.schedule(f, p, hash, tick); dst == nil {
+			d.hostFragment(f, p, tick)
 			return
 		}
 		method = dst.conf.Forward
@@ -182,10 +183,13 @@ func (d *Director) account(dst *dest, p *packet.Packet) {
 	if !dst.available {
 		return
 	}
-	size := uint64(p.End - p.L3)
-	dst.Packets++
+	packets, size := uint64(1), uint64(p.End-p.L3)
+	if p.Fragment {
+		packets, size = fragmentCounts(p)
+	}
+	dst.Packets += packets
 	dst.Bytes += size
-	dst.svc.Packets++
+	dst.svc.Packets += packets
 	dst.svc.Bytes += size
 }
 
@@ -240,72 +244,17 @@ func (d *Director) transmit(f *dataplane.Frame, p *packet.Packet, dst *dest, met
 		d.answer(f, packet.AppendTimeExceeded(f.Room[:0], f.Data, p, p.Dest()))
 		return
 	case n.MTU > 0 && p.End-p.L3 > n.MTU && tooBig(f, p, n.MTU):
-		d.drop(f, dropTooBig)
-		if p.Is6 || p.DF {
-			d.answer(f, packet.AppendFragNeeded(f.Room[:0], f.Data, p, p.Dest(), n.MTU))
+		if !p.Is6 && !p.DF && f.Offload.GSOSize == 0 {
+			d.cut(f, p, dst.hop, n.MTU)
+			return
 		}
+		d.drop(f, dropTooBig)
+		d.answer(f, packet.AppendFragNeeded(f.Room[:0], f.Data, p, p.Dest(), n.MTU))
 		return
 	}
 	packet.DecrementTTL(f.Data, p)
 	f.Hop = dst.hop
 	f.Verdict = dataplane.Transmit
-}
-
-// tooBig reports whether a packet that is larger than the MTU may not go as
-// it is: one that will be segmented on the way out is measured by its segments
-// (ip_vs_exceeds_mtu), and what is no error itself may say DF.
-func tooBig(f *dataplane.Frame, p *packet.Packet, mtu int) bool {
-	if f.Offload.GSOSize != 0 {
-		// The offload's own header length is a hint, and on many NICs wrong.
-		headers := p.L4 - p.L3 + 8
-		if p.Kind == packet.TCP {
-			headers += int(f.Data[p.L4+12]>>4)*4 - 8
-		}
-		return headers+int(f.Offload.GSOSize) > mtu
-	}
-	return p.Kind != packet.ICMP
-}
-
-// firstFragment remembers where a datagram's first fragment went. Those that
-// follow go there too, and those that came before it go now; those of a
-// datagram that was passed on are the host's.
-func (d *Director) firstFragment(f *dataplane.Frame, p *packet.Packet, to *dest, tick uint32) {
-	if f.Verdict != dataplane.Transmit || f.Hop == nil {
-		return
-	}
-	d.fragments.First(p, to.ID, tick)
-	for _, e := range d.early.Take(p, tick) {
-		var q packet.Packet
-		q.Parse(e.Data)
-		d.account(to, &q)
-		if d.transmit(&e, &q, to, to.conf.Forward); e.Verdict == dataplane.Transmit {
-			d.plane.Send(&e)
-		}
-	}
-}
-
-// laterFragment sends a fragment without ports after its datagram's first, or
-// keeps it until that comes.
-func (d *Director) laterFragment(f *dataplane.Frame, p *packet.Packet, tick uint32) {
-	id, ok := d.fragments.Later(p, tick)
-	if !ok {
-		if !d.isVIP(p.Dest()) {
-			return
-		}
-		e := dataplane.Frame{Data: append([]byte(nil), f.Data...), Offload: f.Offload, In: f.In}
-		d.drops[dropFragment] += uint64(d.early.Add(p, e, tick))
-		if d.standsFor(p.Dest()) {
-			f.Verdict = dataplane.Drop
-		}
-		return
-	}
-	dst := d.table.dests[id]
-	if dst == nil || !dst.available {
-		d.drop(f, dropDestGone)
-		return
-	}
-	d.account(dst, p)
-	d.transmit(f, p, dst, dst.conf.Forward)
 }
 
 // icmp is the way of an ICMP packet: an error follows the connection that it

@@ -10,6 +10,7 @@ import (
 	"github.com/gopacket/gopacket/layers"
 
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/dataplane"
 )
 
 // The host's own: what is not the director's is passed; what the plane keeps
@@ -106,5 +107,24 @@ func TestFragments(t *testing.T) {
 	expect(t, "a new one", b.sends(later(5), first(4, 4)), "drop r0")
 	if n := len(b.plane.Sent()); n != 0 {
 		t.Errorf("%d were sent after 30 s", n)
+	}
+}
+
+// Later fragments of a datagram that is the host's, which the plane withholds as
+// they have no ports, get there all the same; also those that come too early.
+func TestHostFragments(t *testing.T) {
+	b := newBed(t, ulvs.Options{})
+	b.service(ulvs.Service{ServiceKey: udp(53), Scheduler: "rr"}, 1)
+	b.plane.SetWithholds(true)
+	b.plane.SetInjects(true)
+	b.resolver.SetLocal(netip.MustParseAddr(vip), true)
+	first := pkt{proto: "udp", src: "10.1.1.1:1", dst: vip + ":54", size: 1000, fragID: 1, moreFragments: true}
+	later := pkt{proto: "udp", src: "10.1.1.1:0", dst: vip + ":54", size: 100, fragID: 1, fragOffset: 126}
+	expect(t, "in order", b.sends(first, later, later), "pass host host")
+	first.fragID, later.fragID = 2, 2
+	b.plane.Sent()
+	expect(t, "the first last", b.sends(later, first), "pass pass")
+	if sent := b.plane.Sent(); len(sent) != 1 || sent[0].Verdict != dataplane.Host {
+		t.Errorf("sent: %+v", sent)
 	}
 }

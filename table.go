@@ -44,18 +44,21 @@ type table struct {
 	trash   []*dest
 	trashAt uint32         // tick at which the trash is looked at next
 	sets    [2]*fwmark.Set // IPv4, IPv6
-	// vips are the addresses of services, with how many; markVIPs those that
-	// mark rules name as the destination of a service's packets.
-	vips     map[netip.Addr]int
-	markVIPs map[netip.Addr]bool
+	// vips are the addresses of services, with how many, and protocols the same
+	// by protocol; markVIPs are those that mark rules name as the destination of
+	// a service's packets.
+	vips      map[netip.Addr]int
+	protocols map[endpoint]int
+	markVIPs  map[netip.Addr]bool
 }
 
 func newTable() table {
 	return table{
-		Table:    service.New[virtual](),
-		dests:    make([]*dest, 1), // 0 is no destination
-		vips:     map[netip.Addr]int{},
-		markVIPs: map[netip.Addr]bool{},
+		Table:     service.New[virtual](),
+		dests:     make([]*dest, 1), // 0 is no destination
+		vips:      map[netip.Addr]int{},
+		protocols: map[endpoint]int{},
+		markVIPs:  map[netip.Addr]bool{},
 	}
 }
 
@@ -89,6 +92,7 @@ func (t *table) addService(s *virtual) {
 	}
 	t.Add(s.tableKey(), s)
 	t.vips[s.Addr]++
+	t.protocols[endpoint{s.Addr, uint8(s.Protocol)}]++
 }
 
 // removeService takes a service out; its destinations go to the trash.
@@ -97,12 +101,18 @@ func (t *table) removeService(s *virtual, now uint32) {
 		t.RemoveMark(s.Mark, s.IPv6)
 	} else {
 		t.Remove(s.tableKey())
-		if t.vips[s.Addr]--; t.vips[s.Addr] == 0 {
-			delete(t.vips, s.Addr)
-		}
+		release(t.vips, s.Addr)
+		release(t.protocols, endpoint{s.Addr, uint8(s.Protocol)})
 	}
 	for _, d := range s.dests {
 		t.discard(d, now)
+	}
+}
+
+// release takes one off a count.
+func release[K comparable](counts map[K]int, k K) {
+	if counts[k]--; counts[k] == 0 {
+		delete(counts, k)
 	}
 }
 

@@ -57,11 +57,11 @@ func barrierNumber(d datagram) (number int, ok bool) {
 func (p *player) settle(first, count int) error {
 	p.barriers++
 	b := barrier(p.barriers, p.viaService)
-	frame, err := craft(b, p.stage.client.MAC(), p.stage.director.MAC())
+	frames, err := craft(b, p.stage.client.MAC(), p.stage.director.MAC())
 	if err != nil {
 		return err
 	}
-	if err := p.wire.send(frame); err != nil {
+	if err := p.wire.send(frames...); err != nil {
 		return err
 	}
 	deadline := time.Now().Add(barrierPatience)

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 
 	"github.com/gopacket/gopacket"
@@ -56,29 +57,66 @@ func sctpChunks(list string) ([]byte, error) {
 	return types, nil
 }
 
-// craft makes the Ethernet frame of a packet, checksums included.
-func craft(p Packet, from, to net.HardwareAddr) ([]byte, error) {
-	payload := make(gopacket.Payload, p.Size)
-	binary.BigEndian.PutUint32(payload, uint32(p.Number))
+// craft makes the Ethernet frames of a packet, checksums included: one, or its
+// fragments.
+func craft(p Packet, from, to net.HardwareAddr) ([][]byte, error) {
+	eth := &layers.Ethernet{SrcMAC: from, DstMAC: to, EthernetType: layers.EthernetTypeIPv4}
+	if p.Src.Addr().Is6() {
+		eth.EthernetType = layers.EthernetTypeIPv6
+	}
+	datagram, err := craftDatagram(p)
+	if err != nil {
+		return nil, fmt.Errorf("craft %v: %w", p, err)
+	}
+	var frames [][]byte
+	for _, d := range fragment(datagram, p.Fragments) {
+		frame, err := serialize(eth, gopacket.Payload(d))
+		if err != nil {
+			return nil, fmt.Errorf("craft %v: %w", p, err)
+		}
+		frames = append(frames, frame)
+	}
+	if p.Reverse {
+		slices.Reverse(frames)
+	}
+	return frames, nil
+}
+
+func serialize(stack ...gopacket.SerializableLayer) ([]byte, error) {
+	buf := gopacket.NewSerializeBuffer()
+	err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, stack...)
+	return buf.Bytes(), err
+}
+
+func craftDatagram(p Packet) ([]byte, error) {
+	if p.Error != "" {
+		return craftError(p)
+	}
 	ip, err := network(p)
 	if err != nil {
 		return nil, err
-	}
-	eth := &layers.Ethernet{SrcMAC: from, DstMAC: to, EthernetType: layers.EthernetTypeIPv4}
-	if _, ok := ip.(*layers.IPv6); ok {
-		eth.EthernetType = layers.EthernetTypeIPv6
 	}
 	upper, err := transport(p, ip)
 	if err != nil {
 		return nil, err
 	}
-	stack := append([]gopacket.SerializableLayer{eth, ip}, upper...)
-	buf := gopacket.NewSerializeBuffer()
-	opts := gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}
-	if err := gopacket.SerializeLayers(buf, opts, append(stack, payload)...); err != nil {
-		return nil, fmt.Errorf("craft %v: %w", p, err)
+	stack := append([]gopacket.SerializableLayer{ip}, upper...)
+	d, err := serialize(append(stack, payload(p))...)
+	if err != nil {
+		return nil, err
 	}
-	return buf.Bytes(), nil
+	damage(d, p.Bad)
+	return d, nil
+}
+
+func payload(p Packet) gopacket.Payload {
+	if p.Call != "" {
+		return gopacket.Payload("INVITE sip:shop@example.com SIP/2.0\r\nVia: SIP/2.0/UDP " + p.Src.String() +
+			"\r\nCall-ID: " + p.Call + "\r\nCSeq: 1 INVITE\r\nContent-Length: 0\r\n\r\n")
+	}
+	b := make(gopacket.Payload, p.Size)
+	binary.BigEndian.PutUint32(b, uint32(p.Number))
+	return b
 }
 
 type networkLayer interface {

@@ -27,7 +27,10 @@
 // COOKIE_ECHO,DATA) or icmp (an echo request; the source port is its
 // identifier). Keys: n= packets in the batch (1); vary=port or ip, what goes up
 // by one with each packet (the source port); ttl= (64); size= bytes of payload
-// (4).
+// (4); frag= in how many fragments each comes, and order=reverse the last of them
+// first; bad=header or transport, a damaged checksum; call= the Call-ID of a SIP
+// INVITE over UDP; error=host, port, mtu, time or parameter: an ICMP error of the
+// client's about an answer to what the rest describes.
 //
 // Sleeps keep to a timetable that starts with the first packet: what commands
 // took meanwhile is taken off, up to a fifth.
@@ -47,7 +50,8 @@
 // echo-reply, icmp TYPE/CODE), or reaches nobody (nothing). One that became
 // several things lists them all; one that reached a server changed in more
 // than TTL and link addresses is called altered; one whose destination
-// answered no ARP was never sent (unresolved).
+// answered no ARP was never sent (unresolved). Fragments have arrived when all of
+// a datagram have, at one server.
 //
 // In connection listings the seconds to expiry are rounded to the nearest
 // five (~60s) and the lines are sorted: the kernel prints in hash order.

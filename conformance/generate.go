@@ -27,7 +27,8 @@ var DefaultFeatures = Features{Schedulers: []string{
 var Kinds = []string{
 	"stats", "timed", "ftp", "marks", "ops", "persistence", "thresholds", "sctp", "udp", "ipv6",
 	"sloppy_tcp", "sloppy_sctp", "conn_reuse_mode", "expire_nodest_conn", "expire_quiescent_template",
-	"backup_only", "schedule_icmp", "sched-flags", "pe", "delete", "clear", "edit-service", "zero", "port20", "icmp", "icmp-error", "ttl", "size", "set", "frag", "badsum",
+	"backup_only", "schedule_icmp", "secure_tcp", "drop_entry", "drop_packet", "cache_bypass", "lblc_expiration", "lblcr_expiration",
+	"sched-flags", "pe", "delete", "clear", "edit-service", "zero", "port20", "icmp", "method", "icmp-error", "ttl", "size", "set", "frag", "badsum",
 }
 
 // The generator keeps clear of what DIFFERENCES.md names, and of races. Where
@@ -57,6 +58,7 @@ type genService struct {
 	vip     string
 	port    int
 	mark    int
+	sip     bool     // has the persistence engine
 	servers []string // that exist, as -r wants them
 	gone    []string // that do not
 }
@@ -227,7 +229,7 @@ func (g *generator) settings(s *genService) string {
 				words += pick(g, " -M 255.255.255.0", " -M 255.255.0.0", " -M 255.0.255.0", " -M 255.255.255.255")
 			}
 		}
-		if s.proto == "udp" && g.chance(10, "pe") {
+		if s.sip = s.proto == "udp" && g.chance(25, "pe"); s.sip {
 			words += " --pe sip"
 		}
 	}
@@ -238,6 +240,11 @@ func (g *generator) settings(s *genService) string {
 }
 
 func (g *generator) addServer(s *genService, r string) {
+	if g.chance(3, "method") && !s.six {
+		// What is not forwarded as the kernel would gets no packets.
+		g.say("ipvsadm -a %s -r %s %s -w 0", s.key, g.realServer(s, r), pick(g, "-m", "-i", "-i --tun-type gre", "-i --tun-type gue --tun-port 6080"))
+		return
+	}
 	g.say("ipvsadm -a %s -r %s -g %s", s.key, g.realServer(s, r), g.serverSettings())
 }
 
@@ -264,11 +271,14 @@ func (g *generator) serverSettings() string {
 var genSysctls = map[string][]int{
 	"conn_reuse_mode": {0, 1, 2, 3}, "expire_nodest_conn": {0, 1}, "expire_quiescent_template": {0, 1},
 	"sloppy_tcp": {0, 1}, "sloppy_sctp": {0, 1}, "backup_only": {0, 1}, "schedule_icmp": {0, 1},
+	"secure_tcp": {0, 1, 2, 3}, "drop_entry": {0, 1}, "drop_packet": {0, 1}, "cache_bypass": {0, 1},
+	"lblc_expiration": {86400, 60}, "lblcr_expiration": {86400, 60},
 }
 
 func (g *generator) sysctl() {
 	name := pick(g, "conn_reuse_mode", "expire_nodest_conn", "expire_nodest_conn", "expire_quiescent_template", "sloppy_tcp", "sloppy_sctp",
-		"backup_only", "schedule_icmp")
+		"backup_only", "schedule_icmp", "schedule_icmp", "secure_tcp", "secure_tcp", "drop_entry", "drop_packet", "cache_bypass",
+		"lblc_expiration", "lblcr_expiration")
 	if value := pick(g, genSysctls[name]...); g.chance(100, name) {
 		g.say("sysctl net.ipv4.vs.%s=%d", name, value)
 	}

@@ -14,7 +14,8 @@ import (
 type observer struct {
 	sent map[int]*sentPacket
 	// passed is the number of the last barrier that came through.
-	passed int
+	passed  int
+	flights map[flight]*reassembly
 }
 
 type sentPacket struct {
@@ -25,17 +26,26 @@ type sentPacket struct {
 }
 
 func newObserver() *observer {
-	return &observer{sent: make(map[int]*sentPacket)}
+	return &observer{sent: make(map[int]*sentPacket), flights: make(map[flight]*reassembly)}
 }
 
-// expect makes a packet known, before its frame is sent; the frame is kept.
-func (o *observer) expect(p Packet, frame []byte) error {
-	// Without the padding of a short Ethernet frame, which no server need see.
-	d, err := parseDatagram(frame[etherLen:])
-	if err != nil {
-		return fmt.Errorf("crafted %v: %w", p, err)
+// expect makes a packet known, before its frames are sent.
+func (o *observer) expect(p Packet, frames [][]byte) error {
+	var r reassembly
+	for _, frame := range frames {
+		// Without the padding of a short Ethernet frame, which no server need see.
+		d, err := parseDatagram(frame[etherLen:])
+		if err != nil {
+			return fmt.Errorf("crafted %v: %w", p, err)
+		}
+		whole := d.bytes
+		if d.isFragment() {
+			if whole = r.add(d); whole == nil {
+				continue
+			}
+		}
+		o.sent[p.Number] = &sentPacket{Packet: p, datagram: whole}
 	}
-	o.sent[p.Number] = &sentPacket{Packet: p, datagram: d.bytes}
 	return nil
 }
 
@@ -62,6 +72,16 @@ func (o *observer) atServer(server string, frame []byte) {
 	s := o.sent[d.number]
 	if s == nil || d.src != s.Src.Addr() || d.dst != s.Dst.Addr() {
 		return
+	}
+	if d.isFragment() {
+		k := flight{server, d.number, d.src, d.dst}
+		if o.flights[k] == nil {
+			o.flights[k] = &reassembly{}
+		}
+		if d.bytes = o.flights[k].add(d); d.bytes == nil {
+			return
+		}
+		delete(o.flights, k)
 	}
 	outcome := fmt.Sprintf("%s ttl=%d", server, d.ttl)
 	if !sameDatagram(s.datagram, d.bytes) {

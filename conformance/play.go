@@ -235,18 +235,18 @@ func (p *player) send(s *Send) error {
 	if unresolved != nil {
 		mac = make(net.HardwareAddr, 6) // only to be numbered; it is not sent
 	}
-	var frames [][]byte
+	var frames [][][]byte // of each packet
 	reopens := false
 	for _, packet := range s.Packets(first) {
-		frame, err := craft(packet, p.stage.client.MAC(), mac)
+		pieces, err := craft(packet, p.stage.client.MAC(), mac)
 		if err != nil {
 			return err
 		}
-		if err := p.observer.expect(packet, frame); err != nil {
+		if err := p.observer.expect(packet, pieces); err != nil {
 			return err
 		}
 		p.record = append(p.record, entry{packet: packet})
-		frames = append(frames, frame)
+		frames = append(frames, pieces)
 		reopens = p.reopens(packet) || reopens
 		if unresolved != nil {
 			p.observer.answer(packet.Number, "unresolved")
@@ -258,8 +258,8 @@ func (p *player) send(s *Send) error {
 	if !reopens {
 		return p.batch(first, frames...)
 	}
-	for i, frame := range frames {
-		if err := p.batch(first+i, frame); err != nil {
+	for i := range frames {
+		if err := p.batch(first+i, frames[i]); err != nil {
 			return err
 		}
 		p.pause(&p.sent)
@@ -267,16 +267,16 @@ func (p *player) send(s *Send) error {
 	return nil
 }
 
-// batch sends the frames of packets from the number first on.
-func (p *player) batch(first int, frames ...[]byte) error {
+// batch sends packets from the number first on, by their frames.
+func (p *player) batch(first int, packets ...[][]byte) error {
 	p.sent = true
 	if s, ok := p.director.(interface{ Sending() func() }); ok {
 		defer s.Sending()()
 	}
-	if err := p.wire.send(frames...); err != nil {
+	if err := p.wire.send(slices.Concat(packets...)...); err != nil {
 		return err
 	}
-	return p.settle(first, len(frames))
+	return p.settle(first, len(packets))
 }
 
 // reopens reports whether a packet opens a connection of ports that were seen

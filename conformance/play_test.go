@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -115,11 +116,12 @@ func TestObserverSeesChanges(t *testing.T) {
 	o := newObserver()
 	frames := make(map[int][]byte)
 	for _, p := range sc.Steps[0].Send.Packets(1) {
-		f, err := craft(p, mac(1), mac(2))
+		crafted, err := craft(p, mac(1), mac(2))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := o.expect(p, append([]byte(nil), f...)); err != nil {
+		f := crafted[0]
+		if err := o.expect(p, [][]byte{bytes.Clone(f)}); err != nil {
 			t.Fatal(err)
 		}
 		f[etherLen+8]-- // TTL, and its part of the checksum
@@ -138,6 +140,43 @@ func TestObserverSeesChanges(t *testing.T) {
 	for number, want := range []string{
 		1: "r0 ttl=63", 2: "r1 ttl=63, r3 ttl=63", 3: "r0 ttl=63 altered", 4: "r0 ttl=63 bad-checksum", 5: "nothing",
 	} {
+		if number > 0 && o.outcome(number) != want {
+			t.Errorf("#%d: %s, want %s", number, o.outcome(number), want)
+		}
+	}
+}
+
+// TestObserverReassembles gives fragments to two servers, and some to nobody.
+func TestObserverReassembles(t *testing.T) {
+	sc, err := ParseScenario("send udp 10.1.1.1:1 > 192.168.10.101:80 frag=3 order=reverse size=1000\n" +
+		"send udp [fd01::1]:1 > [fd00:10::101]:80 frag=2 size=99 n=2\nsend udp 10.1.1.1:1 > 192.168.10.101:80 frag=2 size=99")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, next := newObserver(), 1
+	for _, s := range sc.Steps {
+		for _, p := range s.Send.Packets(next) {
+			frames, err := craft(p, mac(1), mac(2))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := o.expect(p, frames); err != nil {
+				t.Fatal(err)
+			}
+			for i, f := range frames {
+				server := "r1"
+				switch {
+				case p.Number == 3:
+					f[etherLen+60]++ // in what the fragments carry
+				case p.Number == 4 && i > 0:
+					server = "r2"
+				}
+				o.atServer(server, f)
+			}
+		}
+		next += s.Send.Count
+	}
+	for number, want := range []string{1: "r1 ttl=64", 2: "r1 ttl=64", 3: "r1 ttl=64 altered", 4: "nothing"} {
 		if number > 0 && o.outcome(number) != want {
 			t.Errorf("#%d: %s, want %s", number, o.outcome(number), want)
 		}

@@ -81,6 +81,15 @@ func TestParseScenarioErrors(t *testing.T) {
 		"send tcp " + ok + " S vary=x":             "want port or ip",
 		"send udp 10.1.1.1:65535 > 10.1.1.2:8 n=2": "source ports end at 65535",
 		"send udp 255.255.255.255:1 > 10.1.1.2:8 n=2 vary=ip":                   "addresses end before",
+		"send tcp " + ok + " S frag=9":                                          "from 2 to 8",
+		"send tcp " + ok + " S frag=2":                                          "frag=2 wants size=32",
+		"send tcp " + ok + " S order=x":                                         "want reverse",
+		"send tcp " + ok + " S bad=luck":                                        "want header or transport",
+		"send tcp " + ok + " S call=x":                                          "call= wants udp",
+		"send udp " + ok + " call=(":                                            "letters and digits",
+		"send tcp " + ok + " S error=x":                                         "want host or mtu or parameter or port or time",
+		"send icmp " + ok + " error=port":                                       "error= wants",
+		"send udp [::1]:1 > [::2]:2 bad=header":                                 "bad=header wants IPv4",
 		strings.Repeat("send udp 10.1.1.1:1 > 10.1.1.2:8 n=60000 vary=ip\n", 2): "more than 65535 packets",
 	} {
 		_, err := ParseScenario(text)
@@ -97,6 +106,8 @@ func FuzzParseScenario(f *testing.F) {
 		"send tcp 10.1.1.1:1000 > 192.168.10.101:80 S n=3",
 		"send sctp [fd01::1]:1 > [fd00:10::101]:80 INIT,DATA size=8 vary=ip n=2",
 		"send icmp 10.1.1.1:1 > 192.168.10.101:1 ttl=1",
+		"send tcp 10.1.1.1:1 > 192.168.10.101:1 SA error=mtu\nsend sctp [fd01::1]:1 > [fd00:10::101]:80 INIT error=port",
+		"send udp 10.1.1.1:1 > 192.168.10.101:1 size=100 frag=2 order=reverse bad=transport\nsend udp [fd01::1]:1 > [fd00:10::101]:1 call=a",
 		"vip ::1\nshow -Ln\nsleep 1\n# x\nipvsadm -C",
 	} {
 		f.Add(seed)
@@ -112,13 +123,18 @@ func FuzzParseScenario(f *testing.F) {
 				continue
 			}
 			for _, p := range s.Send.Packets(next)[:min(s.Send.Count, 10)] {
-				frame, err := craft(p, mac(1), mac(2))
+				frames, err := craft(p, mac(1), mac(2))
 				if err != nil {
 					t.Fatalf("%v: %v", p, err)
 				}
-				d, err := parseDatagram(frame[etherLen:])
-				if err != nil || d.number != p.Number || d.src != p.Src.Addr() || d.dst != p.Dst.Addr() || d.ttl != p.TTL || !d.checksumOK {
-					t.Fatalf("%v came back as %+v, %v", p, d, err)
+				for _, frame := range frames {
+					d, err := parseDatagram(frame[etherLen:])
+					if err != nil || d.number != p.Number || d.src != p.Src.Addr() || d.dst != p.Dst.Addr() || d.ttl != p.TTL || d.checksumOK == (p.Bad == "header") {
+						t.Fatalf("%v came back as %+v, %v", p, d, err)
+					}
+				}
+				if o := newObserver(); o.expect(p, frames) != nil || o.sent[p.Number] == nil {
+					t.Fatalf("%v: its frames are not known again", p)
 				}
 			}
 			next += s.Send.Count

@@ -3,6 +3,7 @@ package conformance
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -31,6 +32,19 @@ type Packet struct {
 	Flags    string // TCP flags or SCTP chunk types, as written
 	TTL      int
 	Size     int // bytes of payload, at least 4
+
+	// Error makes it an ICMP error from the client, of this name, about an
+	// answer to the packet that the rest describes.
+	Error string
+	// Bad is what is damaged: "" for nothing, "header" or "transport" for the
+	// checksum there.
+	Bad string
+	// Call is the Call-ID of the SIP message that a UDP packet carries then.
+	Call string
+	// Fragments is in how many it comes, 0 for none; Reverse has the last of
+	// them come first.
+	Fragments int
+	Reverse   bool
 
 	options string // those that the answers repeat
 }
@@ -66,16 +80,32 @@ type option struct {
 }
 
 var options = map[string]option{
-	"n":    {set: func(s *Send, v string) (err error) { s.Count, err = number(v, 1, maxNumber); return err }},
-	"ttl":  {set: func(s *Send, v string) (err error) { s.TTL, err = number(v, 1, 255); return err }, shown: true},
-	"size": {set: func(s *Send, v string) (err error) { s.Size, err = number(v, 4, maxSize); return err }, shown: true},
+	"n":     {set: func(s *Send, v string) (err error) { s.Count, err = number(v, 1, maxNumber); return err }},
+	"ttl":   {set: func(s *Send, v string) (err error) { s.TTL, err = number(v, 1, 255); return err }, shown: true},
+	"size":  {set: func(s *Send, v string) (err error) { s.Size, err = number(v, 4, maxSize); return err }, shown: true},
+	"frag":  {set: func(s *Send, v string) (err error) { s.Fragments, err = number(v, 2, 8); return err }, shown: true},
+	"order": {set: func(s *Send, v string) error { s.Reverse = true; return oneOf(v, "reverse") }, shown: true},
+	"bad":   {set: func(s *Send, v string) error { s.Bad = v; return oneOf(v, "header", "transport") }, shown: true},
+	"call":  {set: func(s *Send, v string) error { s.Call = v; return plainWord(v) }, shown: true},
+	"error": {set: func(s *Send, v string) error { s.Error = v; return oneOf(v, slices.Sorted(maps.Keys(icmpErrors))...) }, shown: true},
 	"vary": {set: func(s *Send, v string) error {
-		if v != "port" && v != "ip" {
-			return fmt.Errorf("%q: want port or ip", v)
-		}
 		s.Vary = v
-		return nil
+		return oneOf(v, "port", "ip")
 	}},
+}
+
+func oneOf(v string, values ...string) error {
+	if !slices.Contains(values, v) {
+		return fmt.Errorf("%q: want %s", v, strings.Join(values, " or "))
+	}
+	return nil
+}
+
+func plainWord(v string) error {
+	if len(v) == 0 || len(v) > 40 || strings.ContainsFunc(v, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9') }) {
+		return fmt.Errorf("%q: want 1 to 40 small letters and digits", v)
+	}
+	return nil
 }
 
 func number(v string, low, high int) (int, error) {
@@ -120,14 +150,29 @@ func parseSend(words []string) (*Send, error) {
 			return nil, err
 		}
 	}
-	return s, s.fits()
+	return s, errors.Join(s.fits(), s.sensible())
+}
+
+// sensible refuses what does not go together.
+func (s *Send) sensible() error {
+	switch {
+	case s.Call != "" && s.Proto != "udp":
+		return errors.New("call= wants udp")
+	case s.Error != "" && (s.Proto == "icmp" || s.Fragments > 0 || s.Bad != ""):
+		return errors.New("error= wants tcp, udp or sctp, whole and undamaged")
+	case s.Bad == "header" && s.Src.Addr().Is6():
+		return errors.New("bad=header wants IPv4: an IPv6 header has no checksum")
+	case s.Fragments > 0 && s.Size < 16*s.Fragments:
+		return fmt.Errorf("frag=%d wants size=%d or more", s.Fragments, 16*s.Fragments)
+	}
+	return nil
 }
 
 func (s *Send) option(word string) error {
 	key, value, ok := strings.Cut(word, "=")
 	opt, known := options[key]
 	if !ok || !known {
-		return fmt.Errorf("no such option %q: there are n=, vary=, ttl=, size=", word)
+		return fmt.Errorf("no such option %q: there are n=, vary=, ttl=, size=, frag=, order=, bad=, call=, error=", word)
 	}
 	if err := opt.set(s, value); err != nil {
 		return fmt.Errorf("%s=%w", key, err)

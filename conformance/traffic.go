@@ -3,6 +3,7 @@ package conformance
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // conversations are what clients say, packet by packet. The first column is
@@ -62,9 +63,35 @@ func (g *generator) traffic() {
 	if g.chance(5, "size") {
 		options += pick(g, " size=4", " size=100", " size=1400")
 	}
+	options += g.mangled(proto, vip)
+	if s.sip && proto == "udp" && !strings.Contains(options, "size=") && g.chance(70, "pe") {
+		options += " call=" + pick(g, "alpha", "beta", "gamma")
+	}
 	for _, flags := range g.talk(proto) {
 		g.say("send %s %s > %s %s%s", proto, endpoint(client, source), endpoint(vip, port), flags, options)
 	}
+	if g.chance(8, "icmp-error") && proto != "icmp" {
+		flags := map[string]string{"sctp": "DATA"}[proto]
+		g.say("send %s %s > %s %s error=%s", proto, endpoint(client, source), endpoint(vip, port), flags,
+			pick(g, "host", "port", "mtu", "time", "parameter"))
+	}
+}
+
+// mangled are options of packets that come in pieces, or damaged.
+func (g *generator) mangled(proto, vip string) (options string) {
+	if g.chance(4, "frag") && proto != "icmp" {
+		options = pick(g, " frag=2 size=100", " frag=3 size=3000", " frag=2 size=1400")
+		if g.chance(50, "") {
+			options += " order=reverse"
+		}
+	}
+	if g.chance(3, "badsum") {
+		options += pick(g, " bad=transport", " bad=header")
+		if netIs6(vip) {
+			options = strings.Replace(options, "header", "transport", 1)
+		}
+	}
+	return options
 }
 
 // talk is a conversation: mostly a usual one. Rarely, flags are drawn.

@@ -94,9 +94,9 @@ type Plane interface {
 	// Run carries frames until ctx ends or an interface is lost. It returns
 	// nil after ctx ended and closes what it opened.
 	Run(ctx context.Context, h Handler) error
-	// Send sends one frame of the handler's own, as a Transmit: to its Hop, or
-	// out of In. Data must not change afterwards. It may be called from
-	// Handle, and sends at once.
+	// Send sends one frame of the handler's own: to the host if its verdict is
+	// Host, otherwise to its Hop, or out of In. Data must not change afterwards.
+	// It may be called from Handle, and sends at once.
 	Send(f *Frame)
 	// Claim tells the plane which packets the director answers for, so that
 	// the host's stack keeps its hands off them. It replaces the last claim

@@ -262,7 +262,9 @@ func (p *Plane) sendParked(f *dataplane.Frame) {
 	// Without a hop it is an answer, in its place.
 	var n *dataplane.Neighbor
 	ifindex := f.In
-	if f.Hop != nil {
+	if f.Verdict == dataplane.Host {
+		ifindex, n = p.loopback, &p.host
+	} else if f.Hop != nil {
 		if n = f.Hop.Neighbor(); n.State != dataplane.HopReachable {
 			p.c.txNoHop.Add(1)
 			return

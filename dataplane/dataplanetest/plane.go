@@ -182,7 +182,7 @@ func (p *Plane) Send(f *dataplane.Frame) {
 func (p *Plane) late(f *dataplane.Frame) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if f.Hop == nil { // an answer
+	if f.Hop == nil { // an answer, or the host's
 		p.c.tx++
 		p.sent = append(p.sent, Result{Verdict: f.Verdict, Data: f.Data, In: f.In, Out: f.In})
 		return
