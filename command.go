@@ -168,7 +168,9 @@ func (d *Director) remove(list ...*virtual) {
 	if err := d.claim(nil); err != nil {
 		d.log.Error("services are gone, but the host is still kept from their packets", "err", err)
 	}
-	d.sweepNoDest()
+	if slices.ContainsFunc(list, func(s *virtual) bool { return len(s.dests) > 0 }) {
+		d.sweepNoDest()
+	}
 }
 
 // warnMethod says what becomes of a real server's packets.

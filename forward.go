@@ -269,10 +269,11 @@ func (d *Director) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 		hash := d.conns.Hash(&q.Flow)
 		id, found := d.conns.Lookup(&q.Flow, hash)
 		var dst *dest
+		var oneShot bool
 		if found {
 			dst = d.table.dests[d.conns.Dest(id)]
 		} else if d.sysctl.ScheduleICMP != 0 {
-			id, dst = d.scheduleQuoted(f, p, hash, tick)
+			id, dst, oneShot = d.scheduleQuoted(f, p, hash, tick)
 		}
 		if dst == nil {
 			return
@@ -283,8 +284,12 @@ func (d *Director) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 			return
 		}
 		d.account(dst, p)
-		d.conns.Counted(id)
-		d.transmit(f, p, dst, methodOf(d.conns.Owner(id)))
+		method := dst.conf.Forward
+		if !oneShot {
+			d.conns.Counted(id)
+			method = methodOf(d.conns.Owner(id))
+		}
+		d.transmit(f, p, dst, method)
 		return
 	}
 	if p.Is6 && p.ICMPType == neighborSolicitation {

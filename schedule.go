@@ -54,8 +54,9 @@ func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, hash uint64, t
 }
 
 // scheduleQuoted opens the connection that an ICMP error is about
-// (ip_vs_in_icmp with schedule_icmp). The mark is the error's own.
-func (d *Director) scheduleQuoted(f *dataplane.Frame, p *packet.Packet, hash uint64, tick uint32) (conn.ID, *dest) {
+// (ip_vs_in_icmp with schedule_icmp). The mark is the error's own. Its results are
+// schedule's.
+func (d *Director) scheduleQuoted(f *dataplane.Frame, p *packet.Packet, hash uint64, tick uint32) (id conn.ID, dst *dest, oneShot bool) {
 	q := packet.Packet{Proto: p.Quoted.Proto, Is6: p.Quoted.Is6, Flow: p.Quoted.Flow}
 	switch Protocol(q.Proto) {
 	case TCP:
@@ -65,13 +66,15 @@ func (d *Director) scheduleQuoted(f *dataplane.Frame, p *packet.Packet, hash uin
 	case SCTP:
 		q.Kind = packet.SCTP
 	default:
-		return 0, nil
+		return 0, nil, false
 	}
 	s := d.service(f, p, &q)
 	if s == nil || q.Flow.ClientPort() == ftpDataPort {
-		return 0, nil
+		return 0, nil, false
 	}
-	return d.serve(s, &attempt{f: f, p: &q, hash: hash, tick: tick, quoted: true})
+	a := attempt{f: f, p: &q, hash: hash, tick: tick, quoted: true, oneShot: s.OnePacket && q.Kind == packet.UDP}
+	id, dst = d.serve(s, &a)
+	return id, dst, a.oneShot
 }
 
 // serve lets a service choose.

@@ -87,9 +87,7 @@ func TestCoverage(t *testing.T) {
 		want = append(want, "scheduler "+s)
 	}
 	for name := range genSysctls {
-		if name != "backup_only" {
-			want = append(want, "sysctl net.ipv4.vs."+name+"=1")
-		}
+		want = append(want, "sysctl "+name)
 	}
 	for _, w := range want {
 		if said[w] == 0 {
@@ -110,6 +108,24 @@ func TestDiff(t *testing.T) {
 	}
 	if d := Diff(nil, []string{"a"}); d != "+ a\n" {
 		t.Errorf("of nothing: %q", d)
+	}
+}
+
+func TestCompareNear(t *testing.T) {
+	for _, c := range []struct {
+		want, got string
+		same      bool
+	}{
+		{"  TCP ~60s  NONE x", "  TCP ~55s  NONE x", true},
+		{"  TCP ~60s  NONE x", "  TCP ~50s  NONE x", false},
+		{"  TCP  1.2.3.4:80   5  10  1  600  108", "  TCP  1.2.3.4:80   5  10  0  600    0", true},
+		{"    -> 1.2.3.4:80   5  10  1  600  108", "    -> 1.2.3.4:80   5  10  0  600    0", true},
+		{"  TCP  1.2.3.4:80   5  10  0  600    0", "  TCP  1.2.3.4:80   5  11  0  600    0", false},
+		{"  TCP  1.2.3.4:80   5  10  0  600    0", "  TCP  1.2.3.4:80   5  10  0  601    0", false},
+	} {
+		if d := CompareNear([]string{c.want}, []string{c.got}); (d == "") != c.same {
+			t.Errorf("%q and %q: %s", c.want, c.got, d)
+		}
 	}
 }
 

@@ -39,7 +39,9 @@ func (c Coverage) Add(text string) {
 				}
 			}
 		case "sysctl":
-			said["sysctl "+words[1]] = true
+			name, _, _ := strings.Cut(strings.TrimPrefix(words[1], "net.ipv4.vs."), "=")
+			said["sysctl "+name] = true
+			said["sysctl "+strings.TrimPrefix(words[1], "net.ipv4.vs.")] = true
 		case "iptables", "ip6tables", "sleep":
 			said[words[0]] = true
 		case "send":

@@ -111,8 +111,9 @@ func craftDatagram(p Packet) ([]byte, error) {
 
 func payload(p Packet) gopacket.Payload {
 	if p.Call != "" {
-		return gopacket.Payload("INVITE sip:shop@example.com SIP/2.0\r\nVia: SIP/2.0/UDP " + p.Src.String() +
-			"\r\nCall-ID: " + p.Call + "\r\nCSeq: 1 INVITE\r\nContent-Length: 0\r\n\r\n")
+		message := []byte("INVITE sip:shop@example.com SIP/2.0\r\nVia: SIP/2.0/UDP " + p.Src.String() +
+			"\r\nCall-ID: " + p.Call + "\r\nCSeq: 1 INVITE\r\n\r\n")
+		return append(message, make([]byte, max(0, p.Size-len(message)))...)
 	}
 	b := make(gopacket.Payload, p.Size)
 	binary.BigEndian.PutUint32(b, uint32(p.Number))

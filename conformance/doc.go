@@ -29,7 +29,7 @@
 // by one with each packet (the source port); ttl= (64); size= bytes of payload
 // (4); frag= in how many fragments each comes, and order=reverse the last of them
 // first; bad=header or transport, a damaged checksum; call= the Call-ID of a SIP
-// INVITE over UDP; error=host, port, mtu, time or parameter: an ICMP error of the
+// INVITE over UDP, padded to size=; error=host, port, mtu, time or parameter: an ICMP error of the
 // client's about an answer to what the rest describes.
 //
 // Sleeps keep to a timetable that starts with the first packet: what commands

@@ -64,7 +64,7 @@ func (g *generator) traffic() {
 		options += pick(g, " size=4", " size=100", " size=1400")
 	}
 	options += g.mangled(proto, vip)
-	if s.sip && proto == "udp" && !strings.Contains(options, "size=") && g.chance(70, "pe") {
+	if s.sip && proto == "udp" && !strings.Contains(options, "frag=") && g.chance(70, "pe") {
 		options += " call=" + pick(g, "alpha", "beta", "gamma")
 	}
 	for _, flags := range g.talk(proto) {
