@@ -1,6 +1,7 @@
 # ulvs: the Linux Virtual Server in userspace. "make help" lists what there is.
 GO       ?= go
 FUZZTIME ?= 1m
+SEEDS    ?= 1-500
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
@@ -54,8 +55,9 @@ bench: ## benchmarks of every stage
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
 .PHONY: conformance
-conformance: ## ask the real kernel again, in user-mode Linux (Debian: user-mode-linux ipvsadm iptables)
-	$(GO) test ./conformance -count=1 -run TestKernel -kernel
+conformance: ## ask the real kernel in user-mode Linux: all recorded scenarios again, and random ones (SEEDS, 1-500)
+	$(GO) test ./conformance -count=1 -run 'TestKernel|TestRestore' -kernel
+	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -timeout 40m
 
 .PHONY: clean
 clean: ## remove what make made

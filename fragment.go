@@ -33,17 +33,32 @@ func (d *Director) firstFragment(f *dataplane.Frame, p *packet.Packet, to *dest,
 	}
 }
 
-// hostFragment remembers that a datagram was left to the host, where the plane
-// withholds its later fragments: they have no ports, and may be a service's.
+// hostFragment remembers that a datagram was left to the host, where the plane may
+// withhold its later fragments, though not the first.
 func (d *Director) hostFragment(f *dataplane.Frame, p *packet.Packet, tick uint32) {
-	if !p.Fragment || f.Verdict != dataplane.Pass && f.Verdict != dataplane.Host ||
-		!d.plane.Withholds() || !d.plane.Injects() || d.table.protocols[endpoint{p.Dest(), p.Proto}] == 0 {
+	if !p.Fragment || f.Verdict != dataplane.Pass && f.Verdict != dataplane.Host || !d.plane.Withholds() || !d.plane.Injects() {
 		return
 	}
 	d.fragments.First(p, toHost, tick)
 	for _, e := range d.early.Take(p, tick) {
-		e.Verdict = dataplane.Host
-		d.plane.Send(&e)
+		var q packet.Packet
+		q.Parse(e.Data)
+		if d.host(&e, &q); e.Verdict == dataplane.Host {
+			d.plane.Send(&e)
+		}
+	}
+}
+
+// host gives a later fragment to the host, if the plane withholds it: it has no
+// ports, and is claimed with those of a service on its address and protocol, and
+// by mark rules that do not ask for ports.
+func (d *Director) host(f *dataplane.Frame, p *packet.Packet) {
+	claimed := d.table.protocols[endpoint{p.Dest(), p.Proto}] > 0
+	if mark := d.mark(f, p); !claimed && mark != 0 {
+		claimed = d.table.FindMark(mark, p.Is6) != nil
+	}
+	if claimed {
+		f.Verdict = dataplane.Host
 	}
 }
 
@@ -56,7 +71,7 @@ func (d *Director) laterFragment(f *dataplane.Frame, p *packet.Packet, tick uint
 		d.hold(f, p, tick)
 		return
 	case id == toHost:
-		f.Verdict = dataplane.Host
+		d.host(f, p)
 		return
 	}
 	dst := d.table.dests[id]

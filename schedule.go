@@ -107,13 +107,19 @@ func (d *Director) startsConn(p *packet.Packet) bool {
 // the packet of that it quotes. The mark is worked out here, as a connection's
 // packets do not need it.
 func (d *Director) service(f *dataplane.Frame, p, of *packet.Packet) *virtual {
-	var mark uint32
-	if set := d.table.sets[family(p.Is6)]; set != nil {
-		mark = set.Mark(p, d.resolver.LinkName(f.In))
-	}
+	mark := d.mark(f, p)
 	k := service.Key{Port: of.Flow.VirtualPort(), Proto: of.Proto, IPv6: of.Is6}
 	virtualAddr(&of.Flow, of.Is6, &k.Addr)
 	return d.table.Lookup(k, mark)
+}
+
+// mark is the firewall mark that the rules give a packet.
+func (d *Director) mark(f *dataplane.Frame, p *packet.Packet) uint32 {
+	set := d.table.sets[family(p.Is6)]
+	if set == nil {
+		return 0
+	}
+	return set.Mark(p, d.resolver.LinkName(f.In))
 }
 
 // virtualAddr and clientAddr are a flow's addresses as packed bytes.

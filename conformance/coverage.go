@@ -29,8 +29,13 @@ func (c Coverage) Add(text string) {
 		case "ipvsadm", "show":
 			said["verb "+words[1]] = true
 			for i, w := range words[:len(words)-1] {
-				if w == "-s" {
+				switch w {
+				case "-s":
 					said["scheduler "+words[i+1]] = true
+				case "-b":
+					for f := range strings.SplitSeq(words[i+1], ",") {
+						said["flag "+f] = true
+					}
 				}
 			}
 			for _, w := range words[2:] {

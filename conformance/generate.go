@@ -35,9 +35,10 @@ var Kinds = []string{
 // it lets time pass at all, the times between any two moments are 1 or at least
 // 6 s (sleeps are 1 or 6, and no two of 1 s follow one another), timeouts that
 // shall run out are 3 s, CLOSE's 10 s lie between 8 and 12, and all others are
-// far away. What a scenario shortens is the connections' timeouts or the
-// templates', not both: they would end together. A deleted service comes back
-// at once.
+// far away. What is set to zero loses what the estimator, every 2 s, has
+// counted: no zeroing where counters are listed. What a scenario shortens is the
+// connections' timeouts or the templates', not both: they would end together. A
+// deleted service comes back at once.
 
 // generator makes one scenario.
 type generator struct {
@@ -48,6 +49,7 @@ type generator struct {
 	services []*genService
 	short    string // "conns" or "templates": what has a timeout of 3 s
 	napped   bool   // the last sleep was 1 s
+	stats    bool   // counters are listed at the end
 }
 
 // genService is a service that exists.
@@ -101,7 +103,7 @@ func (g *generator) scenario() {
 	if g.chance(12, "timed") && !g.f.Brief {
 		g.short = pick(g, "conns", "templates")
 	}
-	stats := g.short == "" && g.chance(5, "stats") && !g.f.Brief
+	g.stats = g.short == "" && g.chance(5, "stats") && !g.f.Brief
 	if g.short == "conns" {
 		g.say("ipvsadm --set 3 3 3")
 	}
@@ -127,7 +129,7 @@ func (g *generator) scenario() {
 	for range 1 + g.IntN(3) {
 		g.traffic()
 	}
-	if stats {
+	if g.stats {
 		g.say("sleep 6")
 		g.say("show -Ln --stats")
 	}
@@ -186,6 +188,11 @@ func (g *generator) service() {
 	for _, n := range g.Perm(serverCount)[:1+g.IntN(serverCount)] {
 		r := serverAddr(n, s.six)
 		s.servers = append(s.servers, r)
+		if g.chance(6, "method") && !s.six {
+			// A method that ulvs does not have yet: such a server gets no packets.
+			g.say("ipvsadm -a %s -r %s %s -w 0", s.key, r, pick(g, "-m", "-i", "-i --tun-type gre", "-i --tun-type gue --tun-port 6080"))
+			continue
+		}
 		g.addServer(s, r)
 	}
 }
@@ -240,11 +247,6 @@ func (g *generator) settings(s *genService) string {
 }
 
 func (g *generator) addServer(s *genService, r string) {
-	if g.chance(3, "method") && !s.six {
-		// What is not forwarded as the kernel would gets no packets.
-		g.say("ipvsadm -a %s -r %s %s -w 0", s.key, g.realServer(s, r), pick(g, "-m", "-i", "-i --tun-type gre", "-i --tun-type gue --tun-port 6080"))
-		return
-	}
 	g.say("ipvsadm -a %s -r %s -g %s", s.key, g.realServer(s, r), g.serverSettings())
 }
 
@@ -311,7 +313,7 @@ func (g *generator) event() {
 			g.say("ipvsadm -E %s", g.settings(s))
 		}
 	case n < 49:
-		if g.chance(100, "zero") {
+		if g.chance(100, "zero") && !g.stats {
 			g.say("ipvsadm -Z %s", pick(g, "", s.key))
 		}
 	case n < 52:
@@ -321,12 +323,14 @@ func (g *generator) event() {
 	case n < 60:
 		g.sysctl()
 	case n < 63:
-		if g.chance(100, "delete") {
+		if g.chance(100, "delete") && !g.stats {
 			g.say("ipvsadm -D %s", s.key)
 			g.again(s)
 		}
 	case n < 65:
-		if g.chance(100, "clear") {
+		// With expire_nodest_conn, what it ends depends on whether there is a
+		// server to be removed; that of ulvs's barriers always is.
+		if g.chance(100, "clear") && !g.stats && slices.ContainsFunc(g.services, func(s *genService) bool { return len(s.servers) > 0 }) {
 			g.say("ipvsadm -C")
 			for _, s := range g.services {
 				g.again(s)

@@ -1,0 +1,101 @@
+package conformance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestRestore gives what ulvs saves to Debian's ipvsadm -R, on the kernel, and
+// wants it saved there again, byte for byte. What ulvs saves is what Debian's
+// saved of the same tables: TestScenarios, and TestDebianSaves in cmd/ulvs.
+func TestRestore(t *testing.T) {
+	if !*kernelFlag {
+		t.Skip("the kernel is asked by: go test ./conformance -run TestRestore -kernel")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	defer cancel()
+	theatre := quickUlvs(buildUlvs(t))
+	defer func() {
+		if err := theatre.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	guest, err := Guest{Module: ".."}.Boot(ctx)
+	if errors.Is(err, ErrNoGuest) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := guest.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	scenarios, saved := make(map[string]string), make(map[string][]string)
+	for name, r := range recordings(t) {
+		if !strings.Contains(r.Source, "show -Sn") {
+			continue
+		}
+		sc, err := ParseScenario(commandsOnly(r.Source) + "show -Sn\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		answers, err := theatre.Play(ctx, sc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		table := lastSaved(answers)
+		if len(table) == 0 {
+			continue
+		}
+		// A quick director carries out its commands by ipvsadm -R.
+		name = strings.TrimSuffix(name, QuickSuffix) + QuickSuffix
+		saved[name] = table
+		for _, rule := range table {
+			scenarios[name] += "ipvsadm " + rule + "\n"
+		}
+		scenarios[name] += "show -Sn\n"
+	}
+	answers, err := guest.AskAll(ctx, scenarios)
+	if err != nil {
+		t.Error(err)
+	}
+	for name, table := range saved {
+		if d := Diff(table, lastSaved(answers[name])); d != "" {
+			t.Errorf("%s: ulvs's (-), saved again by Debian's ipvsadm (+):\n%s\n%s", name, d, fmt.Sprint(answers[name]))
+		}
+	}
+	if len(saved) < 20 {
+		t.Errorf("%d tables, want twenty or more", len(saved))
+	}
+	t.Logf("%d tables", len(saved))
+}
+
+// commandsOnly is a scenario without its packets and pauses.
+func commandsOnly(source string) string {
+	var b strings.Builder
+	for line := range strings.Lines(source) {
+		if !strings.HasPrefix(line, "send ") && !strings.HasPrefix(line, "sleep ") && !strings.HasPrefix(line, "show ") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+// lastSaved is the last answer to ipvsadm -Sn.
+func lastSaved(answers []string) (rules []string) {
+	for _, line := range answers {
+		switch rule, ok := strings.CutPrefix(line, "  "); {
+		case !ok:
+			rules = nil
+		case rule != "":
+			rules = append(rules, rule)
+		}
+	}
+	return rules
+}
