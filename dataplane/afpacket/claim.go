@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/google/nftables"
@@ -154,6 +155,7 @@ func addChain(conn *nftables.Conn, name string, c *dataplane.Claims, sets *setNu
 		Policy:   &policy,
 		Device:   name,
 	})
+	later := conn.AddChain(&nftables.Chain{Table: t, Name: "later6"})
 	conn.FlushTable(t)
 	b := &builder{conn: conn, table: t, chain: ch, name: name, sets: sets}
 	// What is not addressed to this host is not taken by the plane either: a
@@ -164,11 +166,26 @@ func addChain(conn *nftables.Conn, name string, c *dataplane.Claims, sets *setNu
 	if len(c.Marks4) > 0 || len(c.Marks6) > 0 {
 		b.setMark(0)
 		b.marks(&ipv4, c.Rules4, c.Marks4)
+		b.add(join(ipv6.is(), ipv6.laterFragment(), exprs{&expr.Verdict{Kind: expr.VerdictGoto, Chain: later.Name}})...)
 		b.marks(&ipv6, c.Rules6, c.Marks6)
 		// The host's own rules start from an unmarked packet.
 		b.setMark(0)
+		b.laterMarks(later, c)
 	}
 	return b.err
+}
+
+// laterMarks fills the chain for later fragments of IPv6. There, unlike in those
+// of IPv4, the kernel takes what stands at the packet's start for ports (seen on
+// 6.18: conformance, fragments-marked), so rules that ask for ports are not for
+// them.
+func (b *builder) laterMarks(chain *nftables.Chain, c *dataplane.Claims) {
+	portless := slices.DeleteFunc(slices.Clone(c.Rules6), func(r dataplane.MarkRule) bool { return len(r.Ports) > 0 })
+	in := *b
+	in.chain = chain
+	in.marks(&ipv6, portless, c.Marks6)
+	in.setMark(0)
+	b.err = in.err
 }
 
 // services drops packets to the services of one family: to their ports, to

@@ -94,8 +94,8 @@ func (b *builder) byPorts(match exprs, ports []dataplane.PortMatch, change exprs
 var protocolsWithPorts = [][]byte{{unix.IPPROTO_TCP}, {unix.IPPROTO_UDP}, {unix.IPPROTO_DCCP}, {unix.IPPROTO_SCTP}, {unix.IPPROTO_UDPLITE}}
 
 // port is a condition on the port at offset. Without a transport header, in a
-// later fragment, loading it fails and the rule does not match, negated or
-// not; so does xt_tcpudp's.
+// later fragment of IPv4, loading it fails and the rule does not match, negated
+// or not; so does xt_tcpudp's. For those of IPv6 see laterMarks.
 func (b *builder) port(offset uint32, m dataplane.PortMatch) exprs {
 	out := exprs{transport(offset, 2, 1)}
 	if m.Not {
