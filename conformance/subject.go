@@ -90,13 +90,16 @@ func (d *ulvsDirector) addBarrier(ctx context.Context) error {
 // BarrierService says that barriers have to go through BarrierService.
 func (d *ulvsDirector) BarrierService() bool { return true }
 
-// withoutBarrier cuts the service of barriers out of a listing.
+// warning begins what ulvs says beyond what ipvsadm does.
+const warning = "ulvs: warning: "
+
+// withoutBarrier cuts the service of barriers out of a listing, and warnings.
 func withoutBarrier(output string) string {
 	var b strings.Builder
 	name, skip := BarrierService.String(), false
 	for line := range strings.Lines(output) {
 		skip = strings.Contains(line, name) || skip && strings.HasPrefix(line, "  ->")
-		if !skip {
+		if !skip && !strings.HasPrefix(line, warning) {
 			b.WriteString(line)
 		}
 	}

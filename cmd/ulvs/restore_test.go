@@ -24,7 +24,13 @@ func TestDebianSaves(t *testing.T) {
 		}
 		for _, saved := range savedTables(string(text)) {
 			for _, words := range [][]string{{"ipvsadm", "-C"}, {"ipvsadm", "-R"}} {
-				if out, code := s.ulvs(saved, words...); code != 0 || out != "" {
+				out, code := s.ulvs(saved, words...)
+				for line := range strings.Lines(out) { // -m and -i are restored, with a word
+					if !strings.HasPrefix(line, "ulvs: warning: ") {
+						code = -1
+					}
+				}
+				if code != 0 {
 					t.Fatalf("%s: %v: exit %d: %s", file, words, code, out)
 				}
 			}

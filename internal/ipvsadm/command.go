@@ -32,6 +32,9 @@ type Command struct {
 	Stdin          io.Reader
 	Stdout, Stderr io.Writer
 	Lookup         Names
+	// Warnings is told what a command that went well does not do, which the
+	// original has no words for; nil is nowhere.
+	Warnings io.Writer
 }
 
 // Exit codes. A main function passes -1 on as 255, as exit(3) does.
@@ -62,12 +65,13 @@ type runner struct {
 	in      *bufio.Reader
 	out     *bufio.Writer
 	err     io.Writer
+	warn    io.Writer
 }
 
 // Run carries out a command line; args[0] is the program's name, as it shall
 // appear in the usage. It returns the exit code: 0, 1, 2 or -1.
 func (c *Command) Run(args []string) int {
-	r := &runner{control: c.Control, names: c.Lookup, err: c.Stderr}
+	r := &runner{control: c.Control, names: c.Lookup, err: c.Stderr, warn: c.Warnings}
 	if r.names == nil {
 		r.names = NewSystemNames()
 	}
@@ -188,9 +192,19 @@ func (r *runner) change(l *line) *exit {
 		return &exit{code: exitError, text: "No daemon is running\n", lineOnly: true}
 	}
 	if err == nil {
+		if l.verb == verbAddServer || l.verb == verbEditServer {
+			r.warnMethod(&l.server)
+		}
 		return nil
 	}
 	return refused(l.verb, err, &exit{code: exitError, lineOnly: true})
+}
+
+// warnMethod says what becomes of a real server's packets.
+func (r *runner) warnMethod(d *ulvs.Destination) {
+	if r.warn != nil && d.Forward != ulvs.DirectRoute {
+		fmt.Fprintf(r.warn, "ulvs: warning: packets for real server %v are dropped: ulvs forwards by direct routing (-g) only\n", d.AddrPort())
+	}
 }
 
 // restore carries out the lines of standard input. The code is the last line's,

@@ -249,3 +249,20 @@ func TestRestoreStreams(t *testing.T) {
 		t.Fatal("the restore waits for the end of its input")
 	}
 }
+
+// A real server whose packets will be dropped is worth a word, which is not the
+// original's and goes elsewhere.
+func TestWarnings(t *testing.T) {
+	var out, warnings bytes.Buffer
+	c := Command{Control: newFake(), Stdout: &out, Stderr: &out, Warnings: &warnings, Lookup: testNames("testdata/hosts")}
+	for _, line := range []string{
+		"-A -t 10.0.0.1:80", "-a -t 10.0.0.1:80 -r 10.0.0.2 -g", "-a -t 10.0.0.1:80 -r 10.0.0.3:8080 -m", "-e -t 10.0.0.1:80 -r 10.0.0.2:80 -i", "-e -t 10.0.0.1:80 -r 10.0.0.9:80 -i",
+	} {
+		c.Run(append([]string{"ipvsadm"}, strings.Fields(line)...))
+	}
+	const want = "ulvs: warning: packets for real server 10.0.0.3:8080 are dropped: ulvs forwards by direct routing (-g) only\n" +
+		"ulvs: warning: packets for real server 10.0.0.2:80 are dropped: ulvs forwards by direct routing (-g) only\n"
+	if warnings.String() != want || out.String() != "No such destination\n" {
+		t.Errorf("warned %q, said %q", &warnings, &out)
+	}
+}
