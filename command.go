@@ -323,5 +323,8 @@ func (d *Director) SetTimeouts(t Timeouts) error {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	d.conns.SetTimeouts(t.TCP, t.TCPFin, t.UDP)
+	if d.table.fast != nil {
+		d.table.fast.SetGeneration(d.conns.Generation())
+	}
 	return nil
 }

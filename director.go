@@ -139,8 +139,11 @@ func New(o Options) (*Director, error) {
 	}
 	now := tickOf(o.Clock())
 	d.nextEst = now + 2*hz
-	var err error
-	d.conns, err = conn.New(conn.Options{Max: o.Connections, Hz: hz, Now: now, Populate: true, Expired: d.connExpired})
+	options := conn.Options{Max: o.Connections, Hz: hz, Now: now, Populate: true, Expired: d.connExpired}
+	err := d.shareMemory(&options)
+	if err == nil {
+		d.conns, err = conn.New(options)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("ulvs: connection table: %w", err)
 	}
@@ -149,7 +152,54 @@ func New(o Options) (*Director, error) {
 		d.conns.Close()
 		return nil, fmt.Errorf("ulvs: template table: %w", err)
 	}
+	if err := d.accelerate(); err != nil {
+		d.Close()
+		return nil, fmt.Errorf("ulvs: the %s plane: %w", d.plane.Name(), err)
+	}
 	return d, nil
+}
+
+// shareMemory lays the connection table into the memory of a plane that forwards
+// by itself.
+func (d *Director) shareMemory(o *conn.Options) (err error) {
+	fast, ok := d.plane.(dataplane.Accelerator)
+	if !ok {
+		return nil
+	}
+	d.table.fast, o.Quarantine = fast, true
+	o.Memory, err = fast.Memory(conn.MemorySize(o.Max))
+	return err
+}
+
+// accelerate has the plane begin.
+func (d *Director) accelerate() error {
+	if d.table.fast == nil {
+		return nil
+	}
+	seed, homes := d.conns.Seed()
+	d.table.fast.SetGeneration(d.conns.Generation())
+	return d.table.fast.Accelerate(dataplane.Acceleration{Seed: seed, Homes: homes, Hz: hz})
+}
+
+// freeRetired gives back the slots of connections that ended, once the plane has
+// seen the last of them.
+func (d *Director) freeRetired() {
+	if d.table.fast == nil {
+		return
+	}
+	d.fwd.Lock()
+	list := d.conns.Retired()
+	d.fwd.Unlock()
+	if len(list) == 0 {
+		return
+	}
+	if err := d.table.fast.Grace(); err != nil {
+		d.log.Error("slots of connections cannot be used again", "slots", len(list), "err", err)
+		return
+	}
+	d.fwd.Lock()
+	d.conns.Free(list)
+	d.fwd.Unlock()
 }
 
 // Close frees the director's tables. Nothing may be called after it.
@@ -192,6 +242,7 @@ func (d *Director) Tick(now time.Duration) {
 		d.fwd.Unlock()
 	}
 	d.fwd.Lock()
+	d.table.follow()
 	if int32(tick-d.nextEst) >= 0 {
 		if d.sysctl.RunEstimation != 0 {
 			d.table.estimate()
@@ -217,6 +268,7 @@ func (d *Director) Tick(now time.Duration) {
 	for _, dst := range gone {
 		d.resolver.Release(dst.hop)
 	}
+	d.freeRetired()
 }
 
 // expiryBudget is how many timers are looked at under one hold of the lock.

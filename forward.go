@@ -252,6 +252,9 @@ func (d *Director) transmit(f *dataplane.Frame, p *packet.Packet, dst *dest, met
 		d.answer(f, packet.AppendFragNeeded(f.Room[:0], f.Data, p, p.Dest(), n.MTU))
 		return
 	}
+	if d.table.fast != nil && dst.told != n {
+		d.table.tell(dst)
+	}
 	packet.DecrementTTL(f.Data, p)
 	f.Hop = dst.hop
 	f.Verdict = dataplane.Transmit

@@ -32,6 +32,10 @@ type dest struct {
 	available bool
 	refs      int    // connections and templates
 	idle      uint32 // tick since which the trash has seen it without any
+	// What the plane forwards by itself: told has been told of where the server
+	// is, and packets and bytes have been counted.
+	told           *dataplane.Neighbor
+	packets, bytes uint64
 	estimator.Estimator
 }
 
@@ -39,7 +43,8 @@ type dest struct {
 // director's forwarding lock guards it.
 type table struct {
 	*service.Table[virtual]
-	dests   []*dest // by number; nil: free
+	fast    dataplane.Accelerator // or nil
+	dests   []*dest               // by number; nil: free
 	free    []uint32
 	trash   []*dest
 	trashAt uint32         // tick at which the trash is looked at next
@@ -127,9 +132,13 @@ func (t *table) addDest(s *virtual, d *dest) {
 			t.dests = append(t.dests, nil)
 		}
 		t.dests[d.ID] = d
+		if t.fast != nil {
+			d.packets, d.bytes = t.fast.Served(d.ID) // those of whoever had the number before
+		}
 	}
 	d.svc = s
 	d.available = true
+	t.tell(d)
 	s.dests = append([]*dest{d}, s.dests...)
 	s.scheduler.Added(s.schedDests(), &d.Dest)
 }
@@ -143,7 +152,9 @@ func (t *table) removeDest(s *virtual, d *dest, now uint32) {
 // discard puts a destination into the trash, where it waits for its last
 // connection, or to be added again (__ip_vs_del_dest).
 func (t *table) discard(d *dest, now uint32) {
+	t.absorb(d)
 	d.available = false
+	t.tell(d)
 	d.idle = 0
 	if len(t.trash) == 0 {
 		t.trashAt = now + trashPeriod/2
@@ -190,6 +201,49 @@ func (t *table) emptyTrash(now uint32) (gone []*dest) {
 		return true
 	})
 	return gone
+}
+
+// tell tells a plane that forwards by itself where a real server is now.
+func (t *table) tell(d *dest) {
+	if t.fast == nil {
+		return
+	}
+	var s dataplane.Server
+	d.told = d.hop.Neighbor()
+	if n := d.told; d.available && n.State == dataplane.HopReachable {
+		s = dataplane.Server{Reachable: true, Dst: n.Dst, Src: n.Src, Ifindex: n.Ifindex, MTU: n.MTU}
+		if s.MTU == 0 {
+			s.MTU = 65535
+		}
+	}
+	t.fast.SetServer(d.ID, s)
+}
+
+// follow tells of all that has changed.
+func (t *table) follow() {
+	if t.fast == nil {
+		return
+	}
+	for _, d := range t.dests {
+		if d != nil && d.available && d.hop.Neighbor() != d.told {
+			t.tell(d)
+		}
+	}
+}
+
+// absorb counts what the plane has forwarded by itself to a real server.
+func (t *table) absorb(d *dest) {
+	if t.fast == nil {
+		return
+	}
+	packets, bytes := t.fast.Served(d.ID)
+	if d.available {
+		d.Packets += packets - d.packets
+		d.Bytes += bytes - d.bytes
+		d.svc.Packets += packets - d.packets
+		d.svc.Bytes += bytes - d.bytes
+	}
+	d.packets, d.bytes = packets, bytes
 }
 
 func (s *virtual) schedDests() []*sched.Dest {
@@ -264,10 +318,11 @@ func (s *virtual) ftp() bool {
 // estimate is one round of the estimator for every service and destination.
 func (t *table) estimate() {
 	for s := range t.Each {
-		s.Round()
 		for _, d := range s.dests {
+			t.absorb(d)
 			d.Round()
 		}
+		s.Round()
 	}
 }
 

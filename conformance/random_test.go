@@ -28,6 +28,7 @@ var (
 	playFlag       = flag.String("play", "", "TestRandom, with -kernel: play the scenarios of these `FILES` (a pattern) instead")
 	briefFlag      = flag.Bool("brief", false, "TestRandom, with -kernel: short scenarios")
 	equalFlag      = flag.String("equal", "", "TestRandom, with -kernel: write scenarios without difference to this `DIR`")
+	planeFlag      = flag.String("plane", "", "ulvs's `PLANE` in quick scenarios: afpacket or xdp")
 	keepFlag       = flag.String("keep", "", "TestRandom, with -kernel: write shrunk scenarios with the kernel's answers to this `DIR`")
 )
 
@@ -88,7 +89,7 @@ func newLive(ctx context.Context, t *testing.T) *live {
 // quickUlvs plays with small tables, which are made in no time.
 func quickUlvs(binary string) *Theatre {
 	return &Theatre{
-		Subject: Ulvs{Binary: binary, Args: []string{"--connections", "16384"}}, Options: Options{NoResolve: true},
+		Subject: Ulvs{Binary: binary, Plane: *planeFlag, Args: []string{"--connections", "16384"}}, Options: Options{NoResolve: true},
 	}
 }
 

@@ -31,9 +31,10 @@ func run(c *lab.Cmd) (output string, exit int, err error) {
 	return string(out), 0, err
 }
 
-// Ulvs is the daemon `ulvs run`, with the AF_PACKET plane.
+// Ulvs is the daemon `ulvs run`.
 type Ulvs struct {
 	Binary string // path of the program
+	Plane  string // "" is afpacket
 	// Args are more arguments of `ulvs run`.
 	Args []string
 }
@@ -51,7 +52,11 @@ func (u Ulvs) Start(ctx context.Context, host *lab.Host) (Director, error) {
 		host: host, binary: u.Binary, dir: dir, control: filepath.Join(dir, "control"),
 		ended: make(chan struct{}),
 	}
-	args := append([]string{"run", "--interface", "eth0", "--plane", "afpacket", "--control", d.control}, u.Args...)
+	plane := u.Plane
+	if plane == "" {
+		plane = "afpacket"
+	}
+	args := append([]string{"run", "--interface", "eth0", "--plane", plane, "--control", d.control}, u.Args...)
 	d.daemon = host.Command(ctx, u.Binary, args...)
 	d.daemon.Stdout, d.daemon.Stderr = &d.log, &d.log
 	if err := d.daemon.Start(); err != nil {

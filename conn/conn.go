@@ -37,6 +37,9 @@ type Options struct {
 	// anonymous memory. With Populate, that is there from the start.
 	Memory   []byte
 	Populate bool
+	// Quarantine keeps the slots of connections that ended until Free: an XDP
+	// program reads Memory too.
+	Quarantine bool
 	// Expired is called for each connection whose time is over, just before
 	// its entry goes. It must not change the table. Required.
 	Expired func(ID)
@@ -68,7 +71,7 @@ func New(o Options) (*Table, error) {
 	}
 	t := &Table{expired: o.Expired, timeouts: defaultTimeouts(o.Hz)}
 	var err error
-	t.t, err = expiring.New[record](expiring.Options{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Populate: o.Populate}, t.over)
+	t.t, err = expiring.New[record](expiring.Options{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Populate: o.Populate, Quarantine: o.Quarantine}, t.over)
 	if err != nil {
 		return nil, fmt.Errorf("conn: %w", err)
 	}
@@ -118,6 +121,11 @@ func (t *Table) Hide(id ID) { t.t.Detach(uint32(id)) }
 
 // Remove ends a connection at once, without Expired.
 func (t *Table) Remove(id ID) { t.t.End(uint32(id)) }
+
+// Retired takes the slots that are in quarantine, and Free gives them back once
+// no program can still act on what was in them.
+func (t *Table) Retired() []uint32   { return t.t.Retired() }
+func (t *Table) Free(slots []uint32) { t.t.Free(slots) }
 
 // Advance moves the clock to tick now and expires what is due. It looks at no
 // more than budget entries, and reports true when there are more to do.

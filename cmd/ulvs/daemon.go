@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -21,6 +22,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
 	"github.com/ulvs/ulvs/dataplane/neigh"
+	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/internal/control"
 	"github.com/ulvs/ulvs/internal/ipvsadm"
 )
@@ -57,7 +59,7 @@ standard error. The control socket appears when it is ready.`,
 	}
 	f := c.Flags()
 	f.StringSliceVar(&d.interfaces, "interface", nil, "the `IF`s whose packets are balanced")
-	f.StringVar(&d.plane, "plane", "auto", "how packets are taken: `PLANE` is auto or afpacket")
+	f.StringVar(&d.plane, "plane", "auto", "how packets are taken: `PLANE` is auto, afpacket, or xdp")
 	f.StringVar(&d.rules, "rules", "", "start with the services of `FILE`, which ipvsadm -Sn wrote")
 	f.StringVar(&d.marks, "marks", "", "start with the mangle rules of `FILE`, which iptables-save wrote")
 	f.StringVar(&d.marks6, "marks6", "", "the same with `FILE` of ip6tables-save")
@@ -70,8 +72,8 @@ standard error. The control socket appears when it is ready.`,
 }
 
 func (d *daemon) run(ctx context.Context) error {
-	if d.plane != "auto" && d.plane != "afpacket" {
-		return fmt.Errorf("--plane %s: there is auto and afpacket", d.plane)
+	if !slices.Contains([]string{"auto", "afpacket", "xdp"}, d.plane) {
+		return fmt.Errorf("--plane %s: there are auto, afpacket and xdp", d.plane)
 	}
 	if len(d.interfaces) == 0 {
 		return errors.New("give --interface IF: the interfaces whose packets are balanced (ip link lists them)")
@@ -103,7 +105,7 @@ func (d *daemon) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	plane, err := afpacket.New(afpacket.Options{Interfaces: d.interfaces, MAC: mac, Logger: d.log})
+	plane, err := d.newPlane(mac)
 	if err != nil {
 		resolver.Close()
 		return err
@@ -143,6 +145,24 @@ func (d *daemon) run(ctx context.Context) error {
 	err = g.Wait()
 	d.log.Info("ended")
 	return err
+}
+
+// plane is a dataplane.Plane that can be given back before it ran.
+type plane interface {
+	dataplane.Plane
+	Close() error
+}
+
+func (d *daemon) newPlane(mac dataplane.MAC) (plane, error) {
+	slow, err := afpacket.New(afpacket.Options{Interfaces: d.interfaces, MAC: mac, Logger: d.log})
+	if err != nil || d.plane != "xdp" {
+		return slow, err
+	}
+	fast, err := xdp.New(xdp.Options{Interfaces: d.interfaces, MAC: mac, Slow: slow, Log: d.log})
+	if err != nil {
+		return nil, errors.Join(err, slow.Close())
+	}
+	return fast, nil
 }
 
 // load starts the director with the files that were given.

@@ -27,6 +27,9 @@ type Options struct {
 	// anonymous memory. With Populate, that is there from the start.
 	Memory   []byte
 	Populate bool
+	// Quarantine keeps the slots of entries that ended until Free: somebody else
+	// reads Memory too.
+	Quarantine bool
 }
 
 // Table is a shared table with a record of E beside each slot. Make it with
@@ -38,6 +41,9 @@ type Table[E any] struct {
 	hz    uint32
 	over  func(i uint32)
 	free  []func()
+	// Slots that are not to be used yet.
+	quarantine bool
+	retired    []uint32
 }
 
 type record[E any] struct {
@@ -53,7 +59,7 @@ func New[E any](o Options, over func(i uint32)) (*Table[E], error) {
 	if o.Hz == 0 {
 		return nil, errors.New("expiring: Options need Hz")
 	}
-	t := &Table[E]{hz: o.Hz, over: over}
+	t := &Table[E]{hz: o.Hz, over: over, quarantine: o.Quarantine}
 	block := o.Memory
 	if block == nil {
 		var free func()
@@ -110,11 +116,30 @@ func (t *Table[E]) Restart(i, timeout, now uint32) {
 // Timeout is an entry's time to live, in ticks.
 func (t *Table[E]) Timeout(i uint32) uint32 { return t.recs[i].timeout }
 
-// End removes an entry, and frees its slot at once.
+// End removes an entry, and frees its slot at once, or in quarantine.
 func (t *Table[E]) End(i uint32) {
 	t.wheel.Unset(i)
 	t.Remove(i)
+	if t.quarantine {
+		t.retired = append(t.retired, i)
+		return
+	}
 	t.Release(i)
+}
+
+// Retired takes the slots that are in quarantine. When nobody can still hold what
+// they were, they are given back by Free.
+func (t *Table[E]) Retired() []uint32 {
+	list := t.retired
+	t.retired = nil
+	return list
+}
+
+// Free gives slots back that Retired took.
+func (t *Table[E]) Free(list []uint32) {
+	for _, i := range list {
+		t.Release(i)
+	}
 }
 
 // Advance moves the clock to tick now, and calls over for what is due. It looks

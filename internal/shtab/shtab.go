@@ -130,6 +130,11 @@ func (t *Table) Len() int   { return int(t.used) }
 func (t *Table) Max() int   { return int(t.max) }
 func (t *Table) Slots() int { return len(t.slots) }
 
+// Seed and Homes are what an XDP program works out a key's slot with: the
+// factors of Hash, and the number of slots that keys hash to.
+func (t *Table) Seed() [seeds]uint64 { return t.seed }
+func (t *Table) Homes() uint32       { return t.home }
+
 // Hash is the hash of a key, for Lookup, Touch and Insert.
 func (t *Table) Hash(k *Key) uint64 {
 	s := &t.seed
@@ -145,12 +150,13 @@ func (t *Table) Hash(k *Key) uint64 {
 	// The sum of consecutive keys (clients, ports) is an arithmetic sequence,
 	// which some seeds would lay onto few homes.
 	h ^= h >> 32
-	h *= mix
+	h *= Mix
 	return h ^ h>>29
 }
 
-// mix is an odd number with bits all over (2^64 over the golden ratio).
-const mix = 0x9e37_79b9_7f4a_7c15
+// Mix is an odd number with bits all over (2^64 over the golden ratio), by which
+// Hash multiplies last.
+const Mix = 0x9e37_79b9_7f4a_7c15
 
 // homeOf takes the hash's best bits, the upper ones.
 func (t *Table) homeOf(h uint64) uint32 {

@@ -1,0 +1,47 @@
+package dataplane
+
+// Accelerator is a Plane that forwards packets of connections by itself, where
+// the table that the director keeps of them lies in memory that the plane has.
+// It hands the director only what may change something: packets without a
+// connection, and those that move their connection to another state.
+//
+// The director's table is internal/shtab's and its entries are package conn's;
+// their layout packages say what is where.
+type Accelerator interface {
+	Plane
+	// Memory is zeroed memory for the connection table, size bytes from the
+	// start of a page on. It is called once, before all else.
+	Memory(size int) ([]byte, error)
+	// Accelerate starts to forward. The table is laid over Memory.
+	Accelerate(Acceleration) error
+	// SetGeneration says that connections of another generation of timeouts are
+	// to be handed over.
+	SetGeneration(gen uint32)
+	// SetServer says where packets for a real server go, by the number that
+	// entries have of it; the zero Server has them handed over. False: there is
+	// no room for that number, and its packets are always handed over.
+	SetServer(id uint32, s Server) bool
+	// Grace returns when nobody can still act on what the table's memory held
+	// when it was called. It takes some milliseconds.
+	Grace() error
+	// Served is what was forwarded to a real server since the plane was made.
+	Served(id uint32) (packets, bytes uint64)
+}
+
+// Acceleration is what a plane needs to find a packet's connection.
+type Acceleration struct {
+	// Seed and Homes are the connection table's.
+	Seed  [11]uint64
+	Homes uint32
+	// Hz is how many ticks of CLOCK_MONOTONIC a second has in an entry's stamp.
+	Hz uint32
+}
+
+// Server is a real server as an Accelerator needs it. The zero value is one
+// that packets do not go to.
+type Server struct {
+	Reachable bool
+	Dst, Src  MAC
+	Ifindex   int
+	MTU       int // bytes from the IP header on
+}

@@ -1,0 +1,192 @@
+package xdp
+
+import (
+	"math/bits"
+
+	"github.com/cilium/ebpf/asm"
+	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/internal/shtab"
+)
+
+// find walks the chain of the home slot (shtab.Lookup).
+func (p *program) find() {
+	p.label("find")
+	for i := range chain {
+		next := "chain" + string(rune('1'+i))
+		p.lookup(p.conns, "pass")
+		p.emit(
+			asm.LoadMem(asm.R1, asm.R0, shtab.OffWord, asm.DWord),
+			asm.Mov.Reg(asm.R2, asm.R1),
+			asm.RSh.Imm(asm.R2, shtab.ValueBits),
+			asm.LoadMem(asm.R3, asm.RFP, stackTag, asm.DWord),
+			asm.JNE.Reg(asm.R2, asm.R3, next),
+		)
+		for w := range int16(2) {
+			p.emit(
+				asm.LoadMem(asm.R2, asm.R0, shtab.OffKey+8*w, asm.DWord),
+				asm.LoadMem(asm.R3, asm.RFP, stackKey+8*w, asm.DWord),
+				asm.JNE.Reg(asm.R2, asm.R3, next),
+			)
+		}
+		// R3 is word 1 still. The rest is for IPv6 to compare.
+		p.emit(asm.RSh.Imm(asm.R3, 40), asm.And.Imm(asm.R3, 0xff), asm.JEq.Imm(asm.R3, 4, "found"))
+		for w := int16(2); w < 5; w++ {
+			p.emit(
+				asm.LoadMem(asm.R2, asm.R0, shtab.OffKey+8*w, asm.DWord),
+				asm.LoadMem(asm.R4, asm.RFP, stackKey+8*w, asm.DWord),
+				asm.JNE.Reg(asm.R2, asm.R4, next),
+			)
+		}
+		p.emit(asm.Ja.Label("found"))
+		p.label(next)
+		if i == chain-1 {
+			p.emit(asm.Ja.Label("pass"))
+			break
+		}
+		p.emit(
+			asm.LoadMem(asm.R2, asm.R0, shtab.OffNext, asm.Word),
+			asm.JEq.Imm(asm.R2, 0, "pass"),
+			asm.Add.Imm(asm.R2, headerSlots-1),
+			asm.StoreMem(asm.RFP, stackIndex, asm.R2, asm.Word),
+		)
+	}
+	p.label("found")
+	p.emit(
+		asm.Mov.Reg(slot, asm.R0),
+		asm.LoadImm(asm.R2, conn.DestMask, asm.DWord),
+		asm.And.Reg(asm.R1, asm.R2),
+		asm.StoreMem(asm.RFP, stackDest, asm.R1, asm.DWord),
+	)
+}
+
+// lookup finds the element of an array whose index is on the stack: R0.
+func (p *program) lookup(fd int, missing string) {
+	p.emit(
+		asm.LoadMapPtr(asm.R1, fd),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, stackIndex),
+		asm.FnMapLookupElem.Call(),
+		asm.JEq.Imm(asm.R0, 0, missing),
+	)
+}
+
+// decide passes what would change the connection: what is not for a real server
+// of direct routing, what has not had its present timeout, and what moves it to
+// another state (conn.Table.TCP, enter).
+func (p *program) decide() {
+	const owner = 3 // bits of the forwarding method, above the first of the owner's
+	p.emit(asm.StoreImm(asm.RFP, stackIndex, generationSlot, asm.Word))
+	p.lookup(p.servers, "pass")
+	p.emit(
+		asm.LoadMem(asm.R2, asm.R0, 0, asm.Word), // the generation
+		asm.LoadMem(asm.R1, slot, shtab.OffState, asm.Word),
+		asm.Mov.Reg(asm.R3, asm.R1),
+		asm.RSh.Imm(asm.R3, conn.GenShift),
+		asm.JNE.Reg(asm.R3, asm.R2, "pass"),
+		asm.Mov.Reg(asm.R3, asm.R1),
+		asm.And.Imm(asm.R3, conn.SetFlag),
+		asm.JEq.Imm(asm.R3, 0, "pass"),
+		asm.Mov.Reg(asm.R3, asm.R1),
+		asm.And.Imm(asm.R3, (1<<owner-1)<<(conn.OwnerShift+1)),
+		asm.JNE.Imm(asm.R3, 0, "pass"),
+		asm.LoadMem(asm.R3, asm.RFP, stackKey+8, asm.DWord),
+		asm.RSh.Imm(asm.R3, 32),
+		asm.And.Imm(asm.R3, 0xff),
+		asm.JEq.Imm(asm.R3, protoUDP, "server"),
+		asm.And.Imm(asm.R1, conn.StateMask),
+		asm.LoadMem(asm.R2, asm.RFP, stackFlags, asm.DWord),
+	)
+	const fin, syn, rst, ack = 1, 2, 4, 16
+	kept := conn.TCPKept()
+	p.emit(asm.Mov.Reg(asm.R3, asm.R2), asm.And.Imm(asm.R3, syn), asm.JNE.Imm(asm.R3, 0, "pass"))
+	for _, f := range [...]struct {
+		flag int32
+		mask uint32
+	}{{rst, kept.OnRST}, {fin, kept.OnFIN}, {ack, kept.OnACK}} {
+		p.emit(
+			asm.Mov.Imm32(asm.R4, int32(f.mask)),
+			asm.Mov.Reg(asm.R3, asm.R2), asm.And.Imm(asm.R3, f.flag), asm.JNE.Imm(asm.R3, 0, "state"),
+		)
+	}
+	p.emit(asm.Mov.Imm32(asm.R4, int32(kept.OnNone)))
+	p.label("state")
+	p.emit(
+		asm.RSh.Reg(asm.R4, asm.R1),
+		asm.And.Imm(asm.R4, 1),
+		asm.JEq.Imm(asm.R4, 0, "pass"),
+	)
+}
+
+// account finds the real server and counts the packet for it and the connection.
+func (p *program) account() {
+	p.label("server")
+	p.emit(
+		asm.LoadMem(asm.R1, asm.RFP, stackDest, asm.DWord),
+		asm.StoreMem(asm.RFP, stackIndex, asm.R1, asm.Word),
+	)
+	p.lookup(p.servers, "pass")
+	p.emit(
+		asm.LoadMem(asm.R1, asm.R0, serverIfindex, asm.Word),
+		asm.LoadMem(asm.R2, ctx, 12, asm.Word), // ingress_ifindex; a server's is 0 if it is none
+		asm.JNE.Reg(asm.R1, asm.R2, "pass"),
+		asm.LoadMem(asm.R1, asm.R0, serverMTU, asm.Word),
+		asm.JGT.Reg(total, asm.R1, "pass"),
+		// The link addresses, while R0 is the server: nothing passes from here on.
+		asm.LoadMem(asm.R1, asm.R0, serverMACs, asm.DWord),
+		asm.StoreMem(data, 0, asm.R1, asm.DWord),
+		asm.LoadMem(asm.R1, asm.R0, serverMACs+8, asm.Word),
+		asm.StoreMem(data, 8, asm.R1, asm.Word),
+		asm.FnGetSmpProcessorId.Call(),
+		asm.Mov.Imm32(asm.R1, int32(p.rooms)),
+		asm.Mul.Reg(asm.R0, asm.R1),
+		asm.LoadMem(asm.R1, asm.RFP, stackDest, asm.DWord),
+		asm.Add.Reg(asm.R0, asm.R1),
+		asm.StoreMem(asm.RFP, stackIndex, asm.R0, asm.Word),
+	)
+	p.lookup(p.counts, "stamp")
+	p.emit(
+		asm.LoadMem(asm.R1, asm.R0, 0, asm.DWord),
+		asm.Add.Imm(asm.R1, 1),
+		asm.StoreMem(asm.R0, 0, asm.R1, asm.DWord),
+		asm.LoadMem(asm.R1, asm.R0, 8, asm.DWord),
+		asm.Add.Reg(asm.R1, total),
+		asm.StoreMem(asm.R0, 8, asm.R1, asm.DWord),
+	)
+	p.label("stamp")
+	p.emit(asm.FnJiffies64.Call())
+	p.ticks.emit(p)
+	p.emit(
+		asm.StoreMem(slot, shtab.OffStamp, asm.R0, asm.Word),
+		asm.LoadMem(asm.R1, slot, shtab.OffCount, asm.Word),
+		asm.Add.Imm(asm.R1, 1),
+		asm.StoreMem(slot, shtab.OffCount, asm.R1, asm.Word),
+	)
+}
+
+// send takes one off the time to live (packet.DecrementTTL), and sends.
+func (p *program) send() {
+	p.emit(
+		asm.LoadMem(asm.R1, data, atType, asm.Half),
+		asm.JEq.Imm(asm.R1, int32(bits.ReverseBytes16(0x86dd)), "hops"),
+		asm.LoadMem(asm.R1, data, atIP+8, asm.Byte),
+		asm.Sub.Imm(asm.R1, 1),
+		asm.StoreMem(data, atIP+8, asm.R1, asm.Byte),
+		// ip_decrease_ttl (include/net/ip.h)
+		asm.LoadMem(asm.R1, data, atIP+10, asm.Half),
+		asm.Add.Imm(asm.R1, int32(bits.ReverseBytes16(0x0100))),
+		asm.JLT.Imm(asm.R1, 0xffff, "sum"),
+		asm.Add.Imm(asm.R1, 1),
+	)
+	p.label("sum")
+	p.emit(
+		asm.StoreMem(data, atIP+10, asm.R1, asm.Half),
+		asm.Mov.Imm(asm.R0, actionTX), asm.Return(),
+	)
+	p.label("hops")
+	p.emit(
+		asm.LoadMem(asm.R1, data, atIP+7, asm.Byte),
+		asm.Sub.Imm(asm.R1, 1),
+		asm.StoreMem(data, atIP+7, asm.R1, asm.Byte),
+		asm.Mov.Imm(asm.R0, actionTX), asm.Return(),
+	)
+}

@@ -1,0 +1,37 @@
+package xdp
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// native says why an interface is better served in generic mode; nil: in the
+// driver's.
+//
+// Frames that a veth pair sends by XDP vanish unless its other end has a program,
+// or GRO; and a driver that strips VLAN tags shows a program frames of which it
+// cannot know that they had one. In generic mode the tag stays with the frame.
+func native(name string) error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("socket: %w", err)
+	}
+	defer unix.Close(fd)
+	info, err := unix.IoctlGetEthtoolDrvinfo(fd, name)
+	if err != nil {
+		return fmt.Errorf("its driver does not say what it is: %w", err)
+	}
+	if driver := unix.ByteSliceToString(info.Driver[:]); driver == "veth" {
+		return errors.New("it is a veth pair")
+	}
+	strips, err := stripsVLAN(fd, name)
+	if err != nil {
+		return fmt.Errorf("its driver does not say whether it strips VLAN tags: %w", err)
+	}
+	if strips {
+		return fmt.Errorf("its driver strips VLAN tags; to change that: ethtool -K %s rxvlan off", name)
+	}
+	return nil
+}

@@ -1,0 +1,320 @@
+// Package xdp is a dataplane.Accelerator: an XDP program that forwards the
+// packets of connections, from the connection table that it shares with the
+// director, in front of another plane, which gets all other packets.
+//
+// The program is assembled in Go for the table at hand; program.go and then
+// forward.go are to be read from top to bottom, as a packet goes through it. It
+// stamps and counts a
+// connection, and leaves its state to Go: a packet that would change it is
+// passed on. So Go alone writes states, and counts of connections are exact.
+package xdp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/shtab"
+	"golang.org/x/sys/unix"
+)
+
+// Options configure a Plane. Interfaces and Slow are required.
+type Options struct {
+	// Interfaces are the names of the interfaces in front of which the program
+	// is put.
+	Interfaces []string
+	// MAC is one more unicast address that is accepted on all of them; the zero
+	// value means none.
+	MAC dataplane.MAC
+	// Slow is the plane that gets what the program does not forward.
+	Slow dataplane.Plane
+	// Servers is the greatest number of a real server whose packets the program
+	// forwards; 0 means 16383.
+	Servers int
+	// Log is told how the program is attached; nil is nobody.
+	Log *slog.Logger
+}
+
+// ErrNotPermitted is wrapped by errors that say that this process may not use
+// BPF: CAP_BPF and CAP_NET_ADMIN are needed, or root.
+var ErrNotPermitted = errors.New("this process may not load BPF programs: run as root, or with CAP_BPF and CAP_NET_ADMIN")
+
+// Plane is a dataplane.Accelerator. Make it with New; it is safe for concurrent
+// use as dataplane says.
+type Plane struct {
+	dataplane.Plane // the slow one
+	log             *slog.Logger
+	interfaces      []string
+	mac             dataplane.MAC
+
+	mu      sync.Mutex
+	arrays  []*array
+	conns   *array
+	servers []server
+	counts  []count
+	rooms   int // of one CPU in counts
+	cpus    int
+	progs   []*ebpf.Program
+	links   []link.Link
+	modes   []string
+}
+
+var _ dataplane.Accelerator = (*Plane)(nil)
+
+// array is a BPF array and its memory.
+type array struct {
+	*ebpf.Map
+	memory []byte
+}
+
+func newArray(name string, size, n int) (*array, error) {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{
+		Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(size), MaxEntries: uint32(n), Flags: unix.BPF_F_MMAPABLE,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("xdp: cannot make an array of %d elements of %d bytes: %w", n, size, err)
+	}
+	page := os.Getpagesize()
+	length := (size*n + page - 1) / page * page
+	memory, err := unix.Mmap(m.FD(), 0, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		m.Close()
+		return nil, fmt.Errorf("xdp: cannot map an array of %d bytes: %w", length, err)
+	}
+	return &array{m, memory}, nil
+}
+
+func (a *array) close() {
+	_ = unix.Munmap(a.memory)
+	_ = a.Map.Close()
+}
+
+// New makes the arrays. Nothing is attached before Accelerate.
+func New(o Options) (*Plane, error) {
+	if len(o.Interfaces) == 0 || o.Slow == nil {
+		return nil, errors.New("xdp: Options need Interfaces and Slow")
+	}
+	if o.Servers == 0 {
+		o.Servers = 1<<14 - 1
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	// Before 5.11 BPF memory counts as locked memory.
+	if err := rlimit.RemoveMemlock(); err != nil {
+		return nil, permitted(err)
+	}
+	p := &Plane{Plane: o.Slow, log: o.Log, interfaces: o.Interfaces, mac: o.MAC, rooms: (o.Servers + 4) / 4 * 4}
+	cpus, err := ebpf.PossibleCPU()
+	if err != nil {
+		return nil, fmt.Errorf("xdp: number of CPUs: %w", err)
+	}
+	p.cpus = cpus
+	servers, err := p.array("ulvs_servers", serverSize, p.rooms)
+	if err != nil {
+		return nil, err
+	}
+	counts, err := p.array("ulvs_counts", countSize, p.rooms*cpus)
+	if err != nil {
+		p.detach()
+		return nil, err
+	}
+	p.servers = elements[server](servers.memory, p.rooms)
+	p.counts = elements[count](counts.memory, p.rooms*cpus)
+	return p, nil
+}
+
+func permitted(err error) error {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("xdp: %w (%w)", ErrNotPermitted, err)
+	}
+	return err
+}
+
+func (p *Plane) array(name string, size, n int) (*array, error) {
+	a, err := newArray(name, size, n)
+	if err != nil {
+		return nil, permitted(err)
+	}
+	p.arrays = append(p.arrays, a)
+	return a, nil
+}
+
+// Name implements dataplane.Plane.
+func (p *Plane) Name() string { return "xdp" }
+
+// Memory implements dataplane.Accelerator.
+func (p *Plane) Memory(size int) ([]byte, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	a, err := p.array("ulvs_conns", shtab.SlotSize, (size+shtab.SlotSize-1)/shtab.SlotSize)
+	if err != nil {
+		return nil, err
+	}
+	p.conns = a
+	return a.memory[:size], nil
+}
+
+// Accelerate implements dataplane.Accelerator: it attaches a program to each
+// interface, in the network namespace of the calling thread.
+func (p *Plane) Accelerate(a dataplane.Acceleration) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conns == nil {
+		return errors.New("xdp: Memory comes before Accelerate")
+	}
+	t, err := learnTicks(a.Hz)
+	if err != nil {
+		return permitted(err)
+	}
+	for _, name := range p.interfaces {
+		if err := p.attach(name, a, t); err != nil {
+			p.detach()
+			return err
+		}
+	}
+	return nil
+}
+
+func (p *Plane) attach(name string, a dataplane.Acceleration, t ticks) error {
+	ifi, err := net.InterfaceByName(name)
+	if err != nil {
+		return fmt.Errorf("xdp: interface %s: %w", name, err)
+	}
+	if len(ifi.HardwareAddr) != 6 {
+		return fmt.Errorf("xdp: interface %s is not an Ethernet interface", name)
+	}
+	macs := []dataplane.MAC{dataplane.MAC(ifi.HardwareAddr)}
+	if p.mac != (dataplane.MAC{}) {
+		macs = append(macs, p.mac)
+	}
+	prog, err := p.load(a, t, macs)
+	if err != nil {
+		return fmt.Errorf("xdp: the program for %s does not load: %w", name, err)
+	}
+	flags, mode := link.XDPGenericMode, "generic"
+	why := native(name)
+	if why == nil {
+		flags, mode = link.XDPDriverMode, "native"
+	}
+	l, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: ifi.Index, Flags: flags})
+	if err != nil && mode == "native" {
+		why, mode = err, "generic"
+		l, err = link.AttachXDP(link.XDPOptions{Program: prog, Interface: ifi.Index, Flags: link.XDPGenericMode})
+	}
+	if err != nil {
+		return fmt.Errorf("xdp: cannot attach to %s: %w", name, permitted(err))
+	}
+	p.links = append(p.links, l)
+	p.modes = append(p.modes, mode)
+	if why != nil {
+		p.log.Info("xdp: attached", "interface", name, "mode", mode, "not native because", why)
+	} else {
+		p.log.Info("xdp: attached", "interface", name, "mode", mode)
+	}
+	return nil
+}
+
+// load loads a program for an interface with these addresses.
+func (p *Plane) load(a dataplane.Acceleration, t ticks, macs []dataplane.MAC) (*ebpf.Program, error) {
+	source := program{
+		Acceleration: a, conns: p.conns.FD(), servers: p.arrays[0].FD(), counts: p.arrays[1].FD(),
+		mac: macs, ticks: t, rooms: p.rooms,
+	}
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "ulvs", Type: ebpf.XDP, License: "GPL", Instructions: source.assemble()})
+	if err != nil {
+		return nil, permitted(err)
+	}
+	p.progs = append(p.progs, prog)
+	return prog, nil
+}
+
+// Run implements dataplane.Plane: it runs the slow plane, and takes the programs
+// away when that ends.
+func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
+	defer func() {
+		p.mu.Lock()
+		p.detach()
+		p.mu.Unlock()
+	}()
+	return p.Plane.Run(ctx, h)
+}
+
+// Close takes the programs away, and closes the slow plane if that can be. The
+// memory stays for as long as the process: the director's table lies in it.
+func (p *Plane) Close() error {
+	p.mu.Lock()
+	p.detach()
+	p.mu.Unlock()
+	if slow, ok := p.Plane.(io.Closer); ok {
+		return slow.Close()
+	}
+	return nil
+}
+
+func (p *Plane) detach() {
+	for _, l := range p.links {
+		_ = l.Close()
+	}
+	for _, prog := range p.progs {
+		_ = prog.Close()
+	}
+	p.links, p.progs = nil, nil
+}
+
+// SetGeneration implements dataplane.Accelerator.
+func (p *Plane) SetGeneration(gen uint32) { p.servers[generationSlot].setGeneration(gen) }
+
+// SetServer implements dataplane.Accelerator.
+func (p *Plane) SetServer(id uint32, s dataplane.Server) bool {
+	if id == generationSlot || int(id) >= len(p.servers) {
+		return false
+	}
+	p.servers[id].set(s)
+	return true
+}
+
+// Served implements dataplane.Accelerator.
+func (p *Plane) Served(id uint32) (packets, bytes uint64) {
+	if int(id) >= p.rooms {
+		return 0, 0
+	}
+	for cpu := range p.cpus {
+		n, b := p.counts[cpu*p.rooms+int(id)].load()
+		packets, bytes = packets+n, bytes+b
+	}
+	return packets, bytes
+}
+
+// Grace implements dataplane.Accelerator: it waits until every run of the program
+// that has begun has ended (membarrier(2): an RCU grace period).
+func (p *Plane) Grace() error {
+	const global = 1 // MEMBARRIER_CMD_GLOBAL
+	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
+		return fmt.Errorf("xdp: membarrier: %w", errno)
+	}
+	return nil
+}
+
+// Counters implements dataplane.Plane: the slow plane's, and xdp_frames, what the
+// program forwarded.
+func (p *Plane) Counters() map[string]uint64 {
+	all := maps.Clone(p.Plane.Counters())
+	var frames uint64
+	for i := range p.counts {
+		n, _ := p.counts[i].load()
+		frames += n
+	}
+	all["xdp_frames"] = frames
+	return all
+}
