@@ -52,7 +52,7 @@ var law = map[string][]string{
 var only = map[string][]string{
 	"unsafe":                       {}, // by file name, see TestUnsafe
 	"C":                            {},
-	"github.com/cilium/ebpf":       {"dataplane/xdp"},
+	"github.com/cilium/ebpf":       {"dataplane/xdp"}, // and tests
 	"github.com/gopacket/gopacket": {"bench", "conformance"},
 }
 

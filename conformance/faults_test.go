@@ -106,7 +106,7 @@ func TestFaults(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			as := quickUlvs(f.build(t))
+			as := quickUlvs(f.build(t), "afpacket")
 			names := f.found
 			if *findFlag {
 				names = nil

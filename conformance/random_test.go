@@ -28,7 +28,7 @@ var (
 	playFlag       = flag.String("play", "", "TestRandom, with -kernel: play the scenarios of these `FILES` (a pattern) instead")
 	briefFlag      = flag.Bool("brief", false, "TestRandom, with -kernel: short scenarios")
 	equalFlag      = flag.String("equal", "", "TestRandom, with -kernel: write scenarios without difference to this `DIR`")
-	planeFlag      = flag.String("plane", "", "ulvs's `PLANE` in quick scenarios: afpacket or xdp")
+	planeFlag      = flag.String("plane", "afpacket", "TestRandom, with -kernel: ulvs's `PLANE`, afpacket or xdp")
 	keepFlag       = flag.String("keep", "", "TestRandom, with -kernel: write shrunk scenarios with the kernel's answers to this `DIR`")
 )
 
@@ -74,7 +74,7 @@ func newLive(ctx context.Context, t *testing.T) *live {
 		l.guests = append(l.guests, g)
 	}
 	for range *jobsFlag {
-		l.free <- quickUlvs(l.binary)
+		l.free <- quickUlvs(l.binary, *planeFlag)
 	}
 	t.Cleanup(func() {
 		for range *jobsFlag {
@@ -87,9 +87,9 @@ func newLive(ctx context.Context, t *testing.T) *live {
 }
 
 // quickUlvs plays with small tables, which are made in no time.
-func quickUlvs(binary string) *Theatre {
+func quickUlvs(binary, plane string) *Theatre {
 	return &Theatre{
-		Subject: Ulvs{Binary: binary, Plane: *planeFlag, Args: []string{"--connections", "16384"}}, Options: Options{NoResolve: true},
+		Subject: Ulvs{Binary: binary, Plane: plane, Args: []string{"--connections", "16384"}}, Options: Options{NoResolve: true},
 	}
 }
 

@@ -18,7 +18,7 @@ func TestRestore(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
-	theatre := quickUlvs(buildUlvs(t))
+	theatre := quickUlvs(buildUlvs(t), "afpacket")
 	defer func() {
 		if err := theatre.Close(); err != nil {
 			t.Error(err)

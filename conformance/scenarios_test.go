@@ -8,14 +8,16 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/cilium/ebpf"
 )
 
 // TestScenarios plays all recorded scenarios against the daemon and wants the
 // kernel's answers. The long ones are played once with the VIP on the
 // director's interface, and once with the VIP nowhere, where the daemon has to
-// answer ARP for it.
+// answer ARP for it; the quick ones on each plane.
 func TestScenarios(t *testing.T) {
-	quick := quickUlvs(buildUlvs(t))
+	quick := quickUlvs(buildUlvs(t), "afpacket")
 	plain := Ulvs{Binary: quick.Subject.(Ulvs).Binary}
 	onInterface := &Theatre{Subject: plain}
 	nowhere := &Theatre{Subject: plain, Options: Options{NoVIP: true}}
@@ -33,13 +35,31 @@ func TestScenarios(t *testing.T) {
 	for _, name := range []string{"cli-errors", "save-restore"} {
 		rounds = append(rounds, &round{name: name, Recording: readRecording(t, name+".txt"), as: onInterface, compare: Compare})
 	}
+	planes := map[string]*Theatre{"afpacket": quick}
+	if mayBPF() {
+		planes["xdp"] = quickUlvs(plain.Binary, "xdp")
+	} else {
+		t.Log("without the XDP plane: BPF needs root")
+	}
 	all := recordings(t)
 	for _, file := range slices.Sorted(maps.Keys(all)) {
 		if name, ok := strings.CutSuffix(file, ".txt"+QuickSuffix); ok {
-			rounds = append(rounds, &round{name: "quick/" + name, Recording: all[file], as: quick, compare: CompareNear})
+			for plane, theatre := range planes {
+				rounds = append(rounds, &round{name: plane + "/" + name, Recording: all[file], as: theatre, compare: CompareNear})
+			}
 		}
 	}
 	replay(t, rounds)
+}
+
+// mayBPF reports whether this process may load programs: in a user namespace it
+// may not.
+func mayBPF() bool {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	if err != nil {
+		return false
+	}
+	return m.Close() == nil
 }
 
 // buildUlvs builds the program. It looks at the module's folders itself first,
