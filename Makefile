@@ -57,7 +57,8 @@ bench: ## benchmarks of every stage
 .PHONY: conformance
 conformance: ## ask the real kernel in user-mode Linux: all recorded scenarios again, and random ones (SEEDS, 1-500)
 	$(GO) test ./conformance -count=1 -run 'TestKernel|TestRestore' -kernel
-	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -timeout 40m
+	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane afpacket -timeout 40m
+	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane xdp -timeout 40m
 
 .PHONY: clean
 clean: ## remove what make made

@@ -105,23 +105,16 @@ func (d *daemon) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	plane, err := d.newPlane(mac)
+	plane, giveBack, director, err := d.newDirector(resolver, mac)
 	if err != nil {
 		resolver.Close()
 		return err
-	}
-	director, err := ulvs.New(ulvs.Options{
-		Plane: plane, Resolver: resolver, Connections: d.connections, Templates: d.templates, MAC: mac, Log: d.log,
-	})
-	if err != nil {
-		resolver.Close()
-		return errors.Join(err, plane.Close())
 	}
 	defer director.Close()
 	operated := &warned{director, d.log, d.follow}
 	if err := d.load(operated); err != nil {
 		resolver.Close()
-		return errors.Join(err, plane.Close())
+		return errors.Join(err, giveBack())
 	}
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -129,7 +122,7 @@ func (d *daemon) run(ctx context.Context) error {
 		follower, err := d.followMarks(director)
 		if err != nil {
 			resolver.Close()
-			return errors.Join(err, plane.Close())
+			return errors.Join(err, giveBack())
 		}
 		g.Go(func() error { return follower(ctx) })
 	}
@@ -141,28 +134,44 @@ func (d *daemon) run(ctx context.Context) error {
 		return g.Wait()
 	}
 	g.Go(func() error { return control.Serve(ctx, l, operated) })
-	d.log.Info("ready", "plane", plane.Name(), "interfaces", strings.Join(d.interfaces, ","), "control", d.control, "connections", d.connections)
+	taken := plane.Name()
+	if x, ok := plane.(*xdp.Plane); ok {
+		taken += ": " + x.Mode()
+	}
+	d.log.Info("ready", "plane", taken, "interfaces", strings.Join(d.interfaces, ","), "control", d.control, "connections", d.connections)
 	err = g.Wait()
 	d.log.Info("ended")
 	return err
 }
 
-// plane is a dataplane.Plane that can be given back before it ran.
-type plane interface {
-	dataplane.Plane
-	Close() error
-}
-
-func (d *daemon) newPlane(mac dataplane.MAC) (plane, error) {
+// newDirector makes a director with the plane that was asked for, and what gives
+// that back if it never runs. auto is XDP where that is permitted and works, and
+// says why if it is not.
+func (d *daemon) newDirector(resolver dataplane.Resolver, mac dataplane.MAC) (plane dataplane.Plane, giveBack func() error, director *ulvs.Director, err error) {
 	slow, err := afpacket.New(afpacket.Options{Interfaces: d.interfaces, MAC: mac, Logger: d.log})
-	if err != nil || d.plane != "xdp" {
-		return slow, err
-	}
-	fast, err := xdp.New(xdp.Options{Interfaces: d.interfaces, MAC: mac, Slow: slow, Log: d.log})
 	if err != nil {
-		return nil, errors.Join(err, slow.Close())
+		return nil, nil, nil, err
 	}
-	return fast, nil
+	options := ulvs.Options{Plane: slow, Resolver: resolver, Connections: d.connections, Templates: d.templates, MAC: mac, Log: d.log}
+	if d.plane != "afpacket" {
+		fast, err := xdp.New(xdp.Options{Interfaces: d.interfaces, MAC: mac, Slow: slow})
+		if err == nil {
+			options.Plane = fast
+			if director, err = ulvs.New(options); err == nil {
+				return fast, func() error { return errors.Join(fast.Close(), slow.Close()) }, director, nil
+			}
+			err = errors.Join(err, fast.Close())
+		}
+		if d.plane == "xdp" {
+			return nil, nil, nil, errors.Join(err, slow.Close())
+		}
+		d.log.Info("packets are taken by AF_PACKET, not XDP", "because", err)
+		options.Plane = slow
+	}
+	if director, err = ulvs.New(options); err != nil {
+		return nil, nil, nil, errors.Join(err, slow.Close())
+	}
+	return slow, slow.Close, director, nil
 }
 
 // load starts the director with the files that were given.

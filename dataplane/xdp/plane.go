@@ -13,11 +13,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"maps"
 	"net"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -41,8 +40,6 @@ type Options struct {
 	// Servers is the greatest number of a real server whose packets the program
 	// forwards; 0 means 16383.
 	Servers int
-	// Log is told how the program is attached; nil is nobody.
-	Log *slog.Logger
 }
 
 // ErrNotPermitted is wrapped by errors that say that this process may not use
@@ -53,7 +50,6 @@ var ErrNotPermitted = errors.New("this process may not load BPF programs: run as
 // use as dataplane says.
 type Plane struct {
 	dataplane.Plane // the slow one
-	log             *slog.Logger
 	interfaces      []string
 	mac             dataplane.MAC
 
@@ -107,14 +103,11 @@ func New(o Options) (*Plane, error) {
 	if o.Servers == 0 {
 		o.Servers = 1<<14 - 1
 	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
-	}
 	// Before 5.11 BPF memory counts as locked memory.
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, permitted(err)
 	}
-	p := &Plane{Plane: o.Slow, log: o.Log, interfaces: o.Interfaces, mac: o.MAC, rooms: (o.Servers + 4) / 4 * 4}
+	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, rooms: (o.Servers + 4) / 4 * 4}
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return nil, fmt.Errorf("xdp: number of CPUs: %w", err)
@@ -216,12 +209,10 @@ func (p *Plane) attach(name string, a dataplane.Acceleration, t ticks) error {
 		return fmt.Errorf("xdp: cannot attach to %s: %w", name, permitted(err))
 	}
 	p.links = append(p.links, l)
-	p.modes = append(p.modes, mode)
-	if why != nil {
-		p.log.Info("xdp: attached", "interface", name, "mode", mode, "not native because", why)
-	} else {
-		p.log.Info("xdp: attached", "interface", name, "mode", mode)
+	if mode = name + " " + mode; why != nil {
+		mode += " (" + why.Error() + ")"
 	}
+	p.modes = append(p.modes, mode)
 	return nil
 }
 
@@ -239,26 +230,27 @@ func (p *Plane) load(a dataplane.Acceleration, t ticks, macs []dataplane.MAC) (*
 	return prog, nil
 }
 
+// Mode says for each interface whether the program is in its driver or in front of
+// the host's stack, and why there.
+func (p *Plane) Mode() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return strings.Join(p.modes, ", ")
+}
+
 // Run implements dataplane.Plane: it runs the slow plane, and takes the programs
 // away when that ends.
 func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
-	defer func() {
-		p.mu.Lock()
-		p.detach()
-		p.mu.Unlock()
-	}()
+	defer p.Close()
 	return p.Plane.Run(ctx, h)
 }
 
-// Close takes the programs away, and closes the slow plane if that can be. The
+// Close takes the programs away; the slow plane is its owner's to close. The
 // memory stays for as long as the process: the director's table lies in it.
 func (p *Plane) Close() error {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.detach()
-	p.mu.Unlock()
-	if slow, ok := p.Plane.(io.Closer); ok {
-		return slow.Close()
-	}
 	return nil
 }
 

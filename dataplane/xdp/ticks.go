@@ -1,8 +1,10 @@
 package xdp
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -28,7 +30,7 @@ func (t ticks) emit(p *program) {
 // kernelHz are the frequencies that kernels are built with.
 var kernelHz = []int64{100, 250, 300, 1000}
 
-// learnTicks asks the kernel what its jiffies are. It takes some 200 ms.
+// learnTicks asks the kernel what its jiffies are.
 func learnTicks(hz uint32) (ticks, error) {
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Type: ebpf.XDP, License: "GPL", Name: "ulvs_jiffies",
@@ -55,29 +57,53 @@ func learnTicks(hz uint32) (ticks, error) {
 		}
 		return binary.NativeEndian.Uint64(out), monotonicNow(), nil
 	}
-	j1, t1, err := sample()
+	jiffies, at, err := sample()
 	if err != nil {
 		return ticks{}, err
 	}
-	time.Sleep(200 * time.Millisecond)
-	j2, t2, err := sample()
-	if err != nil {
-		return ticks{}, err
-	}
-	seen := float64(j2-j1) / (t2 - t1).Seconds()
-	best := kernelHz[0]
-	for _, h := range kernelHz {
-		if abs(seen-float64(h)) < abs(seen-float64(best)) {
-			best = h
+	best, sure := guessHz(jiffies, at)
+	if !sure {
+		time.Sleep(200 * time.Millisecond)
+		j2, t2, err := sample()
+		if err != nil {
+			return ticks{}, err
 		}
-	}
-	if abs(seen-float64(best)) > float64(best)/5 {
-		return ticks{}, fmt.Errorf("xdp: the kernel counts %.0f jiffies a second: no HZ that is known", seen)
+		if best, sure = countHz(j2-jiffies, t2-at); !sure {
+			return ticks{}, fmt.Errorf("xdp: the kernel counts %d jiffies in %v: no HZ that is known", j2-jiffies, t2-at)
+		}
+		jiffies, at = j2, t2
 	}
 	t := ticks{mul: int32(hz), div: int32(best)}
-	now := uint32(t2 / (time.Second / time.Duration(hz)))
-	t.offset = now - uint32(j2*uint64(t.mul)/uint64(t.div))
+	now := uint32(at / (time.Second / time.Duration(hz)))
+	t.offset = now - uint32(jiffies*uint64(t.mul)/uint64(t.div))
 	return t, nil
+}
+
+// guessHz tells from jiffies64, which starts five minutes before its lower half is
+// full (INITIAL_JIFFIES, include/linux/jiffies.h), and CLOCK_MONOTONIC, which
+// starts at 0 then. Around five minutes after the start all are alike.
+func guessHz(jiffies uint64, at time.Duration) (hz int64, sure bool) {
+	const bootSlack, distinct = 10, 30 // seconds
+	off := func(h int64) float64 {
+		return abs(float64(int64(jiffies-(1<<32-300*uint64(h))))/float64(h) - at.Seconds())
+	}
+	hz = closest(off)
+	sure = off(hz) < bootSlack
+	for _, h := range kernelHz {
+		sure = sure && (h == hz || off(h) > distinct)
+	}
+	return hz, sure
+}
+
+// countHz tells from how far jiffies went in some time.
+func countHz(jiffies uint64, in time.Duration) (hz int64, sure bool) {
+	off := func(h int64) float64 { return abs(float64(jiffies)/in.Seconds() - float64(h)) }
+	hz = closest(off)
+	return hz, off(hz) < float64(hz)/12 // 250 and 300 are a fifth apart
+}
+
+func closest(off func(int64) float64) int64 {
+	return slices.MinFunc(kernelHz, func(a, b int64) int { return cmp.Compare(off(a), off(b)) })
 }
 
 func abs(v float64) float64 { return max(v, -v) }
