@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"fmt"
 	"math/bits"
 
 	"github.com/cilium/ebpf/asm"
@@ -12,8 +13,8 @@ import (
 func (p *program) find() {
 	p.label("find")
 	for i := range chain {
-		next := "chain" + string(rune('1'+i))
-		p.lookup(p.conns, "pass")
+		next := p.here(fmt.Sprint("chain", i+1))
+		p.lookup(p.conns, pass)
 		p.emit(
 			asm.LoadMem(asm.R1, asm.R0, shtab.OffWord, asm.DWord),
 			asm.Mov.Reg(asm.R2, asm.R1),
@@ -29,7 +30,7 @@ func (p *program) find() {
 			)
 		}
 		// R3 is word 1 still. The rest is for IPv6 to compare.
-		p.emit(asm.RSh.Imm(asm.R3, 40), asm.And.Imm(asm.R3, 0xff), asm.JEq.Imm(asm.R3, 4, "found"))
+		p.emit(asm.RSh.Imm(asm.R3, 40), asm.And.Imm(asm.R3, 0xff), asm.JEq.Imm(asm.R3, 4, p.here("found")))
 		for w := int16(2); w < 5; w++ {
 			p.emit(
 				asm.LoadMem(asm.R2, asm.R0, shtab.OffKey+8*w, asm.DWord),
@@ -37,15 +38,15 @@ func (p *program) find() {
 				asm.JNE.Reg(asm.R2, asm.R4, next),
 			)
 		}
-		p.emit(asm.Ja.Label("found"))
-		p.label(next)
+		p.emit(asm.Ja.Label(p.here("found")))
+		p.symbol = next
 		if i == chain-1 {
-			p.emit(asm.Ja.Label("pass"))
+			p.emit(asm.Ja.Label(pass))
 			break
 		}
 		p.emit(
 			asm.LoadMem(asm.R2, asm.R0, shtab.OffNext, asm.Word),
-			asm.JEq.Imm(asm.R2, 0, "pass"),
+			asm.JEq.Imm(asm.R2, 0, pass),
 			asm.Add.Imm(asm.R2, headerSlots-1),
 			asm.StoreMem(asm.RFP, stackIndex, asm.R2, asm.Word),
 		)
@@ -76,36 +77,46 @@ func (p *program) lookup(fd int, missing string) {
 func (p *program) decide() {
 	const owner = 3 // bits of the forwarding method, above the first of the owner's
 	p.emit(asm.StoreImm(asm.RFP, stackIndex, generationSlot, asm.Word))
-	p.lookup(p.servers, "pass")
+	p.lookup(p.servers, pass)
 	p.emit(
 		asm.LoadMem(asm.R2, asm.R0, 0, asm.Word), // the generation
 		asm.LoadMem(asm.R1, slot, shtab.OffState, asm.Word),
 		asm.Mov.Reg(asm.R3, asm.R1),
 		asm.RSh.Imm(asm.R3, conn.GenShift),
-		asm.JNE.Reg(asm.R3, asm.R2, "pass"),
+		asm.JNE.Reg(asm.R3, asm.R2, pass),
 		asm.Mov.Reg(asm.R3, asm.R1),
 		asm.And.Imm(asm.R3, conn.SetFlag),
-		asm.JEq.Imm(asm.R3, 0, "pass"),
+		asm.JEq.Imm(asm.R3, 0, pass),
 		asm.Mov.Reg(asm.R3, asm.R1),
 		asm.And.Imm(asm.R3, (1<<owner-1)<<(conn.OwnerShift+1)),
-		asm.JNE.Imm(asm.R3, 0, "pass"),
+		asm.JNE.Imm(asm.R3, 0, pass),
 		asm.LoadMem(asm.R3, asm.RFP, stackKey+8, asm.DWord),
 		asm.RSh.Imm(asm.R3, 32),
 		asm.And.Imm(asm.R3, 0xff),
-		asm.JEq.Imm(asm.R3, protoUDP, "server"),
+		asm.JEq.Imm(asm.R3, protoUDP, p.here("server")),
 		asm.And.Imm(asm.R1, conn.StateMask),
 		asm.LoadMem(asm.R2, asm.RFP, stackFlags, asm.DWord),
+		asm.JEq.Imm(asm.R3, protoTCP, p.here("tcp")),
+		// SCTP: a chunk that means something is Go's.
+		asm.JGT.Imm(asm.R2, 31, pass),
+		asm.Mov.Imm32(asm.R3, int32(conn.SCTPEvents())),
+		asm.RSh.Reg(asm.R3, asm.R2),
+		asm.And.Imm(asm.R3, 1),
+		asm.JNE.Imm(asm.R3, 0, pass),
+		asm.Mov.Imm32(asm.R4, int32(conn.SCTPKept())),
+		asm.Ja.Label(p.here("state")),
 	)
 	const fin, syn, rst, ack = 1, 2, 4, 16
 	kept := conn.TCPKept()
-	p.emit(asm.Mov.Reg(asm.R3, asm.R2), asm.And.Imm(asm.R3, syn), asm.JNE.Imm(asm.R3, 0, "pass"))
+	p.label("tcp")
+	p.emit(asm.Mov.Reg(asm.R3, asm.R2), asm.And.Imm(asm.R3, syn), asm.JNE.Imm(asm.R3, 0, pass))
 	for _, f := range [...]struct {
 		flag int32
 		mask uint32
 	}{{rst, kept.OnRST}, {fin, kept.OnFIN}, {ack, kept.OnACK}} {
 		p.emit(
 			asm.Mov.Imm32(asm.R4, int32(f.mask)),
-			asm.Mov.Reg(asm.R3, asm.R2), asm.And.Imm(asm.R3, f.flag), asm.JNE.Imm(asm.R3, 0, "state"),
+			asm.Mov.Reg(asm.R3, asm.R2), asm.And.Imm(asm.R3, f.flag), asm.JNE.Imm(asm.R3, 0, p.here("state")),
 		)
 	}
 	p.emit(asm.Mov.Imm32(asm.R4, int32(kept.OnNone)))
@@ -113,7 +124,7 @@ func (p *program) decide() {
 	p.emit(
 		asm.RSh.Reg(asm.R4, asm.R1),
 		asm.And.Imm(asm.R4, 1),
-		asm.JEq.Imm(asm.R4, 0, "pass"),
+		asm.JEq.Imm(asm.R4, 0, pass),
 	)
 }
 
@@ -124,13 +135,13 @@ func (p *program) account() {
 		asm.LoadMem(asm.R1, asm.RFP, stackDest, asm.DWord),
 		asm.StoreMem(asm.RFP, stackIndex, asm.R1, asm.Word),
 	)
-	p.lookup(p.servers, "pass")
+	p.lookup(p.servers, pass)
 	p.emit(
 		asm.LoadMem(asm.R1, asm.R0, serverIfindex, asm.Word),
 		asm.LoadMem(asm.R2, ctx, 12, asm.Word), // ingress_ifindex; a server's is 0 if it is none
-		asm.JNE.Reg(asm.R1, asm.R2, "pass"),
+		asm.JNE.Reg(asm.R1, asm.R2, pass),
 		asm.LoadMem(asm.R1, asm.R0, serverMTU, asm.Word),
-		asm.JGT.Reg(total, asm.R1, "pass"),
+		asm.JGT.Reg(total, asm.R1, pass),
 		// The link addresses, while R0 is the server: nothing passes from here on.
 		asm.LoadMem(asm.R1, asm.R0, serverMACs, asm.DWord),
 		asm.StoreMem(data, 0, asm.R1, asm.DWord),
@@ -143,7 +154,7 @@ func (p *program) account() {
 		asm.Add.Reg(asm.R0, asm.R1),
 		asm.StoreMem(asm.RFP, stackIndex, asm.R0, asm.Word),
 	)
-	p.lookup(p.counts, "stamp")
+	p.lookup(p.counts, p.here("stamp"))
 	p.emit(
 		asm.LoadMem(asm.R1, asm.R0, 0, asm.DWord),
 		asm.Add.Imm(asm.R1, 1),
@@ -165,16 +176,17 @@ func (p *program) account() {
 
 // send takes one off the time to live (packet.DecrementTTL), and sends.
 func (p *program) send() {
+	atIP := p.atIP()
 	p.emit(
-		asm.LoadMem(asm.R1, data, atType, asm.Half),
-		asm.JEq.Imm(asm.R1, int32(bits.ReverseBytes16(0x86dd)), "hops"),
+		asm.LoadMem(asm.R1, data, p.atType(), asm.Half),
+		asm.JEq.Imm(asm.R1, typeIPv6, p.here("hops")),
 		asm.LoadMem(asm.R1, data, atIP+8, asm.Byte),
 		asm.Sub.Imm(asm.R1, 1),
 		asm.StoreMem(data, atIP+8, asm.R1, asm.Byte),
 		// ip_decrease_ttl (include/net/ip.h)
 		asm.LoadMem(asm.R1, data, atIP+10, asm.Half),
 		asm.Add.Imm(asm.R1, int32(bits.ReverseBytes16(0x0100))),
-		asm.JLT.Imm(asm.R1, 0xffff, "sum"),
+		asm.JLT.Imm(asm.R1, 0xffff, p.here("sum")),
 		asm.Add.Imm(asm.R1, 1),
 	)
 	p.label("sum")

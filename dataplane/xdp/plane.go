@@ -119,7 +119,7 @@ func New(o Options) (*Plane, error) {
 	}
 	counts, err := p.array("ulvs_counts", countSize, p.rooms*cpus)
 	if err != nil {
-		p.detach()
+		servers.close()
 		return nil, err
 	}
 	p.servers = elements[server](servers.memory, p.rooms)

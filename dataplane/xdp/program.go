@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"fmt"
 	"math/bits"
 
 	"github.com/cilium/ebpf/asm"
@@ -23,15 +24,16 @@ const (
 	stackIndex = -4  // the key of map look-ups
 	stackTag   = -16 // of the hash
 	stackKey   = -56 // five words, as packet.Flow has them
-	stackFlags = -64 // TCP's
+	stackFlags = -64 // TCP's, or SCTP's chunk
 	stackDest  = -72 // the real server's number
 )
 
-// Where things are in a frame without VLAN tags.
-const (
-	atType = 12
-	atIP   = 14
-)
+// Where the EtherType and the IP header are in a frame, behind so many VLAN tags.
+func (p *program) atType() int16 { return int16(12 + 4*p.tags) }
+func (p *program) atIP() int16   { return int16(14 + 4*p.tags) }
+
+// maxTags is how many there may be: 802.1Q in 802.1ad.
+const maxTags = 2
 
 // chain is how many slots of a chain are looked at. A longer one is Go's.
 const chain = 6
@@ -49,26 +51,36 @@ type program struct {
 	mac                    []dataplane.MAC
 	ticks                  ticks
 	rooms                  int // of one CPU in counts
+	tags                   int // VLAN tags before what is being emitted
 
 	out    asm.Instructions
 	symbol string // of the next instruction
 }
 
-// assemble is the program, in the order in which a packet goes through it.
+// assemble is the program, in the order in which a packet goes through it. Frames
+// with VLAN tags have all of it again, with other offsets.
 func (p *program) assemble() asm.Instructions {
 	p.ours()
-	p.ipv4()
-	p.ipv6()
-	p.find()
-	p.decide()
-	p.account()
-	p.send()
-	p.label("pass")
+	for p.tags = 0; p.tags <= maxTags; p.tags++ {
+		p.family()
+		p.ipv4()
+		p.ipv6()
+		p.find()
+		p.decide()
+		p.account()
+		p.send()
+	}
+	p.symbol = pass
 	p.emit(asm.Mov.Imm(asm.R0, actionPass), asm.Return())
 	return p.out
 }
 
-func (p *program) label(name string) { p.symbol = name }
+// pass is the label of the way out to the plane behind.
+const pass = "pass"
+
+// here is the name of a label for so many tags; label puts it.
+func (p *program) here(name string) string { return fmt.Sprintf("%s.%d", name, p.tags) }
+func (p *program) label(name string)       { p.symbol = p.here(name) }
 
 func (p *program) emit(list ...asm.Instruction) {
 	for _, i := range list {
@@ -80,66 +92,86 @@ func (p *program) emit(list ...asm.Instruction) {
 	}
 }
 
-// ours passes what is not addressed to this interface, and parts by family.
+// ours passes what is not addressed to this interface.
 func (p *program) ours() {
 	p.emit(
 		asm.Mov.Reg(ctx, asm.R1),
 		asm.LoadMem(data, ctx, 0, asm.Word),
 		asm.LoadMem(end, ctx, 4, asm.Word),
 	)
-	p.need(atIP + 20 + 8)
+	p.need(14 + 20 + 8)
 	p.emit(asm.LoadMem(asm.R2, data, 0, asm.Word), asm.LoadMem(asm.R3, data, 4, asm.Half))
 	for i, m := range p.mac {
 		if i > 0 {
-			p.label("mac" + string(rune('0'+i)))
+			p.symbol = fmt.Sprint("mac", i)
 		}
-		next := "pass"
+		next := pass
 		if i < len(p.mac)-1 {
-			next = "mac" + string(rune('1'+i))
+			next = fmt.Sprint("mac", i+1)
 		}
 		p.emit(
 			asm.Mov.Imm32(asm.R1, int32(le32(m[:4]))),
 			asm.JNE.Reg(asm.R2, asm.R1, next),
 			asm.JNE.Imm(asm.R3, int32(le16(m[4:])), next),
-			asm.Ja.Label("ours"),
+			asm.Ja.Label(p.here("family")),
 		)
 	}
-	p.label("ours")
+}
+
+// EtherTypes, as they are loaded.
+var (
+	typeIPv4  = int32(bits.ReverseBytes16(0x0800))
+	typeIPv6  = int32(bits.ReverseBytes16(0x86dd))
+	typeVLAN  = int32(bits.ReverseBytes16(0x8100))
+	typeOuter = int32(bits.ReverseBytes16(0x88a8))
+)
+
+// family parts by what is behind the tags so far.
+func (p *program) family() {
+	p.label("family")
+	p.need(int32(p.atIP()) + 20 + 8)
 	p.emit(
-		asm.LoadMem(asm.R1, data, atType, asm.Half),
-		asm.JEq.Imm(asm.R1, int32(bits.ReverseBytes16(0x86dd)), "ipv6"),
-		asm.JNE.Imm(asm.R1, int32(bits.ReverseBytes16(0x0800)), "pass"),
+		asm.LoadMem(asm.R1, data, p.atType(), asm.Half),
+		asm.JEq.Imm(asm.R1, typeIPv6, p.here("ipv6")),
+		asm.JEq.Imm(asm.R1, typeIPv4, p.here("ipv4")),
 	)
+	if p.tags < maxTags {
+		next := fmt.Sprintf("family.%d", p.tags+1)
+		p.emit(asm.JEq.Imm(asm.R1, typeVLAN, next), asm.JEq.Imm(asm.R1, typeOuter, next))
+	}
+	p.emit(asm.Ja.Label(pass))
 }
 
 // need passes frames of fewer than n bytes.
 func (p *program) need(n int32) {
-	p.emit(asm.Mov.Reg(asm.R1, data), asm.Add.Imm(asm.R1, n), asm.JGT.Reg(asm.R1, end, "pass"))
+	p.emit(asm.Mov.Reg(asm.R1, data), asm.Add.Imm(asm.R1, n), asm.JGT.Reg(asm.R1, end, pass))
 }
 
 // whole passes what is shorter than its total length, which is in total, or
 // longer than any Ethernet carries.
 func (p *program) whole(least int32) {
 	p.emit(
-		asm.JLT.Imm(total, least, "pass"),
-		asm.JGT.Imm(total, 9216, "pass"),
+		asm.JLT.Imm(total, least, pass),
+		asm.JGT.Imm(total, 9216, pass),
 		asm.Mov.Reg(asm.R1, data),
 		asm.Add.Reg(asm.R1, total),
-		asm.Add.Imm(asm.R1, atIP),
-		asm.JGT.Reg(asm.R1, end, "pass"),
+		asm.Add.Imm(asm.R1, int32(p.atIP())),
+		asm.JGT.Reg(asm.R1, end, pass),
 	)
 }
 
 // ipv4 reads a packet without options that is no fragment, and can live on.
 func (p *program) ipv4() {
+	atIP := p.atIP()
+	p.label("ipv4")
 	p.emit(
 		asm.LoadMem(asm.R1, data, atIP, asm.Byte),
-		asm.JNE.Imm(asm.R1, 0x45, "pass"),
+		asm.JNE.Imm(asm.R1, 0x45, pass),
 		asm.LoadMem(asm.R1, data, atIP+6, asm.Half),
 		asm.And.Imm(asm.R1, int32(bits.ReverseBytes16(0x3fff))),
-		asm.JNE.Imm(asm.R1, 0, "pass"),
+		asm.JNE.Imm(asm.R1, 0, pass),
 		asm.LoadMem(asm.R1, data, atIP+8, asm.Byte),
-		asm.JLE.Imm(asm.R1, 1, "pass"),
+		asm.JLE.Imm(asm.R1, 1, pass),
 		asm.LoadMem(total, data, atIP+2, asm.Half),
 		asm.HostTo(asm.BE, total, asm.Half),
 	)
@@ -153,7 +185,7 @@ func (p *program) ipv4() {
 		p.emit(asm.Mov.Reg(asm.R1, asm.R2), asm.RSh.Imm(asm.R1, 16), asm.And.Imm(asm.R2, 0xffff), asm.Add.Reg(asm.R2, asm.R1))
 	}
 	p.emit(
-		asm.JNE.Imm(asm.R2, 0xffff, "pass"),
+		asm.JNE.Imm(asm.R2, 0xffff, pass),
 		asm.LoadMem(asm.R2, data, atIP+12, asm.DWord),
 		asm.StoreMem(asm.RFP, stackKey, asm.R2, asm.DWord),
 		asm.LoadMem(asm.R3, data, atIP+20, asm.Word),
@@ -161,19 +193,20 @@ func (p *program) ipv4() {
 	)
 	p.ports(4, 20)
 	p.hash(2)
-	p.emit(asm.Ja.Label("find"))
+	p.emit(asm.Ja.Label(p.here("find")))
 }
 
 // ipv6 reads a packet without extension headers that can live on.
 func (p *program) ipv6() {
+	atIP := p.atIP()
 	p.label("ipv6")
-	p.need(atIP + 40 + 8)
+	p.need(int32(atIP) + 40 + 8)
 	p.emit(
 		asm.LoadMem(asm.R1, data, atIP, asm.Byte),
 		asm.RSh.Imm(asm.R1, 4),
-		asm.JNE.Imm(asm.R1, 6, "pass"),
+		asm.JNE.Imm(asm.R1, 6, pass),
 		asm.LoadMem(asm.R1, data, atIP+7, asm.Byte),
-		asm.JLE.Imm(asm.R1, 1, "pass"),
+		asm.JLE.Imm(asm.R1, 1, pass),
 		asm.LoadMem(total, data, atIP+4, asm.Half),
 		asm.HostTo(asm.BE, total, asm.Half),
 		asm.Add.Imm(total, 40),
@@ -191,9 +224,11 @@ func (p *program) ipv6() {
 }
 
 // ports makes word 1 of the key from the ports in R3 and the protocol in R5,
-// and keeps the flags of TCP.
+// and keeps what the state depends on: TCP's flags, SCTP's first chunk's type.
 func (p *program) ports(family int32, header int16) {
-	v := "v" + string(rune('0'+family))
+	at := p.atIP() + header
+	read := p.here(fmt.Sprint("read", family))
+	tcp := p.here(fmt.Sprint("tcp", family))
 	p.emit(
 		asm.Mov.Reg(asm.R1, asm.R5),
 		asm.LSh.Imm(asm.R1, 32),
@@ -203,18 +238,30 @@ func (p *program) ports(family int32, header int16) {
 		asm.Or.Reg(asm.R3, asm.R1),
 		asm.StoreMem(asm.RFP, stackKey+8, asm.R3, asm.DWord),
 		asm.Mov.Imm(asm.R4, 0),
-		asm.JEq.Imm(asm.R5, protoUDP, v+"read"),
-		asm.JNE.Imm(asm.R5, protoTCP, "pass"),
+		asm.JEq.Imm(asm.R5, protoUDP, read),
+		asm.JEq.Imm(asm.R5, protoTCP, tcp),
+		asm.JNE.Imm(asm.R5, protoSCTP, pass),
 	)
-	p.need(int32(atIP + header + 20))
-	p.emit(asm.JLT.Imm(total, int32(header)+20, "pass"), asm.LoadMem(asm.R4, data, atIP+header+13, asm.Byte))
-	p.label(v + "read")
+	p.need(int32(at) + 16)
+	p.emit(
+		asm.JLT.Imm(total, int32(header)+16, pass),
+		asm.LoadMem(asm.R4, data, at+12, asm.Byte),
+		asm.Ja.Label(read),
+	)
+	p.symbol = tcp
+	p.need(int32(at) + 20)
+	p.emit(
+		asm.JLT.Imm(total, int32(header)+20, pass),
+		asm.LoadMem(asm.R4, data, at+13, asm.Byte),
+	)
+	p.symbol = read
 	p.emit(asm.StoreMem(asm.RFP, stackFlags, asm.R4, asm.DWord))
 }
 
 const (
-	protoTCP = 6
-	protoUDP = 17
+	protoTCP  = 6
+	protoUDP  = 17
+	protoSCTP = 132
 )
 
 // hash leaves the key's home slot on the stack, and its tag (shtab.Hash,

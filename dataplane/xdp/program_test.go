@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -88,6 +89,8 @@ type shape struct {
 	ttl   uint8
 	size  int
 	dst   dataplane.MAC
+	vlans []uint16
+	chunk uint8 // of SCTP
 }
 
 func (s shape) frame(t testing.TB) []byte {
@@ -110,7 +113,10 @@ func (s shape) frame(t testing.TB) []byte {
 		ip, network = h, h
 	}
 	var upper gopacket.SerializableLayer
-	if s.proto == layers.IPProtocolTCP {
+	switch s.proto {
+	case layers.IPProtocolSCTP:
+		upper = &layers.SCTP{SrcPort: layers.SCTPPort(s.port), DstPort: 80}
+	case layers.IPProtocolTCP:
 		h := &layers.TCP{SrcPort: layers.TCPPort(s.port), DstPort: 80, Window: 9}
 		for _, f := range s.flags {
 			switch f {
@@ -128,16 +134,28 @@ func (s shape) frame(t testing.TB) []byte {
 		}
 		upper = h
 		_ = h.SetNetworkLayerForChecksum(network)
-	} else {
+	default:
 		h := &layers.UDP{SrcPort: layers.UDPPort(s.port), DstPort: 80}
 		upper = h
 		_ = h.SetNetworkLayerForChecksum(network)
 	}
+	payload := make([]byte, s.size)
+	if s.proto == layers.IPProtocolSCTP {
+		payload = append([]byte{s.chunk, 0, 0, 4}, payload...)
+	}
 	buf := gopacket.NewSerializeBuffer()
-	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, eth, ip, upper, gopacket.Payload(make([]byte, s.size))); err != nil {
+	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, eth, ip, upper, gopacket.Payload(payload)); err != nil {
 		t.Fatal(err)
 	}
-	return buf.Bytes()
+	frame := buf.Bytes()
+	for i := len(s.vlans) - 1; i >= 0; i-- {
+		tag := []byte{0x81, 0, byte(s.vlans[i] >> 8), byte(s.vlans[i])}
+		if i == 0 && len(s.vlans) > 1 {
+			tag[0], tag[1] = 0x88, 0xa8
+		}
+		frame = slices.Insert(frame, 12, tag...)
+	}
+	return frame
 }
 
 // open makes the connection of a packet, as the director does.
@@ -155,8 +173,11 @@ func (b *bench) open(frame []byte, dest uint32) conn.ID {
 func (b *bench) tell(id conn.ID, frame []byte) conn.Change {
 	var p packet.Packet
 	p.Parse(frame)
-	if p.Kind == packet.TCP {
+	switch p.Kind {
+	case packet.TCP:
 		return b.conns.TCP(id, p.TCPFlags, 0)
+	case packet.SCTP:
+		return b.conns.SCTP(id, p.Chunk, 0)
 	}
 	b.conns.UDP(id, 0)
 	return conn.Change{}
@@ -169,6 +190,8 @@ func TestForwards(t *testing.T) {
 	for i, s := range []shape{
 		{proto: layers.IPProtocolTCP, flags: "A"}, {proto: layers.IPProtocolUDP}, {six: true, proto: layers.IPProtocolTCP, flags: "PA", size: 500},
 		{six: true, proto: layers.IPProtocolUDP, size: 1}, {proto: layers.IPProtocolUDP, ttl: 2}, {proto: layers.IPProtocolTCP, flags: "A", dst: router, size: 1400},
+		{proto: layers.IPProtocolTCP, flags: "A", vlans: []uint16{5}}, {six: true, proto: layers.IPProtocolUDP, vlans: []uint16{5, 4000}},
+		{proto: layers.IPProtocolUDP, size: 1472, vlans: []uint16{7, 8}},
 	} {
 		s.port = uint16(1000 + i)
 		open := s
@@ -197,7 +220,7 @@ func TestForwards(t *testing.T) {
 			t.Errorf("%+v: counted %d, and %d of the connection", s, n-before, b.conns.Packets(id)-packets)
 		}
 	}
-	if _, size := b.Served(2); size != (20+20)+(20+8)+(40+20+500)+(40+8+1)+(20+8)+(20+20+1400) {
+	if _, size := b.Served(2); size != (20+20)+(20+8)+(40+20+500)+(40+8+1)+(20+8)+(20+20+1400)+(20+20)+(40+8)+1500 {
 		t.Errorf("%d bytes", size)
 	}
 }
@@ -225,6 +248,37 @@ func TestLeavesStatesToGo(t *testing.T) {
 				t.Errorf("S, %s, %s: from %s to %s, action %d", first, second, was, b.conns.StateName(id), action)
 			}
 		}
+	}
+}
+
+func TestLeavesSCTPToGo(t *testing.T) {
+	b := newBench(t, 5000)
+	port := uint16(1000)
+	forwarded := 0
+	for first := range uint8(16) {
+		for second := range uint8(34) {
+			port++
+			s := shape{proto: layers.IPProtocolSCTP, port: port, chunk: 1}
+			id := b.open(s.frame(t), 1)
+			s.chunk = first
+			b.tell(id, s.frame(t))
+			was := b.conns.StateName(id)
+			s.chunk = second
+			frame := s.frame(t)
+			action, _ := b.run(frame)
+			b.tell(id, frame)
+			switch {
+			case action == actionTX && (b.conns.StateName(id) != was || conn.SCTPEvents()>>second&1 != 0):
+				t.Errorf("INIT, %d, %d: from %s to %s, forwarded", first, second, was, b.conns.StateName(id))
+			case action == actionTX:
+				forwarded++
+			case b.conns.StateName(id) == was && conn.SCTPEvents()>>second&1 == 0 && second < 32:
+				t.Errorf("INIT, %d, %d: %s stays, and was not forwarded", first, second, was)
+			}
+		}
+	}
+	if forwarded == 0 {
+		t.Error("nothing was forwarded")
 	}
 }
 
