@@ -12,15 +12,20 @@ import (
 // find walks the chain of the home slot (shtab.Lookup).
 func (p *program) find() {
 	p.label("find")
+	if p.hashed != 0 {
+		p.findHashed()
+		return
+	}
 	for i := range chain {
 		next := p.here(fmt.Sprint("chain", i+1))
 		p.lookup(p.conns, pass)
+		// The word comes first, see shtab. Its tag is only looked at for being
+		// there, as the whole key is compared.
 		p.emit(
 			asm.LoadMem(asm.R1, asm.R0, shtab.OffWord, asm.DWord),
 			asm.Mov.Reg(asm.R2, asm.R1),
 			asm.RSh.Imm(asm.R2, shtab.ValueBits),
-			asm.LoadMem(asm.R3, asm.RFP, stackTag, asm.DWord),
-			asm.JNE.Reg(asm.R2, asm.R3, next),
+			asm.JEq.Imm(asm.R2, 0, next),
 		)
 		for w := range int16(2) {
 			p.emit(
@@ -51,6 +56,24 @@ func (p *program) find() {
 			asm.StoreMem(asm.RFP, stackIndex, asm.R2, asm.Word),
 		)
 	}
+	p.found()
+}
+
+// findHashed asks a BPF hash map.
+func (p *program) findHashed() {
+	p.emit(
+		asm.LoadMapPtr(asm.R1, p.hashed),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, stackKey),
+		asm.FnMapLookupElem.Call(),
+		asm.JEq.Imm(asm.R0, 0, pass),
+		asm.LoadMem(asm.R1, asm.R0, shtab.OffWord, asm.DWord),
+	)
+	p.found()
+}
+
+// found keeps the slot, and the number of the real server in its word, R1.
+func (p *program) found() {
 	p.label("found")
 	p.emit(
 		asm.Mov.Reg(slot, asm.R0),
@@ -72,18 +95,12 @@ func (p *program) lookup(fd int, missing string) {
 }
 
 // decide passes what would change the connection: what is not for a real server
-// of direct routing, what has not had its present timeout, and what moves it to
+// of direct routing, what is a connection's first packet, and what moves it to
 // another state (conn.Table.TCP, enter).
 func (p *program) decide() {
 	const owner = 3 // bits of the forwarding method, above the first of the owner's
-	p.emit(asm.StoreImm(asm.RFP, stackIndex, generationSlot, asm.Word))
-	p.lookup(p.servers, pass)
 	p.emit(
-		asm.LoadMem(asm.R2, asm.R0, 0, asm.Word), // the generation
 		asm.LoadMem(asm.R1, slot, shtab.OffState, asm.Word),
-		asm.Mov.Reg(asm.R3, asm.R1),
-		asm.RSh.Imm(asm.R3, conn.GenShift),
-		asm.JNE.Reg(asm.R3, asm.R2, pass),
 		asm.Mov.Reg(asm.R3, asm.R1),
 		asm.And.Imm(asm.R3, conn.SetFlag),
 		asm.JEq.Imm(asm.R3, 0, pass),
@@ -139,6 +156,11 @@ func (p *program) account() {
 	p.emit(
 		asm.LoadMem(asm.R1, asm.R0, serverIfindex, asm.Word),
 		asm.LoadMem(asm.R2, ctx, 12, asm.Word), // ingress_ifindex; a server's is 0 if it is none
+		asm.JNE.Reg(asm.R1, asm.R2, pass),
+		// A connection of other timeouts gets the present one from Go.
+		asm.LoadMem(asm.R1, asm.R0, serverGeneration, asm.Word),
+		asm.LoadMem(asm.R2, slot, shtab.OffState, asm.Word),
+		asm.RSh.Imm(asm.R2, conn.GenShift),
 		asm.JNE.Reg(asm.R1, asm.R2, pass),
 		asm.LoadMem(asm.R1, asm.R0, serverMTU, asm.Word),
 		asm.JGT.Reg(total, asm.R1, pass),

@@ -7,26 +7,28 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 )
 
-// An element of the array of servers, by a real server's number. Element 0, which
-// is no server's, has the generation of the timeouts in its first word.
+// An element of the array of servers, by a real server's number. Element 0 is no
+// server's.
 //
-//	 0  ifindex  4  out of which the server is reached; 0: not known
-//	 4  MTU      4
-//	 8  MACs    12  the server's, then the interface's: as at the frame's start
-//	20  zero    12
+//	 0  ifindex     4  out of which the server is reached; 0: not known
+//	 4  MTU         4
+//	 8  MACs       12  the server's, then the interface's: as at the frame's start
+//	20  generation  4  of the timeouts, the same in all
+//	24  zero        8
 const (
-	serverSize     = 32
-	serverIfindex  = 0
-	serverMTU      = 4
-	serverMACs     = 8
-	generationSlot = 0
+	serverSize       = 32
+	serverIfindex    = 0
+	serverMTU        = 4
+	serverMACs       = 8
+	serverGeneration = 20
 )
 
 type server struct {
-	ifindex uint32
-	mtu     uint32
-	macs    [3]uint32
-	_       [3]uint32
+	ifindex    uint32
+	mtu        uint32
+	macs       [3]uint32
+	generation uint32
+	_          [2]uint32
 }
 
 // An element of the array of counters: each CPU has a room for every server, and
@@ -40,6 +42,7 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(server{}.ifindex)-serverIfindex]
 	_ = [1]struct{}{}[unsafe.Offsetof(server{}.mtu)-serverMTU]
 	_ = [1]struct{}{}[unsafe.Offsetof(server{}.macs)-serverMACs]
+	_ = [1]struct{}{}[unsafe.Offsetof(server{}.generation)-serverGeneration]
 	_ = [1]struct{}{}[unsafe.Sizeof(count{})-countSize]
 )
 
@@ -65,7 +68,7 @@ func (s *server) set(to dataplane.Server) {
 	atomic.StoreUint32(&s.ifindex, uint32(to.Ifindex))
 }
 
-func (s *server) setGeneration(gen uint32) { atomic.StoreUint32(&s.ifindex, gen) }
+func (s *server) setGeneration(gen uint32) { atomic.StoreUint32(&s.generation, gen) }
 
 func (c *count) load() (packets, bytes uint64) {
 	return atomic.LoadUint64(&c.packets), atomic.LoadUint64(&c.bytes)

@@ -265,11 +265,15 @@ func (p *Plane) detach() {
 }
 
 // SetGeneration implements dataplane.Accelerator.
-func (p *Plane) SetGeneration(gen uint32) { p.servers[generationSlot].setGeneration(gen) }
+func (p *Plane) SetGeneration(gen uint32) {
+	for i := range p.servers {
+		p.servers[i].setGeneration(gen)
+	}
+}
 
 // SetServer implements dataplane.Accelerator.
 func (p *Plane) SetServer(id uint32, s dataplane.Server) bool {
-	if id == generationSlot || int(id) >= len(p.servers) {
+	if id == 0 || int(id) >= len(p.servers) {
 		return false
 	}
 	p.servers[id].set(s)

@@ -22,7 +22,6 @@ const (
 // The stack, from the frame pointer down.
 const (
 	stackIndex = -4  // the key of map look-ups
-	stackTag   = -16 // of the hash
 	stackKey   = -56 // five words, as packet.Flow has them
 	stackFlags = -64 // TCP's, or SCTP's chunk
 	stackDest  = -72 // the real server's number
@@ -52,6 +51,9 @@ type program struct {
 	ticks                  ticks
 	rooms                  int // of one CPU in counts
 	tags                   int // VLAN tags before what is being emitted
+	// hashed, if not 0, is a BPF hash map with the table's entries, to be used in
+	// its place: what others do, to compare with.
+	hashed int
 
 	out    asm.Instructions
 	symbol string // of the next instruction
@@ -191,6 +193,12 @@ func (p *program) ipv4() {
 		asm.LoadMem(asm.R3, data, atIP+20, asm.Word),
 		asm.LoadMem(asm.R5, data, atIP+9, asm.Byte),
 	)
+	if p.hashed != 0 { // whose keys are whole
+		p.emit(asm.Mov.Imm(asm.R1, 0))
+		for w := int16(2); w < 5; w++ {
+			p.emit(asm.StoreMem(asm.RFP, stackKey+8*w, asm.R1, asm.DWord))
+		}
+	}
 	p.ports(4, 20)
 	p.hash(2)
 	p.emit(asm.Ja.Label(p.here("find")))
@@ -264,9 +272,12 @@ const (
 	protoSCTP = 132
 )
 
-// hash leaves the key's home slot on the stack, and its tag (shtab.Hash,
-// homeOf, tagOf). An IPv4 key has two words that are not 0.
+// hash leaves the number of the key's home slot on the stack (shtab.Hash, homeOf).
+// An IPv4 key has two words that are not 0.
 func (p *program) hash(words int) {
+	if p.hashed != 0 {
+		return
+	}
 	p.emit(asm.LoadImm(asm.R2, int64(p.Seed[0]), asm.DWord))
 	for w := range words {
 		p.emit(
@@ -291,12 +302,6 @@ func (p *program) hash(words int) {
 		asm.Mov.Reg(asm.R1, asm.R2),
 		asm.RSh.Imm(asm.R1, 29),
 		asm.Xor.Reg(asm.R2, asm.R1),
-		// The tag.
-		asm.Mov.Reg(asm.R1, asm.R2),
-		asm.RSh.Imm(asm.R1, 16),
-		asm.Or.Imm(asm.R1, 1),
-		asm.And.Imm(asm.R1, 0xffff),
-		asm.StoreMem(asm.RFP, stackTag, asm.R1, asm.DWord),
 		// The home.
 		asm.RSh.Imm(asm.R2, 32),
 		asm.Mov.Imm32(asm.R1, int32(p.Homes)),
