@@ -80,15 +80,7 @@ func TestCoverage(t *testing.T) {
 		"family IPv4", "family IPv6", "protocol tcp", "protocol udp", "protocol sctp", "protocol icmp", "iptables", "ip6tables",
 		"option -M", "option -b", "option -f", "option -o", "option -p", "option -x", "option -y", "option --pe", "sleep",
 	}
-	for _, verb := range []string{"-A", "-E", "-D", "-C", "-Z", "-a", "-e", "-d", "-Ln", "-Lnc", "-Sn", "--set"} {
-		want = append(want, "verb "+verb)
-	}
-	for _, s := range DefaultFeatures.Schedulers {
-		want = append(want, "scheduler "+s)
-	}
-	for name := range genSysctls {
-		want = append(want, "sysctl "+name)
-	}
+	want = append(want, verbsAndMore()...)
 	for _, w := range want {
 		if said[w] == 0 {
 			t.Errorf("no recording says %q", w)

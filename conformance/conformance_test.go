@@ -83,6 +83,25 @@ func recordingPath(name string) string {
 	return filepath.Join(referenceDir, name)
 }
 
+// bootGuest boots a kernel that ends with the test.
+func bootGuest(ctx context.Context, t *testing.T) *Running {
+	t.Helper()
+	// Cleanups come after the end of ctx.
+	guest, err := Guest{Module: ".."}.Boot(context.WithoutCancel(ctx))
+	if errors.Is(err, ErrNoGuest) {
+		t.Skip(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := guest.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return guest
+}
+
 // TestKernel asks the real kernel all scenarios again and compares its answers
 // with the recorded ones. Scenarios without answers get theirs with -record.
 // The guest keeps the host's time, many scenarios at once: what differs is asked
@@ -98,18 +117,7 @@ func TestKernel(t *testing.T) {
 	for name, r := range recorded {
 		scenarios[name] = r.Source
 	}
-	guest, err := Guest{Module: "..", Log: func(console string) { t.Logf("console:\n%s", console) }}.Boot(ctx)
-	if errors.Is(err, ErrNoGuest) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := guest.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	guest := bootGuest(ctx, t)
 	answers, err := guest.AskAll(ctx, scenarios)
 	if err != nil {
 		t.Error(err)

@@ -59,19 +59,7 @@ type live struct {
 func newLive(ctx context.Context, t *testing.T) *live {
 	l := &live{binary: buildUlvs(t), free: make(chan *Theatre, *jobsFlag)}
 	for range *guestsFlag {
-		g, err := Guest{Module: ".."}.Boot(context.WithoutCancel(ctx)) // cleanups come after the end of ctx
-		if errors.Is(err, ErrNoGuest) {
-			t.Skip(err)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := g.Close(); err != nil {
-				t.Error(err)
-			}
-		})
-		l.guests = append(l.guests, g)
+		l.guests = append(l.guests, bootGuest(ctx, t))
 	}
 	for range *jobsFlag {
 		l.free <- quickUlvs(l.binary, *planeFlag)

@@ -2,7 +2,6 @@ package conformance
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -24,18 +23,7 @@ func TestRestore(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	guest, err := Guest{Module: ".."}.Boot(ctx)
-	if errors.Is(err, ErrNoGuest) {
-		t.Skip(err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := guest.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
+	guest := bootGuest(ctx, t)
 	scenarios, saved := make(map[string]string), make(map[string][]string)
 	for name, r := range recordings(t) {
 		if !strings.Contains(r.Source, "show -Sn") {
