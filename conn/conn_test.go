@@ -304,3 +304,43 @@ func BenchmarkNew(b *testing.B) {
 		})
 	}
 }
+
+// In quarantine, a slot that a connection left is given to another only after
+// Free: whoever looks at it beside Go may still believe the old one.
+func TestQuarantine(t *testing.T) {
+	const n = 64
+	tab, err := New(Options{Max: n, Hz: 250, Quarantine: true, Expired: func(ID) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tab.Close()
+	flow := func(i int) packet.Flow {
+		return packet.NewFlow(17, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, byte(i >> 8), byte(i)}), 1000), netip.MustParseAddrPort("192.168.10.101:80"))
+	}
+	retired := map[ID]bool{}
+	for i := range 1000 {
+		f := flow(i)
+		id, err := tab.Insert(&f, tab.Hash(&f), 1, 0, 0, 0)
+		if err != nil { // what is in quarantine is missing now
+			for _, s := range tab.Retired() {
+				tab.Free([]uint32{s})
+				delete(retired, ID(s))
+			}
+			if len(retired) != 0 {
+				t.Fatalf("%d slots are neither in quarantine nor free", len(retired))
+			}
+			continue
+		}
+		if retired[id] {
+			t.Fatalf("slot %d is used again in quarantine", id)
+		}
+		tab.Remove(id)
+		retired[id] = true
+		if tab.Live(id) {
+			t.Fatal("a removed connection lives")
+		}
+		if _, found := tab.Lookup(&f, tab.Hash(&f)); found {
+			t.Fatal("a removed connection is found")
+		}
+	}
+}
