@@ -3,20 +3,14 @@ package sched
 // lblc is locality-based least connection (ip_vs_lblc.c): a virtual address
 // keeps its destination until that is gone, quiescent or overburdened; then,
 // and at first, wlc chooses.
-type lblc struct {
-	list
-	locality
-}
+type lblc struct{ local }
 
 var (
 	_ Forgetful = (*lblc)(nil)
 	_ Closer    = (*lblc)(nil)
 )
 
-func newLBLC(dests []*Dest, _ Flags) Scheduler {
-	number(dests)
-	return &lblc{list{dests}, newLocality()}
-}
+func newLBLC(dests []*Dest, _ Flags) Scheduler { return &lblc{newLocal(dests)} }
 
 func (s *lblc) Schedule(r *Request) *Dest {
 	p := s.visit(r)
@@ -52,15 +46,4 @@ func (l *list) overburdened(d *Dest) bool {
 		}
 	}
 	return false
-}
-
-func (s *lblc) Added(dests []*Dest, _ *Dest) {
-	s.dests = dests
-	number(dests)
-}
-
-func (s *lblc) Removed(dests []*Dest, d *Dest) {
-	s.dests = dests
-	number(dests)
-	d.pos = -1
 }

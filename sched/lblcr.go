@@ -6,20 +6,14 @@ import "slices"
 // virtual address keeps a set of destinations, of which the least loaded
 // serves. When that one is overburdened, wlc chooses one that joins the set; a
 // set that has not changed for the time of expiration loses its most loaded.
-type lblcr struct {
-	list
-	locality
-}
+type lblcr struct{ local }
 
 var (
 	_ Forgetful = (*lblcr)(nil)
 	_ Closer    = (*lblcr)(nil)
 )
 
-func newLBLCR(dests []*Dest, _ Flags) Scheduler {
-	number(dests)
-	return &lblcr{list{dests}, newLocality()}
-}
+func newLBLCR(dests []*Dest, _ Flags) Scheduler { return &lblcr{newLocal(dests)} }
 
 func (s *lblcr) Schedule(r *Request) *Dest {
 	p := s.visit(r)
@@ -69,15 +63,4 @@ func (p *place) heaviest() *Dest {
 		}
 	}
 	return most
-}
-
-func (s *lblcr) Added(dests []*Dest, _ *Dest) {
-	s.dests = dests
-	number(dests)
-}
-
-func (s *lblcr) Removed(dests []*Dest, d *Dest) {
-	s.dests = dests
-	number(dests)
-	d.pos = -1
 }

@@ -40,6 +40,30 @@ const (
 	DefaultExpiration = 24 * time.Hour
 )
 
+// local is what lblc and lblcr have in common: the destinations, numbered so that
+// one that was removed is known, and what is remembered of them.
+type local struct {
+	list
+	locality
+}
+
+func newLocal(dests []*Dest) local {
+	number(dests)
+	return local{list{dests}, newLocality()}
+}
+
+// Added implements Scheduler.
+func (s *local) Added(dests []*Dest, _ *Dest) {
+	s.dests = dests
+	number(dests)
+}
+
+// Removed implements Scheduler.
+func (s *local) Removed(dests []*Dest, d *Dest) {
+	s.Added(dests, nil)
+	d.pos = -1
+}
+
 // place is a virtual address and what served it. lblc has one server in a
 // place, lblcr any number, the latest last.
 type place struct {

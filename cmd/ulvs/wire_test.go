@@ -35,14 +35,7 @@ func testVLAN(t *testing.T, plane string) {
 	}
 	s := newSite(t)
 	s.start("--interface", "eth0", "--plane", plane)
-	for _, c := range []string{
-		"ipvsadm -A -t 192.168.10.101:80 -s rr -p 300",
-		"ipvsadm -a -t 192.168.10.101:80 -r 192.168.10.200 -g",
-	} {
-		if out, code := s.ulvs("", strings.Fields(c)...); code != 0 {
-			t.Fatalf("%s: %s", c, out)
-		}
-	}
+	s.serve()
 	at, from := socket(t, s.server), socket(t, s.client)
 	for i, flags := range []string{"S", "A", "PA", "FA"} {
 		frame := crafted(t, s, flags, uint32(i), 10)
@@ -76,14 +69,7 @@ func TestXDP(t *testing.T) {
 	const packets = 1000
 	s := newSite(t)
 	s.start("--interface", "eth0", "--plane", "xdp")
-	for _, c := range []string{
-		"ipvsadm -A -t 192.168.10.101:80 -s rr -p 300",
-		"ipvsadm -a -t 192.168.10.101:80 -r 192.168.10.200 -g",
-	} {
-		if out, code := s.ulvs("", strings.Fields(c)...); code != 0 {
-			t.Fatalf("%s: %s", c, out)
-		}
-	}
+	s.serve()
 	at, from := socket(t, s.server), socket(t, s.client)
 	for i := range packets {
 		flags := "PA"
@@ -118,6 +104,19 @@ func TestXDP(t *testing.T) {
 		}
 		if time.Since(begin) > 10*time.Second {
 			t.Fatalf("after 10 s:\n%s", out)
+		}
+	}
+}
+
+// serve adds a persistent service with one real server.
+func (s *site) serve() {
+	s.t.Helper()
+	for _, c := range []string{
+		"ipvsadm -A -t 192.168.10.101:80 -s rr -p 300",
+		"ipvsadm -a -t 192.168.10.101:80 -r 192.168.10.200 -g",
+	} {
+		if out, code := s.ulvs("", strings.Fields(c)...); code != 0 {
+			s.t.Fatalf("%s: %s", c, out)
 		}
 	}
 }

@@ -53,16 +53,17 @@ type Plane struct {
 	interfaces      []string
 	mac             dataplane.MAC
 
-	mu      sync.Mutex
-	arrays  []*array
-	conns   *array
-	servers []server
-	counts  []count
-	rooms   int // of one CPU in counts
-	cpus    int
-	progs   []*ebpf.Program
-	links   []link.Link
-	modes   []string
+	mu sync.Mutex
+	// The arrays, which are closed when nothing refers to them, and what is in
+	// two of them.
+	conns, serverArray, countArray *array
+	servers                        []server
+	counts                         []count
+	rooms                          int // of one CPU in counts
+	cpus                           int
+	progs                          []*ebpf.Program
+	links                          []link.Link
+	modes                          []string
 }
 
 var _ dataplane.Accelerator = (*Plane)(nil)
@@ -78,14 +79,14 @@ func newArray(name string, size, n int) (*array, error) {
 		Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(size), MaxEntries: uint32(n), Flags: unix.BPF_F_MMAPABLE,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("xdp: cannot make an array of %d elements of %d bytes: %w", n, size, err)
+		return nil, fmt.Errorf("xdp: cannot make an array of %d elements of %d bytes: %w", n, size, permitted(err))
 	}
 	page := os.Getpagesize()
 	length := (size*n + page - 1) / page * page
 	memory, err := unix.Mmap(m.FD(), 0, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		m.Close()
-		return nil, fmt.Errorf("xdp: cannot map an array of %d bytes: %w", length, err)
+		return nil, fmt.Errorf("xdp: cannot map an array of %d bytes: %w", length, permitted(err))
 	}
 	return &array{m, memory}, nil
 }
@@ -113,15 +114,16 @@ func New(o Options) (*Plane, error) {
 		return nil, fmt.Errorf("xdp: number of CPUs: %w", err)
 	}
 	p.cpus = cpus
-	servers, err := p.array("ulvs_servers", serverSize, p.rooms)
+	servers, err := newArray("ulvs_servers", serverSize, p.rooms)
 	if err != nil {
 		return nil, err
 	}
-	counts, err := p.array("ulvs_counts", countSize, p.rooms*cpus)
+	counts, err := newArray("ulvs_counts", countSize, p.rooms*cpus)
 	if err != nil {
 		servers.close()
 		return nil, err
 	}
+	p.serverArray, p.countArray = servers, counts
 	p.servers = elements[server](servers.memory, p.rooms)
 	p.counts = elements[count](counts.memory, p.rooms*cpus)
 	return p, nil
@@ -134,15 +136,6 @@ func permitted(err error) error {
 	return err
 }
 
-func (p *Plane) array(name string, size, n int) (*array, error) {
-	a, err := newArray(name, size, n)
-	if err != nil {
-		return nil, permitted(err)
-	}
-	p.arrays = append(p.arrays, a)
-	return a, nil
-}
-
 // Name implements dataplane.Plane.
 func (p *Plane) Name() string { return "xdp" }
 
@@ -150,7 +143,7 @@ func (p *Plane) Name() string { return "xdp" }
 func (p *Plane) Memory(size int) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	a, err := p.array("ulvs_conns", shtab.SlotSize, (size+shtab.SlotSize-1)/shtab.SlotSize)
+	a, err := newArray("ulvs_conns", shtab.SlotSize, (size+shtab.SlotSize-1)/shtab.SlotSize)
 	if err != nil {
 		return nil, err
 	}
@@ -216,12 +209,17 @@ func (p *Plane) attach(name string, a dataplane.Acceleration, t ticks) error {
 	return nil
 }
 
-// load loads a program for an interface with these addresses.
-func (p *Plane) load(a dataplane.Acceleration, t ticks, macs []dataplane.MAC) (*ebpf.Program, error) {
-	source := program{
-		Acceleration: a, conns: p.conns.FD(), servers: p.arrays[0].FD(), counts: p.arrays[1].FD(),
+// source is the program for an interface with these addresses.
+func (p *Plane) source(a dataplane.Acceleration, t ticks, macs []dataplane.MAC) *program {
+	return &program{
+		Acceleration: a, conns: p.conns.FD(), servers: p.serverArray.FD(), counts: p.countArray.FD(),
 		mac: macs, ticks: t, rooms: p.rooms,
 	}
+}
+
+// load loads a program for an interface with these addresses.
+func (p *Plane) load(a dataplane.Acceleration, t ticks, macs []dataplane.MAC) (*ebpf.Program, error) {
+	source := p.source(a, t, macs)
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "ulvs", Type: ebpf.XDP, License: "GPL", Instructions: source.assemble()})
 	if err != nil {
 		return nil, permitted(err)

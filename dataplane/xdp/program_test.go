@@ -50,13 +50,17 @@ func newBench(t testing.TB, max int) *bench {
 	b.must(err)
 	b.ticks, err = learnTicks(hz)
 	b.must(err)
-	seed, homes := b.conns.Seed()
-	b.prog, err = p.load(dataplane.Acceleration{Seed: seed, Homes: homes, Hz: hz}, b.ticks, []dataplane.MAC{own, router})
+	b.prog, err = p.load(b.acceleration(), b.ticks, []dataplane.MAC{own, router})
 	b.must(err)
 	for id := range uint32(4) {
 		p.SetServer(id, dataplane.Server{Reachable: true, Dst: to, Src: own, Ifindex: 1, MTU: 1500})
 	}
 	return b
+}
+
+func (b *bench) acceleration() dataplane.Acceleration {
+	seed, homes := b.conns.Seed()
+	return dataplane.Acceleration{Seed: seed, Homes: homes, Hz: hz}
 }
 
 func (b *bench) must(err error) {

@@ -80,12 +80,7 @@ func (b *bench) like(kind ebpf.MapType, flows uint32) *ebpf.Map {
 }
 
 func (b *bench) source() *program {
-	seed, homes := b.conns.Seed()
-	return &program{
-		Acceleration: dataplane.Acceleration{Seed: seed, Homes: homes, Hz: hz},
-		conns:        b.Plane.conns.FD(), servers: b.arrays[0].FD(), counts: b.arrays[1].FD(),
-		mac: []dataplane.MAC{own}, ticks: b.ticks, rooms: b.rooms,
-	}
+	return b.Plane.source(b.acceleration(), b.ticks, []dataplane.MAC{own})
 }
 
 // wrapped is a program that draws a flow, writes its header into the packet, which
