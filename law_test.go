@@ -28,6 +28,8 @@ var law = map[string][]string{
 	"internal/timerwheel":     {},
 	"internal/shtab":          {},
 	"internal/lab":            {},
+	"internal/guest":          {},
+	"internal/guest/init":     {"internal/guest"},
 	"fwmark":                  {"packet"},
 	"fragment":                {"packet"},
 	"conn":                    {"packet", "internal/shtab", "internal/expiring"},

@@ -1,0 +1,28 @@
+package guest
+
+// Plan is what the guest's process 1 is to do. It lies in the guest at PlanFile, as
+// JSON.
+type Plan struct {
+	Modules []string // files of kernel modules, in the order in which to load them
+	Binary  string   // what to run
+	Args    []string // without the program's name
+	Env     []string
+	Dir     string // where to run it
+}
+
+// Where things are in the guest.
+const (
+	PlanFile = "/plan.json"
+	WorkDir  = "/work"
+
+	initFile   = "/init"
+	binaryFile = "/program"
+	moduleDir  = "/modules"
+)
+
+// The guest's process 1 ends with one of these on the second serial port: the status
+// of the program, or why it could not be run.
+const (
+	ExitLine  = "ulvs-guest: exit "
+	ErrorLine = "ulvs-guest: error: "
+)
