@@ -178,7 +178,7 @@ func (d *Director) accelerate() error {
 	}
 	seed, homes := d.conns.Seed()
 	d.table.fast.SetGeneration(d.conns.Generation())
-	return d.table.fast.Accelerate(dataplane.Acceleration{Seed: seed, Homes: homes, Hz: hz})
+	return d.table.fast.Accelerate(dataplane.Acceleration{Seed: seed, Homes: homes, Slots: uint32(d.conns.Slots()), Hz: hz})
 }
 
 // freeRetired gives back the slots of connections that ended, once the plane has

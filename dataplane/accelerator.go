@@ -30,9 +30,9 @@ type Accelerator interface {
 
 // Acceleration is what a plane needs to find a packet's connection.
 type Acceleration struct {
-	// Seed and Homes are the connection table's.
-	Seed  [11]uint64
-	Homes uint32
+	// Seed, Homes and Slots are the connection table's.
+	Seed         [5]uint64
+	Homes, Slots uint32
 	// Hz is how many ticks of CLOCK_MONOTONIC a second has in an entry's stamp.
 	Hz uint32
 }

@@ -2,190 +2,188 @@ package xdp
 
 import (
 	"fmt"
-	"math/bits"
 
 	"github.com/cilium/ebpf/asm"
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
-// find walks the chain of the home slot (shtab.Lookup).
+// find looks into the home slot, whose number is in R2, into the one beside it, and
+// then into the home slot's chain (shtab.Lookup). It leaves the slot in R0 and its
+// word in R1.
 func (p *program) find() {
-	p.label("find")
 	if p.hashed != 0 {
 		p.findHashed()
 		return
 	}
-	for i := range chain {
-		next := p.here(fmt.Sprint("chain", i+1))
-		p.lookup(p.conns, pass)
+	for i := range 2 + chain {
+		next := p.here(fmt.Sprint("next", i+1))
+		switch i {
+		case 0:
+			p.emit(asm.Mov.Reg(asm.R1, asm.R2))
+			p.slotAt(asm.R1, 0)
+		case 1:
+			p.emit(
+				asm.Mov.Reg(asm.R1, asm.R2),
+				asm.Xor.Imm(asm.R1, 1),
+				asm.JGE.Imm(asm.R1, int32(p.Homes), pass), // never: for the verifier
+			)
+			p.slotAt(asm.R1, 0)
+		case 2:
+			p.emit(asm.Mov.Reg(asm.R1, asm.R2))
+			p.slotAt(asm.R1, 0)
+			fallthrough
+		default:
+			p.emit(
+				asm.LoadMem(asm.R1, asm.R0, shtab.OffNext, asm.Word),
+				asm.JEq.Imm(asm.R1, 0, pass),
+				asm.JGT.Imm(asm.R1, int32(p.Slots), pass),
+			)
+			p.slotAt(asm.R1, -1)
+		}
 		// The word comes first, see shtab. Its tag is only looked at for being
 		// there, as the whole key is compared.
+		p.emit(asm.LoadMem(asm.R1, asm.R0, shtab.OffWord, asm.DWord))
+		p.compare(0, addrs, next)
+		p.compare(1, ports, next)
+		if p.six {
+			for _, w := range words6 {
+				p.emit(asm.LoadMem(scratch, data, p.atIP()+w.off, asm.DWord), asm.LoadMem(keyWord, asm.R0, shtab.OffKey+8*w.word, asm.DWord), asm.JNE.Reg(scratch, keyWord, next))
+			}
+		}
 		p.emit(
-			asm.LoadMem(asm.R1, asm.R0, shtab.OffWord, asm.DWord),
-			asm.Mov.Reg(asm.R2, asm.R1),
-			asm.RSh.Imm(asm.R2, shtab.ValueBits),
-			asm.JEq.Imm(asm.R2, 0, next),
+			asm.Mov.Reg(scratch, asm.R1),
+			asm.RSh.Imm(scratch, shtab.ValueBits),
+			asm.JNE.Imm(scratch, 0, p.here("found")),
 		)
-		for w := range int16(2) {
-			p.emit(
-				asm.LoadMem(asm.R2, asm.R0, shtab.OffKey+8*w, asm.DWord),
-				asm.LoadMem(asm.R3, asm.RFP, stackKey+8*w, asm.DWord),
-				asm.JNE.Reg(asm.R2, asm.R3, next),
-			)
-		}
-		// R3 is word 1 still. The rest is for IPv6 to compare.
-		p.emit(asm.RSh.Imm(asm.R3, 40), asm.And.Imm(asm.R3, 0xff), asm.JEq.Imm(asm.R3, 4, p.here("found")))
-		for w := int16(2); w < 5; w++ {
-			p.emit(
-				asm.LoadMem(asm.R2, asm.R0, shtab.OffKey+8*w, asm.DWord),
-				asm.LoadMem(asm.R4, asm.RFP, stackKey+8*w, asm.DWord),
-				asm.JNE.Reg(asm.R2, asm.R4, next),
-			)
-		}
-		p.emit(asm.Ja.Label(p.here("found")))
 		p.symbol = next
-		if i == chain-1 {
-			p.emit(asm.Ja.Label(pass))
-			break
-		}
-		p.emit(
-			asm.LoadMem(asm.R2, asm.R0, shtab.OffNext, asm.Word),
-			asm.JEq.Imm(asm.R2, 0, pass),
-			asm.Add.Imm(asm.R2, headerSlots-1),
-			asm.StoreMem(asm.RFP, stackIndex, asm.R2, asm.Word),
-		)
 	}
-	p.found()
+	p.emit(asm.Ja.Label(pass))
 }
 
-// findHashed asks a BPF hash map.
+func (p *program) compare(word int16, with asm.Register, next string) {
+	p.emit(asm.LoadMem(scratch, asm.R0, shtab.OffKey+8*word, asm.DWord), asm.JNE.Reg(scratch, with, next))
+}
+
+// slotAt is a slot's address, R0, by its number in i, to which add is added. What
+// i was is lost.
+func (p *program) slotAt(i asm.Register, add int32) {
+	if !p.looked {
+		p.emit(
+			asm.LSh.Imm(i, slotShift),
+			asm.LoadMapValue(asm.R0, p.conns, uint32(shtab.HeaderSize+add*shtab.SlotSize)),
+			asm.Add.Reg(asm.R0, i),
+		)
+		return
+	}
+	p.emit(
+		asm.Add.Imm(i, headerSlots+add),
+		asm.StoreMem(asm.RFP, stackIndex, i, asm.Word),
+		asm.StoreMem(asm.RFP, stackHome, asm.R2, asm.DWord),
+		asm.StoreMem(asm.RFP, stackKey, addrs, asm.DWord),
+		asm.StoreMem(asm.RFP, stackKey+8, ports, asm.DWord),
+		asm.StoreMem(asm.RFP, stackKept, kept, asm.DWord),
+		asm.LoadMapPtr(asm.R1, p.conns),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, stackIndex),
+		asm.FnMapLookupElem.Call(),
+		asm.JEq.Imm(asm.R0, 0, pass),
+		asm.LoadMem(asm.R2, asm.RFP, stackHome, asm.DWord),
+		asm.LoadMem(addrs, asm.RFP, stackKey, asm.DWord),
+		asm.LoadMem(ports, asm.RFP, stackKey+8, asm.DWord),
+		asm.LoadMem(kept, asm.RFP, stackKept, asm.DWord),
+	)
+}
+
+// findHashed asks a BPF hash map, whose keys are an IPv4 key's two words.
 func (p *program) findHashed() {
 	p.emit(
+		asm.StoreMem(asm.RFP, stackKey, addrs, asm.DWord),
+		asm.StoreMem(asm.RFP, stackKey+8, ports, asm.DWord),
+		asm.StoreMem(asm.RFP, stackKept, kept, asm.DWord),
 		asm.LoadMapPtr(asm.R1, p.hashed),
 		asm.Mov.Reg(asm.R2, asm.RFP),
 		asm.Add.Imm(asm.R2, stackKey),
 		asm.FnMapLookupElem.Call(),
 		asm.JEq.Imm(asm.R0, 0, pass),
+		asm.LoadMem(kept, asm.RFP, stackKept, asm.DWord),
 		asm.LoadMem(asm.R1, asm.R0, shtab.OffWord, asm.DWord),
 	)
-	p.found()
 }
 
-// found keeps the slot, and the number of the real server in its word, R1.
+// found keeps the slot, and the number of the real server in its word.
 func (p *program) found() {
 	p.label("found")
 	p.emit(
 		asm.Mov.Reg(slot, asm.R0),
-		asm.LoadImm(asm.R2, conn.DestMask, asm.DWord),
-		asm.And.Reg(asm.R1, asm.R2),
-		asm.StoreMem(asm.RFP, stackDest, asm.R1, asm.DWord),
-	)
-}
-
-// lookup finds the element of an array whose index is on the stack: R0.
-func (p *program) lookup(fd int, missing string) {
-	p.emit(
-		asm.LoadMapPtr(asm.R1, fd),
-		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, stackIndex),
-		asm.FnMapLookupElem.Call(),
-		asm.JEq.Imm(asm.R0, 0, missing),
+		asm.Mov.Reg(dest, asm.R1),
+		asm.And.Imm(dest, conn.DestMask),
+		asm.JGE.Imm(dest, int32(p.rooms), pass),
 	)
 }
 
 // decide passes what would change the connection: what is not for a real server
-// of direct routing, what is a connection's first packet, and what moves it to
-// another state (conn.Table.TCP, enter).
+// of direct routing, what is a connection's first packet, one of other timeouts
+// than the present (it gets those from Go), and what moves it to another state
+// (conn.Table.TCP, enter).
 func (p *program) decide() {
-	const owner = 3 // bits of the forwarding method, above the first of the owner's
+	p.found()
 	p.emit(
 		asm.LoadMem(asm.R1, slot, shtab.OffState, asm.Word),
-		asm.Mov.Reg(asm.R3, asm.R1),
-		asm.And.Imm(asm.R3, conn.SetFlag),
-		asm.JEq.Imm(asm.R3, 0, pass),
-		asm.Mov.Reg(asm.R3, asm.R1),
-		asm.And.Imm(asm.R3, (1<<owner-1)<<(conn.OwnerShift+1)),
-		asm.JNE.Imm(asm.R3, 0, pass),
-		asm.LoadMem(asm.R3, asm.RFP, stackKey+8, asm.DWord),
-		asm.RSh.Imm(asm.R3, 32),
-		asm.And.Imm(asm.R3, 0xff),
-		asm.JEq.Imm(asm.R3, protoUDP, p.here("server")),
+		asm.Mov.Reg(asm.R0, asm.R1),
+		asm.And.Imm32(asm.R0, -1<<conn.GenShift|7<<(conn.OwnerShift+1)|conn.SetFlag), // the owner's other three bits are the forwarding method
+		asm.LoadMapValue(asm.R2, p.settings, settingsExpected),
+		asm.LoadMem(asm.R2, asm.R2, 0, asm.Word),
+		asm.JNE.Reg(asm.R0, asm.R2, pass),
 		asm.And.Imm(asm.R1, conn.StateMask),
-		asm.LoadMem(asm.R2, asm.RFP, stackFlags, asm.DWord),
-		asm.JEq.Imm(asm.R3, protoTCP, p.here("tcp")),
-		// SCTP: a chunk that means something is Go's.
-		asm.JGT.Imm(asm.R2, 31, pass),
-		asm.Mov.Imm32(asm.R3, int32(conn.SCTPEvents())),
-		asm.RSh.Reg(asm.R3, asm.R2),
-		asm.And.Imm(asm.R3, 1),
-		asm.JNE.Imm(asm.R3, 0, pass),
-		asm.Mov.Imm32(asm.R4, int32(conn.SCTPKept())),
-		asm.Ja.Label(p.here("state")),
-	)
-	const fin, syn, rst, ack = 1, 2, 4, 16
-	kept := conn.TCPKept()
-	p.label("tcp")
-	p.emit(asm.Mov.Reg(asm.R3, asm.R2), asm.And.Imm(asm.R3, syn), asm.JNE.Imm(asm.R3, 0, pass))
-	for _, f := range [...]struct {
-		flag int32
-		mask uint32
-	}{{rst, kept.OnRST}, {fin, kept.OnFIN}, {ack, kept.OnACK}} {
-		p.emit(
-			asm.Mov.Imm32(asm.R4, int32(f.mask)),
-			asm.Mov.Reg(asm.R3, asm.R2), asm.And.Imm(asm.R3, f.flag), asm.JNE.Imm(asm.R3, 0, p.here("state")),
-		)
-	}
-	p.emit(asm.Mov.Imm32(asm.R4, int32(kept.OnNone)))
-	p.label("state")
-	p.emit(
-		asm.RSh.Reg(asm.R4, asm.R1),
-		asm.And.Imm(asm.R4, 1),
-		asm.JEq.Imm(asm.R4, 0, pass),
+		asm.RSh.Reg(kept, asm.R1),
+		asm.And.Imm(kept, 1),
+		asm.JEq.Imm(kept, 0, pass),
 	)
 }
 
-// account finds the real server and counts the packet for it and the connection.
-func (p *program) account() {
-	p.label("server")
+// address finds the real server and writes the link addresses. From there on,
+// nothing passes.
+func (p *program) address() {
+	server, address := asm.R2, asm.R4
 	p.emit(
-		asm.LoadMem(asm.R1, asm.RFP, stackDest, asm.DWord),
-		asm.StoreMem(asm.RFP, stackIndex, asm.R1, asm.Word),
-	)
-	p.lookup(p.servers, pass)
-	p.emit(
-		asm.LoadMem(asm.R1, asm.R0, serverIfindex, asm.Word),
-		asm.LoadMem(asm.R2, ctx, 12, asm.Word), // ingress_ifindex; a server's is 0 if it is none
-		asm.JNE.Reg(asm.R1, asm.R2, pass),
-		// A connection of other timeouts gets the present one from Go.
-		asm.LoadMem(asm.R1, asm.R0, serverGeneration, asm.Word),
-		asm.LoadMem(asm.R2, slot, shtab.OffState, asm.Word),
-		asm.RSh.Imm(asm.R2, conn.GenShift),
-		asm.JNE.Reg(asm.R1, asm.R2, pass),
-		asm.LoadMem(asm.R1, asm.R0, serverMTU, asm.Word),
+		asm.Mov.Reg(asm.R1, dest),
+		asm.LSh.Imm(asm.R1, serverShift),
+		asm.LoadMapValue(server, p.servers, 0),
+		asm.Add.Reg(server, asm.R1),
+		asm.LoadMem(asm.R3, server, serverIfindex, asm.Word),
+		asm.JNE.Imm(asm.R3, int32(p.ifindex), pass), // 0 if it is not known
+		asm.LoadMem(asm.R1, server, serverMTU, asm.Word),
 		asm.JGT.Reg(total, asm.R1, pass),
-		// The link addresses, while R0 is the server: nothing passes from here on.
-		asm.LoadMem(asm.R1, asm.R0, serverMACs, asm.DWord),
-		asm.StoreMem(data, 0, asm.R1, asm.DWord),
-		asm.LoadMem(asm.R1, asm.R0, serverMACs+8, asm.Word),
-		asm.StoreMem(data, 8, asm.R1, asm.Word),
-		asm.FnGetSmpProcessorId.Call(),
-		asm.Mov.Imm32(asm.R1, int32(p.rooms)),
-		asm.Mul.Reg(asm.R0, asm.R1),
-		asm.LoadMem(asm.R1, asm.RFP, stackDest, asm.DWord),
-		asm.Add.Reg(asm.R0, asm.R1),
-		asm.StoreMem(asm.RFP, stackIndex, asm.R0, asm.Word),
+		asm.LoadMem(address, server, serverMACs, asm.DWord),
+		asm.StoreMem(data, 0, address, asm.DWord),
+		asm.LoadMem(address, server, serverMACs+8, asm.Word),
+		asm.StoreMem(data, 8, address, asm.Word),
 	)
-	p.lookup(p.counts, p.here("stamp"))
+}
+
+// count counts the packet in the counters of this CPU and server.
+func (p *program) count() {
 	p.emit(
-		asm.LoadMem(asm.R1, asm.R0, 0, asm.DWord),
-		asm.Add.Imm(asm.R1, 1),
-		asm.StoreMem(asm.R0, 0, asm.R1, asm.DWord),
-		asm.LoadMem(asm.R1, asm.R0, 8, asm.DWord),
-		asm.Add.Reg(asm.R1, total),
-		asm.StoreMem(asm.R0, 8, asm.R1, asm.DWord),
+		asm.FnGetSmpProcessorId.Call(),
+		asm.JGE.Imm(asm.R0, int32(p.cpus), p.here("counted")), // never: for the verifier
+		asm.Mul.Imm(asm.R0, int32(p.rooms)),
+		asm.Add.Reg(asm.R0, dest),
+		asm.LSh.Imm(asm.R0, countShift),
+		asm.LoadMapValue(asm.R1, p.counts, 0),
+		asm.Add.Reg(asm.R1, asm.R0),
+		asm.LoadMem(asm.R0, asm.R1, 0, asm.DWord),
+		asm.Add.Imm(asm.R0, 1),
+		asm.StoreMem(asm.R1, 0, asm.R0, asm.DWord),
+		asm.LoadMem(asm.R0, asm.R1, 8, asm.DWord),
+		asm.Add.Reg(asm.R0, total),
+		asm.StoreMem(asm.R1, 8, asm.R0, asm.DWord),
 	)
-	p.label("stamp")
+	p.label("counted")
+}
+
+// stamp says in the connection that it was used, and how often.
+func (p *program) stamp() {
 	p.emit(asm.FnJiffies64.Call())
 	p.ticks.emit(p)
 	p.emit(
@@ -196,31 +194,31 @@ func (p *program) account() {
 	)
 }
 
-// send takes one off the time to live (packet.DecrementTTL), and sends.
-func (p *program) send() {
+// hop takes one off the time to live (packet.DecrementTTL).
+func (p *program) hop() {
 	atIP := p.atIP()
-	p.emit(
-		asm.LoadMem(asm.R1, data, p.atType(), asm.Half),
-		asm.JEq.Imm(asm.R1, typeIPv6, p.here("hops")),
-		asm.LoadMem(asm.R1, data, atIP+8, asm.Byte),
-		asm.Sub.Imm(asm.R1, 1),
-		asm.StoreMem(data, atIP+8, asm.R1, asm.Byte),
-		// ip_decrease_ttl (include/net/ip.h)
-		asm.LoadMem(asm.R1, data, atIP+10, asm.Half),
-		asm.Add.Imm(asm.R1, int32(bits.ReverseBytes16(0x0100))),
-		asm.JLT.Imm(asm.R1, 0xffff, p.here("sum")),
-		asm.Add.Imm(asm.R1, 1),
-	)
-	p.label("sum")
-	p.emit(
-		asm.StoreMem(data, atIP+10, asm.R1, asm.Half),
-		asm.Mov.Imm(asm.R0, actionTX), asm.Return(),
-	)
-	p.label("hops")
-	p.emit(
-		asm.LoadMem(asm.R1, data, atIP+7, asm.Byte),
-		asm.Sub.Imm(asm.R1, 1),
-		asm.StoreMem(data, atIP+7, asm.R1, asm.Byte),
-		asm.Mov.Imm(asm.R0, actionTX), asm.Return(),
-	)
+	if p.six {
+		p.emit(
+			asm.LoadMem(asm.R1, data, atIP+7, asm.Byte),
+			asm.Sub.Imm(asm.R1, 1),
+			asm.StoreMem(data, atIP+7, asm.R1, asm.Byte),
+		)
+	} else {
+		// ip_decrease_ttl (include/net/ip.h), on a word that has the time to live in
+		// its lowest byte and the checksum in the upper half. It stays in its bounds
+		// but when that was 0xfffe or more.
+		p.emit(
+			asm.LoadMem(asm.R1, data, atIP+8, asm.Word),
+			asm.Mov.Reg(asm.R0, asm.R1),
+			asm.RSh.Imm(asm.R0, 16),
+			asm.Add.Imm(asm.R1, 1<<16-1),
+			asm.JLT.Imm(asm.R0, 0xfffe, p.here("sum")),
+			asm.Add.Imm(asm.R1, 1<<16),
+		)
+		p.label("sum")
+		p.emit(asm.StoreMem(data, atIP+8, asm.R1, asm.Word))
+	}
 }
+
+// send ends the program.
+func (p *program) send() { p.emit(asm.Mov.Imm(asm.R0, actionTX), asm.Return()) }

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 	"unsafe"
 
+	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
 )
 
@@ -13,37 +14,82 @@ import (
 //	 0  ifindex     4  out of which the server is reached; 0: not known
 //	 4  MTU         4
 //	 8  MACs       12  the server's, then the interface's: as at the frame's start
-//	20  generation  4  of the timeouts, the same in all
-//	24  zero        8
+//	20  zero       12
 const (
-	serverSize       = 32
-	serverIfindex    = 0
-	serverMTU        = 4
-	serverMACs       = 8
-	serverGeneration = 20
+	serverSize    = 1 << serverShift
+	serverShift   = 5
+	serverIfindex = 0
+	serverMTU     = 4
+	serverMACs    = 8
 )
 
 type server struct {
-	ifindex    uint32
-	mtu        uint32
-	macs       [3]uint32
-	generation uint32
-	_          [2]uint32
+	ifindex uint32
+	mtu     uint32
+	macs    [3]uint32
+	_       [3]uint32
 }
 
 // An element of the array of counters: each CPU has a room for every server, and
 // the rooms of two CPUs share no cache line.
-const countSize = 16
+const (
+	countSize  = 1 << countShift
+	countShift = 4
+)
 
 type count struct{ packets, bytes uint64 }
+
+// What the program looks up of its configuration.
+//
+//	 0  expected    4  what an entry's state word has, of what forwarding asks for
+//	64  TCP       128  by FIN, SYN, RST and ACK of the flags: which states stay
+const (
+	settingsSize     = 256
+	settingsExpected = 0
+	settingsTCP      = 64
+)
+
+type settings struct {
+	expected uint32
+	_        [15]uint32
+	tcp      [32]uint32
+	_        [16]uint32
+}
+
+// fill writes what never changes, and the first generation.
+func (s *settings) fill() {
+	s.setGeneration(0)
+	const fin, syn, rst, ack = 1, 2, 4, 16
+	kept := conn.TCPKept()
+	for flags := range s.tcp {
+		switch {
+		case flags&syn != 0: // Go looks at each
+		case flags&rst != 0:
+			s.tcp[flags] = kept.OnRST
+		case flags&fin != 0:
+			s.tcp[flags] = kept.OnFIN
+		case flags&ack != 0:
+			s.tcp[flags] = kept.OnACK
+		default:
+			s.tcp[flags] = kept.OnNone
+		}
+	}
+}
+
+// setGeneration publishes the generation of timeouts that connections must have,
+// besides having had a packet and being of direct routing, which is 0.
+func (s *settings) setGeneration(gen uint32) {
+	atomic.StoreUint32(&s.expected, conn.SetFlag|gen<<conn.GenShift)
+}
 
 var (
 	_ = [1]struct{}{}[unsafe.Sizeof(server{})-serverSize]
 	_ = [1]struct{}{}[unsafe.Offsetof(server{}.ifindex)-serverIfindex]
 	_ = [1]struct{}{}[unsafe.Offsetof(server{}.mtu)-serverMTU]
 	_ = [1]struct{}{}[unsafe.Offsetof(server{}.macs)-serverMACs]
-	_ = [1]struct{}{}[unsafe.Offsetof(server{}.generation)-serverGeneration]
 	_ = [1]struct{}{}[unsafe.Sizeof(count{})-countSize]
+	_ = [1]struct{}{}[unsafe.Sizeof(settings{})-settingsSize]
+	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.tcp)-settingsTCP]
 )
 
 // elements lays a slice over an array's memory.
@@ -67,8 +113,6 @@ func (s *server) set(to dataplane.Server) {
 	atomic.StoreUint32(&s.mtu, uint32(to.MTU))
 	atomic.StoreUint32(&s.ifindex, uint32(to.Ifindex))
 }
-
-func (s *server) setGeneration(gen uint32) { atomic.StoreUint32(&s.generation, gen) }
 
 func (c *count) load() (packets, bytes uint64) {
 	return atomic.LoadUint64(&c.packets), atomic.LoadUint64(&c.bytes)

@@ -14,14 +14,14 @@ var update = flag.Bool("update", false, "write the golden listings anew")
 // TestListing keeps the program for people to read, and the one on a BPF hash map
 // that BenchmarkEstablished compares it with. The numbers of maps are 1 to 4.
 func TestListing(t *testing.T) {
-	seed := [11]uint64{}
+	seed := [5]uint64{}
 	for i := range seed {
 		seed[i] = uint64(i) * 0x1111_1111_1111_1111
 	}
 	for name, hashed := range map[string]int{"array": 0, "hash": 4} {
 		p := program{
-			Acceleration: dataplane.Acceleration{Seed: seed, Homes: 1000, Hz: 250},
-			conns:        1, servers: 2, counts: 3, hashed: hashed,
+			Acceleration: dataplane.Acceleration{Seed: seed, Homes: 1000, Slots: 1500, Hz: 250},
+			conns:        1, servers: 2, counts: 3, settings: 5, cpus: 2, path: forward(), ifindex: 1, hashed: hashed,
 			mac: []dataplane.MAC{own}, ticks: ticks{mul: 250, div: 1000, offset: 77}, rooms: 64,
 		}
 		got := fmt.Sprintf("%v", p.assemble())

@@ -56,14 +56,16 @@ type Plane struct {
 	mu sync.Mutex
 	// The arrays, which are closed when nothing refers to them, and what is in
 	// two of them.
-	conns, serverArray, countArray *array
-	servers                        []server
-	counts                         []count
-	rooms                          int // of one CPU in counts
-	cpus                           int
-	progs                          []*ebpf.Program
-	links                          []link.Link
-	modes                          []string
+	conns, serverArray, countArray, settingsArray *array
+	servers                                       []server
+	counts                                        []count
+	settings                                      *settings
+	rooms                                         int // of one CPU in counts
+	cpus                                          int
+	looked                                        bool // the table is an array of slots
+	progs                                         []*ebpf.Program
+	links                                         []link.Link
+	modes                                         []string
 }
 
 var _ dataplane.Accelerator = (*Plane)(nil)
@@ -74,7 +76,11 @@ type array struct {
 	memory []byte
 }
 
-func newArray(name string, size, n int) (*array, error) {
+// newArray makes an array of one element, which programs use as memory.
+func newArray(name string, size int) (*array, error) { return newElements(name, size, 1) }
+
+// newElements makes an array of elements that a program looks up.
+func newElements(name string, size, n int) (*array, error) {
 	m, err := ebpf.NewMap(&ebpf.MapSpec{
 		Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(size), MaxEntries: uint32(n), Flags: unix.BPF_F_MMAPABLE,
 	})
@@ -114,18 +120,26 @@ func New(o Options) (*Plane, error) {
 		return nil, fmt.Errorf("xdp: number of CPUs: %w", err)
 	}
 	p.cpus = cpus
-	servers, err := newArray("ulvs_servers", serverSize, p.rooms)
+	servers, err := newArray("ulvs_servers", serverSize*p.rooms)
 	if err != nil {
 		return nil, err
 	}
-	counts, err := newArray("ulvs_counts", countSize, p.rooms*cpus)
+	counts, err := newArray("ulvs_counts", countSize*p.rooms*cpus)
 	if err != nil {
 		servers.close()
 		return nil, err
 	}
-	p.serverArray, p.countArray = servers, counts
+	settingsArray, err := newArray("ulvs_settings", settingsSize)
+	if err != nil {
+		servers.close()
+		counts.close()
+		return nil, err
+	}
+	p.serverArray, p.countArray, p.settingsArray = servers, counts, settingsArray
 	p.servers = elements[server](servers.memory, p.rooms)
 	p.counts = elements[count](counts.memory, p.rooms*cpus)
+	p.settings = &elements[settings](settingsArray.memory, 1)[0]
+	p.settings.fill()
 	return p, nil
 }
 
@@ -143,12 +157,29 @@ func (p *Plane) Name() string { return "xdp" }
 func (p *Plane) Memory(size int) ([]byte, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	a, err := newArray("ulvs_conns", shtab.SlotSize, (size+shtab.SlotSize-1)/shtab.SlotSize)
+	a, err := p.table(size)
 	if err != nil {
 		return nil, err
 	}
 	p.conns = a
 	return a.memory[:size], nil
+}
+
+// verifierReach is how far the kernel's verifier lets a program go into an element
+// (BPF_MAX_VAR_OFF, include/linux/bpf_verifier.h).
+const verifierReach = 1 << 29
+
+// table is memory for the connection table: one element, or as many as there are
+// slots where that is too large, for the verifier or for the kernel.
+func (p *Plane) table(size int) (*array, error) {
+	const name = "ulvs_conns"
+	if size < verifierReach && !p.looked {
+		if a, err := newArray(name, size); err == nil || !errors.Is(err, unix.E2BIG) {
+			return a, err
+		}
+	}
+	p.looked = true
+	return newElements(name, shtab.SlotSize, (size+shtab.SlotSize-1)/shtab.SlotSize)
 }
 
 // Accelerate implements dataplane.Accelerator: it attaches a program to each
@@ -184,7 +215,7 @@ func (p *Plane) attach(name string, a dataplane.Acceleration, t ticks) error {
 	if p.mac != (dataplane.MAC{}) {
 		macs = append(macs, p.mac)
 	}
-	prog, err := p.load(a, t, macs)
+	prog, err := p.load(a, t, ifi.Index, macs)
 	if err != nil {
 		return fmt.Errorf("xdp: the program for %s does not load: %w", name, err)
 	}
@@ -210,16 +241,16 @@ func (p *Plane) attach(name string, a dataplane.Acceleration, t ticks) error {
 }
 
 // source is the program for an interface with these addresses.
-func (p *Plane) source(a dataplane.Acceleration, t ticks, macs []dataplane.MAC) *program {
+func (p *Plane) source(a dataplane.Acceleration, t ticks, ifindex int, macs []dataplane.MAC) *program {
 	return &program{
-		Acceleration: a, conns: p.conns.FD(), servers: p.serverArray.FD(), counts: p.countArray.FD(),
-		mac: macs, ticks: t, rooms: p.rooms,
+		Acceleration: a, conns: p.conns.FD(), servers: p.serverArray.FD(), counts: p.countArray.FD(), settings: p.settingsArray.FD(),
+		looked: p.looked, ifindex: ifindex, mac: macs, ticks: t, rooms: p.rooms, cpus: p.cpus, path: forward(),
 	}
 }
 
 // load loads a program for an interface with these addresses.
-func (p *Plane) load(a dataplane.Acceleration, t ticks, macs []dataplane.MAC) (*ebpf.Program, error) {
-	source := p.source(a, t, macs)
+func (p *Plane) load(a dataplane.Acceleration, t ticks, ifindex int, macs []dataplane.MAC) (*ebpf.Program, error) {
+	source := p.source(a, t, ifindex, macs)
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "ulvs", Type: ebpf.XDP, License: "GPL", Instructions: source.assemble()})
 	if err != nil {
 		return nil, permitted(err)
@@ -263,11 +294,7 @@ func (p *Plane) detach() {
 }
 
 // SetGeneration implements dataplane.Accelerator.
-func (p *Plane) SetGeneration(gen uint32) {
-	for i := range p.servers {
-		p.servers[i].setGeneration(gen)
-	}
-}
+func (p *Plane) SetGeneration(gen uint32) { p.settings.setGeneration(gen) }
 
 // SetServer implements dataplane.Accelerator.
 func (p *Plane) SetServer(id uint32, s dataplane.Server) bool {

@@ -5,26 +5,34 @@ import (
 	"math/bits"
 
 	"github.com/cilium/ebpf/asm"
+	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
-// The registers, from the packet's way in to its way out. R1 to R5 are scratch,
-// and are lost at calls; R0 is a call's result.
+// The registers, from the packet's way in to its way out. R0 to R2 are scratch,
+// and with R3 to R5 are lost at calls.
 const (
-	ctx   = asm.R6
+	addrs = asm.R3 // words 0 and 1 of the key, as packet.Flow has them
+	ports = asm.R4
+	kept  = asm.R5 // a bit for each state that the packet leaves as it is
+	dest  = asm.R6 // the real server's number, and later its interface
 	data  = asm.R7
 	slot  = asm.R8 // the end of the packet until the connection was found
 	end   = asm.R8
 	total = asm.R9 // bytes from the IP header on
+
+	// While the connection is looked for, and dest and end are not needed.
+	scratch = asm.R6
+	keyWord = asm.R8
 )
 
 // The stack, from the frame pointer down.
 const (
 	stackIndex = -4  // the key of map look-ups
-	stackKey   = -56 // five words, as packet.Flow has them
-	stackFlags = -64 // TCP's, or SCTP's chunk
-	stackDest  = -72 // the real server's number
+	stackKey   = -56 // five words, as packet.Flow has them, where a hash map is asked
+	stackKept  = -64
+	stackHome  = -72 // the home slot, while its pair and chain are gone through
 )
 
 // Where the EtherType and the IP header are in a frame, behind so many VLAN tags.
@@ -46,17 +54,35 @@ const (
 // was emitted so far.
 type program struct {
 	dataplane.Acceleration
-	conns, servers, counts int // file descriptors of maps
-	mac                    []dataplane.MAC
-	ticks                  ticks
-	rooms                  int // of one CPU in counts
-	tags                   int // VLAN tags before what is being emitted
-	// hashed, if not 0, is a BPF hash map with the table's entries, to be used in
-	// its place: what others do, to compare with.
+	conns, servers, counts, settings int // file descriptors of maps
+	// looked says that the connection table is an array of slots, in which a
+	// helper function looks, and not one large element, which is addressed as
+	// memory. That is limited to verifierReach bytes.
+	looked  bool
+	ifindex int // of the interface that the program is for
+	mac     []dataplane.MAC
+	ticks   ticks
+	rooms   int // of one CPU in counts
+	cpus    int
+	tags    int  // VLAN tags before what is being emitted
+	six     bool // it is for IPv6
+	// hashed, if not 0, is a BPF hash map with the table's IPv4 entries, to be used
+	// in its place: what others do, to compare with.
 	hashed int
+
+	// path is the way of a packet whose connection was found.
+	path []step
 
 	out    asm.Instructions
 	symbol string // of the next instruction
+}
+
+// step emits a step of a packet's way.
+type step func(*program)
+
+// forward is what is done with a packet whose connection was found.
+func forward() []step {
+	return []step{(*program).decide, (*program).address, (*program).count, (*program).stamp, (*program).hop, (*program).send}
 }
 
 // assemble is the program, in the order in which a packet goes through it. Frames
@@ -64,25 +90,44 @@ type program struct {
 func (p *program) assemble() asm.Instructions {
 	p.ours()
 	for p.tags = 0; p.tags <= maxTags; p.tags++ {
+		p.six = false
 		p.family()
-		p.ipv4()
-		p.ipv6()
-		p.find()
-		p.decide()
-		p.account()
-		p.send()
+		for _, p.six = range p.families() {
+			if p.six {
+				p.ipv6()
+			} else {
+				p.ipv4()
+			}
+			p.find()
+			for _, step := range p.path {
+				step(p)
+			}
+		}
 	}
 	p.symbol = pass
 	p.emit(asm.Mov.Imm(asm.R0, actionPass), asm.Return())
 	return p.out
 }
 
+// families is which the program knows: IPv4, and IPv6.
+func (p *program) families() []bool {
+	if p.hashed != 0 {
+		return []bool{false}
+	}
+	return []bool{false, true}
+}
+
 // pass is the label of the way out to the plane behind.
 const pass = "pass"
 
-// here is the name of a label for so many tags; label puts it.
-func (p *program) here(name string) string { return fmt.Sprintf("%s.%d", name, p.tags) }
-func (p *program) label(name string)       { p.symbol = p.here(name) }
+// here is the name of a label for this family and so many tags; label puts it.
+func (p *program) here(name string) string {
+	if p.six {
+		name += "6"
+	}
+	return fmt.Sprintf("%s.%d", name, p.tags)
+}
+func (p *program) label(name string) { p.symbol = p.here(name) }
 
 func (p *program) emit(list ...asm.Instruction) {
 	for _, i := range list {
@@ -97,9 +142,8 @@ func (p *program) emit(list ...asm.Instruction) {
 // ours passes what is not addressed to this interface.
 func (p *program) ours() {
 	p.emit(
-		asm.Mov.Reg(ctx, asm.R1),
-		asm.LoadMem(data, ctx, 0, asm.Word),
-		asm.LoadMem(end, ctx, 4, asm.Word),
+		asm.LoadMem(data, asm.R1, 0, asm.Word),
+		asm.LoadMem(end, asm.R1, 4, asm.Word),
 	)
 	p.need(14 + 20 + 8)
 	p.emit(asm.LoadMem(asm.R2, data, 0, asm.Word), asm.LoadMem(asm.R3, data, 4, asm.Half))
@@ -115,8 +159,10 @@ func (p *program) ours() {
 			asm.Mov.Imm32(asm.R1, int32(le32(m[:4]))),
 			asm.JNE.Reg(asm.R2, asm.R1, next),
 			asm.JNE.Imm(asm.R3, int32(le16(m[4:])), next),
-			asm.Ja.Label(p.here("family")),
 		)
+		if next != pass {
+			p.emit(asm.Ja.Label(p.here("family")))
+		}
 	}
 }
 
@@ -131,12 +177,17 @@ var (
 // family parts by what is behind the tags so far.
 func (p *program) family() {
 	p.label("family")
-	p.need(int32(p.atIP()) + 20 + 8)
-	p.emit(
-		asm.LoadMem(asm.R1, data, p.atType(), asm.Half),
-		asm.JEq.Imm(asm.R1, typeIPv6, p.here("ipv6")),
-		asm.JEq.Imm(asm.R1, typeIPv4, p.here("ipv4")),
-	)
+	if p.tags > 0 {
+		p.need(int32(p.atIP()) + 20 + 8)
+	}
+	p.emit(asm.LoadMem(asm.R1, data, p.atType(), asm.Half))
+	for _, p.six = range p.families() {
+		etherType := typeIPv4
+		if p.six {
+			etherType = typeIPv6
+		}
+		p.emit(asm.JEq.Imm(asm.R1, etherType, p.here("ip")))
+	}
 	if p.tags < maxTags {
 		next := fmt.Sprintf("family.%d", p.tags+1)
 		p.emit(asm.JEq.Imm(asm.R1, typeVLAN, next), asm.JEq.Imm(asm.R1, typeOuter, next))
@@ -149,121 +200,133 @@ func (p *program) need(n int32) {
 	p.emit(asm.Mov.Reg(asm.R1, data), asm.Add.Imm(asm.R1, n), asm.JGT.Reg(asm.R1, end, pass))
 }
 
-// whole passes what is shorter than its total length, which is in total, or
-// longer than any Ethernet carries.
-func (p *program) whole(least int32) {
+// whole passes what is shorter than its total length, which is in total.
+func (p *program) whole() {
 	p.emit(
-		asm.JLT.Imm(total, least, pass),
-		asm.JGT.Imm(total, 9216, pass),
-		asm.Mov.Reg(asm.R1, data),
-		asm.Add.Reg(asm.R1, total),
-		asm.Add.Imm(asm.R1, int32(p.atIP())),
-		asm.JGT.Reg(asm.R1, end, pass),
+		asm.Mov.Reg(asm.R1, end),
+		asm.Sub.Reg(asm.R1, data),
+		asm.Sub.Imm(asm.R1, int32(p.atIP())),
+		asm.JGT.Reg(total, asm.R1, pass),
 	)
 }
 
 // ipv4 reads a packet without options that is no fragment, and can live on.
 func (p *program) ipv4() {
 	atIP := p.atIP()
-	p.label("ipv4")
+	p.label("ip")
+	const versionLength, fragment = 0xff, 0x3fff // in bytes 0, and 6 and 7
 	p.emit(
-		asm.LoadMem(asm.R1, data, atIP, asm.Byte),
-		asm.JNE.Imm(asm.R1, 0x45, pass),
-		asm.LoadMem(asm.R1, data, atIP+6, asm.Half),
-		asm.And.Imm(asm.R1, int32(bits.ReverseBytes16(0x3fff))),
-		asm.JNE.Imm(asm.R1, 0, pass),
-		asm.LoadMem(asm.R1, data, atIP+8, asm.Byte),
-		asm.JLE.Imm(asm.R1, 1, pass),
+		asm.LoadMem(asm.R0, data, atIP, asm.DWord),
+		asm.LoadImm(asm.R1, int64(bytesOf(0, versionLength)|bytesOf(6, fragment>>8)|bytesOf(7, fragment&0xff)), asm.DWord),
+		asm.And.Reg(asm.R0, asm.R1),
+		asm.JNE.Imm(asm.R0, 0x45, pass),
+		asm.LoadMem(asm.R0, data, atIP+8, asm.Byte),
+		asm.JLE.Imm(asm.R0, 1, pass),
 		asm.LoadMem(total, data, atIP+2, asm.Half),
 		asm.HostTo(asm.BE, total, asm.Half),
 	)
-	p.whole(20 + 8)
-	// The header's checksum: damaged packets are for the host to count.
+	p.whole()
+	// The header's checksum: damaged packets are for the host to count. The sum of
+	// its words, carries included, is a multiple of 65535; of those, and of no
+	// other number below 2^48, the product with the inverse of 65535 is small.
 	p.emit(asm.LoadMem(asm.R2, data, atIP, asm.Word))
 	for off := int16(4); off < 20; off += 4 {
-		p.emit(asm.LoadMem(asm.R1, data, atIP+off, asm.Word), asm.Add.Reg(asm.R2, asm.R1))
-	}
-	for range 3 {
-		p.emit(asm.Mov.Reg(asm.R1, asm.R2), asm.RSh.Imm(asm.R1, 16), asm.And.Imm(asm.R2, 0xffff), asm.Add.Reg(asm.R2, asm.R1))
+		p.emit(asm.LoadMem(asm.R0, data, atIP+off, asm.Word), asm.Add.Reg(asm.R2, asm.R0))
 	}
 	p.emit(
-		asm.JNE.Imm(asm.R2, 0xffff, pass),
-		asm.LoadMem(asm.R2, data, atIP+12, asm.DWord),
-		asm.StoreMem(asm.RFP, stackKey, asm.R2, asm.DWord),
-		asm.LoadMem(asm.R3, data, atIP+20, asm.Word),
-		asm.LoadMem(asm.R5, data, atIP+9, asm.Byte),
+		asm.LoadImm(asm.R0, -0x0001_0001_0001_0001, asm.DWord),
+		asm.Mul.Reg(asm.R2, asm.R0),
+		asm.RSh.Imm(asm.R2, 31),
+		asm.JNE.Imm(asm.R2, 0, pass),
+		asm.LoadMem(addrs, data, atIP+12, asm.DWord),
+		asm.LoadMem(ports, data, atIP+20, asm.Word),
+		asm.LoadMem(asm.R0, data, atIP+9, asm.Byte),
 	)
-	if p.hashed != 0 { // whose keys are whole
-		p.emit(asm.Mov.Imm(asm.R1, 0))
-		for w := int16(2); w < 5; w++ {
-			p.emit(asm.StoreMem(asm.RFP, stackKey+8*w, asm.R1, asm.DWord))
-		}
-	}
-	p.ports(4, 20)
-	p.hash(2)
-	p.emit(asm.Ja.Label(p.here("find")))
+	p.ports(20)
+	p.hash()
 }
+
+// bytesOf is a word that has b in the byte at offset i in memory.
+func bytesOf(i int, b uint64) uint64 { return b << (8 * i) }
 
 // ipv6 reads a packet without extension headers that can live on.
 func (p *program) ipv6() {
 	atIP := p.atIP()
-	p.label("ipv6")
+	p.label("ip")
 	p.need(int32(atIP) + 40 + 8)
 	p.emit(
-		asm.LoadMem(asm.R1, data, atIP, asm.Byte),
-		asm.RSh.Imm(asm.R1, 4),
-		asm.JNE.Imm(asm.R1, 6, pass),
-		asm.LoadMem(asm.R1, data, atIP+7, asm.Byte),
-		asm.JLE.Imm(asm.R1, 1, pass),
+		asm.LoadMem(asm.R0, data, atIP, asm.Byte),
+		asm.RSh.Imm(asm.R0, 4),
+		asm.JNE.Imm(asm.R0, 6, pass),
+		asm.LoadMem(asm.R0, data, atIP+7, asm.Byte),
+		asm.JLE.Imm(asm.R0, 1, pass),
 		asm.LoadMem(total, data, atIP+4, asm.Half),
 		asm.HostTo(asm.BE, total, asm.Half),
 		asm.Add.Imm(total, 40),
 	)
-	p.whole(40 + 8)
-	for _, w := range [...]struct{ word, off int16 }{{0, 8}, {2, 16}, {3, 24}, {4, 32}} {
-		p.emit(asm.LoadMem(asm.R2, data, atIP+w.off, asm.DWord), asm.StoreMem(asm.RFP, stackKey+8*w.word, asm.R2, asm.DWord))
-	}
+	p.whole()
 	p.emit(
-		asm.LoadMem(asm.R3, data, atIP+40, asm.Word),
-		asm.LoadMem(asm.R5, data, atIP+6, asm.Byte),
+		asm.LoadMem(addrs, data, atIP+8, asm.DWord),
+		asm.LoadMem(ports, data, atIP+40, asm.Word),
+		asm.LoadMem(asm.R0, data, atIP+6, asm.Byte),
 	)
-	p.ports(6, 40)
-	p.hash(5)
+	p.ports(40)
+	p.hash()
 }
 
-// ports makes word 1 of the key from the ports in R3 and the protocol in R5,
-// and keeps what the state depends on: TCP's flags, SCTP's first chunk's type.
-func (p *program) ports(family int32, header int16) {
+// Where the words of an IPv6 key that no register has are in the header.
+var words6 = [...]struct{ word, off int16 }{{2, 16}, {3, 24}, {4, 32}}
+
+// ports makes word 1 of the key from the ports and the protocol in R0, and works
+// out which states the packet leaves as they are (conn.StatesKept).
+func (p *program) ports(header int16) {
 	at := p.atIP() + header
-	read := p.here(fmt.Sprint("read", family))
-	tcp := p.here(fmt.Sprint("tcp", family))
+	family := int32(4)
+	if p.six {
+		family = 6
+	}
+	read, sctp, udp := p.here("read"), p.here("sctp"), p.here("udp")
 	p.emit(
-		asm.Mov.Reg(asm.R1, asm.R5),
+		asm.Mov.Reg(asm.R1, asm.R0),
+		asm.Or.Imm(asm.R1, family<<8),
 		asm.LSh.Imm(asm.R1, 32),
-		asm.Or.Reg(asm.R3, asm.R1),
-		asm.Mov.Imm(asm.R1, family),
-		asm.LSh.Imm(asm.R1, 40),
-		asm.Or.Reg(asm.R3, asm.R1),
-		asm.StoreMem(asm.RFP, stackKey+8, asm.R3, asm.DWord),
-		asm.Mov.Imm(asm.R4, 0),
-		asm.JEq.Imm(asm.R5, protoUDP, read),
-		asm.JEq.Imm(asm.R5, protoTCP, tcp),
-		asm.JNE.Imm(asm.R5, protoSCTP, pass),
+		asm.Or.Reg(ports, asm.R1),
+		asm.JEq.Imm(asm.R0, protoUDP, udp),
+		asm.JNE.Imm(asm.R0, protoTCP, sctp),
 	)
-	p.need(int32(at) + 16)
-	p.emit(
-		asm.JLT.Imm(total, int32(header)+16, pass),
-		asm.LoadMem(asm.R4, data, at+12, asm.Byte),
-		asm.Ja.Label(read),
-	)
-	p.symbol = tcp
+	const finSynRstAck = 0x17
 	p.need(int32(at) + 20)
 	p.emit(
 		asm.JLT.Imm(total, int32(header)+20, pass),
-		asm.LoadMem(asm.R4, data, at+13, asm.Byte),
+		asm.LoadMem(asm.R0, data, at+13, asm.Byte),
+		asm.And.Imm(asm.R0, finSynRstAck),
+		asm.LSh.Imm(asm.R0, 2),
+		asm.LoadMapValue(asm.R1, p.settings, settingsTCP),
+		asm.Add.Reg(asm.R1, asm.R0),
+		asm.LoadMem(kept, asm.R1, 0, asm.Word),
+		asm.Ja.Label(read),
+	)
+	p.symbol = sctp
+	p.emit(asm.JNE.Imm(asm.R0, protoSCTP, pass))
+	p.need(int32(at) + 16)
+	p.emit(
+		asm.JLT.Imm(total, int32(header)+16, pass),
+		asm.LoadMem(asm.R0, data, at+12, asm.Byte),
+		// A chunk that means something is Go's.
+		asm.JGT.Imm(asm.R0, 31, pass),
+		asm.Mov.Imm32(asm.R1, int32(conn.SCTPEvents())),
+		asm.RSh.Reg(asm.R1, asm.R0),
+		asm.And.Imm(asm.R1, 1),
+		asm.JNE.Imm(asm.R1, 0, pass),
+		asm.Mov.Imm32(kept, int32(conn.SCTPKept())),
+		asm.Ja.Label(read),
+	)
+	p.symbol = udp
+	p.emit(
+		asm.JLT.Imm(total, int32(header)+8, pass),
+		asm.Mov.Imm(kept, -1),
 	)
 	p.symbol = read
-	p.emit(asm.StoreMem(asm.RFP, stackFlags, asm.R4, asm.DWord))
 }
 
 const (
@@ -272,45 +335,45 @@ const (
 	protoSCTP = 132
 )
 
-// hash leaves the number of the key's home slot on the stack (shtab.Hash, homeOf).
-// An IPv4 key has two words that are not 0.
-func (p *program) hash(words int) {
+// hash leaves the number of the key's home slot in R2 (shtab.Hash, homeOf). An IPv4
+// key has two words that are not 0.
+func (p *program) hash() {
 	if p.hashed != 0 {
 		return
 	}
-	p.emit(asm.LoadImm(asm.R2, int64(p.Seed[0]), asm.DWord))
-	for w := range words {
-		p.emit(
-			asm.LoadMem(asm.R3, asm.RFP, stackKey+8*int16(w), asm.DWord),
-			asm.Mov.Reg32(asm.R4, asm.R3), // the lower half
-			asm.LoadImm(asm.R1, int64(p.Seed[2*w+1]), asm.DWord),
-			asm.Mul.Reg(asm.R4, asm.R1),
-			asm.Add.Reg(asm.R2, asm.R4),
-			asm.RSh.Imm(asm.R3, 32),
-			asm.LoadImm(asm.R1, int64(p.Seed[2*w+2]), asm.DWord),
-			asm.Mul.Reg(asm.R3, asm.R1),
-			asm.Add.Reg(asm.R2, asm.R3),
-		)
+	p.emit(
+		asm.LoadImm(asm.R2, int64(p.Seed[0]), asm.DWord),
+		asm.Mul.Reg(asm.R2, addrs),
+		asm.LoadImm(asm.R0, int64(p.Seed[1]), asm.DWord),
+		asm.Mul.Reg(asm.R0, ports),
+		asm.Add.Reg(asm.R2, asm.R0),
+	)
+	if p.six {
+		for _, w := range words6 {
+			p.emit(
+				asm.LoadMem(asm.R1, data, p.atIP()+w.off, asm.DWord),
+				asm.LoadImm(asm.R0, int64(p.Seed[w.word]), asm.DWord),
+				asm.Mul.Reg(asm.R0, asm.R1),
+				asm.Add.Reg(asm.R2, asm.R0),
+			)
+		}
 	}
 	mix := uint64(shtab.Mix)
 	p.emit(
-		asm.Mov.Reg(asm.R1, asm.R2),
-		asm.RSh.Imm(asm.R1, 32),
-		asm.Xor.Reg(asm.R2, asm.R1),
-		asm.LoadImm(asm.R1, int64(mix), asm.DWord),
-		asm.Mul.Reg(asm.R2, asm.R1),
-		asm.Mov.Reg(asm.R1, asm.R2),
-		asm.RSh.Imm(asm.R1, 29),
-		asm.Xor.Reg(asm.R2, asm.R1),
+		asm.Mov.Reg(asm.R0, asm.R2),
+		asm.RSh.Imm(asm.R0, 32),
+		asm.Xor.Reg(asm.R2, asm.R0),
+		asm.LoadImm(asm.R0, int64(mix), asm.DWord),
+		asm.Mul.Reg(asm.R2, asm.R0),
 		// The home.
 		asm.RSh.Imm(asm.R2, 32),
-		asm.Mov.Imm32(asm.R1, int32(p.Homes)),
-		asm.Mul.Reg(asm.R2, asm.R1),
+		asm.Mul.Imm(asm.R2, int32(p.Homes)),
 		asm.RSh.Imm(asm.R2, 32),
-		asm.Add.Imm(asm.R2, headerSlots),
-		asm.StoreMem(asm.RFP, stackIndex, asm.R2, asm.Word),
 	)
 }
+
+// slotShift turns a slot's number into an offset.
+const slotShift = 6
 
 // headerSlots is how many elements of the array the table's header takes.
 const headerSlots = shtab.HeaderSize / shtab.SlotSize

@@ -2,195 +2,21 @@ package xdp
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"net/netip"
-	"slices"
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
-	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/dataplane/dataplanetest"
 	"github.com/ulvs/ulvs/packet"
 )
 
-const hz = 250
-
-var (
-	own    = dataplane.MAC{2, 0, 0, 0, 0, 1}
-	router = dataplane.MAC{2, 0, 0, 0, 0, 9}
-	to     = dataplane.MAC{2, 0, 0, 0, 0, 2}
-)
-
-// bench is a program over a connection table, run by BPF_PROG_TEST_RUN.
-type bench struct {
-	*Plane
-	t     testing.TB
-	prog  *ebpf.Program
-	conns *conn.Table
-	ticks ticks
-}
-
-func newBench(t testing.TB, max int) *bench {
-	t.Helper()
-	p, err := New(Options{Interfaces: []string{"lo"}, Slow: dataplanetest.New(), Servers: 63})
-	if errors.Is(err, ErrNotPermitted) {
-		t.Skip(err)
-	}
-	b := &bench{Plane: p, t: t}
-	b.must(err)
-	t.Cleanup(func() { _ = p.Close() })
-	memory, err := p.Memory(conn.MemorySize(max))
-	b.must(err)
-	b.conns, err = conn.New(conn.Options{Max: max, Hz: hz, Memory: memory, Expired: func(conn.ID) {}})
-	b.must(err)
-	b.ticks, err = learnTicks(hz)
-	b.must(err)
-	b.prog, err = p.load(b.acceleration(), b.ticks, []dataplane.MAC{own, router})
-	b.must(err)
-	for id := range uint32(4) {
-		p.SetServer(id, dataplane.Server{Reachable: true, Dst: to, Src: own, Ifindex: 1, MTU: 1500})
-	}
-	return b
-}
-
-func (b *bench) acceleration() dataplane.Acceleration {
-	seed, homes := b.conns.Seed()
-	return dataplane.Acceleration{Seed: seed, Homes: homes, Hz: hz}
-}
-
-func (b *bench) must(err error) {
-	if err != nil {
-		b.t.Helper()
-		b.t.Fatal(err)
-	}
-}
-
-// run gives a frame to the program, as if it came in on interface 1.
-func (b *bench) run(frame []byte) (action uint32, out []byte) {
-	b.t.Helper()
-	out = make([]byte, len(frame)+64)
-	o := &ebpf.RunOptions{Data: frame, DataOut: out, Context: testContext(len(frame))}
-	action, err := b.prog.Run(o)
-	b.must(err)
-	return action, o.DataOut
-}
-
-// testContext is a struct xdp_md of a frame that came in on lo.
-func testContext(size int) any {
-	return struct{ Data, DataEnd, DataMeta, Ingress, Queue, Egress uint32 }{DataEnd: uint32(size), Ingress: 1}
-}
-
-type shape struct {
-	six   bool
-	proto layers.IPProtocol
-	flags string
-	port  uint16
-	ttl   uint8
-	size  int
-	dst   dataplane.MAC
-	vlans []uint16
-	chunk uint8 // of SCTP
-}
-
-func (s shape) frame(t testing.TB) []byte {
-	t.Helper()
-	if s.ttl == 0 {
-		s.ttl = 64
-	}
-	if s.dst == (dataplane.MAC{}) {
-		s.dst = own
-	}
-	eth := &layers.Ethernet{SrcMAC: []byte{2, 0, 0, 0, 0, 7}, DstMAC: s.dst[:], EthernetType: layers.EthernetTypeIPv4}
-	var ip gopacket.SerializableLayer
-	var network gopacket.NetworkLayer
-	if s.six {
-		eth.EthernetType = layers.EthernetTypeIPv6
-		h := &layers.IPv6{Version: 6, HopLimit: s.ttl, NextHeader: s.proto, SrcIP: netip.MustParseAddr("fd01::1").AsSlice(), DstIP: netip.MustParseAddr("fd00:10::101").AsSlice()}
-		ip, network = h, h
-	} else {
-		h := &layers.IPv4{Version: 4, TTL: s.ttl, Protocol: s.proto, SrcIP: []byte{10, 1, 1, 1}, DstIP: []byte{192, 168, 10, 101}, Id: 7}
-		ip, network = h, h
-	}
-	var upper gopacket.SerializableLayer
-	switch s.proto {
-	case layers.IPProtocolSCTP:
-		upper = &layers.SCTP{SrcPort: layers.SCTPPort(s.port), DstPort: 80}
-	case layers.IPProtocolTCP:
-		h := &layers.TCP{SrcPort: layers.TCPPort(s.port), DstPort: 80, Window: 9}
-		for _, f := range s.flags {
-			switch f {
-			case 'S':
-				h.SYN = true
-			case 'A':
-				h.ACK = true
-			case 'F':
-				h.FIN = true
-			case 'R':
-				h.RST = true
-			case 'P':
-				h.PSH = true
-			}
-		}
-		upper = h
-		_ = h.SetNetworkLayerForChecksum(network)
-	default:
-		h := &layers.UDP{SrcPort: layers.UDPPort(s.port), DstPort: 80}
-		upper = h
-		_ = h.SetNetworkLayerForChecksum(network)
-	}
-	payload := make([]byte, s.size)
-	if s.proto == layers.IPProtocolSCTP {
-		payload = append([]byte{s.chunk, 0, 0, 4}, payload...)
-	}
-	buf := gopacket.NewSerializeBuffer()
-	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, eth, ip, upper, gopacket.Payload(payload)); err != nil {
-		t.Fatal(err)
-	}
-	frame := buf.Bytes()
-	for i := len(s.vlans) - 1; i >= 0; i-- {
-		tag := []byte{0x81, 0, byte(s.vlans[i] >> 8), byte(s.vlans[i])}
-		if i == 0 && len(s.vlans) > 1 {
-			tag[0], tag[1] = 0x88, 0xa8
-		}
-		frame = slices.Insert(frame, 12, tag...)
-	}
-	return frame
-}
-
-// open makes the connection of a packet, as the director does.
-func (b *bench) open(frame []byte, dest uint32) conn.ID {
-	b.t.Helper()
-	var p packet.Packet
-	p.Parse(frame)
-	id, err := b.conns.Insert(&p.Flow, b.conns.Hash(&p.Flow), dest, 0, 0, 0)
-	b.must(err)
-	b.tell(id, frame)
-	return id
-}
-
-// tell is what Go does about a packet.
-func (b *bench) tell(id conn.ID, frame []byte) conn.Change {
-	var p packet.Packet
-	p.Parse(frame)
-	switch p.Kind {
-	case packet.TCP:
-		return b.conns.TCP(id, p.TCPFlags, 0)
-	case packet.SCTP:
-		return b.conns.SCTP(id, p.Chunk, 0)
-	}
-	b.conns.UDP(id, 0)
-	return conn.Change{}
-}
-
 // What the program forwards is forwarded as Go would: every byte but the link
 // addresses and the time to live is as it was.
-func TestForwards(t *testing.T) {
-	b := newBench(t, 1000)
+func TestForwards(t *testing.T) { bothWays(t, 1000, forwards) }
+
+func forwards(t *testing.T, b *bench) {
 	for i, s := range []shape{
 		{proto: layers.IPProtocolTCP, flags: "A"}, {proto: layers.IPProtocolUDP}, {six: true, proto: layers.IPProtocolTCP, flags: "PA", size: 500},
 		{six: true, proto: layers.IPProtocolUDP, size: 1}, {proto: layers.IPProtocolUDP, ttl: 2}, {proto: layers.IPProtocolTCP, flags: "A", dst: router, size: 1400},
@@ -231,8 +57,9 @@ func TestForwards(t *testing.T) {
 
 // The state machine's every move is Go's: the program forwards exactly what
 // leaves the state as it is.
-func TestLeavesStatesToGo(t *testing.T) {
-	b := newBench(t, 5000)
+func TestLeavesStatesToGo(t *testing.T) { bothWays(t, 5000, leavesStatesToGo) }
+
+func leavesStatesToGo(t *testing.T, b *bench) {
 	all := []string{"", "A", "F", "FA", "R", "RA", "S", "SA", "SF", "SR", "P", "PA", "FR"}
 	port := uint16(1000)
 	for _, first := range all {
@@ -255,8 +82,9 @@ func TestLeavesStatesToGo(t *testing.T) {
 	}
 }
 
-func TestLeavesSCTPToGo(t *testing.T) {
-	b := newBench(t, 5000)
+func TestLeavesSCTPToGo(t *testing.T) { bothWays(t, 5000, leavesSCTPToGo) }
+
+func leavesSCTPToGo(t *testing.T, b *bench) {
 	port := uint16(1000)
 	forwarded := 0
 	for first := range uint8(16) {
@@ -287,8 +115,9 @@ func TestLeavesSCTPToGo(t *testing.T) {
 }
 
 // What is not plainly a connection's packet goes to Go.
-func TestPasses(t *testing.T) {
-	b := newBench(t, 1000)
+func TestPasses(t *testing.T) { bothWays(t, 1000, passes) }
+
+func passes(t *testing.T, b *bench) {
 	s := shape{proto: layers.IPProtocolUDP, port: 1000, size: 100}
 	s6 := s
 	s6.six = true
@@ -356,9 +185,10 @@ func TestPasses(t *testing.T) {
 
 // A full table's every connection is found, whatever chain it is in, but for the
 // few in long ones, which are Go's; and stamped with the time that Go would read.
-func TestFindsAll(t *testing.T) {
-	const n = 20000
-	b := newBench(t, n)
+func TestFindsAll(t *testing.T) { bothWays(t, 20000, findsAll) }
+
+func findsAll(t *testing.T, b *bench) {
+	n := b.conns.Max()
 	for i := range n {
 		b.open(shape{proto: layers.IPProtocolUDP, port: uint16(1000 + i)}.frame(t), 3)
 	}

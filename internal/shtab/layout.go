@@ -10,7 +10,7 @@ import (
 // layout.
 //
 //	0             header (one page)
-//	HeaderSize    slots: Home slots that keys hash to, then the overflow
+//	HeaderSize    slots: home slots that keys hash to, in pairs, then the overflow
 //
 // A slot is one cache line of 64 bytes:
 //
@@ -21,7 +21,7 @@ import (
 //	56  state  4  the owner's
 //	60  count  4  the owner's
 const (
-	Layout     = 1
+	Layout     = 2
 	HeaderSize = 4096
 	SlotSize   = 64
 
@@ -43,7 +43,7 @@ type header struct {
 	slots  uint32 // all
 	hz     uint32 // ticks in a second
 	_      uint32
-	seed   [seeds]uint64
+	seed   Seed
 }
 
 const magic = 0x7673_6c75_6261_7431 // "1tabulsv"

@@ -5,19 +5,20 @@
 // # Structure
 //
 // Each key hashes to one home slot. If that is free, the key lies there;
-// otherwise in an overflow slot, chained from the home slot. Nothing ever
-// moves, a chain holds only keys of its own home, and no tombstones are needed.
+// otherwise in the slot beside it (the other one of its pair, which lies in the
+// same 128 bytes, and which processors fetch with it), if that is free; otherwise
+// in an overflow slot, chained from the home slot. Nothing ever moves, a chain
+// holds only keys of its own home, and no tombstones are needed.
 //
-// With keys coming and going, a home of which L keys are wanted on average is
-// taken L/(L+1) of the time. There are 7 home slots for 8 entries, so that a
-// full table needs overflow for 0.533 of them: 1.41 slots an entry in all,
-// 1.7 lines looked at a hit and 1.6 a miss. (Linear probing in the same memory:
-// 2.2 and 6.5.)
+// There are as many home slots as entries. With keys coming and going, a pair is
+// a system of two servers without a queue, and what it cannot take (Erlang's B
+// formula) overflows: 0.4 of the entries of a full table, 0.2 of a half full one.
+// That is 1.41 slots an entry in all.
 //
-// The hash is multilinear over 32-bit words with random 64-bit factors, kept
-// in the header (Lemire and Kaser, "Strongly universal string hashing is
-// fast", 2014), and then mixed: whoever does not know the factors cannot fill
-// a chain, and regular keys spread as random ones do.
+// The hash is multiply-shift over the key's words with random odd 64-bit factors,
+// kept in the header (Dietzfelbinger et al., "A reliable randomized algorithm for
+// the closest-pair problem", 1997), and then mixed: whoever does not know the
+// factors cannot fill a chain, and regular keys spread as random ones do.
 //
 // # Publication
 //
@@ -54,8 +55,8 @@ import (
 // uses two. Its meaning is the owner's.
 type Key [5]uint64
 
-// seeds is two factors a word of a key, and one constant.
-const seeds = 2*len(Key{}) + 1
+// Seed are the factors of Hash, one for each word of a key. They are odd.
+type Seed [len(Key{})]uint64
 
 // An owner's value has ValueBits bits; MaxValue is the greatest one that all
 // bits can say, and is itself reserved.
@@ -78,17 +79,17 @@ type Table struct {
 	home  uint32
 	max   uint32
 	used  uint32
-	seed  [seeds]uint64
+	seed  Seed
 
 	free ring // overflow slots
 }
 
-// homes is how many home slots a table for max entries has.
-func homes(max int) int { return max - max/8 }
+// homes is how many home slots a table for max entries has: pairs.
+func homes(max int) int { return (max + 1) &^ 1 }
 
 // Slots is how many slots a table for max entries has: homes, and the overflow
-// that a full table needs (0.533 of the entries), with room for chance.
-func Slots(max int) int { return homes(max) + max*8/15 + max/64 + 64 }
+// that a full table needs (0.4 of the entries), with room for chance.
+func Slots(max int) int { return homes(max) + max*2/5 + max/64 + 64 }
 
 // Size is how much memory a table for max entries needs, in bytes.
 func Size(max int) int { return HeaderSize + Slots(max)*SlotSize }
@@ -109,12 +110,12 @@ func New(block []byte, max int, hz uint32) (*Table, error) {
 		return nil, err
 	}
 	t := &Table{h: h, slots: slots, home: uint32(homes(max)), max: uint32(max)}
-	var raw [seeds * 8]byte
+	var raw [len(t.seed) * 8]byte
 	if _, err := crand.Read(raw[:]); err != nil {
 		return nil, fmt.Errorf("shtab: random seed: %w", err)
 	}
 	for i := range t.seed {
-		t.seed[i] = binary.NativeEndian.Uint64(raw[i*8:])
+		t.seed[i] = binary.NativeEndian.Uint64(raw[i*8:]) | 1
 	}
 	*h = header{magic: magic, layout: Layout, max: t.max, home: t.home, slots: n, hz: hz, seed: t.seed}
 	t.free = newRing(int(n - t.home))
@@ -132,26 +133,21 @@ func (t *Table) Slots() int { return len(t.slots) }
 
 // Seed and Homes are what an XDP program works out a key's slot with: the
 // factors of Hash, and the number of slots that keys hash to.
-func (t *Table) Seed() [seeds]uint64 { return t.seed }
-func (t *Table) Homes() uint32       { return t.home }
+func (t *Table) Seed() Seed    { return t.seed }
+func (t *Table) Homes() uint32 { return t.home }
 
 // Hash is the hash of a key, for Lookup, Touch and Insert.
 func (t *Table) Hash(k *Key) uint64 {
 	s := &t.seed
-	h := s[0] +
-		s[1]*(k[0]&0xffff_ffff) + s[2]*(k[0]>>32) +
-		s[3]*(k[1]&0xffff_ffff) + s[4]*(k[1]>>32)
+	h := s[0]*k[0] + s[1]*k[1]
 	// An IPv4 key has only zeros here, which add nothing.
 	if k[2]|k[3]|k[4] != 0 {
-		h += s[5]*(k[2]&0xffff_ffff) + s[6]*(k[2]>>32) +
-			s[7]*(k[3]&0xffff_ffff) + s[8]*(k[3]>>32) +
-			s[9]*(k[4]&0xffff_ffff) + s[10]*(k[4]>>32)
+		h += s[2]*k[2] + s[3]*k[3] + s[4]*k[4]
 	}
 	// The sum of consecutive keys (clients, ports) is an arithmetic sequence,
 	// which some seeds would lay onto few homes.
 	h ^= h >> 32
-	h *= Mix
-	return h ^ h>>29
+	return h * Mix
 }
 
 // Mix is an odd number with bits all over (2^64 over the golden ratio), by which
@@ -178,17 +174,27 @@ func (t *Table) Touch(h uint64) uint32 {
 func (t *Table) Lookup(k *Key, h uint64) (i uint32, ok bool) {
 	i = t.homeOf(h)
 	tag := tagOf(h)
+	if t.slots[i].holds(k, tag) {
+		return i, true
+	}
+	if t.slots[i^1].holds(k, tag) {
+		return i ^ 1, true
+	}
 	for {
-		s := &t.slots[i]
-		if w := atomic.LoadUint64(&s.word); w>>ValueBits == tag && s.key == *k {
-			return i, true
-		}
-		next := atomic.LoadUint32(&s.next)
+		next := atomic.LoadUint32(&t.slots[i].next)
 		if next == 0 {
 			return 0, false
 		}
 		i = next - 1
+		if t.slots[i].holds(k, tag) {
+			return i, true
+		}
 	}
+}
+
+// holds reports whether the slot has a key.
+func (s *slot) holds(k *Key, tag uint64) bool {
+	return atomic.LoadUint64(&s.word)>>ValueBits == tag && s.key == *k
 }
 
 // Insert puts in an entry and returns its slot. The key must not be there.
@@ -197,15 +203,17 @@ func (t *Table) Insert(k *Key, h uint64, value uint64, stamp, state uint32) (uin
 	if t.used == t.max {
 		return 0, ErrFull
 	}
-	home := t.homeOf(h)
-	i := home
-	hs := &t.slots[home]
-	inChain := atomic.LoadUint64(&hs.word) != 0
-	if inChain {
-		if t.free.len() == 0 {
-			return 0, ErrFull
+	i := t.homeOf(h)
+	hs := &t.slots[i]
+	inChain := false
+	if atomic.LoadUint64(&hs.word) != 0 {
+		i ^= 1
+		if inChain = atomic.LoadUint64(&t.slots[i].word) != 0; inChain {
+			if t.free.len() == 0 {
+				return 0, ErrFull
+			}
+			i = t.free.pop()
 		}
-		i = t.free.pop()
 	}
 	s := &t.slots[i]
 	s.key = *k

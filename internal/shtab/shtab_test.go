@@ -147,10 +147,11 @@ func TestChains(t *testing.T) {
 		live = live[:len(live)-1]
 		insert(max + n)
 	}
+	// The two slots of a pair count as one.
 	lines := func(k Key, want uint32) (n float64) {
 		for i := tab.homeOf(tab.Hash(&k)); ; i = tab.slots[i].next - 1 {
 			n++
-			if i == want || tab.slots[i].next == 0 {
+			if i == want || n == 1 && i^1 == want || tab.slots[i].next == 0 {
 				return n
 			}
 		}
@@ -163,8 +164,49 @@ func TestChains(t *testing.T) {
 	}
 	overflow := float64(len(tab.free.slots)-tab.free.len()) / max
 	t.Logf("overflow %.3f of the entries, %.2f lines a hit, %.2f a miss", overflow, hit, miss)
-	if overflow > 0.54 || hit > 1.75 || miss > 1.65 {
-		t.Fatalf("overflow %.3f, want 0.533; %.2f lines a hit; %.2f a miss", overflow, hit, miss)
+	if overflow > 0.41 || hit > 1.6 || miss > 1.5 {
+		t.Fatalf("overflow %.3f, want 0.4; %.2f pairs or slots a hit; %.2f a miss", overflow, hit, miss)
+	}
+}
+
+// Keys as networks have them, in regular rows, spread as random ones, whatever the
+// seed: a table that is filled once needs overflow for 0.271 of its entries.
+func TestRegularKeys(t *testing.T) {
+	const entries = 1 << 14
+	flow := func(src, dst uint32, sport, dport uint16) Key {
+		var b [16]byte
+		binary.BigEndian.PutUint32(b[:], src)
+		binary.BigEndian.PutUint32(b[4:], dst)
+		binary.BigEndian.PutUint16(b[8:], sport)
+		binary.BigEndian.PutUint16(b[10:], dport)
+		b[12], b[13] = 6, 4
+		return Key{binary.NativeEndian.Uint64(b[:]), binary.NativeEndian.Uint64(b[8:])}
+	}
+	const vip = 0xc0a80a65
+	for name, k := range map[string]func(n uint32) Key{
+		"clients one after the other":  func(n uint32) Key { return flow(0x0a000001+n, vip, 40000, 80) },
+		"a client's ports":             func(n uint32) Key { return flow(0x0a000001, vip, uint16(1024+n), 80) },
+		"clients and ports":            func(n uint32) Key { return flow(0x0a000001+n>>6, vip, uint16(1024+n&63), 80) },
+		"clients and ports together":   func(n uint32) Key { return flow(0x0a000001+n, vip, uint16(1024+n), 80) },
+		"networks":                     func(n uint32) Key { return flow(0x0a000001+n<<8, vip, 40000, 80) },
+		"every second port, two ports": func(n uint32) Key { return flow(0x0a000001+n>>14, vip, uint16(n&^1), 80+uint16(n&1)*363) },
+		"addresses and ports of VIPs":  func(n uint32) Key { return flow(0x0a000001, vip+n>>8, 40000, uint16(n&255)) },
+	} {
+		worst := 0.0
+		for range 40 {
+			tab := newTable(t, entries)
+			for n := range uint32(entries) {
+				key := k(n)
+				if _, err := tab.Insert(&key, tab.Hash(&key), 1, 0, 0); err != nil {
+					t.Fatalf("%s: entry %d: %v", name, n, err)
+				}
+			}
+			worst = max(worst, float64(len(tab.free.slots)-tab.free.len())/entries)
+		}
+		t.Logf("%s: overflow at most %.3f", name, worst)
+		if worst > 0.32 {
+			t.Errorf("%s: overflow %.3f with some seed", name, worst)
+		}
 	}
 }
 
