@@ -1,6 +1,7 @@
 package ulvs
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -30,7 +31,10 @@ func (k ServiceKey) clean() ServiceKey {
 }
 
 // AddService implements Control.
-func (d *Director) AddService(c Service) error {
+func (d *Director) AddService(c Service) error { return d.addService(c, 0) }
+
+// addService adds a service whose cell has a number; 0 takes a free one.
+func (d *Director) addService(c Service, number uint32) error {
 	c.ServiceKey = c.clean()
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
@@ -45,6 +49,7 @@ func (d *Director) AddService(c Service) error {
 		return fmt.Errorf("%w: %v", ErrNoScheduler, err)
 	}
 	s := &virtual{Service: c, scheduler: sc}
+	s.turns, _ = sc.(sched.Turns)
 	s.form = persist.FormFor(c.Is6(), c.Mark, c.Persistence.Netmask)
 	// First claim, then serve: a packet in between is nobody's, and not the
 	// host's to reset.
@@ -58,8 +63,12 @@ func (d *Director) AddService(c Service) error {
 	if err != nil {
 		return err
 	}
-	d.apply(func() { d.remember(s); d.table.addService(s) }, c.Mark != 0)
-	return nil
+	d.apply(func() {
+		s.number, s.cell = d.table.cells.service(number)
+		d.remember(s)
+		d.table.addService(s)
+	}, c.Mark != 0)
+	return d.keep(change{Do: "service", Service: &s.Service, Number: s.number})
 }
 
 // apply changes something under the forwarding lock. marks says that services
@@ -107,9 +116,9 @@ func (d *Director) EditService(c Service) error {
 		return err
 	}
 	if s.ftp() != was { // its claims go with its persistence
-		return d.claim(nil)
+		err = d.claim(nil)
 	}
-	return nil
+	return errors.Join(err, d.keep(change{Do: "edit service", Service: &c}))
 }
 
 func (d *Director) edit(s *virtual, c Service) error {
@@ -122,6 +131,8 @@ func (d *Director) edit(s *virtual, c Service) error {
 		}
 		s.retireScheduler()
 		s.scheduler = sc
+		s.turns, _ = sc.(sched.Turns)
+		d.table.note(s)
 		s.Scheduler = c.Scheduler
 		d.remember(s)
 	} else if f, ok := s.scheduler.(sched.Flagged); ok {
@@ -141,7 +152,7 @@ func (d *Director) DeleteService(k ServiceKey) error {
 		return err
 	}
 	d.remove(s)
-	return nil
+	return d.keep(change{Do: "delete service", Key: &s.ServiceKey})
 }
 
 // Clear implements Control.
@@ -152,7 +163,7 @@ func (d *Director) Clear() error {
 	all := slices.Collect(d.table.All())
 	d.fwd.Unlock()
 	d.remove(all...)
-	return nil
+	return d.keep(change{Do: "clear"})
 }
 
 // remove takes services out, and gives their packets back to the host. The
@@ -182,6 +193,11 @@ func (d *Director) warnMethod(c Destination) {
 
 // AddDestination implements Control.
 func (d *Director) AddDestination(k ServiceKey, c Destination) error {
+	return d.addDestination(k, c, 0)
+}
+
+// addDestination adds a real server that has a number; 0 takes a free one.
+func (d *Director) addDestination(k ServiceKey, c Destination, number uint32) error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	s, err := d.existing(k)
@@ -201,18 +217,30 @@ func (d *Director) AddDestination(k ServiceKey, c Destination) error {
 	// Resolving may talk to the system, so it comes before the lock.
 	hop := d.resolver.NextHop(c.Addr)
 	hop.OnLost(hostUnreachable)
+	dst, err := d.enlist(s, c, hop, number)
+	if err != nil {
+		d.resolver.Release(hop)
+		return err
+	}
+	return d.keep(change{Do: "server", Key: &s.ServiceKey, Destination: &c, Number: dst.ID})
+}
+
+// enlist puts a real server into a service.
+func (d *Director) enlist(s *virtual, c Destination, hop *dataplane.NextHop, number uint32) (*dest, error) {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	if len(d.table.dests) > conn.MaxDest && len(d.table.free) == 0 {
-		d.resolver.Release(hop)
-		return fmt.Errorf("%w: no more than %d real servers", ErrInvalid, conn.MaxDest)
+		return nil, fmt.Errorf("%w: no more than %d real servers", ErrInvalid, conn.MaxDest)
 	}
 	dst := d.table.fromTrash(s, c.AddrPort())
 	if dst == nil {
 		dst = &dest{hop: hop}
+		if number != 0 {
+			d.table.number(dst, number)
+		}
 	} else {
 		d.resolver.Release(hop)
-		if dst.svc != s {
+		if dst.svc != s && !d.table.replaying {
 			dst.Zero()
 		}
 	}
@@ -221,7 +249,7 @@ func (d *Director) AddDestination(k ServiceKey, c Destination) error {
 	dst.Port, dst.IPv6 = c.Port, s.Is6()
 	dst.Enlist(c.Weight, c.UpperThreshold, c.LowerThreshold)
 	d.table.addDest(s, dst)
-	return nil
+	return dst, nil
 }
 
 // destination is the service's real server at an address, which must be there.
@@ -250,12 +278,13 @@ func (d *Director) EditDestination(k ServiceKey, c Destination) error {
 	if dst.conf.Forward != c.Forward {
 		d.warnMethod(c)
 	}
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
-	dst.conf = c
-	dst.Set(c.Weight, c.UpperThreshold, c.LowerThreshold)
-	s.scheduler.Updated(s.schedDests(), &dst.Dest)
-	return nil
+	d.apply(func() {
+		dst.conf = c
+		dst.Set(c.Weight, c.UpperThreshold, c.LowerThreshold)
+		s.scheduler.Updated(s.schedDests(), &dst.Dest)
+		d.table.note(s)
+	}, false)
+	return d.keep(change{Do: "edit server", Key: &s.ServiceKey, Destination: &c})
 }
 
 // DeleteDestination implements Control.
@@ -272,7 +301,7 @@ func (d *Director) DeleteDestination(k ServiceKey, at netip.AddrPort) error {
 	}
 	d.apply(func() { d.table.removeDest(s, dst, tickOf(d.clock())) }, false)
 	d.sweepNoDest()
-	return nil
+	return d.keep(change{Do: "delete server", Key: &s.ServiceKey, Addr: at})
 }
 
 // Zero implements Control.
@@ -309,8 +338,12 @@ func (s *virtual) zeroAll() {
 func (d *Director) Timeouts() (t Timeouts, err error) {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
+	return d.timeouts(), nil
+}
+
+func (d *Director) timeouts() (t Timeouts) {
 	t.TCP, t.TCPFin, t.UDP = d.conns.Timeouts()
-	return t, nil
+	return t
 }
 
 // SetTimeouts implements Control.
@@ -320,11 +353,15 @@ func (d *Director) SetTimeouts(t Timeouts) error {
 			return fmt.Errorf("%w: timeout %v: use whole seconds, 0 to %v", ErrInvalid, v, maxPersistence)
 		}
 	}
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
-	d.conns.SetTimeouts(t.TCP, t.TCPFin, t.UDP)
-	if d.table.fast != nil {
-		d.table.fast.SetGeneration(d.conns.Generation())
-	}
-	return nil
+	d.ctl.Lock()
+	defer d.ctl.Unlock()
+	var generation uint32
+	d.apply(func() {
+		d.conns.SetTimeouts(t.TCP, t.TCPFin, t.UDP)
+		generation = d.conns.Generation()
+		if d.table.fast != nil && !d.table.replaying {
+			d.table.fast.SetGeneration(generation)
+		}
+	}, false)
+	return d.keep(change{Do: "timeouts", Timeouts: &t, Generation: generation})
 }

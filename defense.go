@@ -176,6 +176,15 @@ func (d *Director) Sysctl(name string) (int, error) {
 
 // SetSysctl implements Control.
 func (d *Director) SetSysctl(name string, value int) error {
+	d.ctl.Lock()
+	defer d.ctl.Unlock()
+	if err := d.setSysctl(name, value); err != nil {
+		return err
+	}
+	return d.keep(change{Do: "sysctl", Name: name, Value: value})
+}
+
+func (d *Director) setSysctl(name string, value int) error {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	if _, ok := d.sysctl.Get(name); !ok {
@@ -185,7 +194,7 @@ func (d *Director) SetSysctl(name string, value int) error {
 	if err != nil {
 		return fmt.Errorf("%w: net.ipv4.vs.%v", ErrInvalid, err)
 	}
-	if !effect {
+	if !effect && !d.table.replaying {
 		d.log.Warn("this sysctl changes nothing in direct routing", "name", "net.ipv4.vs."+name, "value", value)
 	}
 	d.defend()

@@ -21,6 +21,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/fragment"
 	"github.com/ulvs/ulvs/fwmark"
+	"github.com/ulvs/ulvs/internal/journal"
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
 	"github.com/ulvs/ulvs/sysctl"
@@ -43,8 +44,10 @@ type Options struct {
 	// Connections is the most connections there can be, 1 to 2^30; 0 is
 	// DefaultConnections. They take about 120 bytes each, from the start.
 	Connections int
-	// Templates is the most connection templates there can be; 0 is as many
-	// as connections. They take about 130 bytes each when used.
+	// Templates is the most connection templates there can be; 0 is a quarter of
+	// the connections, or 65,536 where that is more, but no more than connections.
+	// They take about 130 bytes each: from the start where the plane keeps them,
+	// otherwise when used.
 	Templates int
 	// MAC, if not zero, is the Ethernet address under which virtual addresses
 	// are announced that the host does not have (VRRP's); otherwise each
@@ -81,9 +84,11 @@ type Director struct {
 	log      *slog.Logger
 	clock    func() time.Duration
 
-	ctl    sync.Mutex
-	marks4 *fwmark.Table // guarded by ctl
-	marks6 *fwmark.Table
+	ctl     sync.Mutex
+	journal *journal.Journal // or nil; guarded by ctl
+	adopted bool
+	marks4  *fwmark.Table // guarded by ctl
+	marks6  *fwmark.Table
 	// When the last claim ended, and how long it took.
 	claimed   time.Time
 	claimCost time.Duration
@@ -123,7 +128,7 @@ func New(o Options) (*Director, error) {
 		o.Connections = DefaultConnections
 	}
 	if o.Templates == 0 {
-		o.Templates = o.Connections
+		o.Templates = max(o.Connections/4, min(o.Connections, 1<<16))
 	}
 	if o.Clock == nil {
 		o.Clock = monotonic
@@ -139,36 +144,35 @@ func New(o Options) (*Director, error) {
 	}
 	now := tickOf(o.Clock())
 	d.nextEst = now + 2*hz
-	options := conn.Options{Max: o.Connections, Hz: hz, Now: now, Populate: true, Expired: d.connExpired}
-	err := d.shareMemory(&options)
-	if err == nil {
-		d.conns, err = conn.New(options)
+	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Populate: true, Expired: d.connExpired}
+	templates := persist.Options{Max: o.Templates, Hz: hz, Now: now, Ended: d.templateEnded}
+	var kept [][]byte
+	var err error
+	if fast, ok := d.plane.(dataplane.Accelerator); ok {
+		d.table.fast = fast
+		if kept, err = d.shareMemory(&o, &conns, &templates); err != nil {
+			return nil, fmt.Errorf("ulvs: the %s plane: %w", d.plane.Name(), err)
+		}
 	}
-	if err != nil {
+	if d.conns, err = conn.New(conns); err != nil {
 		return nil, fmt.Errorf("ulvs: connection table: %w", err)
 	}
-	d.templates, err = persist.New(persist.Options{Max: o.Templates, Hz: hz, Now: now, Ended: d.templateEnded})
-	if err != nil {
+	if d.templates, err = persist.New(templates); err != nil {
 		d.conns.Close()
 		return nil, fmt.Errorf("ulvs: template table: %w", err)
+	}
+	if kept != nil {
+		if err := d.adopt(kept); err != nil {
+			d.Close()
+			return nil, fmt.Errorf("ulvs: %w: %w", ErrKept, err)
+		}
+		d.adopted = true
 	}
 	if err := d.accelerate(); err != nil {
 		d.Close()
 		return nil, fmt.Errorf("ulvs: the %s plane: %w", d.plane.Name(), err)
 	}
 	return d, nil
-}
-
-// shareMemory lays the connection table into the memory of a plane that forwards
-// by itself.
-func (d *Director) shareMemory(o *conn.Options) (err error) {
-	fast, ok := d.plane.(dataplane.Accelerator)
-	if !ok {
-		return nil
-	}
-	d.table.fast, o.Quarantine = fast, true
-	o.Memory, err = fast.Memory(conn.MemorySize(o.Max))
-	return err
 }
 
 // accelerate has the plane begin.
@@ -178,6 +182,13 @@ func (d *Director) accelerate() error {
 	}
 	seed, homes := d.conns.Seed()
 	d.table.fast.SetGeneration(d.conns.Generation())
+	if d.adopted {
+		d.ctl.Lock()
+		defer d.ctl.Unlock()
+		if err := d.claim(nil); err != nil {
+			return err
+		}
+	}
 	return d.table.fast.Accelerate(dataplane.Acceleration{Seed: seed, Homes: homes, Slots: uint32(d.conns.Slots()), Hz: hz})
 }
 
@@ -242,7 +253,7 @@ func (d *Director) Tick(now time.Duration) {
 		d.fwd.Unlock()
 	}
 	d.fwd.Lock()
-	d.table.follow()
+	d.table.follow(tick)
 	if int32(tick-d.nextEst) >= 0 {
 		if d.sysctl.RunEstimation != 0 {
 			d.table.estimate()
@@ -297,6 +308,9 @@ func (d *Director) removeConn(id conn.ID) {
 }
 
 func (d *Director) templateEnded(id persist.ID) {
+	if d.templates.Dest(id) >= uint32(len(d.table.dests)) || d.table.dests[d.templates.Dest(id)] == nil {
+		return // adopted, and of nobody
+	}
 	dst := d.table.dests[d.templates.Dest(id)]
 	dst.Unbind(true, false)
 	dst.refs--
@@ -307,7 +321,7 @@ func (d *Director) templateEnded(id persist.ID) {
 // (ip_vs_conn.c, ip_vs_expire_nodest_conn_flush).
 func (d *Director) sweepNoDest() {
 	d.fwd.Lock()
-	on := d.sysctl.ExpireNodestConn != 0
+	on := d.sysctl.ExpireNodestConn != 0 && !d.table.replaying
 	d.fwd.Unlock()
 	if !on {
 		return
@@ -338,6 +352,9 @@ func (d *Director) sweepNoDest() {
 // one after the other, commands do not wait for it each time: the next Tick
 // does it for all of them. The caller holds ctl.
 func (d *Director) claim(more func(*dataplane.Claims)) error {
+	if d.table.replaying {
+		return nil
+	}
 	const many = 200
 	d.fwd.Lock()
 	later := more != nil && d.table.Len() >= many && time.Since(d.claimed) < 4*d.claimCost

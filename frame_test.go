@@ -37,6 +37,13 @@ type bed struct {
 
 func newBed(t testing.TB, o ulvs.Options) *bed {
 	t.Helper()
+	b := emptyBed(t)
+	b.begin(o, b.plane)
+	return b
+}
+
+// emptyBed has no director yet; begin gives it one, in the place of the one before.
+func emptyBed(t testing.TB) *bed {
 	b := &bed{t: t, plane: dataplanetest.New(), resolver: dataplanetest.NewResolver()}
 	b.resolver.SetLink(eth0, "eth0", directorMAC)
 	for i := range 4 {
@@ -46,18 +53,20 @@ func newBed(t testing.TB, o ulvs.Options) *bed {
 			})
 		}
 	}
-	o.Plane, o.Resolver, o.Clock = b.plane, b.resolver, b.plane.Now
+	return b
+}
+
+func (b *bed) begin(o ulvs.Options, plane dataplane.Plane) {
+	b.t.Helper()
+	o.Plane, o.Resolver, o.Clock = plane, b.resolver, b.plane.Now
 	if o.Connections == 0 {
 		o.Connections = 1000
 	}
 	d, err := ulvs.New(o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(d.Close)
+	b.must(err)
+	b.t.Cleanup(d.Close)
 	b.Director = d
 	b.plane.Attach(d)
-	return b
 }
 
 func serverAddr(i int) string  { return fmt.Sprintf("192.168.10.%d", 200+i) }

@@ -160,6 +160,7 @@ func (d *Director) pick(s *virtual, a *attempt) *dest {
 		r.Virtual = r.Client
 	}
 	chosen := s.scheduler.Schedule(r)
+	d.table.note(s)
 	if chosen == nil {
 		return nil
 	}
@@ -222,6 +223,9 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 		if call != nil {
 			d.templates.Describe(ct, base, s.Persistence.Engine, call)
 		}
+	}
+	if found && call != nil && !d.templates.Described(ct) {
+		d.templates.Describe(ct, base, s.Persistence.Engine, call)
 	}
 	if a.oneShot {
 		d.templates.Control(ct, a.tick)

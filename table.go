@@ -17,9 +17,11 @@ import (
 type virtual struct {
 	Service
 	scheduler sched.Scheduler
-	dests     []*dest // newest first, as the kernel's list; replaced, never edited
+	turns     sched.Turns // the scheduler, or nil
+	dests     []*dest     // newest first, as the kernel's list; replaced, never edited
 	form      persist.Form
-	estimator.Estimator
+	number    uint32 // of its cell
+	*cell
 }
 
 // dest is a real server at work. It outlives its place in a service as long as
@@ -32,11 +34,20 @@ type dest struct {
 	available bool
 	refs      int    // connections and templates
 	idle      uint32 // tick since which the trash has seen it without any
-	// What the plane forwards by itself: told has been told of where the server
-	// is, and packets and bytes have been counted.
-	told           *dataplane.Neighbor
-	packets, bytes uint64
+	// told is what the plane has been told of where the server is; until trusted,
+	// what it knows from before holds.
+	told    *dataplane.Neighbor
+	trusted uint32
+	*cell
+}
+
+// cell is what of a service or a real server may outlive the process, besides its
+// configuration. It holds no pointers.
+type cell struct {
 	estimator.Estimator
+	served  [2]uint64 // packets and bytes that the plane had forwarded by itself when they were last counted
+	last    uint32    // the number of the real server that the scheduler chose last
+	current int32     // and what else it knows (sched.Turns)
 }
 
 // table is what the commands set up: services, real servers, marks. The
@@ -49,6 +60,10 @@ type table struct {
 	trash   []*dest
 	trashAt uint32         // tick at which the trash is looked at next
 	sets    [2]*fwmark.Set // IPv4, IPv6
+	cells   cells
+	// replaying is set while an earlier process's changes are made again: nothing
+	// is counted, and the plane goes on with what it knows.
+	replaying bool
 	// vips are the addresses of services, with how many, and protocols the same
 	// by protocol; markVIPs are those that mark rules name as the destination of
 	// a service's packets.
@@ -112,6 +127,7 @@ func (t *table) removeService(s *virtual, now uint32) {
 	for _, d := range s.dests {
 		t.discard(d, now)
 	}
+	t.cells.freeService(s.number)
 }
 
 // release takes one off a count.
@@ -132,20 +148,41 @@ func (t *table) addDest(s *virtual, d *dest) {
 			t.dests = append(t.dests, nil)
 		}
 		t.dests[d.ID] = d
+		d.cell = t.cells.server(d.ID)
+		*d.cell = cell{}
 		if t.fast != nil {
-			d.packets, d.bytes = t.fast.Served(d.ID) // those of whoever had the number before
+			d.served[0], d.served[1] = t.fast.Served(d.ID) // those of whoever had the number before
 		}
 	}
+	t.join(s, d)
+}
+
+// join puts a destination that has a number into its service.
+func (t *table) join(s *virtual, d *dest) {
 	d.svc = s
 	d.available = true
 	t.tell(d)
 	s.dests = append([]*dest{d}, s.dests...)
 	s.scheduler.Added(s.schedDests(), &d.Dest)
+	t.note(s)
+}
+
+// note writes down where a service's scheduler stands.
+func (t *table) note(s *virtual) {
+	if s.turns == nil || t.replaying {
+		return
+	}
+	last, current := s.turns.Turn()
+	s.last, s.current = 0, current
+	if last != nil {
+		s.last = last.ID
+	}
 }
 
 func (t *table) removeDest(s *virtual, d *dest, now uint32) {
 	s.dests = slices.DeleteFunc(slices.Clone(s.dests), func(x *dest) bool { return x == d })
 	s.scheduler.Removed(s.schedDests(), &d.Dest)
+	t.note(s)
 	t.discard(d, now)
 }
 
@@ -205,12 +242,16 @@ func (t *table) emptyTrash(now uint32) (gone []*dest) {
 
 // tell tells a plane that forwards by itself where a real server is now.
 func (t *table) tell(d *dest) {
-	if t.fast == nil {
+	if t.fast == nil || t.replaying {
 		return
 	}
 	var s dataplane.Server
-	d.told = d.hop.Neighbor()
-	if n := d.told; d.available && n.State == dataplane.HopReachable {
+	n := d.hop.Neighbor()
+	if d.available && d.trusted != 0 && n.State != dataplane.HopReachable && n.State != dataplane.HopLocal {
+		return // it may not be known yet, and was before
+	}
+	d.told, d.trusted = n, 0
+	if d.available && n.State == dataplane.HopReachable {
 		s = dataplane.Server{Reachable: true, Dst: n.Dst, Src: n.Src, Ifindex: n.Ifindex, MTU: n.MTU}
 		if s.MTU == 0 {
 			s.MTU = 65535
@@ -220,11 +261,14 @@ func (t *table) tell(d *dest) {
 }
 
 // follow tells of all that has changed.
-func (t *table) follow() {
+func (t *table) follow(now uint32) {
 	if t.fast == nil {
 		return
 	}
 	for _, d := range t.dests {
+		if d != nil && d.trusted != 0 && int32(now-d.trusted) >= 0 {
+			d.trusted = 0
+		}
 		if d != nil && d.available && d.hop.Neighbor() != d.told {
 			t.tell(d)
 		}
@@ -233,17 +277,18 @@ func (t *table) follow() {
 
 // absorb counts what the plane has forwarded by itself to a real server.
 func (t *table) absorb(d *dest) {
-	if t.fast == nil {
+	if t.fast == nil || t.replaying {
 		return
 	}
 	packets, bytes := t.fast.Served(d.ID)
+	was := d.served
+	d.served = [2]uint64{packets, bytes}
 	if d.available {
-		d.Packets += packets - d.packets
-		d.Bytes += bytes - d.bytes
-		d.svc.Packets += packets - d.packets
-		d.svc.Bytes += bytes - d.bytes
+		d.Packets += packets - was[0]
+		d.Bytes += bytes - was[1]
+		d.svc.Packets += packets - was[0]
+		d.svc.Bytes += bytes - was[1]
 	}
-	d.packets, d.bytes = packets, bytes
 }
 
 func (s *virtual) schedDests() []*sched.Dest {

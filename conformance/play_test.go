@@ -195,8 +195,8 @@ func fakeDaemon(t *testing.T, run string) Ulvs {
 }
 
 func TestUlvsSubject(t *testing.T) {
-	good := fakeDaemon(t, `echo "$*" | grep -q -- "--interface eth0 --plane afpacket --control $7" || exit 5
-trap "exit 0" TERM; sleep 0.05; : > "$7"; while :; do sleep 0.02; done`)
+	good := fakeDaemon(t, `echo "$*" | grep -q -- "--interface eth0 --plane afpacket --pin none --control $9" || exit 5
+trap "exit 0" TERM; sleep 0.05; : > "$9"; while :; do sleep 0.02; done`)
 	got, err := play(t, "iptables -t mangle -L\nsysctl a=1", good, Options{})
 	if err != nil {
 		t.Fatal(err)
@@ -206,8 +206,8 @@ trap "exit 0" TERM; sleep 0.05; : > "$7"; while :; do sleep 0.02; done`)
 	}
 	for script, want := range map[string]string{
 		`echo no such plane >&2; exit 1`:                             "no such plane",
-		`: > "$7"; echo oops; exit 1`:                                "oops",
-		`trap "exit 7" TERM; : > "$7"; while :; do sleep 0.02; done`: "exit status 7",
+		`: > "$9"; echo oops; exit 1`:                                "oops",
+		`trap "exit 7" TERM; : > "$9"; while :; do sleep 0.02; done`: "exit status 7",
 	} {
 		_, err := play(t, "sleep 0.1\nshow -Ln", fakeDaemon(t, script), Options{})
 		if err == nil || !strings.Contains(err.Error(), want) {

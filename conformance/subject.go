@@ -56,7 +56,7 @@ func (u Ulvs) Start(ctx context.Context, host *lab.Host) (Director, error) {
 	if plane == "" {
 		plane = "afpacket"
 	}
-	args := append([]string{"run", "--interface", "eth0", "--plane", plane, "--control", d.control}, u.Args...)
+	args := append([]string{"run", "--interface", "eth0", "--plane", plane, "--pin", "none", "--control", d.control}, u.Args...)
 	d.daemon = host.Command(ctx, u.Binary, args...)
 	d.daemon.Stdout, d.daemon.Stderr = &d.log, &d.log
 	if err := d.daemon.Start(); err != nil {

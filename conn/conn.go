@@ -33,10 +33,13 @@ type Options struct {
 	// Hz is how many ticks a second has in all times given to the table, and
 	// Now the tick at which it starts. Hz is required.
 	Hz, Now uint32
-	// Memory is the shared memory to use, MemorySize(Max) zero bytes; nil is
-	// anonymous memory. With Populate, that is there from the start.
-	Memory   []byte
-	Populate bool
+	// Memory is the shared memory to use, MemorySize(Max) bytes, and Records what
+	// Go alone uses, RecordsSize(Max) bytes. They are zero, or with Adopt hold what
+	// a process before this one left there. nil is anonymous memory. With Populate,
+	// that is there from the start.
+	Memory, Records []byte
+	Adopt           bool
+	Populate        bool
 	// Quarantine keeps the slots of connections that ended until Free: an XDP
 	// program reads Memory too.
 	Quarantine bool
@@ -46,8 +49,9 @@ type Options struct {
 }
 
 // MemorySize is how many bytes of shared memory a table for max connections
-// has. RecordSize bytes a slot lie beside it.
-func MemorySize(max int) int { return shtab.Size(max) }
+// has, and RecordsSize the same of the records beside it.
+func MemorySize(max int) int  { return shtab.Size(max) }
+func RecordsSize(max int) int { return expiring.RecordsSize[record](max) }
 
 // record is what Go alone keeps of a connection, besides its timer: together 20
 // bytes.
@@ -71,11 +75,26 @@ func New(o Options) (*Table, error) {
 	}
 	t := &Table{expired: o.Expired, timeouts: defaultTimeouts(o.Hz)}
 	var err error
-	t.t, err = expiring.New[record](expiring.Options{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Populate: o.Populate, Quarantine: o.Quarantine}, t.over)
+	t.t, err = expiring.New[record](expiring.Options{
+		Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt, Populate: o.Populate, Quarantine: o.Quarantine,
+	}, t.over)
 	if err != nil {
 		return nil, fmt.Errorf("conn: %w", err)
 	}
+	if o.Adopt {
+		t.endEmbryos()
+	}
 	return t, nil
+}
+
+// endEmbryos ends what was made and has had no packet: whoever made it was
+// interrupted, and the record may be another's still.
+func (t *Table) endEmbryos() {
+	for i := range uint32(t.t.Slots()) {
+		if t.t.Valid(i) && !t.recordSet(t.t.State(i)) {
+			t.t.End(i)
+		}
+	}
 }
 
 // Close gives back the memory that New took. The table is gone then.
@@ -139,6 +158,9 @@ func (t *Table) over(i uint32) {
 
 // Flow is the connection's flow, from the client to the virtual service.
 func (t *Table) Flow(id ID) *packet.Flow { return (*packet.Flow)(t.t.Key(uint32(id))) }
+
+// Orphan takes a connection's template away, if that is gone.
+func (t *Table) Orphan(id ID) { t.t.Owner(uint32(id)).template = 0 }
 
 // Dest is the number of the connection's real server.
 func (t *Table) Dest(id ID) uint32 { return uint32(t.t.Value(uint32(id))) }

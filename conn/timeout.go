@@ -59,3 +59,7 @@ func (t *Table) SetTimeouts(tcp, tcpFin, udp time.Duration) {
 	set(&t.timeouts.udp, udp)
 	t.timeouts.gen = (t.timeouts.gen + 1) & genMask
 }
+
+// SetGeneration says which generation the present timeouts are, for a table that
+// was adopted: its connections know that number.
+func (t *Table) SetGeneration(gen uint32) { t.timeouts.gen = gen & genMask }

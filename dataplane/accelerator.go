@@ -9,10 +9,12 @@ package dataplane
 // their layout packages say what is where.
 type Accelerator interface {
 	Plane
-	// Memory is zeroed memory for the connection table, size bytes from the
-	// start of a page on. It is called once, before all else.
-	Memory(size int) ([]byte, error)
-	// Accelerate starts to forward. The table is laid over Memory.
+	// Memory gives each part its Block, from the start of a page on. The first is
+	// for the connection table. The memory is zero; or, with kept, it is what an
+	// earlier process left in parts of these names and sizes. It is called once,
+	// before all else.
+	Memory(parts []Part) (kept bool, err error)
+	// Accelerate starts to forward. The table is laid over the first part.
 	Accelerate(Acceleration) error
 	// SetGeneration says that connections of another generation of timeouts are
 	// to be handed over.
@@ -26,6 +28,13 @@ type Accelerator interface {
 	Grace() error
 	// Served is what was forwarded to a real server since the plane was made.
 	Served(id uint32) (packets, bytes uint64)
+}
+
+// Part is a block of memory that may outlive the process.
+type Part struct {
+	Name  string
+	Size  int // bytes
+	Block []byte
 }
 
 // Acceleration is what a plane needs to find a packet's connection.

@@ -11,6 +11,7 @@ package persist
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/ulvs/ulvs/internal/expiring"
@@ -35,16 +36,20 @@ type Options struct {
 	// Hz is how many ticks a second has in all times given to the table, and
 	// Now the tick at which it starts. Hz is required.
 	Hz, Now uint32
-	// Memory is the shared memory to use, MemorySize(Max) zero bytes; nil is
-	// anonymous memory.
-	Memory []byte
+	// Memory is the shared memory to use, MemorySize(Max) bytes, and Records what
+	// Go alone uses, RecordsSize(Max) bytes. They are zero, or with Adopt hold what
+	// a process before this one left there. nil is anonymous memory.
+	Memory, Records []byte
+	Adopt           bool
 	// Ended is called for each template that goes, expired or evicted, just
 	// before it does. It must not change the table. Required.
 	Ended func(ID)
 }
 
-// MemorySize is how many bytes of shared memory a table for max templates has.
-func MemorySize(max int) int { return shtab.Size(max) }
+// MemorySize is how many bytes of shared memory a table for max templates has,
+// and RecordsSize the same of the records beside it.
+func MemorySize(max int) int  { return shtab.Size(max) }
+func RecordsSize(max int) int { return expiring.RecordsSize[record](max) }
 
 // record is what Go alone keeps of a template, besides its timer: together 28
 // bytes.
@@ -59,6 +64,7 @@ type record struct {
 const (
 	flagAssured = 1 << iota // IP_VS_CTPL_S_ASSURED
 	flagInvalid             // its real server was gone when it was tried
+	flagStarted             // its record is its own
 )
 
 // Table is a table of templates. Make it with New. It is not safe for
@@ -79,11 +85,46 @@ func New(o Options) (*Table, error) {
 	}
 	t := &Table{ended: o.Ended}
 	var err error
-	t.t, err = expiring.New[record](expiring.Options{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory}, t.over)
+	t.t, err = expiring.New[record](expiring.Options{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt}, t.over)
 	if err != nil {
 		return nil, fmt.Errorf("persist: %w", err)
 	}
+	if o.Adopt {
+		t.adopt()
+	}
 	return t, nil
+}
+
+// adopt makes the list of those that control nothing anew, which are all until
+// Adopt is called for their connections.
+func (t *Table) adopt() {
+	var all []uint32
+	for i := range uint32(t.t.Slots()) {
+		switch {
+		case !t.t.Valid(i):
+		case t.t.State(i)&flagStarted == 0: // whoever made it was interrupted
+			t.t.End(i)
+		default:
+			all = append(all, i)
+		}
+	}
+	slices.SortFunc(all, func(a, b uint32) int { return int(int32(t.t.Stamp(a) - t.t.Stamp(b))) })
+	for _, i := range all {
+		t.t.Owner(i).controls = 0
+		t.rest(i)
+		if k := (*Key)(t.t.Key(i)); k.engine() {
+			t.Describe(ID(i), k.anonymous(), "", nil)
+		}
+	}
+}
+
+// Adopt says of a template of an adopted table that it controls a connection.
+func (t *Table) Adopt(id ID) {
+	r := t.t.Owner(uint32(id))
+	if r.controls == 0 {
+		t.wake(uint32(id))
+	}
+	r.controls++
 }
 
 // Close gives back the memory that New took. The table is gone then.
@@ -124,6 +165,7 @@ func (t *Table) Insert(k *Key, dest uint32, timeout time.Duration, now uint32) (
 	t.t.Owner(i).controls = 0
 	t.rest(i)
 	t.t.Start(i, t.t.Ticks(timeout), now)
+	t.t.SetState(i, flagStarted)
 	return ID(i), nil
 }
 

@@ -149,6 +149,20 @@ func (k Key) With(data []byte) Key {
 	return out
 }
 
+// engine reports whether With made the key, and anonymous is what can be told of
+// one whose description is lost.
+func (k *Key) engine() bool {
+	var w [8]byte
+	binary.NativeEndian.PutUint64(w[:], k[1])
+	return w[6] == 1
+}
+
+func (k *Key) anonymous() Key {
+	var w [8]byte
+	binary.NativeEndian.PutUint64(w[:], k[1])
+	return Key{1: binary.NativeEndian.Uint64([]byte{0, 0, w[2], w[3], w[4], w[5], 0, 0})}
+}
+
 // engineTemplate is what a template's own key does not say when an engine made
 // it.
 type engineTemplate struct {
@@ -164,6 +178,10 @@ func (t *Table) Describe(id ID, k Key, engine string, data []byte) {
 	}
 	t.described[id] = engineTemplate{k, engine, string(data)}
 }
+
+// Described reports whether it is known what a template of an engine is about.
+// That of an adopted table is not, until the engine's next packet.
+func (t *Table) Described(id ID) bool { return t.described[id].engine != "" }
 
 // Engine is what Describe was told, or nothing.
 func (t *Table) Engine(id ID) (engine, data string) {

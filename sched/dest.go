@@ -33,6 +33,9 @@ func (d *Dest) Weight() int32 { return d.weight.Load() }
 // Quiescent reports a weight of 0: no new connections, those there are go on.
 func (d *Dest) Quiescent() bool { return d.weight.Load() == 0 }
 
+// LastWeight is the last weight that was not 0 since the destination was enlisted.
+func (d *Dest) LastWeight() int32 { return d.lastWeight }
+
 // Overloaded reports that the upper threshold was reached and the connections
 // have not yet fallen below the lower one.
 func (d *Dest) Overloaded() bool { return d.overloaded.Load() }

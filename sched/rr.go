@@ -49,3 +49,7 @@ func (s *rr) Removed(dests []*Dest, d *Dest) {
 }
 
 func (s *rr) Updated(dests []*Dest, _ *Dest) { s.dests = dests }
+
+// Turn and SetTurn implement Turns.
+func (s *rr) Turn() (last *Dest, current int32) { return s.last, 0 }
+func (s *rr) SetTurn(last *Dest, _ int32)       { s.last = last }

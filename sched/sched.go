@@ -61,6 +61,14 @@ type Flagged interface {
 	SetFlags(Flags)
 }
 
+// Turns is a Scheduler that takes destinations in turn: rr, wrr. Turn is where it
+// stands: the destination that it chose last, nil before the first, and what it
+// needs besides. SetTurn has it go on from there.
+type Turns interface {
+	Turn() (last *Dest, current int32)
+	SetTurn(last *Dest, current int32)
+}
+
 // Forgetful is a Scheduler that forgets what was not used for a time: lblc,
 // lblcr. SetExpiration is sysctl net.ipv4.vs.lblc_expiration, or
 // lblcr_expiration, which goes for what is remembered already too.

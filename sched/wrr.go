@@ -97,6 +97,10 @@ func (s *wrr) Added(dests []*Dest, _ *Dest)   { s.changed(dests) }
 func (s *wrr) Removed(dests []*Dest, _ *Dest) { s.changed(dests) }
 func (s *wrr) Updated(dests []*Dest, _ *Dest) { s.changed(dests) }
 
+// Turn and SetTurn implement Turns.
+func (s *wrr) Turn() (last *Dest, current int32) { return s.last, s.current }
+func (s *wrr) SetTurn(last *Dest, current int32) { s.last, s.current = last, current }
+
 // gcd of a and b, where b may be 0.
 func gcd(a, b int32) int32 {
 	for b != 0 {

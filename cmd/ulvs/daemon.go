@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +9,6 @@ import (
 	"os"
 	"os/signal"
 	"slices"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -22,9 +19,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
 	"github.com/ulvs/ulvs/dataplane/neigh"
-	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/internal/control"
-	"github.com/ulvs/ulvs/internal/ipvsadm"
 )
 
 // daemon is what "ulvs run" was told.
@@ -39,6 +34,10 @@ type daemon struct {
 	follow      bool
 	connections int
 	templates   int
+	pin         string
+	fresh       bool
+	pins        string // the folder that comes of it, or ""
+	unpinned    error  // why there is none
 	log         *slog.Logger
 }
 
@@ -66,7 +65,9 @@ standard error. The control socket appears when it is ready.`,
 	f.BoolVar(&d.follow, "follow-marks", false, "take the mark rules from the host's own iptables and nftables, and keep up with them")
 	f.StringVar(&d.mac, "mac", "", "also take frames to this `ADDRESS`, and announce virtual addresses with it (VRRP)")
 	f.IntVar(&d.connections, "connections", ulvs.DefaultConnections, "`N`: how many connections there can be")
-	f.IntVar(&d.templates, "templates", 0, "`N`: how many connection templates there can be (default as connections)")
+	f.IntVar(&d.templates, "templates", 0, "`N`: how many connection templates there can be (default a quarter of the connections, but 65536 if there are as many)")
+	pinFlag(c, &d.pin)
+	f.BoolVar(&d.fresh, "fresh", false, "begin without what an earlier daemon left in --pin")
 	controlFlag(c, &d.control)
 	return c
 }
@@ -105,6 +106,9 @@ func (d *daemon) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := d.findPins(); err != nil {
+		return err
+	}
 	plane, giveBack, director, err := d.newDirector(resolver, mac)
 	if err != nil {
 		resolver.Close()
@@ -112,7 +116,7 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	defer director.Close()
 	operated := &warned{director, d.log, d.follow}
-	if err := d.load(operated); err != nil {
+	if err := d.load(operated, director.Adopted()); err != nil {
 		resolver.Close()
 		return errors.Join(err, giveBack())
 	}
@@ -134,11 +138,7 @@ func (d *daemon) run(ctx context.Context) error {
 		return g.Wait()
 	}
 	g.Go(func() error { return control.Serve(ctx, l, operated) })
-	taken := plane.Name()
-	if x, ok := plane.(*xdp.Plane); ok {
-		taken += ": " + x.Mode()
-	}
-	d.log.Info("ready", "plane", taken, "interfaces", strings.Join(d.interfaces, ","), "control", d.control, "connections", d.connections)
+	d.announce(plane, director)
 	err = g.Wait()
 	d.log.Info("ended")
 	return err
@@ -148,19 +148,15 @@ func (d *daemon) run(ctx context.Context) error {
 // that back if it never runs. auto is XDP where that is permitted and works, and
 // says why if it is not.
 func (d *daemon) newDirector(resolver dataplane.Resolver, mac dataplane.MAC) (plane dataplane.Plane, giveBack func() error, director *ulvs.Director, err error) {
-	slow, err := afpacket.New(afpacket.Options{Interfaces: d.interfaces, MAC: mac, Logger: d.log})
+	slow, err := afpacket.New(afpacket.Options{Interfaces: d.interfaces, MAC: mac, KeepClaims: d.pins != "", Logger: d.log})
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	options := ulvs.Options{Plane: slow, Resolver: resolver, Connections: d.connections, Templates: d.templates, MAC: mac, Log: d.log}
 	if d.plane != "afpacket" {
-		fast, err := xdp.New(xdp.Options{Interfaces: d.interfaces, MAC: mac, Slow: slow})
+		fast, director, err := d.accelerated(options, slow)
 		if err == nil {
-			options.Plane = fast
-			if director, err = ulvs.New(options); err == nil {
-				return fast, func() error { return errors.Join(fast.Close(), slow.Close()) }, director, nil
-			}
-			err = errors.Join(err, fast.Close())
+			return fast, func() error { return d.giveBack(fast, slow, director.Adopted()) }, director, nil
 		}
 		if d.plane == "xdp" {
 			return nil, nil, nil, errors.Join(err, slow.Close())
@@ -172,45 +168,6 @@ func (d *daemon) newDirector(resolver dataplane.Resolver, mac dataplane.MAC) (pl
 		return nil, nil, nil, errors.Join(err, slow.Close())
 	}
 	return slow, slow.Close, director, nil
-}
-
-// load starts the director with the files that were given.
-func (d *daemon) load(director ulvs.Control) error {
-	for _, m := range []struct {
-		file string
-		ipv6 bool
-	}{{d.marks, false}, {d.marks6, true}} {
-		if m.file == "" {
-			continue
-		}
-		text, err := os.ReadFile(m.file)
-		if err != nil {
-			return fmt.Errorf("mark rules: %w", err)
-		}
-		if err := director.MarkRestore(m.ipv6, string(text)); err != nil {
-			return fmt.Errorf("mark rules %s: %w", m.file, err)
-		}
-	}
-	if d.rules == "" {
-		return nil
-	}
-	text, err := os.ReadFile(d.rules)
-	if err != nil {
-		return fmt.Errorf("rules: %w", err)
-	}
-	// Line by line, to say which one is wrong.
-	lines := bufio.NewScanner(bytes.NewReader(text))
-	for n := 1; lines.Scan(); n++ {
-		if strings.HasPrefix(strings.TrimSpace(lines.Text()), "#") {
-			continue // Debian's init script writes one
-		}
-		var said bytes.Buffer
-		c := ipvsadm.Command{Control: director, Stdin: strings.NewReader(lines.Text() + "\n"), Stdout: &said, Stderr: &said}
-		if code := c.Run([]string{"ipvsadm", "-R"}); code != 0 || said.Len() > 0 {
-			return fmt.Errorf("rules %s: line %d: %q: %s; lines are what ipvsadm -Sn prints, mend or remove this one", d.rules, n, strings.TrimSpace(lines.Text()), strings.TrimSpace(said.String()))
-		}
-	}
-	return lines.Err()
 }
 
 func parseMAC(s string) (mac dataplane.MAC, err error) {

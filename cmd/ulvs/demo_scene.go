@@ -110,7 +110,7 @@ func (s *scene) addHosts() (err error) {
 // start runs a new director with these arguments, and stop ends it.
 func (s *scene) start(ctx context.Context, args ...string) error {
 	s.log.Reset()
-	args = append([]string{"run", "--control", s.socket(), "--connections", "65536"}, args...)
+	args = append([]string{"run", "--control", s.socket(), "--connections", "65536", "--pin", noPins}, args...)
 	s.daemon = s.director.Command(ctx, "/proc/self/exe", args...)
 	s.daemon.Args[0] = "ulvs"
 	s.daemon.Stderr = &s.log

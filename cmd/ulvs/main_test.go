@@ -107,7 +107,7 @@ func (s *site) ulvs(stdin string, words ...string) (string, int) {
 func (s *site) start(args ...string) *lab.Cmd {
 	s.t.Helper()
 	sock := filepath.Join(s.dir, "ulvs.sock")
-	c := s.director.Command(context.Background(), "/proc/self/exe", append([]string{"run", "--control", sock, "--connections", "10000"}, args...)...)
+	c := s.director.Command(context.Background(), "/proc/self/exe", append([]string{"run", "--control", sock, "--connections", "10000", "--pin", noPins}, args...)...)
 	var log bytes.Buffer
 	c.Stderr = &log
 	if err := c.Start(); err != nil {

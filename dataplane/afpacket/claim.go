@@ -32,6 +32,7 @@ var ErrNoNftables = errors.New("afpacket: the kernel has no nftables netdev ingr
 type claims struct {
 	ns         namespace
 	interfaces []string
+	keep       bool // when the plane ends
 
 	mu     sync.Mutex
 	active bool // tables are there
@@ -79,11 +80,26 @@ func (c *claims) sweep() {
 	c.active = false
 }
 
-// withdraw removes the claims for good.
+// withdraw removes the claims for good, unless they are to stay.
 func (c *claims) withdraw() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended = true
+	if c.keep {
+		return nil
+	}
+	return c.remove()
+}
+
+// Withdraw removes the claims that a plane has left on an interface, in the network
+// namespace of the calling thread.
+func Withdraw(interfaceName string) error {
+	ns, err := currentNamespace()
+	if err != nil {
+		return err
+	}
+	defer ns.close()
+	c := claims{ns: ns, interfaces: []string{interfaceName}, active: true}
 	return c.remove()
 }
 

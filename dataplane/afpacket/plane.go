@@ -32,6 +32,10 @@ type Options struct {
 	// MAC is one more unicast address that is accepted on all of them: that
 	// of a virtual router (VRRP). The zero value means none.
 	MAC dataplane.MAC
+	// KeepClaims leaves the claims when the plane ends: whoever forwards the
+	// services' connections meanwhile has the host not reset new ones. The next
+	// plane on the interfaces replaces them, and so does Withdraw.
+	KeepClaims bool
 	// Logger is told when an interface goes down; nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -83,7 +87,7 @@ func New(opt Options) (*Plane, error) {
 	p.senders.Store(&map[int]*sender{})
 	p.loopback = loopback()
 	p.host = dataplane.Neighbor{State: dataplane.HopReachable, Ifindex: p.loopback}
-	p.claims.ns = ns
+	p.claims.ns, p.claims.keep = ns, opt.KeepClaims
 	seen := make(map[string]bool)
 	for _, name := range opt.Interfaces {
 		if seen[name] {
@@ -105,7 +109,7 @@ func New(opt Options) (*Plane, error) {
 func (p *Plane) Name() string { return "afpacket" }
 
 // Run implements dataplane.Plane. When it returns, everything that the plane
-// opened is closed and its claims are withdrawn.
+// opened is closed and its claims are withdrawn, but for KeepClaims.
 func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 	p.mu.Lock()
 	if p.started || p.closed {

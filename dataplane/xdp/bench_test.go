@@ -54,9 +54,10 @@ func newBenchWith(t testing.TB, max int, looked bool) *bench {
 	b.must(err)
 	t.Cleanup(func() { _ = p.Close() })
 	p.looked = looked
-	memory, err := p.Memory(conn.MemorySize(max))
+	parts := []dataplane.Part{{Name: "conns", Size: conn.MemorySize(max)}}
+	_, err = p.Memory(parts)
 	b.must(err)
-	b.conns, err = conn.New(conn.Options{Max: max, Hz: hz, Memory: memory, Expired: func(conn.ID) {}})
+	b.conns, err = conn.New(conn.Options{Max: max, Hz: hz, Memory: parts[0].Block, Expired: func(conn.ID) {}})
 	b.must(err)
 	b.ticks, err = learnTicks(hz)
 	b.must(err)

@@ -56,9 +56,8 @@ type settings struct {
 	_        [16]uint32
 }
 
-// fill writes what never changes, and the first generation.
+// fill writes what never changes.
 func (s *settings) fill() {
-	s.setGeneration(0)
 	const fin, syn, rst, ack = 1, 2, 4, 16
 	kept := conn.TCPKept()
 	for flags := range s.tcp {

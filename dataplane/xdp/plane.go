@@ -15,7 +15,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"os"
 	"strings"
 	"sync"
 
@@ -23,7 +22,6 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/internal/shtab"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,6 +38,11 @@ type Options struct {
 	// Servers is the greatest number of a real server whose packets the program
 	// forwards; 0 means 16383.
 	Servers int
+	// Pins, if not "", is a folder in a BPF file system (bpffs) in which the arrays
+	// and the attached programs are kept when the process ends, and from which they
+	// are taken over; it is made if need be. With Fresh, what is there is removed.
+	Pins  string
+	Fresh bool
 }
 
 // ErrNotPermitted is wrapped by errors that say that this process may not use
@@ -53,15 +56,18 @@ type Plane struct {
 	interfaces      []string
 	mac             dataplane.MAC
 
+	rooms int // of one CPU in counts
+	cpus  int
+	pins  *pins // or nil
+
 	mu sync.Mutex
 	// The arrays, which are closed when nothing refers to them, and what is in
-	// two of them.
+	// three of them.
+	arrays                                        []*array
 	conns, serverArray, countArray, settingsArray *array
 	servers                                       []server
 	counts                                        []count
 	settings                                      *settings
-	rooms                                         int // of one CPU in counts
-	cpus                                          int
 	looked                                        bool // the table is an array of slots
 	progs                                         []*ebpf.Program
 	links                                         []link.Link
@@ -70,39 +76,8 @@ type Plane struct {
 
 var _ dataplane.Accelerator = (*Plane)(nil)
 
-// array is a BPF array and its memory.
-type array struct {
-	*ebpf.Map
-	memory []byte
-}
-
-// newArray makes an array of one element, which programs use as memory.
-func newArray(name string, size int) (*array, error) { return newElements(name, size, 1) }
-
-// newElements makes an array of elements that a program looks up.
-func newElements(name string, size, n int) (*array, error) {
-	m, err := ebpf.NewMap(&ebpf.MapSpec{
-		Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(size), MaxEntries: uint32(n), Flags: unix.BPF_F_MMAPABLE,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("xdp: cannot make an array of %d elements of %d bytes: %w", n, size, permitted(err))
-	}
-	page := os.Getpagesize()
-	length := (size*n + page - 1) / page * page
-	memory, err := unix.Mmap(m.FD(), 0, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
-	if err != nil {
-		m.Close()
-		return nil, fmt.Errorf("xdp: cannot map an array of %d bytes: %w", length, permitted(err))
-	}
-	return &array{m, memory}, nil
-}
-
-func (a *array) close() {
-	_ = unix.Munmap(a.memory)
-	_ = a.Map.Close()
-}
-
-// New makes the arrays. Nothing is attached before Accelerate.
+// New makes a plane. Its arrays are made by Memory, and nothing is attached before
+// Accelerate.
 func New(o Options) (*Plane, error) {
 	if len(o.Interfaces) == 0 || o.Slow == nil {
 		return nil, errors.New("xdp: Options need Interfaces and Slow")
@@ -114,32 +89,16 @@ func New(o Options) (*Plane, error) {
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, permitted(err)
 	}
-	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, rooms: (o.Servers + 4) / 4 * 4}
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return nil, fmt.Errorf("xdp: number of CPUs: %w", err)
 	}
-	p.cpus = cpus
-	servers, err := newArray("ulvs_servers", serverSize*p.rooms)
-	if err != nil {
-		return nil, err
+	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, rooms: (o.Servers + 4) / 4 * 4, cpus: cpus}
+	if o.Pins != "" {
+		if p.pins, err = openPins(o.Pins, o.Fresh); err != nil {
+			return nil, err
+		}
 	}
-	counts, err := newArray("ulvs_counts", countSize*p.rooms*cpus)
-	if err != nil {
-		servers.close()
-		return nil, err
-	}
-	settingsArray, err := newArray("ulvs_settings", settingsSize)
-	if err != nil {
-		servers.close()
-		counts.close()
-		return nil, err
-	}
-	p.serverArray, p.countArray, p.settingsArray = servers, counts, settingsArray
-	p.servers = elements[server](servers.memory, p.rooms)
-	p.counts = elements[count](counts.memory, p.rooms*cpus)
-	p.settings = &elements[settings](settingsArray.memory, 1)[0]
-	p.settings.fill()
 	return p, nil
 }
 
@@ -153,35 +112,6 @@ func permitted(err error) error {
 // Name implements dataplane.Plane.
 func (p *Plane) Name() string { return "xdp" }
 
-// Memory implements dataplane.Accelerator.
-func (p *Plane) Memory(size int) ([]byte, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	a, err := p.table(size)
-	if err != nil {
-		return nil, err
-	}
-	p.conns = a
-	return a.memory[:size], nil
-}
-
-// verifierReach is how far the kernel's verifier lets a program go into an element
-// (BPF_MAX_VAR_OFF, include/linux/bpf_verifier.h).
-const verifierReach = 1 << 29
-
-// table is memory for the connection table: one element, or as many as there are
-// slots where that is too large, for the verifier or for the kernel.
-func (p *Plane) table(size int) (*array, error) {
-	const name = "ulvs_conns"
-	if size < verifierReach && !p.looked {
-		if a, err := newArray(name, size); err == nil || !errors.Is(err, unix.E2BIG) {
-			return a, err
-		}
-	}
-	p.looked = true
-	return newElements(name, shtab.SlotSize, (size+shtab.SlotSize-1)/shtab.SlotSize)
-}
-
 // Accelerate implements dataplane.Accelerator: it attaches a program to each
 // interface, in the network namespace of the calling thread.
 func (p *Plane) Accelerate(a dataplane.Acceleration) error {
@@ -189,6 +119,9 @@ func (p *Plane) Accelerate(a dataplane.Acceleration) error {
 	defer p.mu.Unlock()
 	if p.conns == nil {
 		return errors.New("xdp: Memory comes before Accelerate")
+	}
+	if p.pins != nil {
+		p.pins.forgetLinks(p.interfaces)
 	}
 	t, err := learnTicks(a.Hz)
 	if err != nil {
@@ -219,25 +152,50 @@ func (p *Plane) attach(name string, a dataplane.Acceleration, t ticks) error {
 	if err != nil {
 		return fmt.Errorf("xdp: the program for %s does not load: %w", name, err)
 	}
+	l, mode, err := p.link(name, ifi.Index, prog)
+	if err != nil {
+		return err
+	}
+	p.links = append(p.links, l)
+	p.modes = append(p.modes, name+" "+mode)
+	return nil
+}
+
+// link puts a program in front of an interface: in the place of the one that is
+// there, if that was kept.
+func (p *Plane) link(name string, ifindex int, prog *ebpf.Program) (l link.Link, mode string, err error) {
 	flags, mode := link.XDPGenericMode, "generic"
 	why := native(name)
 	if why == nil {
 		flags, mode = link.XDPDriverMode, "native"
-	}
-	l, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: ifi.Index, Flags: flags})
-	if err != nil && mode == "native" {
-		why, mode = err, "generic"
-		l, err = link.AttachXDP(link.XDPOptions{Program: prog, Interface: ifi.Index, Flags: link.XDPGenericMode})
-	}
-	if err != nil {
-		return fmt.Errorf("xdp: cannot attach to %s: %w", name, permitted(err))
-	}
-	p.links = append(p.links, l)
-	if mode = name + " " + mode; why != nil {
+	} else {
 		mode += " (" + why.Error() + ")"
 	}
-	p.modes = append(p.modes, mode)
-	return nil
+	if p.pins != nil {
+		if l := p.pins.link(name, ifindex); l != nil {
+			err := l.Update(prog)
+			if err == nil {
+				return l, mode, nil
+			}
+			p.pins.forget(linkPin(name))
+			_ = l.Close()
+		}
+	}
+	l, err = link.AttachXDP(link.XDPOptions{Program: prog, Interface: ifindex, Flags: flags})
+	if err != nil && why == nil {
+		mode = "generic (" + err.Error() + ")"
+		l, err = link.AttachXDP(link.XDPOptions{Program: prog, Interface: ifindex, Flags: link.XDPGenericMode})
+	}
+	if err != nil {
+		return nil, "", fmt.Errorf("xdp: cannot attach to %s: %w", name, permitted(err))
+	}
+	if p.pins != nil {
+		if err := p.pins.keep(linkPin(name), l); err != nil {
+			_ = l.Close()
+			return nil, "", err
+		}
+	}
+	return l, mode, nil
 }
 
 // source is the program for an interface with these addresses.
@@ -268,14 +226,15 @@ func (p *Plane) Mode() string {
 }
 
 // Run implements dataplane.Plane: it runs the slow plane, and takes the programs
-// away when that ends.
+// away when that ends, unless they are kept.
 func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 	defer p.Close()
 	return p.Plane.Run(ctx, h)
 }
 
-// Close takes the programs away; the slow plane is its owner's to close. The
-// memory stays for as long as the process: the director's table lies in it.
+// Close takes the programs away, unless they are kept; the slow plane is its
+// owner's to close. The memory stays for as long as the process: the director's
+// table lies in it.
 func (p *Plane) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -23,10 +23,13 @@ type Options struct {
 	// Hz is how many ticks a second has in all times given to the table, and
 	// Now the tick at which it starts.
 	Hz, Now uint32
-	// Memory is the shared memory to use, shtab.Size(Max) zero bytes; nil is
-	// anonymous memory. With Populate, that is there from the start.
-	Memory   []byte
-	Populate bool
+	// Memory is the shared memory to use, shtab.Size(Max) bytes, and Records that
+	// for the records beside it, RecordsSize(Max) bytes. They are zero, or with
+	// Adopt hold what a process before this one left there. nil is anonymous
+	// memory. With Populate, that is there from the start.
+	Memory, Records []byte
+	Adopt           bool
+	Populate        bool
 	// Quarantine keeps the slots of entries that ended until Free: somebody else
 	// reads Memory too.
 	Quarantine bool
@@ -70,20 +73,53 @@ func New[E any](o Options, over func(i uint32)) (*Table[E], error) {
 		t.free = append(t.free, free)
 	}
 	var err error
-	if t.Table, err = shtab.New(block, o.Max, o.Hz); err != nil {
+	if o.Adopt {
+		t.Table, t.retired, err = shtab.Adopt(block, o.Max, o.Hz)
+	} else {
+		t.Table, err = shtab.New(block, o.Max, o.Hz)
+	}
+	if err != nil {
 		t.Close()
 		return nil, err
 	}
-	recs, free, err := shtab.AllocRecords[record[E]](t.Slots(), o.Populate)
+	if o.Records != nil {
+		t.recs, err = shtab.RecordsOver[record[E]](o.Records, t.Slots())
+	} else {
+		var free func()
+		if t.recs, free, err = shtab.AllocRecords[record[E]](t.Slots(), o.Populate); err == nil {
+			t.free = append(t.free, free)
+		}
+	}
 	if err != nil {
 		t.Close()
 		return nil, fmt.Errorf("expiring: %w", err)
 	}
-	t.recs = recs
-	t.free = append(t.free, free)
-	t.wheel = timerwheel.New(recs, func(r *record[E]) *timerwheel.Link { return &r.timer }, o.Now, t.fire)
+	if o.Adopt {
+		for i := range t.recs {
+			t.recs[i].timer = timerwheel.Link{}
+		}
+	}
+	t.wheel = timerwheel.New(t.recs, func(r *record[E]) *timerwheel.Link { return &r.timer }, o.Now, t.fire)
+	if o.Adopt {
+		t.wind()
+		if !o.Quarantine {
+			t.Free(t.Retired())
+		}
+	}
 	return t, nil
 }
+
+// wind sets the timers of adopted entries.
+func (t *Table[E]) wind() {
+	for i := range uint32(t.Slots()) {
+		if t.Valid(i) {
+			t.wheel.Set(i, t.Stamp(i)+t.recs[i].timeout)
+		}
+	}
+}
+
+// RecordsSize is how many bytes the records of a table for max entries take.
+func RecordsSize[E any](max int) int { return shtab.RecordsSize[record[E]](shtab.Slots(max)) }
 
 // Close gives back the memory that New took. The table is gone then.
 func (t *Table[E]) Close() {

@@ -45,3 +45,15 @@ func AllocRecords[R any](n int, populate bool) (recs []R, free func(), err error
 	}
 	return records[R](block, n), free, nil
 }
+
+// RecordsSize is how many bytes n records take.
+func RecordsSize[R any](n int) int { return n * sizeOf[R]() }
+
+// RecordsOver lays n records over a block, which must be large enough, start on a
+// cache line, and live as long as they. R must hold no pointers.
+func RecordsOver[R any](block []byte, n int) ([]R, error) {
+	if len(block) < RecordsSize[R](n) || lineOffset(block) != 0 {
+		return nil, fmt.Errorf("shtab: memory of %d bytes, %d off a cache line: %d records need %d", len(block), lineOffset(block), n, RecordsSize[R](n))
+	}
+	return records[R](block, n), nil
+}

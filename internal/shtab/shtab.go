@@ -125,6 +125,66 @@ func New(block []byte, max int, hz uint32) (*Table, error) {
 	return t, nil
 }
 
+// ErrLayout says that memory does not hold a table as this one is laid out.
+var ErrLayout = errors.New("shtab: the memory holds no table of this layout and size")
+
+// Adopt takes over the table in block from a process that has ended, at whatever
+// point that was, while readers go on. removed are the slots of entries that were
+// being inserted or removed: they are to be released once no reader can have them.
+// The error wraps ErrLayout.
+func Adopt(block []byte, max int, hz uint32) (t *Table, removed []uint32, err error) {
+	if max < 1 || max > MaxEntries {
+		return nil, nil, fmt.Errorf("shtab: a table of %d entries: give 1 to %d", max, MaxEntries)
+	}
+	n := uint32(Slots(max))
+	h, slots, err := layOver(block, n)
+	if err != nil {
+		return nil, nil, err
+	}
+	t = &Table{h: h, slots: slots, home: uint32(homes(max)), max: uint32(max), seed: h.seed}
+	if want := (header{magic: magic, layout: Layout, max: t.max, home: t.home, slots: n, hz: hz, seed: h.seed}); *h != want {
+		return nil, nil, fmt.Errorf("%w: its layout is %d for %d entries, at %d ticks a second; this is %d, %d, %d", ErrLayout, h.layout, h.max, h.hz, Layout, max, hz)
+	}
+	t.free = newRing(int(n - t.home))
+	chained := t.walk()
+	for i := range n {
+		s := &t.slots[i]
+		switch w := atomic.LoadUint64(&s.word); {
+		case w == 0:
+			if i >= t.home {
+				t.free.push(i)
+			}
+		case w == limbo:
+			removed = append(removed, i)
+		case i >= t.home && !chained[i-t.home]:
+			atomic.StoreUint64(&s.word, limbo)
+			removed = append(removed, i)
+		default:
+			t.used++
+		}
+	}
+	return t, removed, nil
+}
+
+// walk goes through all chains. It takes removed slots out of them, and reports
+// which overflow slots are in one.
+func (t *Table) walk() (chained []bool) {
+	chained = make([]bool, len(t.slots)-int(t.home))
+	for i := range t.home {
+		at := &t.slots[i].next
+		for next := *at; next > t.home && int(next) <= len(t.slots) && !chained[next-1-t.home]; next = *at {
+			s := &t.slots[next-1]
+			if w := atomic.LoadUint64(&s.word); w == 0 || w == limbo {
+				atomic.StoreUint32(at, s.next)
+				continue
+			}
+			chained[next-1-t.home] = true
+			at = &s.next
+		}
+	}
+	return chained
+}
+
 // Len is how many entries there are; Max how many there may be; Slots how many
 // slots, so that a record a slot can lie beside the table.
 func (t *Table) Len() int   { return int(t.used) }

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/afpacket"
+	"github.com/ulvs/ulvs/dataplane/xdp"
+	"github.com/ulvs/ulvs/internal/control"
+)
+
+// defaultPins is where state is kept if nothing else is said, and noPins what says
+// that it is not.
+const (
+	defaultPins = "/sys/fs/bpf/ulvs"
+	noPins      = "none"
+)
+
+func pinFlag(c *cobra.Command, dir *string) {
+	c.Flags().StringVar(dir, "pin", defaultPins, "keep connections, services and programs under `DIR`, in a BPF file system, for the next daemon; none keeps nothing")
+}
+
+// pinsOf is the folder of the daemon with a control socket: each has its own.
+func pinsOf(dir, socket string) string {
+	name := "ulvs"
+	if socket != control.DefaultSocket {
+		if abs, err := filepath.Abs(socket); err == nil {
+			socket = abs
+		}
+		// Names in a BPF file system have no dots.
+		name = strings.NewReplacer("/", "_", ".", "_").Replace(strings.Trim(socket, "/"))
+	}
+	return filepath.Join(dir, name)
+}
+
+// findPins sets pins to where state is kept. Where it cannot be, though nobody
+// asked for it, it is not.
+func (d *daemon) findPins() error {
+	if d.pin == noPins || d.plane == "afpacket" {
+		return nil
+	}
+	d.pins = pinsOf(d.pin, d.control)
+	err := xdp.CheckPins(d.pins)
+	if err != nil && d.pin == defaultPins {
+		d.pins, d.unpinned = "", err
+		return nil
+	}
+	return err
+}
+
+// accelerated makes a director with the XDP plane. What an earlier daemon left and
+// cannot be used is thrown away.
+func (d *daemon) accelerated(o ulvs.Options, slow dataplane.Plane) (*xdp.Plane, *ulvs.Director, error) {
+	fresh := d.fresh
+	for {
+		fast, err := xdp.New(xdp.Options{Interfaces: d.interfaces, MAC: o.MAC, Slow: slow, Pins: d.pins, Fresh: fresh})
+		if err != nil {
+			return nil, nil, err
+		}
+		o.Plane = fast
+		director, err := ulvs.New(o)
+		if err == nil {
+			return fast, director, nil
+		}
+		err = errors.Join(err, fast.Close())
+		if !errors.Is(err, ulvs.ErrKept) || fresh {
+			return nil, nil, err
+		}
+		d.log.Warn("starting without what an earlier daemon left", "because", err)
+		fresh = true
+	}
+}
+
+// giveBack takes away what a plane has put in place that never ran, unless it was
+// there before.
+func (d *daemon) giveBack(fast *xdp.Plane, slow *afpacket.Plane, adopted bool) error {
+	err := errors.Join(fast.Close(), slow.Close())
+	if d.pins == "" || adopted {
+		return err
+	}
+	names, failed := xdp.Detach(d.pins)
+	for _, name := range names {
+		failed = errors.Join(failed, afpacket.Withdraw(name))
+	}
+	return errors.Join(err, failed)
+}
+
+// announce says what the daemon got.
+func (d *daemon) announce(plane dataplane.Plane, director *ulvs.Director) {
+	words := []any{"plane", plane.Name(), "interfaces", strings.Join(d.interfaces, ","), "control", d.control, "connections", d.connections}
+	if x, ok := plane.(*xdp.Plane); ok {
+		words[1] = "xdp: " + x.Mode()
+		dir, discarded := x.Kept()
+		if dir == "" {
+			dir = noPins
+		}
+		if d.unpinned != nil {
+			dir += " (" + d.unpinned.Error() + ")"
+		}
+		words = append(words, "pinned", dir)
+		switch {
+		case director.Adopted():
+			counters, _ := director.Counters() // cannot fail
+			words = append(words, "adopted connections", counters["connections"], "templates", counters["templates"])
+		case discarded != "":
+			words = append(words, "discarded", discarded)
+		}
+	}
+	d.log.Info("ready", words...)
+}
+
+// detachCommand removes what a daemon left.
+func detachCommand() *cobra.Command {
+	var socket, dir string
+	c := &cobra.Command{
+		Use:   "detach",
+		Short: "Remove what a daemon that has ended left in place: programs, connections, services",
+		Long: `Remove what a daemon that has ended left in place, so that it went on forwarding
+and could be started again: its programs on the interfaces, its connections and
+services, and the rules that keep the host from the services' packets.`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if _, _, err := control.Dial(socket).Version(); !errors.Is(err, ulvs.ErrUnreachable) {
+				return fmt.Errorf("a daemon runs at %s: end it first", socket)
+			}
+			at := pinsOf(dir, socket)
+			if _, err := os.Stat(at); err != nil {
+				return fmt.Errorf("nothing was left: %w", err)
+			}
+			names, err := xdp.Detach(at)
+			for _, name := range names {
+				err = errors.Join(err, afpacket.Withdraw(name))
+			}
+			return err
+		},
+	}
+	controlFlag(c, &socket)
+	c.Flags().StringVar(&dir, "pin", defaultPins, "where the daemon kept them: its --pin `DIR`")
+	return c
+}

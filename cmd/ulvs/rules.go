@@ -1,0 +1,118 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/internal/ipvsadm"
+)
+
+// load starts the director with the files that were given.
+func (d *daemon) load(director ulvs.Control, adopted bool) error {
+	if adopted {
+		return d.compare(director)
+	}
+	for _, m := range []struct {
+		file string
+		ipv6 bool
+	}{{d.marks, false}, {d.marks6, true}} {
+		if m.file == "" {
+			continue
+		}
+		text, err := os.ReadFile(m.file)
+		if err != nil {
+			return fmt.Errorf("mark rules: %w", err)
+		}
+		if err := director.MarkRestore(m.ipv6, string(text)); err != nil {
+			return fmt.Errorf("mark rules %s: %w", m.file, err)
+		}
+	}
+	if d.rules == "" {
+		return nil
+	}
+	text, err := os.ReadFile(d.rules)
+	if err != nil {
+		return fmt.Errorf("rules: %w", err)
+	}
+	// Line by line, to say which one is wrong.
+	lines := bufio.NewScanner(bytes.NewReader(text))
+	for n := 1; lines.Scan(); n++ {
+		if strings.HasPrefix(strings.TrimSpace(lines.Text()), "#") {
+			continue // Debian's init script writes one
+		}
+		var said bytes.Buffer
+		c := ipvsadm.Command{Control: director, Stdin: strings.NewReader(lines.Text() + "\n"), Stdout: &said, Stderr: &said}
+		if code := c.Run([]string{"ipvsadm", "-R"}); code != 0 || said.Len() > 0 {
+			return fmt.Errorf("rules %s: line %d: %q: %s; lines are what ipvsadm -Sn prints, mend or remove this one", d.rules, n, strings.TrimSpace(lines.Text()), strings.TrimSpace(said.String()))
+		}
+	}
+	return lines.Err()
+}
+
+// compare says in a line how what an earlier daemon left differs from the files
+// that were given: it is what counts, as it has what was commanded since.
+func (d *daemon) compare(director ulvs.Control) error {
+	for _, f := range []struct {
+		option, file string
+		now          func() (string, error)
+	}{
+		{"--rules", d.rules, func() (string, error) {
+			var out, said bytes.Buffer
+			c := ipvsadm.Command{Control: director, Stdout: &out, Stderr: &said}
+			if code := c.Run([]string{"ipvsadm", "-Sn"}); code != 0 {
+				return "", fmt.Errorf("listing the services: %s", said.String())
+			}
+			return out.String(), nil
+		}},
+		{"--marks", d.marks, func() (string, error) { return director.MarkSave(false) }},
+		{"--marks6", d.marks6, func() (string, error) { return director.MarkSave(true) }},
+	} {
+		if f.file == "" {
+			continue
+		}
+		text, err := os.ReadFile(f.file)
+		if err != nil {
+			return fmt.Errorf("%s: %w", f.option, err)
+		}
+		now, err := f.now()
+		if err != nil {
+			return err
+		}
+		file, kept := lineSet(string(text)), lineSet(now)
+		missing, more := without(file, kept), without(kept, file)
+		if len(missing)+len(more) > 0 {
+			d.log.Warn("what an earlier daemon left counts, and differs from the file; --fresh begins with the file", "file", f.file,
+				"lines of the file alone", strings.Join(missing, "; "), "lines that are not in it", strings.Join(more, "; "))
+		}
+	}
+	return nil
+}
+
+// lineSet are the lines of a saved table, without comments and counters.
+func lineSet(text string) []string {
+	var list []string
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if line != "" && line[0] != '#' && line[0] != ':' {
+			list = append(list, line)
+		}
+	}
+	return list
+}
+
+func without(list, those []string) (rest []string) {
+	has := map[string]bool{}
+	for _, line := range those {
+		has[line] = true
+	}
+	for _, line := range list {
+		if !has[line] {
+			rest = append(rest, line)
+		}
+	}
+	return rest
+}

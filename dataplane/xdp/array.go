@@ -1,0 +1,132 @@
+package xdp
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/shtab"
+	"golang.org/x/sys/unix"
+)
+
+// array is a BPF array and its memory. It has one element, which programs use as
+// memory, or is one in which they look elements up.
+type array struct {
+	*ebpf.Map
+	memory []byte
+}
+
+func newArray(name string, size int) (*array, error) { return newElements(name, size, 1) }
+
+func newElements(name string, size, n int) (*array, error) {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{
+		Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(size), MaxEntries: uint32(n), Flags: unix.BPF_F_MMAPABLE,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("xdp: cannot make an array of %d elements of %d bytes: %w", n, size, permitted(err))
+	}
+	return mapped(m)
+}
+
+// mapped maps an array. It is closed if that fails.
+func mapped(m *ebpf.Map) (*array, error) {
+	page := os.Getpagesize()
+	length := (int(m.ValueSize())*int(m.MaxEntries()) + page - 1) / page * page
+	memory, err := unix.Mmap(m.FD(), 0, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		m.Close()
+		return nil, fmt.Errorf("xdp: cannot map an array of %d bytes: %w", length, permitted(err))
+	}
+	return &array{m, memory}, nil
+}
+
+func (a *array) close() {
+	_ = unix.Munmap(a.memory)
+	_ = a.Map.Close()
+}
+
+// verifierReach is how far the kernel's verifier lets a program go into an element
+// (BPF_MAX_VAR_OFF, include/linux/bpf_verifier.h).
+const verifierReach = 1 << 29
+
+// newTable is memory for the connection table: one element, or as many as there
+// are slots where that is too large, for the verifier or for the kernel.
+func newTable(name string, size int, looked bool) (*array, error) {
+	if size < verifierReach && !looked {
+		if a, err := newArray(name, size); err == nil || !errors.Is(err, unix.E2BIG) {
+			return a, err
+		}
+	}
+	return newElements(name, shtab.SlotSize, (size+shtab.SlotSize-1)/shtab.SlotSize)
+}
+
+// Memory implements dataplane.Accelerator.
+func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	own := []dataplane.Part{
+		{Name: "servers", Size: serverSize * p.rooms},
+		{Name: "counts", Size: countSize * p.rooms * p.cpus},
+		{Name: "settings", Size: settingsSize},
+	}
+	all := append(append([]dataplane.Part{}, list...), own...)
+	if p.pins != nil {
+		if p.arrays, err = p.pins.arrays(all); err != nil {
+			return false, err
+		}
+	}
+	if kept = p.arrays != nil; !kept {
+		if p.arrays, err = p.newArrays(all); err != nil {
+			return false, err
+		}
+	}
+	for i := range list {
+		list[i].Block = p.arrays[i].memory[:list[i].Size]
+	}
+	p.conns = p.arrays[0]
+	p.looked = p.conns.MaxEntries() > 1
+	last := p.arrays[len(list):]
+	p.serverArray, p.countArray, p.settingsArray = last[0], last[1], last[2]
+	p.servers = elements[server](p.serverArray.memory, p.rooms)
+	p.counts = elements[count](p.countArray.memory, p.rooms*p.cpus)
+	p.settings = &elements[settings](p.settingsArray.memory, 1)[0]
+	p.settings.fill()
+	if !kept {
+		p.settings.setGeneration(0)
+	}
+	return kept, nil
+}
+
+func (p *Plane) newArrays(parts []dataplane.Part) (list []*array, err error) {
+	for i, part := range parts {
+		var a *array
+		name := "ulvs_" + strings.ReplaceAll(part.Name, "-", "_")
+		if name = name[:min(len(name), 15)]; i == 0 {
+			a, err = newTable(name, part.Size, p.looked)
+		} else {
+			a, err = newArray(name, part.Size)
+		}
+		if err == nil && p.pins != nil {
+			err = p.pins.keep(part.Name, a)
+		}
+		if err != nil {
+			for _, a := range list {
+				a.close()
+			}
+			if p.pins != nil {
+				p.pins.empty()
+			}
+			return nil, err
+		}
+		list = append(list, a)
+	}
+	if p.pins != nil {
+		if err := p.pins.seal(); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}

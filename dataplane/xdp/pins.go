@@ -1,0 +1,237 @@
+package xdp
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/shtab"
+	"golang.org/x/sys/unix"
+)
+
+// layout is the number of the layout of everything that is pinned: it changes when
+// that does. The connection table has one of its own.
+const layout = 1<<16 | shtab.Layout
+
+// pins is a folder of a BPF file system with the arrays, by the names of their
+// parts, and a link an interface. One array, which is pinned last, says what the
+// layout of the others is.
+type pins struct {
+	dir string
+	why string // nothing was taken over; "": there was nothing
+}
+
+const (
+	layoutPin  = "layout"
+	linkPrefix = "link-"
+)
+
+func linkPin(interfaceName string) string {
+	return linkPrefix + strings.ReplaceAll(interfaceName, ".", "_")
+}
+
+// ErrNoBPFFS says that a folder for pins is not in a BPF file system.
+var ErrNoBPFFS = errors.New("not in a BPF file system: mount -t bpf bpf /sys/fs/bpf")
+
+// CheckPins reports whether a folder, which need not be there, is in a BPF file
+// system. The error wraps ErrNoBPFFS.
+func CheckPins(dir string) error {
+	at := filepath.Clean(dir)
+	var fs unix.Statfs_t
+	err := unix.Statfs(at, &fs)
+	for errors.Is(err, unix.ENOENT) && at != filepath.Dir(at) {
+		at = filepath.Dir(at)
+		err = unix.Statfs(at, &fs)
+	}
+	if err != nil {
+		return fmt.Errorf("xdp: a folder for pins: %s: %w", at, err)
+	}
+	if fs.Type != unix.BPF_FS_MAGIC {
+		return fmt.Errorf("xdp: %s is %w", dir, ErrNoBPFFS)
+	}
+	return nil
+}
+
+func openPins(dir string, fresh bool) (*pins, error) {
+	if err := CheckPins(dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("xdp: a folder for pins: %w", err)
+	}
+	p := &pins{dir: dir}
+	if fresh {
+		p.empty()
+		p.why = "a fresh start was asked for"
+	}
+	return p, nil
+}
+
+func (p *pins) path(name string) string { return filepath.Join(p.dir, name) }
+
+// arrays are those that are there, if they are all that is wanted; otherwise
+// everything is removed, and there are none.
+func (p *pins) arrays(parts []dataplane.Part) (list []*array, err error) {
+	if list, err = p.load(parts); err == nil {
+		return list, nil
+	}
+	for _, a := range list {
+		a.close()
+	}
+	if names, readErr := os.ReadDir(p.dir); readErr == nil && len(names) > 0 {
+		p.why = err.Error()
+	}
+	p.empty()
+	return nil, nil
+}
+
+func (p *pins) load(parts []dataplane.Part) (list []*array, err error) {
+	m, err := ebpf.LoadPinnedMap(p.path(layoutPin), nil)
+	if err != nil {
+		return nil, fmt.Errorf("it is not complete: %w", err)
+	}
+	defer m.Close()
+	var number uint64
+	if err := m.Lookup(uint32(0), &number); err != nil {
+		return nil, fmt.Errorf("its layout: %w", err)
+	}
+	if number != layout {
+		return nil, fmt.Errorf("its layout is %d, this is %d", number, layout)
+	}
+	for _, part := range parts {
+		m, err := ebpf.LoadPinnedMap(p.path(part.Name), nil)
+		if err != nil {
+			return list, fmt.Errorf("%s: %w", part.Name, err)
+		}
+		want := (part.Size + shtab.SlotSize - 1) / shtab.SlotSize * shtab.SlotSize
+		if size := int(m.ValueSize()) * int(m.MaxEntries()); m.Type() != ebpf.Array || size != part.Size && size != want {
+			m.Close()
+			return list, fmt.Errorf("%s has %d bytes, not %d: other sizes were asked for", part.Name, size, part.Size)
+		}
+		a, err := mapped(m)
+		if err != nil {
+			return list, err
+		}
+		list = append(list, a)
+	}
+	return list, nil
+}
+
+// seal says that everything is there.
+func (p *pins) seal() error {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_layout", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
+	if err != nil {
+		return fmt.Errorf("xdp: cannot make an array: %w", permitted(err))
+	}
+	defer m.Close()
+	if err := m.Put(uint32(0), binary.NativeEndian.AppendUint64(nil, layout)); err != nil {
+		return fmt.Errorf("xdp: cannot write an array: %w", err)
+	}
+	return p.keep(layoutPin, m)
+}
+
+// keep pins something that can be.
+func (p *pins) keep(name string, what interface{ Pin(string) error }) error {
+	if err := what.Pin(p.path(name)); err != nil {
+		return fmt.Errorf("xdp: cannot pin %s: %w", p.path(name), err)
+	}
+	return nil
+}
+
+func (p *pins) forget(name string) { _ = os.Remove(p.path(name)) }
+
+// link is the link that is there for an interface, if it still is that interface's.
+func (p *pins) link(name string, ifindex int) link.Link {
+	l, err := link.LoadPinnedLink(p.path(linkPin(name)), nil)
+	if err != nil {
+		return nil
+	}
+	if info, err := l.Info(); err == nil && info.XDP() != nil && int(info.XDP().Ifindex) == ifindex {
+		return l
+	}
+	p.forget(linkPin(name))
+	_ = l.Close()
+	return nil
+}
+
+// forgetLinks takes the programs away from all interfaces but these.
+func (p *pins) forgetLinks(interfaces []string) {
+	for _, name := range p.names() {
+		if strings.HasPrefix(name, linkPrefix) && !slices.ContainsFunc(interfaces, func(i string) bool { return linkPin(i) == name }) {
+			p.forget(name)
+		}
+	}
+}
+
+func (p *pins) names() (list []string) {
+	entries, _ := os.ReadDir(p.dir)
+	for _, e := range entries {
+		list = append(list, e.Name())
+	}
+	return list
+}
+
+// empty removes everything: first the programs, so that none works on arrays that
+// are going.
+func (p *pins) empty() {
+	names := p.names()
+	slices.SortStableFunc(names, func(a, b string) int {
+		switch first := strings.HasPrefix(a, linkPrefix); {
+		case first == strings.HasPrefix(b, linkPrefix):
+			return 0
+		case first:
+			return -1
+		}
+		return 1
+	})
+	for _, name := range names {
+		p.forget(name)
+	}
+}
+
+// Detach removes what a plane has left in a folder of pins: its programs, its
+// arrays, and the folder. It returns the interfaces that had programs, as far as
+// they are in the calling thread's network namespace.
+func Detach(dir string) (interfaces []string, err error) {
+	p, err := openPins(dir, false)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range p.names() {
+		if !strings.HasPrefix(name, linkPrefix) {
+			continue
+		}
+		l, err := link.LoadPinnedLink(p.path(name), nil)
+		if err != nil {
+			continue
+		}
+		if info, err := l.Info(); err == nil && info.XDP() != nil {
+			if ifi, err := net.InterfaceByIndex(int(info.XDP().Ifindex)); err == nil {
+				interfaces = append(interfaces, ifi.Name)
+			}
+		}
+		_ = l.Close()
+	}
+	p.empty()
+	if err := os.Remove(p.dir); err != nil {
+		return interfaces, fmt.Errorf("xdp: %w", err)
+	}
+	return interfaces, nil
+}
+
+// Kept says where state is kept that outlives the process, or "" if it is not; and
+// why what was there was not taken over, or "".
+func (p *Plane) Kept() (dir, discarded string) {
+	if p.pins == nil {
+		return "", ""
+	}
+	return p.pins.dir, p.pins.why
+}

@@ -1,0 +1,341 @@
+package ulvs
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/journal"
+	"github.com/ulvs/ulvs/internal/shtab"
+	"github.com/ulvs/ulvs/persist"
+	"github.com/ulvs/ulvs/sched"
+)
+
+// What outlives the process, where the plane has memory that does: both tables
+// with their records, the cells, and a journal of commands.
+const (
+	partConns = iota
+	partConnRecords
+	partTemplates
+	partTemplateRecords
+	partCells
+	partJournal
+)
+
+// journalSize has room for some ten thousand services and real servers in each
+// half.
+const journalSize = 16 << 20
+
+// cellCount is how many real servers, and how many services, have cells that
+// outlive the process. What others count begins at 0 with the next one.
+const cellCount = 1 << 14
+
+func parts(o *Options) []dataplane.Part {
+	return []dataplane.Part{
+		partConns:           {Name: "conns", Size: conn.MemorySize(o.Connections)},
+		partConnRecords:     {Name: "conn-records", Size: conn.RecordsSize(o.Connections)},
+		partTemplates:       {Name: "templates", Size: persist.MemorySize(o.Templates)},
+		partTemplateRecords: {Name: "template-records", Size: persist.RecordsSize(o.Templates)},
+		partCells:           {Name: "cells", Size: shtab.RecordsSize[cell](2 * cellCount)},
+		partJournal:         {Name: "journal", Size: journalSize},
+	}
+}
+
+// ErrKept says that what an earlier process left cannot be used; a plane without
+// it can.
+var ErrKept = errors.New("what an earlier daemon left behind cannot be used")
+
+// shareMemory has the tables lie in the memory of a plane that forwards by itself.
+// kept is the journal of an earlier process that left its own there, or nil.
+func (d *Director) shareMemory(o *Options, conns *conn.Options, templates *persist.Options) (kept [][]byte, err error) {
+	list := parts(o)
+	adopt, err := d.table.fast.Memory(list)
+	if err != nil {
+		return nil, err
+	}
+	conns.Quarantine = true
+	conns.Memory, conns.Records, conns.Adopt = list[partConns].Block, list[partConnRecords].Block, adopt
+	templates.Memory, templates.Records, templates.Adopt = list[partTemplates].Block, list[partTemplateRecords].Block, adopt
+	if d.table.cells.kept, err = shtab.RecordsOver[cell](list[partCells].Block, 2*cellCount); err != nil {
+		return nil, err
+	}
+	if !adopt {
+		d.journal, err = journal.New(list[partJournal].Block)
+		return nil, err
+	}
+	if d.journal, kept, err = journal.Open(list[partJournal].Block); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKept, err)
+	}
+	if kept == nil {
+		kept = [][]byte{}
+	}
+	return kept, nil
+}
+
+// Adopted reports whether the director goes on with what an earlier process left.
+func (d *Director) Adopted() bool { return d.adopted }
+
+// cells gives out cells, by a real server's number and by a service's own.
+type cells struct {
+	kept     []cell
+	services map[uint32]bool // numbers in use
+}
+
+func (c *cells) server(id uint32) *cell {
+	if int(id) < min(cellCount, len(c.kept)) {
+		return &c.kept[id]
+	}
+	return new(cell)
+}
+
+// service is the cell of service number n; 0 takes a free number.
+func (c *cells) service(n uint32) (uint32, *cell) {
+	if c.services == nil {
+		c.services = map[uint32]bool{}
+	}
+	fresh := n == 0
+	for n == 0 || fresh && c.services[n] {
+		n++
+	}
+	c.services[n] = true
+	at := new(cell)
+	if int(n) < cellCount && len(c.kept) > 0 {
+		at = &c.kept[cellCount+n]
+	}
+	if fresh {
+		*at = cell{}
+	}
+	return n, at
+}
+
+func (c *cells) freeService(n uint32) { delete(c.services, n) }
+
+// change is a command in the journal.
+type change struct {
+	Do string `json:"do"`
+	// Number is that of the service's cell, or of the real server.
+	Number      uint32         `json:"number,omitempty"`
+	Service     *Service       `json:"service,omitempty"`
+	Key         *ServiceKey    `json:"key,omitempty"`
+	Destination *Destination   `json:"destination,omitempty"`
+	Addr        netip.AddrPort `json:"addr,omitzero"`
+	Timeouts    *Timeouts      `json:"timeouts,omitempty"`
+	Name        string         `json:"name,omitempty"` // of a sysctl
+	Value       int            `json:"value,omitempty"`
+	Generation  uint32         `json:"generation,omitempty"`
+	IPv6        bool           `json:"ipv6,omitempty"`
+	Text        string         `json:"text,omitempty"`
+}
+
+// keep writes down a command that was carried out, before it is answered. The
+// caller holds ctl.
+func (d *Director) keep(c change) error {
+	if d.journal == nil || d.table.replaying {
+		return nil
+	}
+	record, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("keeping a command: %w", err)
+	}
+	err = d.journal.Append(record)
+	if errors.Is(err, journal.ErrFull) {
+		var all [][]byte
+		if all, err = d.snapshot(); err == nil {
+			err = d.journal.Rewrite(all)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("the command was carried out, but will be forgotten when the daemon is started anew: %w", err)
+	}
+	return nil
+}
+
+// snapshot is the changes that make everything as it is. The caller holds ctl.
+func (d *Director) snapshot() (records [][]byte, err error) {
+	put := func(c change) {
+		record, failed := json.Marshal(c)
+		err = errors.Join(err, failed)
+		records = append(records, record)
+	}
+	d.fwd.Lock()
+	defer d.fwd.Unlock()
+	for _, name := range d.sysctl.Names() {
+		value, _ := d.sysctl.Get(name)
+		put(change{Do: "sysctl", Name: name, Value: value})
+	}
+	t := d.timeouts()
+	put(change{Do: "timeouts", Timeouts: &t, Generation: d.conns.Generation()})
+	for _, six := range []bool{false, true} {
+		put(change{Do: "marks", IPv6: six, Text: d.marks(six).Save()})
+	}
+	server := func(s *virtual, dst *dest) {
+		conf := dst.conf
+		conf.Weight = max(conf.Weight, dst.LastWeight())
+		put(change{Do: "server", Key: &s.ServiceKey, Destination: &conf, Number: dst.ID})
+		if conf.Weight != dst.conf.Weight {
+			put(change{Do: "edit server", Key: &s.ServiceKey, Destination: &dst.conf})
+		}
+	}
+	// The trash of services that are gone.
+	for _, dst := range d.table.trash {
+		if s := dst.svc; d.table.find(s.ServiceKey) != s {
+			put(change{Do: "service", Service: &s.Service, Number: s.number})
+			server(s, dst)
+			put(change{Do: "delete service", Key: &s.ServiceKey})
+		}
+	}
+	all := slices.Collect(d.table.All())
+	slices.Reverse(all)
+	for _, s := range all {
+		put(change{Do: "service", Service: &s.Service, Number: s.number})
+		for _, dst := range d.table.trash {
+			if dst.svc == s {
+				server(s, dst)
+				put(change{Do: "delete server", Key: &s.ServiceKey, Addr: dst.conf.AddrPort()})
+			}
+		}
+		for _, dst := range slices.Backward(s.dests) {
+			server(s, dst)
+		}
+	}
+	return records, err
+}
+
+// replay makes the changes of an earlier process again.
+func (d *Director) replay(records [][]byte) error {
+	for _, r := range records {
+		var c change
+		if err := json.Unmarshal(r, &c); err != nil {
+			return fmt.Errorf("%q: %w", r, err)
+		}
+		if err := d.redo(&c); err != nil {
+			return fmt.Errorf("%s: %w", r, err)
+		}
+	}
+	return nil
+}
+
+func (d *Director) redo(c *change) error {
+	switch c.Do {
+	case "service":
+		return d.addService(*c.Service, c.Number)
+	case "edit service":
+		return d.EditService(*c.Service)
+	case "delete service":
+		return d.DeleteService(*c.Key)
+	case "clear":
+		return d.Clear()
+	case "server":
+		return d.addDestination(*c.Key, *c.Destination, c.Number)
+	case "edit server":
+		return d.EditDestination(*c.Key, *c.Destination)
+	case "delete server":
+		return d.DeleteDestination(*c.Key, c.Addr)
+	case "timeouts":
+		if err := d.SetTimeouts(*c.Timeouts); err != nil {
+			return err
+		}
+		d.conns.SetGeneration(c.Generation)
+		return nil
+	case "sysctl":
+		return d.SetSysctl(c.Name, c.Value)
+	case "marks":
+		return d.MarkRestore(c.IPv6, c.Text)
+	}
+	return errors.New("this version does not know it")
+}
+
+// adopt brings back what an earlier process left in the parts.
+func (d *Director) adopt(records [][]byte) error {
+	d.table.replaying = true
+	err := d.replay(records)
+	d.table.replaying = false
+	if err != nil {
+		return fmt.Errorf("a command of the journal: %w", err)
+	}
+	d.fwd.Lock()
+	defer d.fwd.Unlock()
+	d.bind()
+	// What the plane knows of a server holds until it is known anew.
+	const trusted = 10 * hz
+	now := tickOf(d.clock())
+	d.table.free = nil
+	for id, dst := range d.table.dests[1:] {
+		if dst == nil {
+			d.table.free = append(d.table.free, uint32(id+1))
+			d.table.fast.SetServer(uint32(id+1), dataplane.Server{})
+		} else if dst.available {
+			dst.trusted = max(now+trusted, 1)
+		}
+	}
+	for s := range d.table.Each {
+		if s.turns == nil {
+			continue
+		}
+		var last *sched.Dest
+		for _, dst := range s.dests {
+			if dst.ID == s.last {
+				last = &dst.Dest
+			}
+		}
+		s.turns.SetTurn(last, s.current)
+	}
+	return nil
+}
+
+// bind counts the connections and templates of the tables for their real servers,
+// and ends those that have none.
+func (d *Director) bind() {
+	known := func(id uint32) *dest {
+		if int(id) < len(d.table.dests) {
+			return d.table.dests[id]
+		}
+		return nil
+	}
+	for at, more := persist.ID(0), true; more; {
+		at, more = d.templates.Each(at, 1<<30, func(id persist.ID) {
+			dst := known(d.templates.Dest(id))
+			if dst == nil {
+				d.templates.Remove(id)
+				return
+			}
+			dst.Bind(true, false)
+			dst.refs++
+		})
+	}
+	for at, more := conn.ID(0), true; more; {
+		at, more = d.conns.Each(at, 1<<30, func(id conn.ID) {
+			dst := known(d.conns.Dest(id))
+			if dst == nil {
+				d.conns.Remove(id)
+				return
+			}
+			dst.Bind(false, d.conns.Active(id))
+			dst.refs++
+			if t := d.conns.Template(id); t != 0 {
+				if int(t) > d.templates.Slots() || !d.templates.Live(persist.ID(t-1)) {
+					d.conns.Orphan(id)
+					return
+				}
+				d.templates.Adopt(persist.ID(t - 1))
+			}
+		})
+	}
+}
+
+// number gives an adopted real server the number that it had.
+func (t *table) number(d *dest, id uint32) {
+	for int(id) >= len(t.dests) {
+		t.dests = append(t.dests, nil)
+	}
+	if was := t.dests[id]; was != nil { // it had left the trash
+		t.trash = slices.DeleteFunc(t.trash, func(x *dest) bool { return x == was })
+	}
+	d.ID = id
+	t.dests[id] = d
+	d.cell = t.cells.server(id)
+}
