@@ -28,6 +28,7 @@ var law = map[string][]string{
 	"internal/timerwheel":     {},
 	"internal/shtab":          {},
 	"internal/lab":            {},
+	"internal/xsk":            {},
 	"fwmark":                  {"packet"},
 	"fragment":                {"packet"},
 	"conn":                    {"packet", "internal/shtab", "internal/expiring"},
