@@ -19,6 +19,7 @@ import (
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/estimator"
 	"github.com/ulvs/ulvs/fragment"
 	"github.com/ulvs/ulvs/fwmark"
 	"github.com/ulvs/ulvs/internal/journal"
@@ -62,6 +63,8 @@ type Options struct {
 }
 
 const (
+	// estimatorPeriod is the time between two rounds of the estimator.
+	estimatorPeriod = uint32(estimator.Period * hz / time.Second)
 	// fragments is how many fragmented datagrams are followed at a time, and
 	// fragmentLife for how long (net.ipv4.ipfrag_time).
 	fragments = 8192
@@ -106,7 +109,7 @@ type Director struct {
 	shedCount  uint64        // entries that drop_entry ended
 	parkedLost uint64        // by servers that are gone
 	answered   uint64        // answers given in the place of the host or of IPVS
-	nextEst    uint32        // tick of the estimator's next round
+	nextEst    *uint32       // tick of the estimator's next round
 	touched    uint32        // keeps the look-ahead's loads from being left out
 	claimDue   bool          // the plane has to be told anew
 
@@ -143,7 +146,7 @@ func New(o Options) (*Director, error) {
 		fragments: fragment.New(fragments, fragmentLife), early: fragment.NewHold[dataplane.Frame](earlyFragments, fragmentLife), scratch: make(chan *scratch, 64),
 	}
 	now := tickOf(o.Clock())
-	d.nextEst = now + 2*hz
+	d.nextEst = new(uint32)
 	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Populate: true, Expired: d.connExpired}
 	templates := persist.Options{Max: o.Templates, Hz: hz, Now: now, Ended: d.templateEnded}
 	var kept [][]byte
@@ -160,6 +163,9 @@ func New(o Options) (*Director, error) {
 	if d.templates, err = persist.New(templates); err != nil {
 		d.conns.Close()
 		return nil, fmt.Errorf("ulvs: template table: %w", err)
+	}
+	if left := int32(*d.nextEst - now); kept == nil || left < 0 || left > int32(estimatorPeriod) {
+		*d.nextEst = now + estimatorPeriod
 	}
 	if kept != nil {
 		if err := d.adopt(kept); err != nil {
@@ -254,11 +260,11 @@ func (d *Director) Tick(now time.Duration) {
 	}
 	d.fwd.Lock()
 	d.table.follow(tick)
-	if int32(tick-d.nextEst) >= 0 {
+	if int32(tick-*d.nextEst) >= 0 {
 		if d.sysctl.RunEstimation != 0 {
 			d.table.estimate()
 		}
-		d.nextEst = tick + 2*hz
+		*d.nextEst = tick + estimatorPeriod
 	}
 	shed := d.defense.due(tick) && d.defend()
 	gone := d.table.emptyTrash(tick)

@@ -28,7 +28,7 @@ const (
 
 // journalSize has room for some ten thousand services and real servers in each
 // half.
-const journalSize = 16 << 20
+var journalSize = 16 << 20
 
 // cellCount is how many real servers, and how many services, have cells that
 // outlive the process. What others count begins at 0 with the next one.
@@ -63,6 +63,7 @@ func (d *Director) shareMemory(o *Options, conns *conn.Options, templates *persi
 	if d.table.cells.kept, err = shtab.RecordsOver[cell](list[partCells].Block, 2*cellCount); err != nil {
 		return nil, err
 	}
+	d.nextEst = d.table.cells.round()
 	if !adopt {
 		d.journal, err = journal.New(list[partJournal].Block)
 		return nil, err
@@ -111,6 +112,10 @@ func (c *cells) service(n uint32) (uint32, *cell) {
 	}
 	return n, at
 }
+
+// round is where the tick of the estimator's next round is kept: in the cell of
+// service 0, which there is not.
+func (c *cells) round() *uint32 { return &c.kept[cellCount].last }
 
 func (c *cells) freeService(n uint32) { delete(c.services, n) }
 
@@ -260,6 +265,12 @@ func (d *Director) adopt(records [][]byte) error {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	d.bind()
+	for _, dst := range d.table.dests {
+		if dst != nil {
+			dst.Recall(dst.overloaded)
+			dst.Keep(&dst.overloaded)
+		}
+	}
 	// What the plane knows of a server holds until it is known anew.
 	const trusted = 10 * hz
 	now := tickOf(d.clock())

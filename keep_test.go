@@ -2,6 +2,7 @@ package ulvs_test
 
 import (
 	"cmp"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -100,7 +101,9 @@ func (w *twins) listing(b *bed) string {
 		for i := range s.Destinations {
 			s.Destinations[i].Rate = ulvs.Rate{}
 		}
-		fmt.Fprintf(&out, "%+v\n", s)
+		text, err := json.Marshal(s) // a service has a String of its own
+		b.must(err)
+		fmt.Fprintf(&out, "%s\n", text)
 	}
 	conns := b.conns()
 	slices.SortFunc(conns, func(x, y ulvs.ConnStatus) int { return cmp.Compare(fmt.Sprint(x), fmt.Sprint(y)) })
@@ -127,6 +130,8 @@ func (w *twins) listing(b *bed) string {
 // A director that is killed and started anew at any point answers as one that was
 // not: each packet, each command, all listings.
 func TestAnew(t *testing.T) {
+	defer func(n int) { *ulvs.JournalSize = n }(*ulvs.JournalSize)
+	*ulvs.JournalSize = 48 << 10 // it is rewritten now and then
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { anew(t, seed) })
 	}
@@ -134,7 +139,7 @@ func TestAnew(t *testing.T) {
 
 func anew(t *testing.T, seed uint64) {
 	w := newTwins(t, seed)
-	for step := range 150 {
+	for step := range 500 {
 		switch r := w.rng; r.IntN(8) {
 		case 0, 1, 2:
 			what, f := w.command()

@@ -45,9 +45,12 @@ type dest struct {
 // configuration. It holds no pointers.
 type cell struct {
 	estimator.Estimator
-	served  [2]uint64 // packets and bytes that the plane had forwarded by itself when they were last counted
-	last    uint32    // the number of the real server that the scheduler chose last
-	current int32     // and what else it knows (sched.Turns)
+	served [2]uint64 // packets and bytes that the plane had forwarded by itself when they were last counted
+	// last is the number of the real server that the scheduler chose last, and
+	// current what else it knows (sched.Turns).
+	last       uint32
+	current    int32
+	overloaded uint32 // of a real server: sched.Dest.Keep
 }
 
 // table is what the commands set up: services, real servers, marks. The
@@ -150,6 +153,8 @@ func (t *table) addDest(s *virtual, d *dest) {
 		t.dests[d.ID] = d
 		d.cell = t.cells.server(d.ID)
 		*d.cell = cell{}
+		d.Recall(0)
+		d.Keep(&d.cell.overloaded)
 		if t.fast != nil {
 			d.served[0], d.served[1] = t.fast.Served(d.ID) // those of whoever had the number before
 		}

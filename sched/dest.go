@@ -25,6 +25,7 @@ type Dest struct {
 	lastWeight           int32 // the last that was not 0, since it was enlisted
 	pos                  int   // index in the list of its scheduler; -1 when removed, for those that ask
 	held                 int   // how often a scheduler remembers it
+	kept                 *uint32
 }
 
 // Weight is 0 to 2^31-1.
@@ -39,6 +40,24 @@ func (d *Dest) LastWeight() int32 { return d.lastWeight }
 // Overloaded reports that the upper threshold was reached and the connections
 // have not yet fallen below the lower one.
 func (d *Dest) Overloaded() bool { return d.overloaded.Load() }
+
+// Keep has the destination write down whether it is overloaded, as 1 or 0, for
+// Recall to take it from there in another process.
+func (d *Dest) Keep(at *uint32) { d.kept = at }
+
+// Recall makes the destination overloaded or not, as it was.
+func (d *Dest) Recall(kept uint32) { d.overload(kept != 0) }
+
+func (d *Dest) overload(is bool) {
+	d.overloaded.Store(is)
+	if d.kept == nil {
+		return
+	}
+	*d.kept = 0
+	if is {
+		*d.kept = 1
+	}
+}
 
 // ActiveConns, InactConns and PersistConns are ipvsadm's columns.
 func (d *Dest) ActiveConns() uint32 { return uint32(d.active.Load()) }
@@ -72,7 +91,7 @@ func (d *Dest) Set(weight int32, upper, lower uint32) {
 		d.lastWeight = weight
 	}
 	if upper == 0 || upper > d.upper {
-		d.overloaded.Store(false)
+		d.overload(false)
 	}
 	d.upper, d.lower = upper, lower
 }
@@ -90,7 +109,7 @@ func (d *Dest) Bind(template, active bool) {
 		d.inact.Add(1)
 	}
 	if d.upper != 0 && uint32(d.active.Load()+d.inact.Load()) >= d.upper {
-		d.overloaded.Store(true)
+		d.overload(true)
 	}
 }
 
@@ -111,14 +130,14 @@ func (d *Dest) Unbind(template, active bool) {
 	switch {
 	case d.lower != 0:
 		if total < uint64(d.lower) {
-			d.overloaded.Store(false)
+			d.overload(false)
 		}
 	case d.upper != 0:
 		if total*4 < uint64(d.upper)*3 {
-			d.overloaded.Store(false)
+			d.overload(false)
 		}
 	default:
-		d.overloaded.Store(false)
+		d.overload(false)
 	}
 }
 

@@ -1,0 +1,4 @@
+package ulvs
+
+// JournalSize is for tests of a journal that is full.
+var JournalSize = &journalSize
