@@ -139,6 +139,37 @@ func (d *Director) shed(now uint32) {
 	})
 }
 
+// sweepNoDest ends every connection and template whose real server is gone, with
+// expire_nodest_conn; the kernel does so in the background
+// (ip_vs_conn.c, ip_vs_expire_nodest_conn_flush).
+func (d *Director) sweepNoDest() {
+	d.fwd.Lock()
+	on := d.sysctl.ExpireNodestConn != 0 && !d.table.replaying
+	d.fwd.Unlock()
+	if !on {
+		return
+	}
+	const chunk = 4096
+	for at, more := conn.ID(0), true; more; {
+		d.fwd.Lock()
+		at, more = d.conns.Each(at, chunk, func(id conn.ID) {
+			if !d.table.dests[d.conns.Dest(id)].available {
+				d.removeConn(id)
+			}
+		})
+		d.fwd.Unlock()
+	}
+	for at, more := persist.ID(0), true; more; {
+		d.fwd.Lock()
+		at, more = d.templates.Each(at, chunk, func(id persist.ID) {
+			if d.templates.Controls(id) == 0 && !d.table.dests[d.templates.Dest(id)].available {
+				d.templates.Remove(id)
+			}
+		})
+		d.fwd.Unlock()
+	}
+}
+
 // stale picks among entries that were idle for a minute, and the fewer packets
 // they had the oftener (ip_vs_conn.c, todrop_entry).
 func (d *Director) stale(idle, packets uint32) bool {

@@ -188,6 +188,7 @@ func (d *Director) accelerate() error {
 	}
 	seed, homes := d.conns.Seed()
 	d.table.fast.SetGeneration(d.conns.Generation())
+	d.table.fast.Attend(tickOf(d.clock()))
 	if d.adopted {
 		d.ctl.Lock()
 		defer d.ctl.Unlock()
@@ -259,7 +260,10 @@ func (d *Director) Tick(now time.Duration) {
 		d.fwd.Unlock()
 	}
 	d.fwd.Lock()
-	d.table.follow(tick)
+	if d.table.fast != nil {
+		d.table.fast.Attend(tick)
+		d.table.follow(tick)
+	}
 	if int32(tick-*d.nextEst) >= 0 {
 		if d.sysctl.RunEstimation != 0 {
 			d.table.estimate()
@@ -320,37 +324,6 @@ func (d *Director) templateEnded(id persist.ID) {
 	dst := d.table.dests[d.templates.Dest(id)]
 	dst.Unbind(true, false)
 	dst.refs--
-}
-
-// sweepNoDest ends every connection and template whose real server is gone, with
-// expire_nodest_conn; the kernel does so in the background
-// (ip_vs_conn.c, ip_vs_expire_nodest_conn_flush).
-func (d *Director) sweepNoDest() {
-	d.fwd.Lock()
-	on := d.sysctl.ExpireNodestConn != 0 && !d.table.replaying
-	d.fwd.Unlock()
-	if !on {
-		return
-	}
-	const chunk = 4096
-	for at, more := conn.ID(0), true; more; {
-		d.fwd.Lock()
-		at, more = d.conns.Each(at, chunk, func(id conn.ID) {
-			if !d.table.dests[d.conns.Dest(id)].available {
-				d.removeConn(id)
-			}
-		})
-		d.fwd.Unlock()
-	}
-	for at, more := persist.ID(0), true; more; {
-		d.fwd.Lock()
-		at, more = d.templates.Each(at, chunk, func(id persist.ID) {
-			if d.templates.Controls(id) == 0 && !d.table.dests[d.templates.Dest(id)].available {
-				d.templates.Remove(id)
-			}
-		})
-		d.fwd.Unlock()
-	}
 }
 
 // claim tells the plane what the director answers for, as it will be when more

@@ -267,9 +267,6 @@ func (t *table) tell(d *dest) {
 
 // follow tells of all that has changed.
 func (t *table) follow(now uint32) {
-	if t.fast == nil {
-		return
-	}
 	for _, d := range t.dests {
 		if d != nil && d.trusted != 0 && int32(now-d.trusted) >= 0 {
 			d.trusted = 0

@@ -19,6 +19,10 @@ type Accelerator interface {
 	// SetGeneration says that connections of another generation of timeouts are
 	// to be handed over.
 	SetGeneration(gen uint32)
+	// Attend says that somebody does what the plane leaves undone, at a tick of
+	// Acceleration.Hz. Two seconds after the last call, it forwards packets too
+	// that would change their connection's state.
+	Attend(tick uint32)
 	// SetServer says where packets for a real server go, by the number that
 	// entries have of it; the zero Server has them handed over. False: there is
 	// no room for that number, and its packets are always handed over.

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket"
@@ -26,10 +27,11 @@ var (
 // bench is a program over a connection table, run by BPF_PROG_TEST_RUN.
 type bench struct {
 	*Plane
-	t     testing.TB
-	prog  *ebpf.Program
-	conns *conn.Table
-	ticks ticks
+	t          testing.TB
+	prog       *ebpf.Program
+	conns      *conn.Table
+	ticks      ticks
+	unattended bool // no daemon shows itself
 }
 
 func newBench(t testing.TB, max int) *bench {
@@ -53,7 +55,7 @@ func newBenchWith(t testing.TB, max int, looked bool) *bench {
 	b := &bench{Plane: p, t: t}
 	b.must(err)
 	t.Cleanup(func() { _ = p.Close() })
-	p.looked = looked
+	p.looked, p.out = looked, map[int]bool{1: true, 2: true}
 	parts := []dataplane.Part{{Name: "conns", Size: conn.MemorySize(max)}}
 	_, err = p.Memory(parts)
 	b.must(err)
@@ -84,6 +86,9 @@ func (b *bench) must(err error) {
 // run gives a frame to the program, as if it came in on interface 1.
 func (b *bench) run(frame []byte) (action uint32, out []byte) {
 	b.t.Helper()
+	if !b.unattended {
+		b.Attend(uint32(monotonicNow() / (time.Second / hz)))
+	}
 	out = make([]byte, len(frame)+64)
 	o := &ebpf.RunOptions{Data: frame, DataOut: out, Context: testContext(len(frame))}
 	action, err := b.prog.Run(o)

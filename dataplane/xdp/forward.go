@@ -138,9 +138,23 @@ func (p *program) decide() {
 		asm.And.Imm(asm.R1, conn.StateMask),
 		asm.RSh.Reg(kept, asm.R1),
 		asm.And.Imm(kept, 1),
-		asm.JEq.Imm(kept, 0, pass),
+		asm.JNE.Imm(kept, 0, p.here("stays")),
+		// Nobody will change the state where no daemon has shown itself for a while:
+		// better to send the packet.
+		asm.FnJiffies64.Call(),
 	)
+	p.ticks.emit(p)
+	p.emit(
+		asm.LoadMapValue(asm.R1, p.settings, settingsAttended),
+		asm.LoadMem(asm.R1, asm.R1, 0, asm.Word),
+		asm.Sub.Reg32(asm.R0, asm.R1),
+		asm.JLT.Imm32(asm.R0, int32(unattended*p.Hz), pass),
+	)
+	p.label("stays")
 }
+
+// unattended is after how many seconds without Attend no daemon is there.
+const unattended = 2
 
 // address finds the real server and writes the link addresses. From there on,
 // nothing passes.
@@ -152,13 +166,20 @@ func (p *program) address() {
 		asm.LoadMapValue(server, p.servers, 0),
 		asm.Add.Reg(server, asm.R1),
 		asm.LoadMem(asm.R3, server, serverIfindex, asm.Word),
-		asm.JNE.Imm(asm.R3, int32(p.ifindex), pass), // 0 if it is not known
+	)
+	if p.tags > 0 { // the tag is this interface's
+		p.emit(asm.JNE.Imm(asm.R3, int32(p.ifindex), pass))
+	} else {
+		p.emit(asm.JEq.Imm(asm.R3, 0, pass)) // it is not known
+	}
+	p.emit(
 		asm.LoadMem(asm.R1, server, serverMTU, asm.Word),
 		asm.JGT.Reg(total, asm.R1, pass),
 		asm.LoadMem(address, server, serverMACs, asm.DWord),
 		asm.StoreMem(data, 0, address, asm.DWord),
 		asm.LoadMem(address, server, serverMACs+8, asm.Word),
 		asm.StoreMem(data, 8, address, asm.Word),
+		asm.StoreMem(asm.RFP, stackOut, asm.R3, asm.DWord),
 	)
 }
 
@@ -220,5 +241,20 @@ func (p *program) hop() {
 	}
 }
 
-// send ends the program.
-func (p *program) send() { p.emit(asm.Mov.Imm(asm.R0, actionTX), asm.Return()) }
+// send ends the program: the packet leaves as it came, or by the interface that
+// leads to the server.
+func (p *program) send() {
+	p.emit(asm.Mov.Imm(asm.R0, actionTX))
+	if p.tags > 0 {
+		p.emit(asm.Return())
+		return
+	}
+	p.emit(
+		asm.LoadMem(asm.R1, asm.RFP, stackOut, asm.DWord),
+		asm.JEq.Imm(asm.R1, int32(p.ifindex), p.here("sent")),
+		asm.Mov.Imm(asm.R2, 0),
+		asm.FnRedirect.Call(),
+	)
+	p.label("sent")
+	p.emit(asm.Return())
+}

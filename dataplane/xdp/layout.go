@@ -42,16 +42,19 @@ type count struct{ packets, bytes uint64 }
 // What the program looks up of its configuration.
 //
 //	 0  expected    4  what an entry's state word has, of what forwarding asks for
+//	 4  attended    4  when a daemon showed itself last, in ticks
 //	64  TCP       128  by FIN, SYN, RST and ACK of the flags: which states stay
 const (
 	settingsSize     = 256
 	settingsExpected = 0
+	settingsAttended = 4
 	settingsTCP      = 64
 )
 
 type settings struct {
 	expected uint32
-	_        [15]uint32
+	attended uint32
+	_        [14]uint32
 	tcp      [32]uint32
 	_        [16]uint32
 }
@@ -75,6 +78,8 @@ func (s *settings) fill() {
 	}
 }
 
+func (s *settings) attend(tick uint32) { atomic.StoreUint32(&s.attended, tick) }
+
 // setGeneration publishes the generation of timeouts that connections must have,
 // besides having had a packet and being of direct routing, which is 0.
 func (s *settings) setGeneration(gen uint32) {
@@ -88,6 +93,7 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(server{}.macs)-serverMACs]
 	_ = [1]struct{}{}[unsafe.Sizeof(count{})-countSize]
 	_ = [1]struct{}{}[unsafe.Sizeof(settings{})-settingsSize]
+	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.attended)-settingsAttended]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.tcp)-settingsTCP]
 )
 

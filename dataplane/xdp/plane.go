@@ -17,6 +17,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -68,7 +69,9 @@ type Plane struct {
 	servers                                       []server
 	counts                                        []count
 	settings                                      *settings
-	looked                                        bool // the table is an array of slots
+	looked                                        bool         // the table is an array of slots
+	out                                           map[int]bool // interfaces that programs send by
+	hz                                            uint32
 	progs                                         []*ebpf.Program
 	links                                         []link.Link
 	modes                                         []string
@@ -127,22 +130,26 @@ func (p *Plane) Accelerate(a dataplane.Acceleration) error {
 	if err != nil {
 		return permitted(err)
 	}
+	out := map[int]bool{}
 	for _, name := range p.interfaces {
-		if err := p.attach(name, a, t); err != nil {
+		ifindex, err := p.attach(name, a, t)
+		if err != nil {
 			p.detach()
 			return err
 		}
+		out[ifindex] = true
 	}
+	p.out, p.hz = out, a.Hz
 	return nil
 }
 
-func (p *Plane) attach(name string, a dataplane.Acceleration, t ticks) error {
+func (p *Plane) attach(name string, a dataplane.Acceleration, t ticks) (ifindex int, err error) {
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
-		return fmt.Errorf("xdp: interface %s: %w", name, err)
+		return 0, fmt.Errorf("xdp: interface %s: %w", name, err)
 	}
 	if len(ifi.HardwareAddr) != 6 {
-		return fmt.Errorf("xdp: interface %s is not an Ethernet interface", name)
+		return 0, fmt.Errorf("xdp: interface %s is not an Ethernet interface", name)
 	}
 	macs := []dataplane.MAC{dataplane.MAC(ifi.HardwareAddr)}
 	if p.mac != (dataplane.MAC{}) {
@@ -150,15 +157,15 @@ func (p *Plane) attach(name string, a dataplane.Acceleration, t ticks) error {
 	}
 	prog, err := p.load(a, t, ifi.Index, macs)
 	if err != nil {
-		return fmt.Errorf("xdp: the program for %s does not load: %w", name, err)
+		return 0, fmt.Errorf("xdp: the program for %s does not load: %w", name, err)
 	}
 	l, mode, err := p.link(name, ifi.Index, prog)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	p.links = append(p.links, l)
 	p.modes = append(p.modes, name+" "+mode)
-	return nil
+	return ifi.Index, nil
 }
 
 // link puts a program in front of an interface: in the place of the one that is
@@ -238,6 +245,9 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 func (p *Plane) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.hz != 0 {
+		p.settings.attend(uint32(monotonicNow()/(time.Second/time.Duration(p.hz))) - (unattended+1)*p.hz)
+	}
 	p.detach()
 	return nil
 }
@@ -255,10 +265,17 @@ func (p *Plane) detach() {
 // SetGeneration implements dataplane.Accelerator.
 func (p *Plane) SetGeneration(gen uint32) { p.settings.setGeneration(gen) }
 
-// SetServer implements dataplane.Accelerator.
+// Attend implements dataplane.Accelerator.
+func (p *Plane) Attend(tick uint32) { p.settings.attend(tick) }
+
+// SetServer implements dataplane.Accelerator. A server that is reached by an
+// interface without a program is Go's.
 func (p *Plane) SetServer(id uint32, s dataplane.Server) bool {
 	if id == 0 || int(id) >= len(p.servers) {
 		return false
+	}
+	if !p.out[s.Ifindex] {
+		s = dataplane.Server{}
 	}
 	p.servers[id].set(s)
 	return true

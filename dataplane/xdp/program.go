@@ -16,7 +16,7 @@ const (
 	addrs = asm.R3 // words 0 and 1 of the key, as packet.Flow has them
 	ports = asm.R4
 	kept  = asm.R5 // a bit for each state that the packet leaves as it is
-	dest  = asm.R6 // the real server's number, and later its interface
+	dest  = asm.R6 // the real server's number
 	data  = asm.R7
 	slot  = asm.R8 // the end of the packet until the connection was found
 	end   = asm.R8
@@ -33,6 +33,7 @@ const (
 	stackKey   = -56 // five words, as packet.Flow has them, where a hash map is asked
 	stackKept  = -64
 	stackHome  = -72 // the home slot, while its pair and chain are gone through
+	stackOut   = -80 // the interface that leads to the server
 )
 
 // Where the EtherType and the IP header are in a frame, behind so many VLAN tags.
@@ -48,6 +49,8 @@ const chain = 6
 const (
 	actionPass = 2 // XDP_PASS
 	actionTX   = 3 // XDP_TX
+
+	actionRedirect = 4 // XDP_REDIRECT
 )
 
 // program is a program to be: the configuration that it is made for, and what

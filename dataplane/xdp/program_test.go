@@ -172,8 +172,10 @@ func passes(t *testing.T, b *bench) {
 	tx("as it is", actionTX)
 	b.SetServer(1, dataplane.Server{})
 	tx("no server", actionPass)
+	b.SetServer(1, dataplane.Server{Reachable: true, Ifindex: 3, MTU: 1500})
+	tx("out of an interface without a program", actionPass)
 	b.SetServer(1, dataplane.Server{Reachable: true, Ifindex: 2, MTU: 1500})
-	tx("out of another interface", actionPass)
+	tx("out of another interface", actionRedirect)
 	b.SetServer(1, dataplane.Server{Reachable: true, Ifindex: 1, MTU: 127})
 	tx("over its MTU", actionPass)
 	b.SetServer(1, dataplane.Server{Reachable: true, Ifindex: 1, MTU: 128})
@@ -181,6 +183,34 @@ func passes(t *testing.T, b *bench) {
 	b.conns.SetTimeouts(0, 0, time.Second)
 	b.SetGeneration(b.conns.Generation())
 	tx("old timeouts", actionPass)
+}
+
+// Where no daemon shows itself, a packet is forwarded too that would change its
+// connection's state, which then stays. What has no connection is not.
+func TestUnattended(t *testing.T) {
+	b := newBench(t, 100)
+	b.unattended = true
+	s := shape{proto: layers.IPProtocolTCP, port: 1000, flags: "S"}
+	id := b.open(s.frame(t), 1)
+	for _, flags := range []string{"A", "PA", "FA", "S"} {
+		s.flags = flags
+		b.Attend(uint32(monotonicNow()/(time.Second/hz)) - 3*hz)
+		if action, _ := b.run(s.frame(t)); action != actionTX {
+			t.Errorf("%s: action %d", flags, action)
+		}
+		b.Attend(uint32(monotonicNow()/(time.Second/hz)) - hz)
+		if action, _ := b.run(s.frame(t)); action != actionPass {
+			t.Errorf("%s, a second after the daemon showed itself: action %d", flags, action)
+		}
+	}
+	if name := b.conns.StateName(id); name != "SYN_RECV" {
+		t.Error(name)
+	}
+	s.port++
+	b.Attend(0)
+	if action, _ := b.run(s.frame(t)); action != actionPass {
+		t.Errorf("without a connection: action %d", action)
+	}
 }
 
 // A full table's every connection is found, whatever chain it is in, but for the
