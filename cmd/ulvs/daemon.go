@@ -36,6 +36,7 @@ type daemon struct {
 	templates   int
 	pin         string
 	fresh       bool
+	takeover    bool
 	pins        string // the folder that comes of it, or ""
 	unpinned    error  // why there is none
 	log         *slog.Logger
@@ -68,6 +69,7 @@ standard error. The control socket appears when it is ready.`,
 	f.IntVar(&d.templates, "templates", 0, "`N`: how many connection templates there can be (default a quarter of the connections, but 65536 if there are as many)")
 	pinFlag(c, &d.pin)
 	f.BoolVar(&d.fresh, "fresh", false, "begin without what an earlier daemon left in --pin")
+	f.BoolVar(&d.takeover, "takeover", false, "take the place of the daemon that has the control socket: end it, and go on with what it leaves")
 	controlFlag(c, &d.control)
 	return c
 }
@@ -97,16 +99,16 @@ func (d *daemon) run(ctx context.Context) error {
 	if err := permitted(); err != nil {
 		return err
 	}
-	name, err := control.Reserve(d.control)
+	if err := d.findPins(); err != nil {
+		return err
+	}
+	name, err := d.reserve()
 	if err != nil {
 		return err
 	}
 	defer name.Close()
 	resolver, err := neigh.New(neigh.Options{Logger: d.log})
 	if err != nil {
-		return err
-	}
-	if err := d.findPins(); err != nil {
 		return err
 	}
 	plane, giveBack, director, err := d.newDirector(resolver, mac)
@@ -116,6 +118,9 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	defer director.Close()
 	operated := &warned{director, d.log, d.follow}
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	heir := &testator{warned: operated, pinned: d.pins != "", end: end, ended: make(chan struct{})}
 	if err := d.load(operated, director.Adopted()); err != nil {
 		resolver.Close()
 		return errors.Join(err, giveBack())
@@ -131,13 +136,16 @@ func (d *daemon) run(ctx context.Context) error {
 		g.Go(func() error { return follower(ctx) })
 	}
 	g.Go(func() error { return resolver.Run(ctx) })
-	g.Go(func() error { return director.Run(ctx) })
+	g.Go(func() error {
+		defer close(heir.ended)
+		return director.Run(ctx)
+	})
 	l, err := name.Listen()
 	if err != nil {
 		g.Go(func() error { return err })
 		return g.Wait()
 	}
-	g.Go(func() error { return control.Serve(ctx, l, operated) })
+	g.Go(func() error { return control.Serve(ctx, l, heir) })
 	d.announce(plane, director)
 	err = g.Wait()
 	d.log.Info("ended")

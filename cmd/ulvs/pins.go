@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -53,6 +54,46 @@ func (d *daemon) findPins() error {
 		return nil
 	}
 	return err
+}
+
+// reserve takes the name of the control socket; with --takeover, from the daemon
+// that has it.
+func (d *daemon) reserve() (*control.Reservation, error) {
+	if d.takeover {
+		if d.pins == "" {
+			return nil, errors.New("--takeover goes on with what the daemon before keeps: it needs --pin, and the XDP plane")
+		}
+		err := control.Dial(d.control).Handover()
+		if err != nil && !errors.Is(err, ulvs.ErrUnreachable) {
+			return nil, fmt.Errorf("--takeover: the daemon at %s: %w", d.control, err)
+		}
+	}
+	const patience = 5 * time.Second
+	for began := time.Now(); ; time.Sleep(time.Millisecond) {
+		name, err := control.Reserve(d.control)
+		if err == nil || !d.takeover || time.Since(began) > patience {
+			return name, err
+		}
+	}
+}
+
+// testator is a director that can be told to leave everything to the next daemon.
+type testator struct {
+	*warned
+	pinned bool
+	end    func()
+	ended  chan struct{} // closed when no more packets are carried
+}
+
+// Handover implements control.Heir.
+func (t *testator) Handover() error {
+	if !t.pinned {
+		return fmt.Errorf("%w: it keeps nothing for another one", ulvs.ErrUnsupported)
+	}
+	t.log.Info("another daemon takes over")
+	t.end()
+	<-t.ended
+	return nil
 }
 
 // accelerated makes a director with the XDP plane. What an earlier daemon left and

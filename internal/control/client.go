@@ -88,9 +88,14 @@ func (c *Client) AddService(s ulvs.Service) error       { return c.post("service
 func (c *Client) EditService(s ulvs.Service) error      { return c.post("service/edit", s) }
 func (c *Client) DeleteService(k ulvs.ServiceKey) error { return c.post("service/delete", k) }
 func (c *Client) Zero(k ulvs.ServiceKey) error          { return c.post("service/zero", k) }
-func (c *Client) Clear() error                          { return c.post("clear", struct{}{}) }
-func (c *Client) ZeroAll() error                        { return c.post("zero", struct{}{}) }
-func (c *Client) SetTimeouts(t ulvs.Timeouts) error     { return c.post("timeouts", t) }
+
+// Handover ends the daemon, which leaves everything to the next one, and returns
+// when it has stopped to forward.
+func (c *Client) Handover() error { return c.post("handover", struct{}{}) }
+
+func (c *Client) Clear() error                      { return c.post("clear", struct{}{}) }
+func (c *Client) ZeroAll() error                    { return c.post("zero", struct{}{}) }
+func (c *Client) SetTimeouts(t ulvs.Timeouts) error { return c.post("timeouts", t) }
 func (c *Client) MarkRestore(ipv6 bool, text string) error {
 	return c.post("marks/restore", marksRequest{IPv6: ipv6, Text: text})
 }

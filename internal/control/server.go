@@ -104,6 +104,10 @@ func Serve(ctx context.Context, l net.Listener, c ulvs.Control) error {
 	return fmt.Errorf("control socket: %w", err)
 }
 
+// Heir is a Control that can be told to end and to leave everything to the next
+// daemon. Handover returns when it has ended but for answering.
+type Heir interface{ Handover() error }
+
 // Handler is the protocol over any director.
 func Handler(c ulvs.Control) http.Handler {
 	m := http.NewServeMux()
@@ -116,6 +120,12 @@ func Handler(c ulvs.Control) http.Handler {
 	post(m, "destination/edit", func(r destinationRequest) (any, error) { return nil, c.EditDestination(r.Service, r.Destination) })
 	post(m, "destination/delete", func(r destinationRequest) (any, error) { return nil, c.DeleteDestination(r.Service, r.Addr) })
 	post(m, "clear", func(struct{}) (any, error) { return nil, c.Clear() })
+	post(m, "handover", func(struct{}) (any, error) {
+		if h, ok := c.(Heir); ok {
+			return nil, h.Handover()
+		}
+		return nil, fmt.Errorf("%w: handing over", ulvs.ErrUnsupported)
+	})
 	post(m, "zero", func(struct{}) (any, error) { return nil, c.ZeroAll() })
 	post(m, "timeouts", func(t ulvs.Timeouts) (any, error) { return nil, c.SetTimeouts(t) })
 	post(m, "marks/command", func(r marksRequest) (any, error) {

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ulvs/ulvs/internal/lab"
+	"github.com/vishvananda/netlink"
+)
+
+// A daemon is replaced by another under load: no packet of an established
+// connection is lost, no client sees a reset or an error, and none has to send a
+// SYN a third time.
+func TestTakeover(t *testing.T) {
+	s := newPinSite(t)
+	before := s.run()
+	s.commands(`
+		ipvsadm -A -t 192.168.10.101:80 -s rr
+		ipvsadm -a -t 192.168.10.101:80 -r 192.168.10.200 -g
+		ipvsadm -a -t 192.168.10.101:80 -r 192.168.10.201 -g
+		ipvsadm -a -t 192.168.10.101:80 -r 192.168.10.202 -g
+	`)
+	vip := netip.MustParseAddr("192.168.10.101")
+	if err := s.client.SetNeighbor(lab.Neighbor{Addr: vip, MAC: s.director.MAC()}); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range s.servers {
+		answers(t, h, vip)
+	}
+	// Connections one after the other, each kept and used until the end.
+	type result struct {
+		took time.Duration
+		err  error
+	}
+	const interval = 5 * time.Millisecond
+	var (
+		wg      sync.WaitGroup
+		results = make(chan result, 10000)
+		end     = make(chan bool)
+	)
+	connect := func() {
+		defer wg.Done()
+		began := time.Now()
+		var c net.Conn
+		err := s.client.Do(func() (err error) {
+			c, err = net.DialTimeout("tcp", "192.168.10.101:80", 20*time.Second)
+			return err
+		})
+		took := time.Since(began)
+		for err == nil {
+			select {
+			case <-end:
+				c.Close()
+				results <- result{took, nil}
+				return
+			case <-time.After(50 * time.Millisecond):
+			}
+			err = echoed(c)
+		}
+		results <- result{took, err}
+	}
+	stop := time.After(4 * time.Second)
+	replaced := time.After(1500 * time.Millisecond)
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	done := make(chan *lab.Cmd, 1)
+	for running := true; running; {
+		select {
+		case <-tick.C:
+			wg.Add(1)
+			go connect()
+		case <-replaced:
+			go func() { done <- s.run("--takeover") }()
+		case <-stop:
+			running = false
+		}
+	}
+	next := <-done
+	time.Sleep(500 * time.Millisecond)
+	close(end)
+	wg.Wait()
+	close(results)
+	if err := before.Wait(); err != nil {
+		t.Errorf("the daemon that was replaced: %v\n%s", err, before.Stderr)
+	}
+	n, retried := 0, 0
+	for r := range results {
+		n++
+		if r.err != nil {
+			t.Errorf("a connection: %v", r.err)
+		}
+		if r.took > 900*time.Millisecond {
+			retried++
+		}
+		if r.took > 2900*time.Millisecond {
+			t.Errorf("a connection took %v", r.took)
+		}
+	}
+	if n < 500 {
+		t.Errorf("%d connections were tried", n)
+	}
+	t.Logf("%d connections, one each %v; %d needed a second SYN\n%s", n, interval, retried, next.Stderr)
+	if drops := s.status()["answered_for_host"]; drops > 0 {
+		t.Errorf("%d packets were answered for the host", drops)
+	}
+}
+
+// answers has a host echo what comes to port 80 of an address that it does not
+// announce.
+func answers(t *testing.T, h *lab.Host, vip netip.Addr) {
+	t.Helper()
+	for _, name := range []string{"net.ipv4.conf.all.arp_ignore", "net.ipv4.conf.eth0.arp_ignore"} {
+		if err := h.Sysctl(name, "1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lo, err := h.Netlink().LinkByName("lo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Netlink().AddrAdd(lo, &netlink.Addr{IPNet: &net.IPNet{IP: vip.AsSlice(), Mask: net.CIDRMask(32, 32)}}); err != nil {
+		t.Fatal(err)
+	}
+	var l net.Listener
+	if err := h.Do(func() (err error) {
+		l, err = net.Listen("tcp", netip.AddrPortFrom(vip, 80).String())
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				_, _ = io.Copy(c, c)
+			}()
+		}
+	}()
+}
+
+func echoed(c net.Conn) error {
+	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+		return err
+	}
+	if _, err := c.Write([]byte("ping")); err != nil {
+		return err
+	}
+	_, err := io.ReadFull(c, make([]byte, 4))
+	return err
+}
