@@ -39,7 +39,7 @@ var law = map[string][]string{
 	"internal/expiring":       {"internal/shtab", "internal/timerwheel"},
 	"dataplane/afpacket":      {"dataplane"},
 	"dataplane/neigh":         {"dataplane"},
-	"dataplane/xdp":           {"dataplane", "conn", "internal/shtab", "internal/xsk"},
+	"dataplane/xdp":           {"dataplane", "packet", "conn", "internal/shtab", "internal/xsk"},
 	"dataplane/dataplanetest": {"dataplane"},
 	"":                        {"packet", "fwmark", "fragment", "conn", "persist", "sched", "service", "estimator", "sysctl", "dataplane", "internal/shtab", "internal/timerwheel", "internal/journal"},
 	"internal/hostmark":       {"fwmark"},

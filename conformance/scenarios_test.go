@@ -38,6 +38,7 @@ func TestScenarios(t *testing.T) {
 	planes := map[string]*Theatre{"afpacket": quick}
 	if mayBPF() {
 		planes["xdp"] = quickUlvs(plain.Binary, "xdp")
+		planes[AFXDP] = quickUlvs(plain.Binary, AFXDP)
 	} else {
 		t.Log("without the XDP plane: BPF needs root")
 	}

@@ -39,6 +39,9 @@ type Ulvs struct {
 	Args []string
 }
 
+// AFXDP is the XDP plane with AF_XDP sockets, as if it were a plane of its own.
+const AFXDP = "af_xdp"
+
 // ready bounds the start of the daemon, and its end.
 const ready = 15 * time.Second
 
@@ -56,7 +59,11 @@ func (u Ulvs) Start(ctx context.Context, host *lab.Host) (Director, error) {
 	if plane == "" {
 		plane = "afpacket"
 	}
-	args := append([]string{"run", "--interface", "eth0", "--plane", plane, "--pin", "none", "--control", d.control}, u.Args...)
+	args := []string{"run", "--interface", "eth0", "--plane", plane, "--pin", "none", "--control", d.control}
+	if plane == AFXDP {
+		args = append(args, "--plane", "xdp", "--af-xdp", "on")
+	}
+	args = append(args, u.Args...)
 	d.daemon = host.Command(ctx, u.Binary, args...)
 	d.daemon.Stdout, d.daemon.Stderr = &d.log, &d.log
 	if err := d.daemon.Start(); err != nil {

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -19,6 +20,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
 	"github.com/ulvs/ulvs/dataplane/neigh"
+	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/internal/control"
 )
 
@@ -37,6 +39,9 @@ type daemon struct {
 	pin         string
 	fresh       bool
 	takeover    bool
+	sockets     string
+	ring        int
+	busyPoll    time.Duration
 	pins        string // the folder that comes of it, or ""
 	unpinned    error  // why there is none
 	log         *slog.Logger
@@ -60,6 +65,9 @@ standard error. The control socket appears when it is ready.`,
 	f := c.Flags()
 	f.StringSliceVar(&d.interfaces, "interface", nil, "the `IF`s whose packets are balanced")
 	f.StringVar(&d.plane, "plane", "auto", "how packets are taken: `PLANE` is auto, afpacket, or xdp")
+	f.StringVar(&d.sockets, "af-xdp", "auto", "where AF_XDP sockets take new connections: `WHERE` is auto (where the driver runs the program), on (also elsewhere: VLAN tags may be lost), or off")
+	f.IntVar(&d.ring, "af-xdp-ring", 2048, "`N`: how many frames wait in an AF_XDP socket; a power of two")
+	f.DurationVar(&d.busyPoll, "af-xdp-busy-poll", 0, "`TIME` for which AF_XDP sockets look for frames before they wait")
 	f.StringVar(&d.rules, "rules", "", "start with the services of `FILE`, which ipvsadm -Sn wrote")
 	f.StringVar(&d.marks, "marks", "", "start with the mangle rules of `FILE`, which iptables-save wrote")
 	f.StringVar(&d.marks6, "marks6", "", "the same with `FILE` of ip6tables-save")
@@ -77,6 +85,9 @@ standard error. The control socket appears when it is ready.`,
 func (d *daemon) run(ctx context.Context) error {
 	if !slices.Contains([]string{"auto", "afpacket", "xdp"}, d.plane) {
 		return fmt.Errorf("--plane %s: there are auto, afpacket and xdp", d.plane)
+	}
+	if _, ok := socketUses[d.sockets]; !ok {
+		return fmt.Errorf("--af-xdp %s: there are auto, on and off", d.sockets)
 	}
 	if len(d.interfaces) == 0 {
 		return errors.New("give --interface IF: the interfaces whose packets are balanced (ip link lists them)")
@@ -151,6 +162,9 @@ func (d *daemon) run(ctx context.Context) error {
 	d.log.Info("ended")
 	return err
 }
+
+// socketUses are the words of --af-xdp.
+var socketUses = map[string]xdp.SocketUse{"auto": xdp.SocketsAuto, "on": xdp.SocketsOn, "off": xdp.SocketsOff}
 
 // newDirector makes a director with the plane that was asked for, and what gives
 // that back if it never runs. auto is XDP where that is permitted and works, and

@@ -101,7 +101,8 @@ func (t *testator) Handover() error {
 func (d *daemon) accelerated(o ulvs.Options, slow dataplane.Plane) (*xdp.Plane, *ulvs.Director, error) {
 	fresh := d.fresh
 	for {
-		fast, err := xdp.New(xdp.Options{Interfaces: d.interfaces, MAC: o.MAC, Slow: slow, Pins: d.pins, Fresh: fresh})
+		fast, err := xdp.New(xdp.Options{Interfaces: d.interfaces, MAC: o.MAC, Slow: slow, Pins: d.pins, Fresh: fresh,
+			Sockets: socketUses[d.sockets], Ring: d.ring, BusyPoll: d.busyPoll})
 		if err != nil {
 			return nil, nil, err
 		}

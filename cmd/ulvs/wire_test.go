@@ -66,9 +66,15 @@ func TestXDP(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("BPF needs root")
 	}
+	for _, sockets := range []string{"off", "on"} {
+		t.Run("af-xdp "+sockets, func(t *testing.T) { testXDP(t, sockets) })
+	}
+}
+
+func testXDP(t *testing.T, sockets string) {
 	const packets = 1000
 	s := newSite(t)
-	s.start("--interface", "eth0", "--plane", "xdp")
+	s.start("--interface", "eth0", "--plane", "xdp", "--af-xdp", sockets)
 	s.serve()
 	at, from := socket(t, s.server), socket(t, s.client)
 	for i := range packets {
@@ -93,6 +99,9 @@ func TestXDP(t *testing.T) {
 	status := s.status()
 	if status["xdp_frames"] != packets-3 {
 		t.Errorf("%d of %d packets were forwarded by XDP; the slow plane sent %d", status["xdp_frames"], packets, status["tx_frames"])
+	}
+	if want := map[string]int{"off": 0, "on": 3}[sockets]; status["af_xdp_rx_frames"] != want || status["af_xdp_tx_frames"] != want {
+		t.Errorf("%d packets came by AF_XDP, and %d left", status["af_xdp_rx_frames"], status["af_xdp_tx_frames"])
 	}
 	if out, _ := s.ulvs("", "ipvsadm", "-Lnc"); !strings.Contains(out, "FIN_WAIT    192.168.10.1:1000") {
 		t.Error(out)

@@ -63,7 +63,7 @@ func newBenchWith(t testing.TB, max int, looked bool) *bench {
 	b.must(err)
 	b.ticks, err = learnTicks(hz)
 	b.must(err)
-	b.prog, err = p.load(b.acceleration(), b.ticks, 1, []dataplane.MAC{own, router})
+	b.prog, err = p.load(b.acceleration(), b.ticks, 1, []dataplane.MAC{own, router}, nil)
 	b.must(err)
 	for id := range uint32(4) {
 		p.SetServer(id, dataplane.Server{Reachable: true, Dst: to, Src: own, Ifindex: 1, MTU: 1500})

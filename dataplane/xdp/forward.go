@@ -36,7 +36,7 @@ func (p *program) find() {
 		default:
 			p.emit(
 				asm.LoadMem(asm.R1, asm.R0, shtab.OffNext, asm.Word),
-				asm.JEq.Imm(asm.R1, 0, pass),
+				asm.JEq.Imm(asm.R1, 0, p.here("miss")),
 				asm.JGT.Imm(asm.R1, int32(p.Slots), pass),
 			)
 			p.slotAt(asm.R1, -1)
@@ -58,7 +58,7 @@ func (p *program) find() {
 		)
 		p.symbol = next
 	}
-	p.emit(asm.Ja.Label(pass))
+	p.emit(asm.Ja.Label(p.here("miss")))
 }
 
 func (p *program) compare(word int16, with asm.Register, next string) {
@@ -148,7 +148,7 @@ func (p *program) decide() {
 		asm.LoadMapValue(asm.R1, p.settings, settingsAttended),
 		asm.LoadMem(asm.R1, asm.R1, 0, asm.Word),
 		asm.Sub.Reg32(asm.R0, asm.R1),
-		asm.JLT.Imm32(asm.R0, int32(unattended*p.Hz), pass),
+		asm.JLT.Imm32(asm.R0, int32(unattended*p.Hz), p.undecided()),
 	)
 	p.label("stays")
 }

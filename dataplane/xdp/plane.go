@@ -23,6 +23,7 @@ import (
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"github.com/ulvs/ulvs/dataplane"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -44,6 +45,12 @@ type Options struct {
 	// are taken over; it is made if need be. With Fresh, what is there is removed.
 	Pins  string
 	Fresh bool
+	// Sockets says where AF_XDP sockets take first packets to the services, and Ring
+	// how many frames wait in each: a power of two from 32 to 65536; 0 means 2048.
+	// BusyPoll, if not 0, has them look for frames for so long at a time.
+	Sockets  SocketUse
+	Ring     int
+	BusyPoll time.Duration
 }
 
 // ErrNotPermitted is wrapped by errors that say that this process may not use
@@ -57,9 +64,15 @@ type Plane struct {
 	interfaces      []string
 	mac             dataplane.MAC
 
-	rooms int // of one CPU in counts
-	cpus  int
-	pins  *pins // or nil
+	rooms     int // of one CPU in counts
+	cpus      int
+	pins      *pins // or nil
+	socketUse SocketUse
+	ring      int
+	busyPoll  time.Duration
+
+	claimMu sync.Mutex // guards what the services are
+	claimed []dataplane.Claim
 
 	mu sync.Mutex
 	// The arrays, which are closed when nothing refers to them, and what is in
@@ -75,6 +88,8 @@ type Plane struct {
 	progs                                         []*ebpf.Program
 	links                                         []link.Link
 	modes                                         []string
+	sockets                                       *sockets // or nil
+	socketMaps                                    []*ebpf.Map
 }
 
 var _ dataplane.Accelerator = (*Plane)(nil)
@@ -96,7 +111,7 @@ func New(o Options) (*Plane, error) {
 	if err != nil {
 		return nil, fmt.Errorf("xdp: number of CPUs: %w", err)
 	}
-	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, rooms: (o.Servers + 4) / 4 * 4, cpus: cpus}
+	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, rooms: (o.Servers + 4) / 4 * 4, cpus: cpus, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll}
 	if o.Pins != "" {
 		if p.pins, err = openPins(o.Pins, o.Fresh); err != nil {
 			return nil, err
@@ -110,6 +125,23 @@ func permitted(err error) error {
 		return fmt.Errorf("xdp: %w (%w)", ErrNotPermitted, err)
 	}
 	return err
+}
+
+// socketMode says how the sockets of an interface get their frames.
+func (p *Plane) socketMode(ifindex int) string {
+	n, mode := 0, ""
+	for _, q := range p.sockets.queues {
+		if q.ifindex != ifindex {
+			continue
+		}
+		n++
+		if zero, _ := q.s.Mode(); zero {
+			mode = "zero copy"
+		} else {
+			mode = "copy"
+		}
+	}
+	return fmt.Sprintf("%s on %d queues", mode, n)
 }
 
 // Name implements dataplane.Plane.
@@ -155,13 +187,20 @@ func (p *Plane) attach(name string, a dataplane.Acceleration, t ticks) (ifindex 
 	if p.mac != (dataplane.MAC{}) {
 		macs = append(macs, p.mac)
 	}
-	prog, err := p.load(a, t, ifi.Index, macs)
+	why := native(name)
+	m, without := p.openSockets(ifi.Index, why == nil)
+	prog, err := p.load(a, t, ifi.Index, macs, m)
 	if err != nil {
 		return 0, fmt.Errorf("xdp: the program for %s does not load: %w", name, err)
 	}
-	l, mode, err := p.link(name, ifi.Index, prog)
+	l, mode, err := p.link(name, ifi.Index, prog, why)
 	if err != nil {
 		return 0, err
+	}
+	if m != nil {
+		mode += ", AF_XDP " + p.socketMode(ifi.Index)
+	} else {
+		mode += ", no AF_XDP (" + without.Error() + ")"
 	}
 	p.links = append(p.links, l)
 	p.modes = append(p.modes, name+" "+mode)
@@ -169,10 +208,9 @@ func (p *Plane) attach(name string, a dataplane.Acceleration, t ticks) (ifindex 
 }
 
 // link puts a program in front of an interface: in the place of the one that is
-// there, if that was kept.
-func (p *Plane) link(name string, ifindex int, prog *ebpf.Program) (l link.Link, mode string, err error) {
+// there, if that was kept. why is why it is not for the driver, or nil.
+func (p *Plane) link(name string, ifindex int, prog *ebpf.Program, why error) (l link.Link, mode string, err error) {
 	flags, mode := link.XDPGenericMode, "generic"
-	why := native(name)
 	if why == nil {
 		flags, mode = link.XDPDriverMode, "native"
 	} else {
@@ -206,16 +244,20 @@ func (p *Plane) link(name string, ifindex int, prog *ebpf.Program) (l link.Link,
 }
 
 // source is the program for an interface with these addresses.
-func (p *Plane) source(a dataplane.Acceleration, t ticks, ifindex int, macs []dataplane.MAC) *program {
-	return &program{
+func (p *Plane) source(a dataplane.Acceleration, t ticks, ifindex int, macs []dataplane.MAC, m *ebpf.Map) *program {
+	s := &program{
 		Acceleration: a, conns: p.conns.FD(), servers: p.serverArray.FD(), counts: p.countArray.FD(), settings: p.settingsArray.FD(),
 		looked: p.looked, ifindex: ifindex, mac: macs, ticks: t, rooms: p.rooms, cpus: p.cpus, path: forward(),
 	}
+	if m != nil {
+		s.sockets, s.claims = m.FD(), p.sockets.claims.FD()
+	}
+	return s
 }
 
 // load loads a program for an interface with these addresses.
-func (p *Plane) load(a dataplane.Acceleration, t ticks, ifindex int, macs []dataplane.MAC) (*ebpf.Program, error) {
-	source := p.source(a, t, ifindex, macs)
+func (p *Plane) load(a dataplane.Acceleration, t ticks, ifindex int, macs []dataplane.MAC, m *ebpf.Map) (*ebpf.Program, error) {
+	source := p.source(a, t, ifindex, macs, m)
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "ulvs", Type: ebpf.XDP, License: "GPL", Instructions: source.assemble()})
 	if err != nil {
 		return nil, permitted(err)
@@ -236,7 +278,10 @@ func (p *Plane) Mode() string {
 // away when that ends, unless they are kept.
 func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 	defer p.Close()
-	return p.Plane.Run(ctx, h)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.Plane.Run(ctx, h) })
+	g.Go(func() error { return p.runSockets(ctx, h) })
+	return g.Wait()
 }
 
 // Close takes the programs away, unless they are kept; the slow plane is its
@@ -249,6 +294,7 @@ func (p *Plane) Close() error {
 		p.settings.attend(uint32(monotonicNow()/(time.Second/time.Duration(p.hz))) - (unattended+1)*p.hz)
 	}
 	p.detach()
+	p.closeSockets()
 	return nil
 }
 
@@ -313,5 +359,14 @@ func (p *Plane) Counters() map[string]uint64 {
 		frames += n
 	}
 	all["xdp_frames"] = frames
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.sockets != nil {
+		for _, q := range p.sockets.queues {
+			for name, n := range q.s.Counters() {
+				all["af_xdp_"+name] += n
+			}
+		}
+	}
 	return all
 }

@@ -34,6 +34,9 @@ const (
 	stackKept  = -64
 	stackHome  = -72 // the home slot, while its pair and chain are gone through
 	stackOut   = -80 // the interface that leads to the server
+
+	stackContext = -88
+	stackClaim   = -112 // a key of claims
 )
 
 // Where the EtherType and the IP header are in a frame, behind so many VLAN tags.
@@ -58,6 +61,9 @@ const (
 type program struct {
 	dataplane.Acceleration
 	conns, servers, counts, settings int // file descriptors of maps
+	// sockets are those of the interface's queues, and claims the services whose
+	// first packets they get; 0 where there are none.
+	sockets, claims int
 	// looked says that the connection table is an array of slots, in which a
 	// helper function looks, and not one large element, which is addressed as
 	// memory. That is limited to verifierReach bytes.
@@ -105,6 +111,7 @@ func (p *program) assemble() asm.Instructions {
 			for _, step := range p.path {
 				step(p)
 			}
+			p.miss()
 		}
 	}
 	p.symbol = pass
@@ -144,6 +151,9 @@ func (p *program) emit(list ...asm.Instruction) {
 
 // ours passes what is not addressed to this interface.
 func (p *program) ours() {
+	if p.sockets != 0 {
+		p.emit(asm.StoreMem(asm.RFP, stackContext, asm.R1, asm.DWord))
+	}
 	p.emit(
 		asm.LoadMem(data, asm.R1, 0, asm.Word),
 		asm.LoadMem(end, asm.R1, 4, asm.Word),

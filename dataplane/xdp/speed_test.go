@@ -107,7 +107,7 @@ func service(six bool) netip.AddrPort {
 }
 
 func (r *rig) source() *program {
-	return r.Plane.source(r.acceleration(), r.ticks, 1, []dataplane.MAC{own})
+	return r.Plane.source(r.acceleration(), r.ticks, 1, []dataplane.MAC{own}, nil)
 }
 
 // hashed is the program on a BPF map of a kind.

@@ -1,0 +1,86 @@
+package xdp
+
+import "github.com/cilium/ebpf/asm"
+
+// miss is where a packet goes that has no connection. Of those without a VLAN tag,
+// the first packets of a service are for the sockets; the rest is passed.
+func (p *program) miss() {
+	p.label("miss")
+	if p.sockets == 0 || p.tags > 0 {
+		p.emit(asm.Ja.Label(pass))
+		return
+	}
+	const claim = stackClaim
+	atIP := p.atIP()
+	at, proto, family, address := atIP+20, atIP+9, int32(4), int16(4)
+	if p.six {
+		at, proto, family, address = atIP+40, atIP+6, 6, 16
+	}
+	for off := int16(0); off < 16; off += 4 {
+		if off < address {
+			first := atIP + 16
+			if p.six {
+				first = atIP + 24
+			}
+			p.emit(asm.LoadMem(asm.R1, data, first+off, asm.Word))
+		} else {
+			p.emit(asm.Mov.Imm(asm.R1, 0))
+		}
+		p.emit(asm.StoreMem(asm.RFP, claim+off, asm.R1, asm.Word))
+	}
+	p.emit(
+		asm.LoadMem(asm.R1, data, at+2, asm.Half),
+		asm.StoreMem(asm.RFP, claim+16, asm.R1, asm.Half),
+		asm.LoadMem(asm.R1, data, proto, asm.Byte),
+		asm.StoreMem(asm.RFP, claim+18, asm.R1, asm.Byte),
+		asm.Mov.Imm(asm.R1, family),
+		asm.StoreMem(asm.RFP, claim+19, asm.R1, asm.Byte),
+	)
+	p.claimed()
+	p.emit(
+		asm.JNE.Imm(asm.R0, 0, p.here("ask")),
+		asm.Mov.Imm(asm.R1, 0), // a service of every port
+		asm.StoreMem(asm.RFP, claim+16, asm.R1, asm.Half),
+	)
+	p.claimed()
+	p.emit(asm.JEq.Imm(asm.R0, 0, pass))
+	p.ask()
+}
+
+func (p *program) claimed() {
+	p.emit(
+		asm.LoadMapPtr(asm.R1, p.claims),
+		asm.Mov.Reg(asm.R2, asm.RFP),
+		asm.Add.Imm(asm.R2, stackClaim),
+		asm.FnMapLookupElem.Call(),
+	)
+}
+
+// ask gives a packet to the socket of its queue, if that fits it; otherwise, and
+// where there is no socket, it is passed.
+func (p *program) ask() {
+	proto := p.atIP() + 9
+	if p.six {
+		proto = p.atIP() + 6
+	}
+	p.label("ask")
+	p.emit(
+		asm.JGT.Imm(total, int32(socketFrame-p.atIP()), pass),
+		asm.LoadMem(asm.R1, data, proto, asm.Byte),
+		asm.JEq.Imm(asm.R1, protoSCTP, pass), // its checksum may be missing
+		asm.LoadMem(asm.R1, asm.RFP, stackContext, asm.DWord),
+		asm.LoadMem(asm.R2, asm.R1, 16, asm.Word), // rx_queue_index
+		asm.LoadMapPtr(asm.R1, p.sockets),
+		asm.Mov.Imm(asm.R3, actionPass),
+		asm.FnRedirectMap.Call(),
+		asm.Return(),
+	)
+}
+
+// undecided is the label of what a connection's packet goes to that is Go's.
+func (p *program) undecided() string {
+	if p.sockets == 0 || p.tags > 0 {
+		return pass
+	}
+	return p.here("ask")
+}

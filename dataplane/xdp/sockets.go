@@ -1,0 +1,312 @@
+package xdp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/xsk"
+	"github.com/ulvs/ulvs/packet"
+	"golang.org/x/sys/unix"
+)
+
+// SocketUse says on which interfaces AF_XDP sockets take what is Go's to decide.
+type SocketUse int
+
+const (
+	// SocketsAuto is where the program is in the driver. In front of the stack, a
+	// VLAN tag that a driver took off a frame is not seen, and a socket would lose
+	// it.
+	SocketsAuto SocketUse = iota
+	// SocketsOn is on all interfaces: no frame has a VLAN tag.
+	SocketsOn
+	// SocketsOff is nowhere: the plane behind takes it all.
+	SocketsOff
+)
+
+// maxQueues bounds how many queues an interface is tried to have.
+const maxQueues = 256
+
+// sockets are the AF_XDP sockets of a plane, an interface's queue each.
+type sockets struct {
+	umem   *xsk.Umem
+	queues []*queue
+	claims *ebpf.Map
+}
+
+// queue is a socket, and what it hands to Go.
+type queue struct {
+	p       *Plane
+	s       *xsk.Socket
+	ifindex int
+	id      int
+	packets [socketBatch]xsk.Packet
+	frames  [socketBatch]dataplane.Frame
+	out     [socketBatch]xsk.Packet
+}
+
+// socketBatch is how many frames are decided at a time.
+const socketBatch = 64
+
+// chunk is the size of a frame's memory, of which a received frame can have all but
+// the headroom (XDP_PACKET_HEADROOM).
+const (
+	chunk       = 2048
+	socketFrame = chunk - 256
+)
+
+// openSockets binds sockets to the queues of an interface, in the calling thread's
+// network namespace, and returns the map by which a program finds them; nil where
+// they are not to be used. why says why not.
+func (p *Plane) openSockets(ifindex int, native bool) (m *ebpf.Map, why error) {
+	switch {
+	case p.socketUse == SocketsOff:
+		return nil, errors.New("AF_XDP is off")
+	case p.socketUse == SocketsAuto && !native:
+		return nil, errors.New("not in generic mode, where VLAN tags may be lost")
+	}
+	if p.sockets == nil {
+		if err := p.makeSockets(); err != nil {
+			return nil, err
+		}
+	}
+	var opened []*queue
+	for id := range maxQueues {
+		s, err := p.sockets.umem.Open(xsk.Queue{Ifindex: ifindex, ID: id}, p.socketOptions(native))
+		if err != nil {
+			if id > 0 && errors.Is(err, unix.EINVAL) {
+				break // there are no more
+			}
+			for _, q := range opened {
+				_ = q.s.Close()
+			}
+			return nil, err
+		}
+		opened = append(opened, &queue{p: p, s: s, ifindex: ifindex, id: id})
+	}
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_sockets", Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4, MaxEntries: uint32(len(opened))})
+	for i, q := range opened {
+		if err == nil {
+			err = m.Put(uint32(i), uint32(q.s.FD()))
+		}
+	}
+	if err != nil {
+		for _, q := range opened {
+			_ = q.s.Close()
+		}
+		return nil, fmt.Errorf("xdp: a map of sockets: %w", permitted(err))
+	}
+	p.sockets.queues = append(p.sockets.queues, opened...)
+	p.socketMaps = append(p.socketMaps, m)
+	return m, nil
+}
+
+func (p *Plane) socketOptions(native bool) xsk.Options {
+	return xsk.Options{ZeroCopy: native, Receive: p.ring, Fill: p.ring, BusyPoll: p.busyPoll}
+}
+
+func (p *Plane) makeSockets() error {
+	// Memory for all queues of all interfaces is not known yet; there are chunks for
+	// four a plane, and what is beyond shares them.
+	umem, err := xsk.NewUmem(xsk.MemoryOptions{Frames: max(4, 2*len(p.interfaces)) * p.socketOptions(false).Frames(), FrameSize: chunk})
+	if err != nil {
+		return err
+	}
+	claims, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_claims", Type: ebpf.Hash, KeySize: claimSize, ValueSize: 1, MaxEntries: 1 << 16, Flags: unix.BPF_F_NO_PREALLOC})
+	if err != nil {
+		_ = umem.Close()
+		return fmt.Errorf("xdp: a map of services: %w", permitted(err))
+	}
+	p.sockets = &sockets{umem: umem, claims: claims}
+	return p.claimServices()
+}
+
+// A claim in the map: the address (an IPv4 address first, then zeros), the port in
+// network byte order, or 0 for every port, the protocol and the family, 4 or 6.
+const claimSize = 20
+
+func claimKey(c dataplane.Claim) (k [claimSize]byte) {
+	copy(k[:], c.Addr.AsSlice())
+	k[16], k[17], k[18], k[19] = byte(c.Port>>8), byte(c.Port), c.Proto, 4
+	if c.Addr.Is6() {
+		k[19] = 6
+	}
+	return k
+}
+
+// Claim implements dataplane.Plane: the program gives first packets to the services
+// to the sockets. What is claimed in other ways, by a mark or as a range of ports,
+// and SCTP, whose checksum sockets cannot leave to a card, are the slow plane's.
+func (p *Plane) Claim(c dataplane.Claims) error {
+	if err := p.Plane.Claim(c); err != nil {
+		return err
+	}
+	p.claimMu.Lock()
+	defer p.claimMu.Unlock()
+	p.claimed = c.Services
+	return p.claimServices()
+}
+
+func (p *Plane) claimServices() error {
+	if p.sockets == nil {
+		return nil
+	}
+	m := p.sockets.claims
+	want := map[[claimSize]byte]bool{}
+	for _, c := range p.claimed {
+		if c.Last == 0 && c.Proto != protoSCTP {
+			want[claimKey(c)] = true
+		}
+	}
+	var key [claimSize]byte
+	var value uint8
+	var gone [][claimSize]byte
+	for it := m.Iterate(); it.Next(&key, &value); {
+		if want[key] {
+			delete(want, key)
+		} else {
+			gone = append(gone, key)
+		}
+	}
+	for _, k := range gone {
+		_ = m.Delete(k) // it may be gone
+	}
+	for k := range want {
+		if err := m.Put(k, uint8(1)); errors.Is(err, unix.E2BIG) {
+			return nil // the rest is the slow plane's
+		} else if err != nil {
+			return fmt.Errorf("xdp: claiming a service: %w", err)
+		}
+	}
+	return nil
+}
+
+// runSockets hands frames to h until ctx ends.
+func (p *Plane) runSockets(ctx context.Context, h dataplane.Handler) error {
+	if p.sockets == nil || len(p.sockets.queues) == 0 {
+		return nil
+	}
+	var wg sync.WaitGroup
+	failed := make(chan error, len(p.sockets.queues))
+	for _, q := range p.sockets.queues {
+		poller, err := xsk.NewPoller(q.s)
+		if err != nil {
+			return err
+		}
+		stop := context.AfterFunc(ctx, poller.End)
+		wg.Go(func() {
+			defer stop()
+			if err := q.run(poller, h); err != nil {
+				failed <- err
+			}
+			_ = poller.Close()
+		})
+	}
+	wg.Wait()
+	select {
+	case err := <-failed:
+		return err
+	default:
+		return nil
+	}
+}
+
+func (q *queue) run(poller *xsk.Poller, h dataplane.Handler) error {
+	for {
+		more, err := poller.Wait(time.Second)
+		if !more || err != nil {
+			return err
+		}
+		for n := q.s.Receive(q.packets[:]); n > 0; n = q.s.Receive(q.packets[:]) {
+			for i := range n {
+				data := q.packets[i].Data
+				q.frames[i] = dataplane.Frame{Data: data, In: q.ifindex, Room: data[len(data):len(data):cap(data)]}
+				unfinished(&q.frames[i])
+			}
+			h.Handle(monotonicNow(), q.frames[:n])
+			q.carryOut(n)
+		}
+	}
+}
+
+// unfinished sees whether the sender of a frame left its checksum to a card that
+// there is not, as other namespaces of this host do: it then holds the pseudo
+// header's sum (include/linux/skbuff.h, CHECKSUM_PARTIAL), which a socket is not
+// told.
+func unfinished(f *dataplane.Frame) {
+	var p packet.Packet
+	p.Parse(f.Data)
+	offset := 0
+	switch p.Kind {
+	case packet.TCP:
+		offset = 16
+	case packet.UDP:
+		offset = 6
+	default:
+		return
+	}
+	if p.Fragment || packet.TransportIntact(f.Data, &p) {
+		return
+	}
+	at := p.L4 + offset
+	partial := ^packet.ChecksumWith(packet.PseudoSum(p.Source(), p.Dest(), p.Proto, p.End-p.L4), nil)
+	if partial == uint16(f.Data[at])<<8|uint16(f.Data[at+1]) {
+		f.Data = f.Data[:p.End] // the checksum covers nothing else
+		f.Offload = dataplane.Offload{Flags: dataplane.NeedsChecksum, CsumStart: uint16(p.L4), CsumOffset: uint16(offset)}
+	}
+}
+
+// carryOut does what the verdicts of the first n frames say. What goes out of this
+// interface goes in one batch; the rest, which is rare, the slow plane sends.
+func (q *queue) carryOut(n int) {
+	out := q.out[:0]
+	for i := range n {
+		f := &q.frames[i]
+		switch f.Verdict {
+		case dataplane.Drop:
+			continue
+		case dataplane.Pass, dataplane.Host:
+			// The host has not seen it: the program has taken it away.
+			f.Verdict = dataplane.Host
+			q.p.Plane.Send(f)
+			continue
+		}
+		if f.Hop != nil {
+			to := f.Hop.Neighbor()
+			if to.State != dataplane.HopReachable || to.Ifindex != q.ifindex {
+				q.p.Plane.Send(f)
+				continue
+			}
+			copy(f.Data, to.Dst[:])
+			copy(f.Data[6:], to.Src[:])
+		}
+		if f.Offload.Flags&dataplane.NeedsChecksum != 0 {
+			packet.CompleteChecksum(f.Data, int(f.Offload.CsumStart), int(f.Offload.CsumOffset))
+		}
+		q.packets[i].Data = f.Data
+		out = append(out, q.packets[i])
+		q.packets[i] = xsk.Packet{}
+	}
+	q.p.sockets.umem.Release(q.packets[:n])
+	q.s.Transmit(out)
+}
+
+func (p *Plane) closeSockets() {
+	for _, m := range p.socketMaps {
+		_ = m.Close()
+	}
+	p.socketMaps = nil
+	if p.sockets == nil {
+		return
+	}
+	for _, q := range p.sockets.queues {
+		_ = q.s.Close()
+	}
+	p.sockets.queues = nil
+	_ = p.sockets.umem.Close()
+	_ = p.sockets.claims.Close()
+}
