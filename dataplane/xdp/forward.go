@@ -148,7 +148,7 @@ func (p *program) decide() {
 		asm.LoadMapValue(asm.R1, p.settings, settingsAttended),
 		asm.LoadMem(asm.R1, asm.R1, 0, asm.Word),
 		asm.Sub.Reg32(asm.R0, asm.R1),
-		asm.JLT.Imm32(asm.R0, int32(unattended*p.Hz), p.undecided()),
+		asm.JSLT.Imm32(asm.R0, int32(unattended*p.Hz), p.undecided()), // its clock may be a tick ahead
 	)
 	p.label("stays")
 }

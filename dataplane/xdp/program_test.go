@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
@@ -198,9 +199,11 @@ func TestUnattended(t *testing.T) {
 		if action, _ := b.run(s.frame(t)); action != actionTX {
 			t.Errorf("%s: action %d", flags, action)
 		}
-		b.Attend(uint32(monotonicNow()/(time.Second/hz)) - hz)
-		if action, _ := b.run(s.frame(t)); action != actionPass {
-			t.Errorf("%s, a second after the daemon showed itself: action %d", flags, action)
+		for _, ago := range []int32{hz, 0, -5} {
+			b.Attend(uint32(monotonicNow()/(time.Second/hz)) - uint32(ago))
+			if action, _ := b.run(s.frame(t)); action != actionPass {
+				t.Errorf("%s, %d ticks after the daemon showed itself: action %d", flags, ago, action)
+			}
 		}
 	}
 	if name := b.conns.StateName(id); name != "SYN_RECV" {
@@ -244,5 +247,40 @@ func findsAll(t *testing.T, b *bench) {
 	t.Logf("%d of %d passed", passed, n)
 	if got := fmt.Sprint(b.Counters()["xdp_frames"]); got != fmt.Sprint(n-passed) {
 		t.Errorf("xdp_frames is %s", got)
+	}
+}
+
+// Every variant of the program passes the verifier.
+func TestVariants(t *testing.T) {
+	b := newBench(t, 1000)
+	sockets, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	b.must(err)
+	defer sockets.Close()
+	claims, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: claimSize, ValueSize: 1, MaxEntries: 10})
+	b.must(err)
+	defer claims.Close()
+	table, err := newElements("ulvs_slots", 64, 2000)
+	b.must(err)
+	defer table.close()
+	for _, looked := range []bool{false, true} {
+		for _, withSockets := range []bool{false, true} {
+			for _, ticks := range []ticks{{250, 250, 1}, {250, 1000, 1 << 31}, {250, 100, 0}, {250, 300, 5}} {
+				for _, macs := range [][]dataplane.MAC{{own}, {own, router}} {
+					p := b.Plane.source(b.acceleration(), ticks, 1, macs, nil)
+					if looked {
+						p.looked, p.conns = true, table.FD()
+					}
+					if withSockets {
+						p.sockets, p.claims = sockets.FD(), claims.FD()
+					}
+					prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: p.assemble()})
+					if err != nil {
+						t.Errorf("looked up %v, sockets %v, ticks %v, %d addresses: %v", looked, withSockets, ticks, len(macs), err)
+						continue
+					}
+					prog.Close()
+				}
+			}
+		}
 	}
 }
