@@ -237,7 +237,8 @@ func findsAll(t *testing.T, b *bench) {
 		p.Parse(frame)
 		id, _ := b.conns.Lookup(&p.Flow, b.conns.Hash(&p.Flow))
 		now = uint32(monotonicNow() / (time.Second / hz))
-		if off := int32(b.conns.Idle(id, now)); off < -1 || off > 10 {
+		// A kernel's jiffies stand still while its host does not let it run.
+		if off := int32(b.conns.Idle(id, now)); off < -1 || off > hz {
 			t.Fatalf("stamped %d ticks ago", off)
 		}
 	}
