@@ -3,6 +3,7 @@ package ulvs_test
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -175,4 +176,39 @@ func anew(t *testing.T, seed uint64) {
 	w.steady.move(4 * time.Second)
 	w.anew.move(4 * time.Second)
 	w.same("after one more", w.listing)
+}
+
+// measured is a plane that only wants to know how much memory a director asks for.
+type measured struct {
+	*dataplanetest.Keeper
+	bytes map[string]int
+}
+
+var errMeasured = errors.New("that is all")
+
+func (m *measured) Memory(parts []dataplane.Part) (bool, error) {
+	for _, p := range parts {
+		m.bytes[p.Name] += p.Size
+	}
+	return false, errMeasured
+}
+
+// What ten million connections cost, everything included, is less than half of what
+// the kernel's take (341 bytes each).
+func TestMemory(t *testing.T) {
+	const connections = 10_000_000
+	b := emptyBed(t)
+	m := &measured{dataplanetest.NewKeeper(b.plane), map[string]int{}}
+	if _, err := ulvs.New(ulvs.Options{Plane: m, Resolver: b.resolver, Connections: connections}); !errors.Is(err, errMeasured) {
+		t.Fatal(err)
+	}
+	all := 0
+	for _, n := range m.bytes {
+		all += n
+	}
+	alone := float64(m.bytes["conns"]+m.bytes["conn-records"]) / connections
+	t.Logf("%.1f bytes a connection, %.1f with everything: %d MiB in all", alone, float64(all)/connections, all>>20)
+	if alone > 128 || all > connections*160 || all > 1638<<20 {
+		t.Error("too much")
+	}
 }

@@ -95,17 +95,25 @@ func (p *program) slotAt(i asm.Register, add int32) {
 	)
 }
 
-// findHashed asks a BPF hash map, whose keys are an IPv4 key's two words.
+// findHashed asks a BPF hash map.
 func (p *program) findHashed() {
 	p.emit(
 		asm.StoreMem(asm.RFP, stackKey, addrs, asm.DWord),
 		asm.StoreMem(asm.RFP, stackKey+8, ports, asm.DWord),
+	)
+	if p.hashedWords > 2 {
+		p.emit(asm.Mov.Imm(asm.R1, 0))
+	}
+	for w := int16(2); w < p.hashedWords; w++ {
+		p.emit(asm.StoreMem(asm.RFP, stackKey+8*w, asm.R1, asm.DWord))
+	}
+	p.emit(
 		asm.StoreMem(asm.RFP, stackKept, kept, asm.DWord),
 		asm.LoadMapPtr(asm.R1, p.hashed),
 		asm.Mov.Reg(asm.R2, asm.RFP),
 		asm.Add.Imm(asm.R2, stackKey),
 		asm.FnMapLookupElem.Call(),
-		asm.JEq.Imm(asm.R0, 0, pass),
+		asm.JEq.Imm(asm.R0, 0, p.here("miss")),
 		asm.LoadMem(kept, asm.RFP, stackKept, asm.DWord),
 		asm.LoadMem(asm.R1, asm.R0, shtab.OffWord, asm.DWord),
 	)

@@ -21,7 +21,7 @@ func TestListing(t *testing.T) {
 	for name, hashed := range map[string]int{"array": 0, "hash": 4} {
 		p := program{
 			Acceleration: dataplane.Acceleration{Seed: seed, Homes: 1000, Slots: 1500, Hz: 250},
-			conns:        1, servers: 2, counts: 3, settings: 5, cpus: 2, path: forward(), ifindex: 1, hashed: hashed,
+			conns:        1, servers: 2, counts: 3, settings: 5, cpus: 2, path: forward(), ifindex: 1, hashed: hashed, hashedWords: 5,
 			mac: []dataplane.MAC{own}, ticks: ticks{mul: 250, div: 1000, offset: 77}, rooms: 64,
 		}
 		got := fmt.Sprintf("%v", p.assemble())

@@ -76,8 +76,10 @@ type program struct {
 	tags    int  // VLAN tags before what is being emitted
 	six     bool // it is for IPv6
 	// hashed, if not 0, is a BPF hash map with the table's IPv4 entries, to be used
-	// in its place: what others do, to compare with.
-	hashed int
+	// in its place: what others do, to compare with. Its keys have all five words, or
+	// only the two that IPv4 needs.
+	hashed      int
+	hashedWords int16
 
 	// path is the way of a packet whose connection was found.
 	path []step

@@ -1,0 +1,113 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/mdlayher/packet"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// What is the host's after all, though it comes to a virtual address that the host
+// has, is answered by the host: a fragmented datagram to a port of its own, an ICMP
+// error about a socket of its own, and a stray ACK for a service.
+func TestHostBound(t *testing.T) {
+	for _, args := range [][]string{{"--plane", "afpacket"}, {"--plane", "xdp", "--af-xdp", "off"}, {"--plane", "xdp", "--af-xdp", "on"}} {
+		t.Run(args[1]+" "+args[len(args)-1], func(t *testing.T) { hostBound(t, args) })
+	}
+}
+
+func hostBound(t *testing.T, args []string) {
+	if args[1] == "xdp" && os.Getuid() != 0 {
+		t.Skip("BPF needs root")
+	}
+	s := newSite(t)
+	nl := s.director.Netlink()
+	eth0, err := nl.LinkByName("eth0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, virtual, _ := net.ParseCIDR("192.168.10.101/32")
+	if err := nl.AddrAdd(eth0, &netlink.Addr{IPNet: virtual}); err != nil {
+		t.Fatal(err)
+	}
+	s.start(append([]string{"--interface", "eth0"}, args...)...)
+	s.serve()
+
+	// The host's own echo service, in fragments both ways.
+	var own, asking net.Conn
+	var echo net.PacketConn
+	if err := s.director.Do(func() (err error) {
+		if echo, err = net.ListenPacket("udp4", "192.168.10.101:7"); err != nil {
+			return err
+		}
+		own, err = net.DialUDP("udp4", &net.UDPAddr{IP: net.IPv4(192, 168, 10, 101), Port: 80}, &net.UDPAddr{IP: net.IPv4(192, 168, 10, 1), Port: 9})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer echo.Close()
+	defer own.Close()
+	go func() {
+		buf := make([]byte, 9000)
+		for {
+			n, from, err := echo.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = echo.WriteTo(buf[:n], from)
+		}
+	}()
+	if err := s.client.Do(func() (err error) {
+		asking, err = net.Dial("udp4", "192.168.10.101:7")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer asking.Close()
+	text := bytes.Repeat([]byte("fragments "), 400)
+	buf := make([]byte, 9000)
+	_ = asking.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := asking.Write(text); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := asking.Read(buf); err != nil || !bytes.Equal(buf[:n], text) {
+		t.Errorf("the echo of a fragmented datagram: %d bytes, %v", n, err)
+	}
+
+	// Nobody listens on the client's port 9: the error comes to the socket.
+	if _, err := own.Write([]byte("is anybody there?")); err != nil {
+		t.Fatal(err)
+	}
+	_ = own.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := own.Read(buf); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("the host's socket was told %v, not that its port is unreachable", err)
+	}
+
+	// A stray ACK: the host resets it, and ulvs does not.
+	from := socket(t, s.client)
+	if _, err := from.WriteTo(crafted(t, s, "A", 5, 0), &packet.Addr{HardwareAddr: s.director.MAC()}); err != nil {
+		t.Fatal(err)
+	}
+	_ = from.SetReadDeadline(time.Now().Add(5 * time.Second))
+	for {
+		n, _, err := from.ReadFrom(buf)
+		if err != nil {
+			t.Fatalf("no reset: %v", err)
+		}
+		p := gopacket.NewPacket(buf[:n], layers.LayerTypeEthernet, gopacket.Default)
+		if tcp, ok := p.Layer(layers.LayerTypeTCP).(*layers.TCP); ok && tcp.RST && tcp.SrcPort == 80 {
+			break
+		}
+	}
+	if n := s.status()["answered_for_host"]; n != 0 {
+		t.Errorf("%d packets were answered in the host's place", n)
+	}
+}
