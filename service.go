@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
 )
@@ -253,6 +254,9 @@ func (c *Destination) checkAddr() error {
 	return nil
 }
 
+// Fact is something that an operator should know, in words.
+type Fact = dataplane.Fact
+
 // Control is everything that an operator can say to a director. Director has
 // these methods, and so has the client of a running daemon: what speaks to one
 // speaks to the other.
@@ -299,6 +303,9 @@ type Control interface {
 	Sysctl(name string) (int, error)
 	SetSysctl(name string, value int) error
 	Sysctls() (map[string]int, error)
+
+	// Facts say how packets are carried, in words.
+	Facts() ([]Fact, error)
 
 	// Counters are the director's and its plane's counters by name: drops by
 	// cause, table occupancy.

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/estimator"
 	"github.com/ulvs/ulvs/persist"
 )
@@ -182,6 +183,15 @@ func (d *Director) templateStatus(id persist.ID, now uint32) ConnStatus {
 		c.Dest = dst.AddrPort()
 	}
 	return c
+}
+
+// Facts implements Control.
+func (d *Director) Facts() ([]Fact, error) {
+	facts := []Fact{{Name: "plane", Value: d.plane.Name()}}
+	if p, ok := d.plane.(dataplane.Described); ok {
+		facts = append(facts, p.Facts()...)
+	}
+	return facts, nil
 }
 
 // Counters implements Control.

@@ -87,6 +87,15 @@ type Handler interface {
 	Handle(now time.Duration, batch []Frame)
 }
 
+// Fact is something that an operator should know of a plane, in words.
+type Fact struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// Described is a Plane that has Facts: how it came to work, not what it counts.
+type Described interface{ Facts() []Fact }
+
 // Plane moves frames between the wire and a Handler.
 type Plane interface {
 	// Name is the plane's name on the command line and in status: "afpacket".

@@ -126,28 +126,6 @@ func sysctl(c ulvs.Control, arg string) error {
 	return nil
 }
 
-// statusCommand shows the daemon's counters.
-func statusCommand() *cobra.Command {
-	var socket string
-	c := &cobra.Command{
-		Use:   "status",
-		Short: "Counters of the daemon: packets, drops by cause, tables",
-		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			counters, err := control.Dial(socket).Counters()
-			if err != nil {
-				return err
-			}
-			for _, name := range slices.Sorted(maps.Keys(counters)) {
-				fmt.Printf("%-28s %d\n", name, counters[name])
-			}
-			return nil
-		},
-	}
-	controlFlag(c, &socket)
-	return c
-}
-
 func controlFlag(c *cobra.Command, socket *string) {
 	c.Flags().StringVar(socket, "control", socketFromEnv(), "the daemon's `SOCKET`; also from ULVS_CONTROL")
 }

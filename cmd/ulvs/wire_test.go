@@ -1,7 +1,7 @@
 package main
 
 import (
-	"fmt"
+	"encoding/json"
 	"net"
 	"os"
 	"slices"
@@ -133,19 +133,12 @@ func (s *site) serve() {
 // status is what ulvs status says.
 func (s *site) status() map[string]int {
 	s.t.Helper()
-	out, code := s.ulvs("", "ulvs", "status")
-	if code != 0 {
-		s.t.Fatal(out)
+	out, code := s.ulvs("", "ulvs", "status", "--json")
+	var all struct{ Counters map[string]int }
+	if err := json.Unmarshal([]byte(out), &all); code != 0 || err != nil {
+		s.t.Fatal(out, err)
 	}
-	all := make(map[string]int)
-	for line := range strings.Lines(out) {
-		var name string
-		var n int
-		if _, err := fmt.Sscan(line, &name, &n); err == nil {
-			all[name] = n
-		}
-	}
-	return all
+	return all.Counters
 }
 
 func socket(t *testing.T, h *lab.Host) (c *packet.Conn) {

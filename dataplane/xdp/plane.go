@@ -13,9 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
-	"strings"
 	"sync"
 	"time"
 
@@ -127,23 +125,6 @@ func permitted(err error) error {
 	return err
 }
 
-// socketMode says how the sockets of an interface get their frames.
-func (p *Plane) socketMode(ifindex int) string {
-	n, mode := 0, ""
-	for _, q := range p.sockets.queues {
-		if q.ifindex != ifindex {
-			continue
-		}
-		n++
-		if zero, _ := q.s.Mode(); zero {
-			mode = "zero copy"
-		} else {
-			mode = "copy"
-		}
-	}
-	return fmt.Sprintf("%s on %d queues", mode, n)
-}
-
 // Name implements dataplane.Plane.
 func (p *Plane) Name() string { return "xdp" }
 
@@ -203,7 +184,7 @@ func (p *Plane) attach(name string, a dataplane.Acceleration, t ticks) (ifindex 
 		mode += ", no AF_XDP (" + without.Error() + ")"
 	}
 	p.links = append(p.links, l)
-	p.modes = append(p.modes, name+" "+mode)
+	p.modes = append(p.modes, mode)
 	return ifi.Index, nil
 }
 
@@ -264,14 +245,6 @@ func (p *Plane) load(a dataplane.Acceleration, t ticks, ifindex int, macs []data
 	}
 	p.progs = append(p.progs, prog)
 	return prog, nil
-}
-
-// Mode says for each interface whether the program is in its driver or in front of
-// the host's stack, and why there.
-func (p *Plane) Mode() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return strings.Join(p.modes, ", ")
 }
 
 // Run implements dataplane.Plane: it runs the slow plane, and takes the programs
@@ -347,26 +320,4 @@ func (p *Plane) Grace() error {
 		return fmt.Errorf("xdp: membarrier: %w", errno)
 	}
 	return nil
-}
-
-// Counters implements dataplane.Plane: the slow plane's, and xdp_frames, what the
-// program forwarded.
-func (p *Plane) Counters() map[string]uint64 {
-	all := maps.Clone(p.Plane.Counters())
-	var frames uint64
-	for i := range p.counts {
-		n, _ := p.counts[i].load()
-		frames += n
-	}
-	all["xdp_frames"] = frames
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.sockets != nil {
-		for _, q := range p.sockets.queues {
-			for name, n := range q.s.Counters() {
-				all["af_xdp_"+name] += n
-			}
-		}
-	}
-	return all
 }

@@ -171,6 +171,10 @@ func (c *Client) Sysctls() (map[string]int, error) {
 	return fetch[map[string]int](c, http.MethodGet, "sysctls", nil)
 }
 
+func (c *Client) Facts() ([]ulvs.Fact, error) {
+	return fetch[[]ulvs.Fact](c, http.MethodGet, "facts", nil)
+}
+
 func (c *Client) Counters() (map[string]uint64, error) {
 	return fetch[map[string]uint64](c, http.MethodGet, "counters", nil)
 }

@@ -64,6 +64,7 @@ func session() []step {
 		look("Sysctl", func(c ulvs.Control) (int, error) { return c.Sysctl("sloppy_tcp") }),
 		look("Sysctl", func(c ulvs.Control) (int, error) { return c.Sysctl("no_such") }),
 		look("Counters", ulvs.Control.Counters),
+		look("Facts", ulvs.Control.Facts),
 		look("MarkSave", func(c ulvs.Control) (string, error) { return c.MarkSave(false) }),
 		look("MarkSave", func(c ulvs.Control) (string, error) { return c.MarkSave(true) }),
 		look("Version", func(c ulvs.Control) (version, error) {

@@ -149,6 +149,7 @@ func Handler(c ulvs.Control) http.Handler {
 	get(m, "services", func() (any, error) { return c.Services() })
 	get(m, "timeouts", func() (any, error) { return c.Timeouts() })
 	get(m, "sysctls", func() (any, error) { return c.Sysctls() })
+	get(m, "facts", func() (any, error) { return c.Facts() })
 	get(m, "counters", func() (any, error) { return c.Counters() })
 	get(m, "version", func() (any, error) {
 		v, size, err := c.Version()

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/internal/control"
+)
+
+// statusCommand shows how the daemon works and what it has counted.
+func statusCommand() *cobra.Command {
+	var socket string
+	var asJSON, all bool
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "How the daemon takes packets, how full its tables are, and its counters: drops by cause",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			d := control.Dial(socket)
+			facts, err := d.Facts()
+			if err != nil {
+				return err
+			}
+			counters, err := d.Counters()
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return json.NewEncoder(os.Stdout).Encode(map[string]any{"facts": facts, "counters": counters})
+			}
+			printStatus(os.Stdout, facts, counters, all)
+			return nil
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "one JSON object: facts and counters")
+	c.Flags().BoolVar(&all, "all", false, "also the counters that are 0")
+	controlFlag(c, &socket)
+	return c
+}
+
+// counterGroups are the counters with what they mean, in the order in which a packet
+// meets them.
+var counterGroups = []struct {
+	title string
+	names [][2]string
+}{
+	{"tables", [][2]string{
+		{"connections", ""}, {"templates", ""},
+		{"templates_evicted", "made room for others: there were as many as there may be"},
+		{"shed", "entries that drop_entry ended"},
+	}},
+	{"packets", [][2]string{
+		{"xdp_frames", "forwarded by the XDP program"},
+		{"rx_frames", "given to the daemon by AF_PACKET"},
+		{"af_xdp_rx_frames", "given to the daemon by AF_XDP"},
+		{"tx_frames", "sent by AF_PACKET"},
+		{"af_xdp_tx_frames", "sent by AF_XDP"},
+		{"passed", "left to the host"},
+		{"answers", "answers given in the host's or IPVS's place"},
+		{"answered_for_host", "packets among them that were the host's"},
+		{"parked", "waited for their server's MAC address"},
+		{"rx_not_ours", "broadcast and multicast that asks for nothing"},
+	}},
+	{"dropped by the rules", [][2]string{
+		{"dropped", "by AF_PACKET's verdicts, in all"},
+		{"drop_server_removed", "their connection's server was removed"},
+		{"drop_no_server", "no usable server: port unreachable was answered"},
+		{"drop_connections_full", "there are as many connections as there may be"},
+		{"drop_templates_full", "every template controls a connection"},
+		{"drop_ttl", "time exceeded was answered"},
+		{"drop_too_big", "above the MTU: fragmentation needed was answered"},
+		{"drop_no_route", "no route to the server: host unreachable was answered"},
+		{"drop_method", "their server is for masquerading or tunnelling"},
+		{"drop_local_server", "their server is this host, which cannot be given them"},
+		{"drop_checksum", "ICMP errors with a wrong checksum"},
+		{"drop_fragment", "fragments whose first did not come"},
+		{"drop_defense", "by drop_packet"},
+		{"drop_engine", "nothing in them for the persistence engine"},
+		{"damaged", "contradict themselves; left to the host"},
+	}},
+	{"lost", [][2]string{
+		{"parked_lost", "their server's MAC address was not found"},
+		{"rx_ring_lost", "the AF_PACKET ring was full: the daemon came too late"},
+		{"rx_truncated", "larger than a slot of the ring"},
+		{"af_xdp_rx_dropped", "no memory was free for AF_XDP, or the frame was too long"},
+		{"af_xdp_rx_ring_full", "the AF_XDP ring was full: the daemon came too late"},
+		{"af_xdp_rx_no_fill", "times that AF_XDP found no free memory"},
+		{"af_xdp_rx_invalid", "the kernel refused memory for AF_XDP"},
+		{"tx_ring_full", "the interface did not take them in time"},
+		{"tx_down", "the interface was down or gone"},
+		{"tx_malformed", "the kernel refused the frame"},
+		{"tx_too_big", "larger than the MTU, and not to be cut"},
+		{"tx_no_hop", "for a server that is the host itself"},
+		{"tx_no_sender", "no socket could be opened on the interface"},
+		{"af_xdp_tx_dropped", "the driver dropped them"},
+		{"af_xdp_tx_ring_full", "the interface did not take them in time"},
+		{"af_xdp_tx_buffers", "the kernel had no memory"},
+		{"af_xdp_tx_down", "the interface was down or gone"},
+		{"af_xdp_tx_malformed", "shorter than a header, or longer than a frame"},
+		{"af_xdp_tx_no_chunk", "no memory was free"},
+		{"af_xdp_tx_invalid", "the kernel refused the frame"},
+		{"af_xdp_strange", "memory that the kernel gave back twice; ignored"},
+	}},
+}
+
+func printStatus(to io.Writer, facts []ulvs.Fact, counters map[string]uint64, all bool) {
+	for _, f := range facts {
+		fmt.Fprintf(to, "%-24s %s\n", f.Name, f.Value)
+	}
+	left := maps.Clone(counters)
+	line := func(name, text string) string {
+		n, is := counters[name]
+		delete(left, name)
+		if most, limited := counters[name+"_max"]; limited {
+			delete(left, name+"_max")
+			text = fmt.Sprintf("of %d, %.1f %%", most, 100*float64(n)/float64(max(most, 1)))
+		} else if !is || n == 0 && !all {
+			return ""
+		}
+		return strings.TrimRight(fmt.Sprintf("  %-22s %-12d %s", name, n, text), " ") + "\n"
+	}
+	for _, g := range counterGroups {
+		lines := ""
+		for _, c := range g.names {
+			lines += line(c[0], c[1])
+		}
+		if lines != "" {
+			fmt.Fprintf(to, "%s:\n%s", g.title, lines)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(left)) {
+		fmt.Fprint(to, line(name, ""))
+	}
+}

@@ -1,0 +1,101 @@
+package xdp
+
+import (
+	"fmt"
+	"maps"
+	"strings"
+
+	"github.com/cilium/ebpf"
+	"github.com/ulvs/ulvs/dataplane"
+)
+
+// Facts implements dataplane.Described.
+func (p *Plane) Facts() (facts []dataplane.Fact) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, mode := range p.modes {
+		facts = append(facts, dataplane.Fact{Name: p.interfaces[i], Value: mode})
+	}
+	for _, prog := range p.progs[:min(1, len(p.progs))] {
+		facts = append(facts, dataplane.Fact{Name: "program", Value: p.size(prog)})
+	}
+	pinned := "nothing"
+	if p.pins != nil {
+		pinned = p.pins.dir + ": " + strings.Join(p.pins.names(), ", ")
+	}
+	return append(facts, dataplane.Fact{Name: "pinned", Value: pinned})
+}
+
+// size says how large a program is, and which variant.
+func (p *Plane) size(prog *ebpf.Program) string {
+	text := "table addressed as memory"
+	if p.looked {
+		text = "table looked up"
+	}
+	if len(p.socketMaps) > 0 {
+		text += ", with sockets"
+	}
+	info, err := prog.Info()
+	if err != nil {
+		return text
+	}
+	if translated, err := info.TranslatedSize(); err == nil {
+		const instruction = 8
+		text = fmt.Sprintf("%d instructions, ", translated/instruction) + text
+	}
+	if native, err := info.JitedSize(); err == nil && native > 0 {
+		text = fmt.Sprintf("%d bytes of machine code, ", native) + text
+	}
+	return text
+}
+
+// Counters implements dataplane.Plane: the slow plane's, and xdp_frames, what the
+// program forwarded.
+func (p *Plane) Counters() map[string]uint64 {
+	all := maps.Clone(p.Plane.Counters())
+	var frames uint64
+	for i := range p.counts {
+		n, _ := p.counts[i].load()
+		frames += n
+	}
+	all["xdp_frames"] = frames
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.sockets != nil {
+		for _, q := range p.sockets.queues {
+			for name, n := range q.s.Counters() {
+				all["af_xdp_"+name] += n
+			}
+		}
+	}
+	return all
+}
+
+// Mode says for each interface whether the program is in its driver or in front of
+// the host's stack, and why there.
+func (p *Plane) Mode() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var list []string
+	for i, mode := range p.modes {
+		list = append(list, p.interfaces[i]+" "+mode)
+	}
+	return strings.Join(list, "; ")
+}
+
+// socketMode says how the sockets of an interface get their frames.
+func (p *Plane) socketMode(ifindex int) string {
+	n, mode := 0, ""
+	for _, q := range p.sockets.queues {
+		if q.ifindex != ifindex {
+			continue
+		}
+		n++
+		if zero, _ := q.s.Mode(); zero {
+			mode = "zero copy"
+		} else {
+			mode = "copy"
+		}
+	}
+	return fmt.Sprintf("%s on %d queues", mode, n)
+}
