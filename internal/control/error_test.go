@@ -77,7 +77,7 @@ func (b *broken) MarkRestore(bool, string) error                            { re
 func (b *broken) Sysctl(string) (int, error)                                { return 0, b.err }
 func (b *broken) SetSysctl(string, int) error                               { return b.err }
 func (b *broken) Sysctls() (map[string]int, error)                          { return nil, b.err }
-func (b *broken) Facts() ([]ulvs.Fact, error)                      { return nil, b.err }
+func (b *broken) Facts() ([]ulvs.Fact, error)                               { return nil, b.err }
 func (b *broken) Counters() (map[string]uint64, error)                      { return nil, b.err }
 
 // verbs is one call of each verb: those of the session.

@@ -100,6 +100,9 @@ func (*specimen) Sysctl(string) (int, error)                 { return -1, nil }
 func (*specimen) Sysctls() (map[string]int, error) {
 	return map[string]int{"sloppy_tcp": 1, "sloppy_sctp": 0}, nil
 }
+func (*specimen) Facts() ([]ulvs.Fact, error) {
+	return []ulvs.Fact{{Name: "plane", Value: "xdp"}, {Name: "eth0", Value: "native"}}, nil
+}
 func (*specimen) Counters() (map[string]uint64, error) {
 	return map[string]uint64{"tx": 2, "rx": 1}, nil
 }
@@ -142,6 +145,7 @@ func TestWireFormat(t *testing.T) {
 		look("Sysctl", func(c ulvs.Control) (int, error) { return c.Sysctl("sloppy_tcp") }),
 		look("Sysctls", ulvs.Control.Sysctls),
 		look("Counters", ulvs.Control.Counters),
+		look("Facts", ulvs.Control.Facts),
 		look("Version", func(c ulvs.Control) (version, error) {
 			text, size, err := c.Version()
 			return version{text, size}, err
