@@ -1,9 +1,13 @@
 package main
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -156,4 +160,73 @@ func echoed(c net.Conn) error {
 	}
 	_, err := io.ReadFull(c, make([]byte, 4))
 	return err
+}
+
+// What an earlier daemon left is taken over if it fits, and what becomes of it is
+// said in a line.
+func TestPins(t *testing.T) {
+	s := newPinSite(t)
+	services := func() string { return s.output("ipvsadm -Sn") }
+	said := func(c *lab.Cmd) string { return fmt.Sprint(c.Stderr) }
+
+	first := s.run()
+	s.serve()
+	kept := services()
+	if out := said(first); strings.Contains(out, "adopted") || strings.Contains(out, "discarded") {
+		t.Errorf("the first daemon: %s", out)
+	}
+	s.stop(first)
+
+	rules := filepath.Join(s.dir, "rules")
+	if err := os.WriteFile(rules, []byte("-A -t 192.168.10.101:80 -s rr -p 300\n-A -t 192.168.10.101:443 -s rr\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	second := s.run("--rules", rules)
+	if got := services(); got != kept {
+		t.Errorf("the second daemon has\n%snot\n%s", got, kept)
+	}
+	if out := said(second); !strings.Contains(out, `"adopted connections"=0`) ||
+		!strings.Contains(out, `"lines of the file alone"="-A -t 192.168.10.101:443 -s rr" "lines that are not in it"="-a -t 192.168.10.101:80 -r 192.168.10.200:80 -g -w 1"`) {
+		t.Errorf("the second daemon: %s", out)
+	}
+	s.stop(second)
+
+	third := s.run("--connections", "30000")
+	if out := said(third); !strings.Contains(out, "discarded=") || !strings.Contains(out, "other sizes were asked for") {
+		t.Errorf("the third daemon, of another size: %s", out)
+	}
+	if got := services(); got != "" {
+		t.Errorf("the third daemon has\n%s", got)
+	}
+	s.serve()
+	s.stop(third)
+
+	fourth := s.run("--connections", "30000", "--fresh", "--rules", rules)
+	if got := services(); !strings.Contains(got, ":443") || strings.Contains(got, "-a") {
+		t.Errorf("the fourth daemon has\n%s", got)
+	}
+	if out, code := s.ulvs("", "ulvs", "detach", "--pin", s.pins); code == 0 || !strings.Contains(out, "end it first") {
+		t.Errorf("detach beside a daemon: %d, %s", code, out)
+	}
+	// One that cannot start leaves nothing of its own, and everything of another's.
+	if err := os.WriteFile(rules, []byte("-A -t 192.168.10.101:80 -s nosuch\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.stop(fourth)
+	broken := []string{"ulvs", "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--interface", "eth0", "--plane", "xdp", "--pin", s.pins, "--connections", "30000", "--rules", rules}
+	if out, code := s.ulvs("", append(broken, "--fresh")...); code == 0 {
+		t.Errorf("a daemon with bad rules: %s", out)
+	}
+	if left, _ := os.ReadDir(s.pins); len(left) > 0 {
+		t.Errorf("it left %v", left)
+	}
+	if out, code := s.ulvs("", "ulvs", "detach", "--pin", s.pins); code == 0 || !strings.Contains(out, "nothing was left") {
+		t.Errorf("detach of nothing: %d, %s", code, out)
+	}
+	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "other.sock"), "--interface", "eth0", "--plane", "xdp", "--pin", s.dir); code == 0 || !strings.Contains(out, "not in a BPF file system") {
+		t.Errorf("pins in an ordinary folder: %d, %s", code, out)
+	}
+	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "other.sock"), "--interface", "eth0", "--plane", "afpacket", "--takeover"); code == 0 || !strings.Contains(out, "--takeover") {
+		t.Errorf("a takeover of nothing that is kept: %d, %s", code, out)
+	}
 }
