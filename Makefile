@@ -59,6 +59,7 @@ conformance: ## ask the real kernel in user-mode Linux: all recorded scenarios a
 	$(GO) test ./conformance -count=1 -run 'TestKernel|TestRestore' -kernel
 	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane afpacket -timeout 40m
 	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane xdp -timeout 40m
+	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane af_xdp -timeout 40m
 
 .PHONY: guests
 guests: ## the XDP tests on Debian's kernels 6.1 and 6.12, in qemu (fetches them once)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -109,5 +110,40 @@ func hostBound(t *testing.T, args []string) {
 	}
 	if n := s.status()["answered_for_host"]; n != 0 {
 		t.Errorf("%d packets were answered in the host's place", n)
+	}
+}
+
+// What Go decides may be overtaken: here the daemon is held up while a FIN waits for
+// it, and the last ACK behind it goes past.
+func TestOvertaken(t *testing.T) {
+	for _, sockets := range []string{"off", "on"} {
+		t.Run("af-xdp "+sockets, func(t *testing.T) {
+			s := newPinSite(t)
+			daemon := s.start("--interface", "eth0", "--plane", "xdp", "--af-xdp", sockets)
+			s.serve()
+			for i, flags := range []string{"S", "A"} {
+				s.send(s.frame(1, 80, flags, uint32(1+i)))
+				s.got(uint32(1+i), 1)
+			}
+			if err := daemon.Process.Signal(unix.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+			s.send(s.frame(1, 80, "FA", 3))
+			s.send(s.frame(1, 80, "A", 4))
+			s.got(4, 1)
+			s.mu.Lock()
+			_, early := s.seen[3]
+			s.mu.Unlock()
+			if early {
+				t.Error("the FIN did not wait for the daemon")
+			}
+			if err := daemon.Process.Signal(unix.SIGCONT); err != nil {
+				t.Fatal(err)
+			}
+			s.got(3, 1)
+			if out := s.output("ipvsadm -Lnc"); !strings.Contains(out, "FIN_WAIT") {
+				t.Error(out)
+			}
+		})
 	}
 }

@@ -103,7 +103,7 @@ const frameSize = 14 + 20 + 20 + 4
 func (s *pinSite) frame(flow uint32, port uint16, flags string, number uint32) []byte {
 	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: net.IPv4(10, byte(flow>>16), byte(flow>>8), byte(flow)), DstIP: net.IPv4(192, 168, 10, 101)}
 	tcp := &layers.TCP{SrcPort: 1000, DstPort: layers.TCPPort(port), Window: 1000,
-		SYN: strings.Contains(flags, "S"), ACK: strings.Contains(flags, "A"), PSH: strings.Contains(flags, "P")}
+		SYN: strings.Contains(flags, "S"), ACK: strings.Contains(flags, "A"), PSH: strings.Contains(flags, "P"), FIN: strings.Contains(flags, "F")}
 	_ = tcp.SetNetworkLayerForChecksum(ip)
 	eth := &layers.Ethernet{SrcMAC: s.client.MAC(), DstMAC: s.director.MAC(), EthernetType: layers.EthernetTypeIPv4}
 	buf := gopacket.NewSerializeBuffer()
