@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"strings"
@@ -127,6 +128,14 @@ func TestOvertaken(t *testing.T) {
 			}
 			if err := daemon.Process.Signal(unix.SIGSTOP); err != nil {
 				t.Fatal(err)
+			}
+			stopped := fmt.Sprintf("/proc/%d/stat", daemon.Process.Pid)
+			for text := ""; !strings.Contains(text, ") T "); time.Sleep(time.Millisecond) {
+				raw, err := os.ReadFile(stopped)
+				if err != nil {
+					t.Fatal(err)
+				}
+				text = string(raw)
 			}
 			s.send(s.frame(1, 80, "FA", 3))
 			s.send(s.frame(1, 80, "A", 4))
