@@ -3,6 +3,7 @@ package xdp
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -249,6 +250,41 @@ func findsAll(t *testing.T, b *bench) {
 	if got := fmt.Sprint(b.Counters()["xdp_frames"]); got != fmt.Sprint(n-passed) {
 		t.Errorf("xdp_frames is %s", got)
 	}
+}
+
+// Among a million connections each packet finds its own, and its server.
+func TestMillion(t *testing.T) { bothWays(t, 1<<20, million) }
+
+func million(t *testing.T, b *bench) {
+	const flows, servers = 1 << 20, 60
+	for id := range uint32(servers) {
+		b.SetServer(1+id, dataplane.Server{Reachable: true, Dst: dataplane.MAC{2, 0, 0, 0, 9, byte(id)}, Src: own, Ifindex: 1, MTU: 1500})
+	}
+	frame := shape{proto: layers.IPProtocolUDP, port: 1000}.frame(t)
+	for i := range uint32(flows) {
+		f := packet.NewFlow(17, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 1000), netip.MustParseAddrPort("192.168.10.101:80"))
+		id, err := b.conns.Insert(&f, b.conns.Hash(&f), 1+i%servers, 0, 0, 0)
+		b.must(err)
+		b.conns.UDP(id, 0)
+	}
+	passed, tried := 0, 0
+	for i := uint32(0); i < flows; i += 23 {
+		copy(frame[26:30], []byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+		frame[24], frame[25] = 0, 0
+		sum := packet.Checksum(frame[14:34])
+		frame[24], frame[25] = byte(sum>>8), byte(sum)
+		tried++
+		switch action, out := b.run(frame); {
+		case action != actionTX:
+			passed++ // it is at the end of a long chain, and Go's
+		case out[4] != 9 || uint32(out[5]) != i%servers:
+			t.Fatalf("flow %d went to %x, not to server %d", i, out[:6], i%servers)
+		}
+	}
+	if passed > tried/500 {
+		t.Errorf("%d of %d were passed", passed, tried)
+	}
+	t.Logf("%d of %d passed", passed, tried)
 }
 
 // Every variant of the program passes the verifier.
