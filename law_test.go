@@ -49,6 +49,7 @@ var law = map[string][]string{
 	"conformance":             {"internal/lab"},
 	"conformance/uml":         {"conformance", "internal/lab"},
 	"bench":                   {"*"},
+	"bench/wire":              {"internal/lab"},
 }
 
 // only says in which folders (and below) a dangerous import may appear outside
@@ -56,7 +57,7 @@ var law = map[string][]string{
 var only = map[string][]string{
 	"unsafe":                       {}, // by file name, see TestUnsafe
 	"C":                            {},
-	"github.com/cilium/ebpf":       {"dataplane/xdp"}, // and tests
+	"github.com/cilium/ebpf":       {"dataplane/xdp", "bench/wire"}, // and tests
 	"github.com/gopacket/gopacket": {"bench", "conformance"},
 }
 

@@ -1,0 +1,158 @@
+// Package wire carries generated frames over veth pairs and counts what comes
+// out: a Generator, that makes packets of many flows inside the kernel, a Sink,
+// that counts them by what is in them, and a Net of namespaces between the two.
+// Benchmarks of XDP programs use it, and tests that want one under load.
+//
+// Frames are made by a test run of an XDP program in live-frame mode
+// (BPF_F_TEST_XDP_LIVE_FRAMES, Linux 5.18), some ten million a second. The usual
+// set-up is one pair of interfaces:
+//
+//	generator                         director
+//	Generator --redirect--> gen0 ~~~~ dir0 <- the program under test, native
+//	                Sink <- gen0 ~~~~ dir0 -- XDP_TX
+//
+// All of it, the program under test and the sink included, then happens on the
+// generator's CPU, in its system call, where nothing is lost: a run in which the
+// sink has not seen what it should have is not to be counted. Where a second CPU
+// takes a part, veth's rings of 256 frames overflow.
+//
+// A veth interface takes redirected frames, and frames of its peer's XDP_TX, only
+// if it has an XDP program itself (or GRO); without one they vanish.
+package wire
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/ulvs/ulvs/internal/lab"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotPermitted is wrapped by errors that say that this process may not make
+// network namespaces, or not load BPF programs: it has to be root.
+var ErrNotPermitted = errors.New("wire: namespaces and BPF programs need root")
+
+// permitted makes ErrNotPermitted of an error that comes to that.
+func permitted(err error) error {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, lab.ErrPrivileges) {
+		return fmt.Errorf("%w (%w)", ErrNotPermitted, err)
+	}
+	return err
+}
+
+// Net is a few network namespaces, and veth pairs between them. Make it with
+// NewNet. Its methods are for one goroutine at a time.
+type Net struct {
+	lab   *lab.Lab
+	index int // of the next pair's first interface
+}
+
+// End is an interface: one end of a veth pair. Its methods may be called from any
+// goroutine. The zero value is of no use.
+type End struct {
+	// Space is the network namespace that it is in.
+	Space *lab.Host
+	// Name and Index are the interface's, in its own namespace.
+	Name  string
+	Index int
+	// MAC is its link address.
+	MAC net.HardwareAddr
+}
+
+// NewNet makes a net without namespaces. Errors wrap ErrNotPermitted if the process
+// may not make any.
+func NewNet() (*Net, error) {
+	l, err := lab.New(lab.Config{})
+	if err != nil {
+		return nil, permitted(err)
+	}
+	return &Net{lab: l, index: 100}, nil
+}
+
+// Space adds a network namespace. It has no IPv6, so that its interfaces send
+// nothing by themselves.
+func (n *Net) Space(name string) (*lab.Host, error) {
+	h, err := n.lab.Add(lab.HostConfig{Name: name, Sysctls: [][2]string{
+		{"-net.ipv6.conf.default.disable_ipv6", "1"}, {"-net.ipv6.conf.all.disable_ipv6", "1"},
+	}})
+	if err != nil {
+		return nil, permitted(err)
+	}
+	return h, nil
+}
+
+// Join lays a veth pair from one namespace to another, whose interfaces are called
+// as given, and brings both ends up.
+func (n *Net) Join(a *lab.Host, aName string, b *lab.Host, bName string) (near, far End, err error) {
+	// The kernel takes up to a second over a link whose peer has its own index.
+	n.index++
+	err = b.Do(func() error {
+		there, err := os.Open("/proc/thread-self/ns/net")
+		if err != nil {
+			return fmt.Errorf("wire: %w", err)
+		}
+		defer there.Close()
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name, attrs.Index = aName, n.index
+		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: bName, PeerNamespace: netlink.NsFd(int(there.Fd()))}
+		if err := a.Netlink().LinkAdd(veth); err != nil {
+			return fmt.Errorf("wire: veth pair %s and %s: %w (the kernel needs the module veth)", aName, bName, permitted(err))
+		}
+		return nil
+	})
+	if err != nil {
+		return near, far, err
+	}
+	if near, err = up(a, aName); err != nil {
+		return near, far, err
+	}
+	far, err = up(b, bName)
+	return near, far, err
+}
+
+func up(h *lab.Host, name string) (End, error) {
+	l, err := h.Netlink().LinkByName(name)
+	if err != nil {
+		return End{}, fmt.Errorf("wire: interface %s: %w", name, err)
+	}
+	if err := h.Netlink().LinkSetUp(l); err != nil {
+		return End{}, fmt.Errorf("wire: %s up: %w", name, err)
+	}
+	return End{Space: h, Name: name, Index: l.Attrs().Index, MAC: l.Attrs().HardwareAddr}, nil
+}
+
+// Close takes the namespaces and all that is in them away. Generators and sinks
+// are to be closed first.
+func (n *Net) Close() error { return n.lab.Close() }
+
+// Attach puts a program in front of the interface, in its driver ("native"). The
+// caller keeps the link: it ends with Close, and when it is garbage-collected.
+func (e End) Attach(p *ebpf.Program) (l link.Link, err error) {
+	err = e.Space.Do(func() error {
+		l, err = link.AttachXDP(link.XDPOptions{Program: p, Interface: e.Index, Flags: link.XDPDriverMode})
+		if err != nil {
+			return fmt.Errorf("wire: cannot attach to %s: %w", e.Name, permitted(err))
+		}
+		return nil
+	})
+	return l, err
+}
+
+// Loop is the usual set-up: the generator's interface, where the sink is too, and
+// the director's, where the program under test is to be attached.
+func (n *Net) Loop() (generator, director End, err error) {
+	a, err := n.Space("generator")
+	if err != nil {
+		return generator, director, err
+	}
+	b, err := n.Space("director")
+	if err != nil {
+		return generator, director, err
+	}
+	return n.Join(a, "gen0", b, "dir0")
+}

@@ -1,0 +1,290 @@
+package wire
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/ulvs/ulvs/packet"
+	"golang.org/x/sys/unix"
+)
+
+var traffic4 = Traffic{
+	Dst: [6]byte{2, 0, 0, 0, 0, 1}, Src: [6]byte{2, 0, 0, 0, 0, 2},
+	Client: netip.MustParseAddrPort("10.0.255.250:1000"), Service: netip.MustParseAddrPort("192.168.10.101:80"),
+	Flows: 1000, Random: true,
+}
+
+var traffic6 = Traffic{
+	Dst: [6]byte{2, 0, 0, 0, 0, 1}, Src: [6]byte{2, 0, 0, 0, 0, 2},
+	Client: netip.MustParseAddrPort("[fd01::a00:fffa]:1000"), Service: netip.MustParseAddrPort("[fd00:10::101]:80"),
+	Flows: 1000, Random: true,
+}
+
+// bed is the usual set-up.
+type bed struct {
+	testing.TB
+	generator, director End
+}
+
+func newBed(t testing.TB) *bed {
+	t.Helper()
+	b := &bed{TB: t}
+	n, err := NewNet()
+	b.must(err)
+	t.Cleanup(func() { b.must(n.Close()) })
+	b.generator, b.director, err = n.Loop()
+	b.must(err)
+	return b
+}
+
+func (b *bed) must(err error) {
+	b.Helper()
+	if errors.Is(err, ErrNotPermitted) {
+		b.Skip(err)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+func (b *bed) sink(at End, o SinkOptions) *Sink {
+	b.Helper()
+	s, err := NewSink(at, o)
+	b.must(err)
+	b.Cleanup(s.Close)
+	return s
+}
+
+func (b *bed) generate(t Traffic) *Generator {
+	b.Helper()
+	g, err := NewGenerator(b.generator, t)
+	b.must(err)
+	b.Cleanup(g.Close)
+	return g
+}
+
+// attach puts instructions in front of the director's interface.
+func (b *bed) attach(list asm.Instructions) {
+	b.Helper()
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: list})
+	b.must(err)
+	b.Cleanup(func() { p.Close() })
+	l, err := b.director.Attach(p)
+	b.must(err)
+	b.Cleanup(func() { l.Close() })
+}
+
+// bare is XDP_TX of everything.
+var bare = asm.Instructions{asm.Mov.Imm(asm.R0, 3), asm.Return()}
+
+// All that is sent arrives, one way and there and back, whatever the batch is.
+func TestAllArrives(t *testing.T) {
+	for _, batch := range []uint32{0, 1, 7, 64, 128} {
+		for _, there := range []bool{true, false} {
+			t.Run(fmt.Sprintf("batch %d, one way %v", batch, there), func(t *testing.T) {
+				b := newBed(t)
+				at := b.director
+				if !there {
+					at = b.generator
+					b.attach(bare)
+				}
+				s := b.sink(at, SinkOptions{})
+				traffic := traffic4
+				traffic.Batch, traffic.Dst[5] = batch, 17
+				g := b.generate(traffic)
+				sent := uint64(0)
+				for _, n := range []uint64{1, 100, 30000} {
+					_, err := g.Run(n)
+					b.must(err)
+					sent += n
+					b.must(s.Await(sent, time.Second))
+				}
+				if s.Count(17) != sent || g.Sent() != sent {
+					t.Errorf("%d of %d, %d were sent", s.Count(17), sent, g.Sent())
+				}
+			})
+		}
+	}
+}
+
+// Every field is as it was asked for.
+func TestFields(t *testing.T) {
+	for _, family := range []Traffic{traffic4, traffic6} {
+		for _, udp := range []bool{false, true} {
+			for _, size := range []int{0, 8, 33, 1400} {
+				traffic := family
+				traffic.UDP, traffic.Payload, traffic.Sequence = udp, size, size >= 8
+				traffic.PortBits, traffic.Random, traffic.Count = 3, size == 33, true
+				t.Run(fmt.Sprintf("%v, UDP %v, %d bytes", traffic.Client, udp, size), func(t *testing.T) { fields(t, traffic) })
+			}
+		}
+	}
+}
+
+func fields(t *testing.T, traffic Traffic) {
+	const n = 300
+	b := newBed(t)
+	// All is passed on, to a socket.
+	b.sink(b.director, SinkOptions{Room: asm.Instructions{asm.Mov.Imm(asm.R0, 256)}})
+	var fd int
+	b.must(b.director.Space.Do(func() (err error) {
+		const all = unix.ETH_P_ALL<<8 | unix.ETH_P_ALL>>8
+		if fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0); err != nil {
+			return err
+		}
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20)
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: b.director.Index})
+	}))
+	defer unix.Close(fd)
+	g := b.generate(traffic)
+	_, err := g.Run(n)
+	b.must(err)
+	want := traffic.frame()
+	seen := map[uint32]uint64{}
+	buf := make([]byte, 2000)
+	for i := range n {
+		size, _, err := unix.Recvfrom(fd, buf, 0)
+		if err != nil {
+			t.Fatalf("packet %d: %v", i, err)
+		}
+		frame := buf[:size]
+		var p packet.Packet
+		p.Parse(frame)
+		client := p.Flow.Client()
+		first, at := traffic.Client.Addr().AsSlice(), client.Addr().AsSlice()
+		low := func(a []byte) uint32 { return binary.BigEndian.Uint32(a[len(a)-4:]) }
+		flow := (low(at)-low(first))<<traffic.PortBits + uint32(client.Port()-traffic.Client.Port())
+		if traffic.ClientOf(flow) != client || flow >= traffic.Flows {
+			t.Fatalf("packet %d is from %v", i, client)
+		}
+		if !traffic.Random && flow != uint32(i)%traffic.Flows {
+			t.Fatalf("packet %d is of flow %d", i, flow)
+		}
+		seen[flow]++
+		// The rest of it.
+		payload := traffic.atPayload()
+		if traffic.Sequence {
+			if got := binary.BigEndian.Uint64(frame[payload:]); got != uint64(i) {
+				t.Fatalf("packet %d has number %d", i, got)
+			}
+			clear(frame[payload:][:8])
+		}
+		if !traffic.six() {
+			if packet.Checksum(frame[14:34]) != 0 {
+				t.Fatalf("packet %d: the checksum is wrong: % x", i, frame[14:34])
+			}
+			clear(frame[24:26])
+		}
+		srcEnd := traffic.atTransport() - len(first)
+		copy(frame[srcEnd-len(first):srcEnd], first)
+		binary.BigEndian.PutUint16(frame[traffic.atTransport():], traffic.Client.Port())
+		if string(frame) != string(want) {
+			t.Fatalf("packet %d:\n% x\nwant\n% x", i, frame, want)
+		}
+	}
+	for flow, n := range seen {
+		if g.SentOf(flow) != n {
+			t.Errorf("flow %d: %d were sent, and %d seen", flow, g.SentOf(flow), n)
+		}
+	}
+	if traffic.Random && len(seen) < 200 {
+		t.Errorf("%d different flows among %d", len(seen), n)
+	}
+}
+
+// Flows are picked as often as they are named, and a room that is worked out is
+// the one counted in.
+func TestPick(t *testing.T) {
+	b := newBed(t)
+	s := b.sink(b.director, SinkOptions{Rooms: 300, Room: asm.Instructions{
+		asm.Mov.Reg(asm.R1, FrameReg),
+		asm.Add.Imm(asm.R1, 42),
+		asm.JGT.Reg(asm.R1, EndReg, Other),
+		asm.LoadMem(asm.R0, FrameReg, 34, asm.Half), // the client's port
+		asm.HostTo(asm.BE, asm.R0, asm.Half),
+		asm.Sub.Imm(asm.R0, 1000),
+	}})
+	traffic := traffic4
+	traffic.PortBits, traffic.Flows, traffic.Pick, traffic.Count = 8, 256, []uint32{3, 200, 3, 3}, true
+	g := b.generate(traffic)
+	_, err := g.Run(40000)
+	b.must(err)
+	b.must(s.Await(40000, time.Second))
+	for flow, share := range map[int]int{3: 3, 200: 1} {
+		n := int(s.Count(flow))
+		if n < share*9000 || n > share*11000 || n != int(g.SentOf(uint32(flow))) {
+			t.Errorf("flow %d: %d frames, %d were sent", flow, n, g.SentOf(uint32(flow)))
+		}
+	}
+}
+
+func TestStop(t *testing.T) {
+	b := newBed(t)
+	s := b.sink(b.director, SinkOptions{})
+	g := b.generate(traffic4)
+	time.AfterFunc(50*time.Millisecond, g.Stop)
+	if _, err := g.Run(1 << 40); !errors.Is(err, ErrStopped) {
+		t.Fatal(err)
+	}
+	b.must(s.Await(g.Sent(), time.Second))
+	if _, err := g.Run(1); !errors.Is(err, ErrStopped) {
+		t.Error(err)
+	}
+}
+
+func TestBadTraffic(t *testing.T) {
+	for what, change := range map[string]func(*Traffic){
+		"no flows":     func(t *Traffic) { t.Flows = 0 },
+		"no client":    func(t *Traffic) { t.Client = netip.AddrPort{} },
+		"two families": func(t *Traffic) { t.Client = traffic6.Client },
+		"no room":      func(t *Traffic) { t.Sequence = true },
+		"batch":        func(t *Traffic) { t.Batch = 129 },
+		"payload":      func(t *Traffic) { t.Payload = 1500 },
+		"pick":         func(t *Traffic) { t.Pick = []uint32{1000} },
+		"port bits":    func(t *Traffic) { t.PortBits = 17 },
+		"counts":       func(t *Traffic) { t.Flows, t.Count = 1<<24+1, true },
+	} {
+		traffic := traffic4
+		change(&traffic)
+		if _, err := NewGenerator(End{}, traffic); err == nil || errors.Is(err, ErrNotPermitted) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+// BenchmarkWire is what the wire itself costs: making frames, bare XDP_TX, the
+// veth pair both ways and the sink; and without the way back.
+func BenchmarkWire(b *testing.B) {
+	for _, back := range []bool{false, true} {
+		for _, flows := range []uint32{1, 65536, 1 << 20} {
+			b.Run(fmt.Sprintf("back=%v/%d", back, flows), func(b *testing.B) {
+				bed := newBed(b)
+				at := bed.director
+				if back {
+					at = bed.generator
+					bed.attach(bare)
+				}
+				s := bed.sink(at, SinkOptions{})
+				traffic := traffic4
+				traffic.Flows = flows
+				g := bed.generate(traffic)
+				const packets = 1 << 20
+				var took time.Duration
+				for b.Loop() {
+					t, err := g.Run(packets)
+					bed.must(err)
+					took += t
+				}
+				bed.must(s.Await(g.Sent(), time.Second))
+				b.ReportMetric(float64(took)/float64(g.Sent()), "cpu-ns/packet")
+				b.ReportMetric(float64(g.Sent())/took.Seconds()/1e6, "Mpps")
+			})
+		}
+	}
+}
