@@ -118,13 +118,14 @@ func newWriters(t *testing.T, six, looked bool) *writers {
 	w.sink, err = wire.NewSink(node, wire.SinkOptions{Rooms: flowSpace + 1, Room: w.judge()})
 	w.must(err)
 	t.Cleanup(w.sink.Close)
+	w.out = map[int]bool{director.Index: true}
 	for id := range uint32(lastServer) {
 		w.SetServer(id+1, dataplane.Server{Reachable: true, Dst: macOf(id + 1), Src: own, Ifindex: director.Index, MTU: 1500})
 	}
 	ticks, err := learnTicks(hz)
 	w.must(err)
 	seed, homes := w.conns.Seed()
-	source := w.source(dataplane.Acceleration{Seed: seed, Homes: homes, Slots: uint32(w.conns.Slots()), Hz: hz}, ticks, director.Index, []dataplane.MAC{own})
+	source := w.source(dataplane.Acceleration{Seed: seed, Homes: homes, Slots: uint32(w.conns.Slots()), Hz: hz}, ticks, director.Index, []dataplane.MAC{own}, nil)
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: dropping(source.assemble())})
 	w.must(err)
 	t.Cleanup(func() { _ = prog.Close() })

@@ -36,6 +36,9 @@
 //     word and key belong together again only if the reader loaded the new
 //     word. So a removed slot may be given to another key only when no reader
 //     can still hold its old word: after a grace period (Release).
+//   - A program's loads are plain, and arm64 may carry them out in any order: one
+//     might take the old key, and then the next owner's word. So Remove clears the
+//     key, and after the grace period a reader finds no key there, or the new one.
 //
 // Go's loads and stores of the word and of next are atomic, so that a reader on
 // another CPU sees them in this order, on arm64 too.
@@ -155,9 +158,11 @@ func Adopt(block []byte, max int, hz uint32) (t *Table, removed []uint32, err er
 				t.free.push(i)
 			}
 		case w == limbo:
+			s.key = Key{}
 			removed = append(removed, i)
 		case i >= t.home && !chained[i-t.home]:
 			atomic.StoreUint64(&s.word, limbo)
+			s.key = Key{}
 			removed = append(removed, i)
 		default:
 			t.used++
@@ -305,14 +310,14 @@ func (t *Table) Remove(i uint32) {
 	s := &t.slots[i]
 	atomic.StoreUint64(&s.word, limbo)
 	t.used--
-	if i < t.home {
-		return
+	if i >= t.home {
+		at := &t.slots[t.homeOf(t.Hash(&s.key))].next
+		for *at != i+1 {
+			at = &t.slots[*at-1].next
+		}
+		atomic.StoreUint32(at, s.next)
 	}
-	at := &t.slots[t.homeOf(t.Hash(&s.key))].next
-	for *at != i+1 {
-		at = &t.slots[*at-1].next
-	}
-	atomic.StoreUint32(at, s.next)
+	s.key = Key{}
 }
 
 // Release gives back the slot of a removed entry.
