@@ -66,8 +66,10 @@ func (s *pinSite) run(more ...string) *lab.Cmd {
 }
 
 // watch notes which packets a server gets.
-func (s *pinSite) watch(i int, h *lab.Host) {
-	c := socket(s.t, h)
+func (s *pinSite) watch(i int, h *lab.Host) { s.watchOn(i, h, "eth0", h.MAC()) }
+
+func (s *pinSite) watchOn(i int, h *lab.Host, name string, mac net.HardwareAddr) {
+	c := socketOn(s.t, h, name)
 	raw, err := c.SyscallConn()
 	if err == nil {
 		err = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20) })
@@ -75,7 +77,6 @@ func (s *pinSite) watch(i int, h *lab.Host) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	mac := h.MAC()
 	go func() {
 		buf := make([]byte, 2048)
 		for {

@@ -141,10 +141,15 @@ func (s *site) status() map[string]int {
 	return all.Counters
 }
 
-func socket(t *testing.T, h *lab.Host) (c *packet.Conn) {
+func socket(t *testing.T, h *lab.Host) *packet.Conn {
+	t.Helper()
+	return socketOn(t, h, "eth0")
+}
+
+func socketOn(t *testing.T, h *lab.Host, name string) (c *packet.Conn) {
 	t.Helper()
 	if err := h.Do(func() error {
-		ifi, err := net.InterfaceByName("eth0")
+		ifi, err := net.InterfaceByName(name)
 		if err != nil {
 			return err
 		}
