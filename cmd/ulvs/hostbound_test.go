@@ -13,7 +13,6 @@ import (
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/mdlayher/packet"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -31,15 +30,7 @@ func hostBound(t *testing.T, args []string) {
 		t.Skip("BPF needs root")
 	}
 	s := newSite(t)
-	nl := s.director.Netlink()
-	eth0, err := nl.LinkByName("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, virtual, _ := net.ParseCIDR("192.168.10.101/32")
-	if err := nl.AddrAdd(eth0, &netlink.Addr{IPNet: virtual}); err != nil {
-		t.Fatal(err)
-	}
+	s.haveVIP()
 	s.start(append([]string{"--interface", "eth0"}, args...)...)
 	s.serve()
 

@@ -17,15 +17,7 @@ import (
 // reach its own listener at the virtual address.
 func TestLocalServer(t *testing.T) {
 	s := newSite(t)
-	nl := s.director.Netlink()
-	eth0, err := nl.LinkByName("eth0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, virtual, _ := net.ParseCIDR("192.168.10.101/32")
-	if err := nl.AddrAdd(eth0, &netlink.Addr{IPNet: virtual}); err != nil {
-		t.Fatal(err)
-	}
+	s.haveVIP()
 	var l net.Listener
 	if err := s.director.Do(func() (err error) {
 		l, err = net.Listen("tcp4", ":80")
@@ -79,4 +71,18 @@ func read(t *testing.T, from *lab.Host, to string) string {
 		t.Fatal(err)
 	}
 	return string(text)
+}
+
+// haveVIP puts the virtual address on the director's interface.
+func (s *site) haveVIP() {
+	s.t.Helper()
+	nl := s.director.Netlink()
+	eth0, err := nl.LinkByName("eth0")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	_, virtual, _ := net.ParseCIDR("192.168.10.101/32")
+	if err := nl.AddrAdd(eth0, &netlink.Addr{IPNet: virtual}); err != nil {
+		s.t.Fatal(err)
+	}
 }
