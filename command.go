@@ -233,10 +233,18 @@ func (d *Director) enlist(s *virtual, c Destination, hop *dataplane.NextHop, num
 		return nil, fmt.Errorf("%w: no more than %d real servers", ErrInvalid, conn.MaxDest)
 	}
 	dst := d.table.fromTrash(s, c.AddrPort())
+	if dst != nil && number != 0 && dst.ID != number {
+		// The process whose commands these were had emptied its trash meanwhile.
+		d.table.dests[dst.ID] = nil
+		d.resolver.Release(dst.hop)
+		dst = nil
+	}
 	if dst == nil {
 		dst = &dest{hop: hop}
 		if number != 0 {
-			d.table.number(dst, number)
+			if was := d.table.number(dst, number); was != nil {
+				d.resolver.Release(was.hop)
+			}
 		}
 	} else {
 		d.resolver.Release(hop)

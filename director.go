@@ -87,11 +87,14 @@ type Director struct {
 	log      *slog.Logger
 	clock    func() time.Duration
 
-	ctl     sync.Mutex
-	journal *journal.Journal // or nil; guarded by ctl
-	adopted bool
-	marks4  *fwmark.Table // guarded by ctl
-	marks6  *fwmark.Table
+	ctl       sync.Mutex
+	journal   *journal.Journal // or nil; guarded by ctl
+	adopted   bool
+	behind    bool          // a command is missing in the journal
+	loading   bool          // Load is under way
+	forgotten []uint32      // by the trash, and not yet in the journal; Tick\'s alone
+	marks4    *fwmark.Table // guarded by ctl
+	marks6    *fwmark.Table
 	// When the last claim ended, and how long it took.
 	claimed   time.Time
 	claimCost time.Duration
@@ -158,11 +161,11 @@ func New(o Options) (*Director, error) {
 		}
 	}
 	if d.conns, err = conn.New(conns); err != nil {
-		return nil, fmt.Errorf("ulvs: connection table: %w", err)
+		return nil, fmt.Errorf("ulvs: connection table: %w", unusable(kept, err))
 	}
 	if d.templates, err = persist.New(templates); err != nil {
 		d.conns.Close()
-		return nil, fmt.Errorf("ulvs: template table: %w", err)
+		return nil, fmt.Errorf("ulvs: template table: %w", unusable(kept, err))
 	}
 	if left := int32(*d.nextEst - now); kept == nil || left < 0 || left > int32(estimatorPeriod) {
 		*d.nextEst = now + estimatorPeriod
@@ -286,6 +289,7 @@ func (d *Director) Tick(now time.Duration) {
 	if shed {
 		d.shed(tick)
 	}
+	d.keepForgotten(gone)
 	for _, dst := range gone {
 		d.resolver.Release(dst.hop)
 	}

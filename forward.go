@@ -52,6 +52,9 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	d.advance(tick)
+	if d.table.fast != nil {
+		d.table.fast.Attend(tick)
+	}
 	var lines uint32
 	for i := range batch {
 		lines += d.conns.Touch(s.hashes[i])

@@ -49,6 +49,14 @@ func parts(o *Options) []dataplane.Part {
 // it can.
 var ErrKept = errors.New("what an earlier daemon left behind cannot be used")
 
+// unusable says of an error about what was kept that it is one.
+func unusable(kept [][]byte, err error) error {
+	if kept == nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrKept, err)
+}
+
 // shareMemory has the tables lie in the memory of a plane that forwards by itself.
 // kept is the journal of an earlier process that left its own there, or nil.
 func (d *Director) shareMemory(o *Options, conns *conn.Options, templates *persist.Options) (kept [][]byte, err error) {
@@ -63,7 +71,7 @@ func (d *Director) shareMemory(o *Options, conns *conn.Options, templates *persi
 	if d.table.cells.kept, err = shtab.RecordsOver[cell](list[partCells].Block, 2*cellCount); err != nil {
 		return nil, err
 	}
-	d.nextEst = d.table.cells.round()
+	d.nextEst, d.table.trashAt = d.table.cells.clocks()
 	if !adopt {
 		d.journal, err = journal.New(list[partJournal].Block)
 		return nil, err
@@ -79,45 +87,6 @@ func (d *Director) shareMemory(o *Options, conns *conn.Options, templates *persi
 
 // Adopted reports whether the director goes on with what an earlier process left.
 func (d *Director) Adopted() bool { return d.adopted }
-
-// cells gives out cells, by a real server's number and by a service's own.
-type cells struct {
-	kept     []cell
-	services map[uint32]bool // numbers in use
-}
-
-func (c *cells) server(id uint32) *cell {
-	if int(id) < min(cellCount, len(c.kept)) {
-		return &c.kept[id]
-	}
-	return new(cell)
-}
-
-// service is the cell of service number n; 0 takes a free number.
-func (c *cells) service(n uint32) (uint32, *cell) {
-	if c.services == nil {
-		c.services = map[uint32]bool{}
-	}
-	fresh := n == 0
-	for n == 0 || fresh && c.services[n] {
-		n++
-	}
-	c.services[n] = true
-	at := new(cell)
-	if int(n) < cellCount && len(c.kept) > 0 {
-		at = &c.kept[cellCount+n]
-	}
-	if fresh {
-		*at = cell{}
-	}
-	return n, at
-}
-
-// round is where the tick of the estimator's next round is kept: in the cell of
-// service 0, which there is not.
-func (c *cells) round() *uint32 { return &c.kept[cellCount].last }
-
-func (c *cells) freeService(n uint32) { delete(c.services, n) }
 
 // change is a command in the journal.
 type change struct {
@@ -146,13 +115,17 @@ func (d *Director) keep(c change) error {
 	if err != nil {
 		return fmt.Errorf("keeping a command: %w", err)
 	}
-	err = d.journal.Append(record)
+	if err = journal.ErrFull; !d.behind {
+		err = d.journal.Append(record)
+	}
 	if errors.Is(err, journal.ErrFull) {
 		var all [][]byte
 		if all, err = d.snapshot(); err == nil {
 			err = d.journal.Rewrite(all)
 		}
 	}
+	// What is missing in the journal must not be built upon.
+	d.behind = err != nil
 	if err != nil {
 		return fmt.Errorf("the command was carried out, but will be forgotten when the daemon is started anew: %w", err)
 	}
@@ -165,6 +138,9 @@ func (d *Director) snapshot() (records [][]byte, err error) {
 		record, failed := json.Marshal(c)
 		err = errors.Join(err, failed)
 		records = append(records, record)
+	}
+	if d.loading {
+		put(change{Do: "load"})
 	}
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
@@ -210,6 +186,24 @@ func (d *Director) snapshot() (records [][]byte, err error) {
 	return records, err
 }
 
+// Load carries out load, which sets the director up. What a process leaves that ends
+// before load has returned nil is not adopted by another.
+func (d *Director) Load(load func() error) error {
+	mark := func(do string, loading bool) error {
+		d.ctl.Lock()
+		defer d.ctl.Unlock()
+		d.loading = loading
+		return d.keep(change{Do: do})
+	}
+	if err := mark("load", true); err != nil {
+		return err
+	}
+	if err := load(); err != nil {
+		return err
+	}
+	return mark("loaded", false)
+}
+
 // replay makes the changes of an earlier process again.
 func (d *Director) replay(records [][]byte) error {
 	for _, r := range records {
@@ -221,11 +215,17 @@ func (d *Director) replay(records [][]byte) error {
 			return fmt.Errorf("%s: %w", r, err)
 		}
 	}
+	if d.loading {
+		return errors.New("it had not been set up to the end")
+	}
 	return nil
 }
 
 func (d *Director) redo(c *change) error {
 	switch c.Do {
+	case "load", "loaded":
+		d.loading = c.Do == "load"
+		return nil
 	case "service":
 		return d.addService(*c.Service, c.Number)
 	case "edit service":
@@ -240,6 +240,9 @@ func (d *Director) redo(c *change) error {
 		return d.EditDestination(*c.Key, *c.Destination)
 	case "delete server":
 		return d.DeleteDestination(*c.Key, c.Addr)
+	case "forget":
+		d.forget(c.Number)
+		return nil
 	case "timeouts":
 		if err := d.SetTimeouts(*c.Timeouts); err != nil {
 			return err
@@ -260,7 +263,7 @@ func (d *Director) adopt(records [][]byte) error {
 	err := d.replay(records)
 	d.table.replaying = false
 	if err != nil {
-		return fmt.Errorf("a command of the journal: %w", err)
+		return fmt.Errorf("its journal: %w", err)
 	}
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
@@ -338,15 +341,56 @@ func (d *Director) bind() {
 	}
 }
 
-// number gives an adopted real server the number that it had.
-func (t *table) number(d *dest, id uint32) {
+// forget takes a real server out of the trash, as the process before did.
+func (d *Director) forget(number uint32) {
+	for i, dst := range d.table.trash {
+		if dst.ID == number {
+			d.table.trash = slices.Delete(d.table.trash, i, i+1)
+			d.table.dests[number] = nil
+			d.resolver.Release(dst.hop)
+			return
+		}
+	}
+}
+
+// keepForgotten writes down which real servers have left the trash. It does not wait
+// for a command under way: the next Tick tries again.
+func (d *Director) keepForgotten(gone []*dest) {
+	if d.journal == nil {
+		return
+	}
+	for _, dst := range gone {
+		d.forgotten = append(d.forgotten, dst.ID)
+	}
+	if len(d.forgotten) == 0 || !d.ctl.TryLock() {
+		return
+	}
+	defer d.ctl.Unlock()
+	for _, id := range d.forgotten {
+		d.fwd.Lock()
+		again := d.table.dests[id] != nil
+		d.fwd.Unlock()
+		if again {
+			continue // the number is another's by now, which says the same
+		}
+		if err := d.keep(change{Do: "forget", Number: id}); err != nil {
+			d.log.Error("keeping state", "err", err)
+		}
+	}
+	d.forgotten = nil
+}
+
+// number gives an adopted real server the number that it had. It returns the one
+// that had it before, and had left the trash since.
+func (t *table) number(d *dest, id uint32) (was *dest) {
 	for int(id) >= len(t.dests) {
 		t.dests = append(t.dests, nil)
 	}
-	if was := t.dests[id]; was != nil { // it had left the trash
+	if was = t.dests[id]; was != nil {
 		t.trash = slices.DeleteFunc(t.trash, func(x *dest) bool { return x == was })
 	}
 	d.ID = id
 	t.dests[id] = d
 	d.cell = t.cells.server(id)
+	return was
 }

@@ -161,6 +161,9 @@ func anew(t *testing.T, seed uint64) {
 			})
 		case 7:
 			d := time.Duration(r.IntN(1000)) * 100 * time.Millisecond / time.Duration(1+r.IntN(100))
+			if r.IntN(8) == 0 {
+				d = 5 * time.Minute // the trash is emptied
+			}
 			w.steady.move(d)
 			w.anew.move(d)
 		}

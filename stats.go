@@ -77,6 +77,47 @@ type Timeouts struct {
 	UDP    time.Duration `json:"udp"`
 }
 
+// cells gives out cells, by a real server's number and by a service's own.
+type cells struct {
+	kept     []cell
+	services map[uint32]bool // numbers in use
+}
+
+func (c *cells) server(id uint32) *cell {
+	if int(id) < min(cellCount, len(c.kept)) {
+		return &c.kept[id]
+	}
+	return new(cell)
+}
+
+// service is the cell of service number n; 0 takes a free number.
+func (c *cells) service(n uint32) (uint32, *cell) {
+	if c.services == nil {
+		c.services = map[uint32]bool{}
+	}
+	fresh := n == 0
+	for n == 0 || fresh && c.services[n] {
+		n++
+	}
+	c.services[n] = true
+	at := new(cell)
+	if int(n) < cellCount && len(c.kept) > 0 {
+		at = &c.kept[cellCount+n]
+	}
+	if fresh {
+		*at = cell{}
+	}
+	return n, at
+}
+
+// clocks are where the ticks of the estimator's next round and of the next look at
+// the trash are kept: in the cell of service 0, which there is not.
+func (c *cells) clocks() (round, trash *uint32) {
+	return &c.kept[cellCount].last, &c.kept[cellCount].idle
+}
+
+func (c *cells) freeService(n uint32) { delete(c.services, n) }
+
 func (s *virtual) status() ServiceStatus {
 	st := ServiceStatus{Service: s.Service, Stats: stats(&s.Estimator), Rate: rate(&s.Estimator), Destinations: make([]DestinationStatus, len(s.dests))}
 	for i, dst := range s.dests {

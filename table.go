@@ -32,8 +32,7 @@ type dest struct {
 	svc       *virtual
 	hop       *dataplane.NextHop
 	available bool
-	refs      int    // connections and templates
-	idle      uint32 // tick since which the trash has seen it without any
+	refs      int // connections and templates
 	// told is what the plane has been told of where the server is; until trusted,
 	// what it knows from before holds.
 	told    *dataplane.Neighbor
@@ -51,6 +50,7 @@ type cell struct {
 	last       uint32
 	current    int32
 	overloaded uint32 // of a real server: sched.Dest.Keep
+	idle       uint32 // tick since which the trash has seen it without any
 }
 
 // table is what the commands set up: services, real servers, marks. The
@@ -61,7 +61,7 @@ type table struct {
 	dests   []*dest               // by number; nil: free
 	free    []uint32
 	trash   []*dest
-	trashAt uint32         // tick at which the trash is looked at next
+	trashAt *uint32        // tick at which the trash is looked at next
 	sets    [2]*fwmark.Set // IPv4, IPv6
 	cells   cells
 	// replaying is set while an earlier process's changes are made again: nothing
@@ -82,6 +82,7 @@ func newTable() table {
 		vips:      map[netip.Addr]int{},
 		protocols: map[endpoint]int{},
 		markVIPs:  map[netip.Addr]bool{},
+		trashAt:   new(uint32),
 	}
 }
 
@@ -197,9 +198,11 @@ func (t *table) discard(d *dest, now uint32) {
 	t.absorb(d)
 	d.available = false
 	t.tell(d)
-	d.idle = 0
-	if len(t.trash) == 0 {
-		t.trashAt = now + trashPeriod/2
+	if !t.replaying {
+		d.idle = 0
+		if len(t.trash) == 0 {
+			*t.trashAt = now + trashPeriod/2
+		}
 	}
 	t.trash = append(t.trash, d)
 }
@@ -223,10 +226,10 @@ func (t *table) fromTrash(s *virtual, at netip.AddrPort) *dest {
 // emptyTrash drops what has had no connections for long enough and returns it
 // (ip_vs_dest_trash_expire).
 func (t *table) emptyTrash(now uint32) (gone []*dest) {
-	if len(t.trash) == 0 || int32(now-t.trashAt) < 0 {
+	if len(t.trash) == 0 || int32(now-*t.trashAt) < 0 {
 		return nil
 	}
-	t.trashAt = now + trashPeriod/2
+	*t.trashAt = now + trashPeriod/2
 	t.trash = slices.DeleteFunc(t.trash, func(d *dest) bool {
 		switch {
 		case d.refs > 0 || d.Held():

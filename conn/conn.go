@@ -2,7 +2,7 @@
 // given, in what state it is, and when it is forgotten.
 //
 // Entries lie in a shared table (internal/shtab by way of internal/expiring), so
-// that an XDP program can forward them, keep their TCP state and stamp them.
+// that an XDP program can forward them, stamp and count them.
 // What only Go needs (the timer, the timeout, the template) lies in a record of
 // the same index.
 package conn
@@ -68,7 +68,7 @@ type Table struct {
 	expired  func(ID)
 }
 
-// New makes an empty table.
+// New makes an empty table, or takes one over.
 func New(o Options) (*Table, error) {
 	if o.Expired == nil {
 		return nil, errors.New("conn: Options need Expired")

@@ -2,8 +2,8 @@ package conn
 
 import "github.com/ulvs/ulvs/packet"
 
-// An entry's state word: the protocol's state in the lowest byte, which an XDP
-// program writes too; above it, flags and the generation of the timeouts that
+// An entry's state word: the protocol's state in the lowest byte, by which an XDP
+// program knows what it may forward; above it, flags and the generation of the timeouts that
 // the record's timeout was taken from.
 const (
 	stateMask  = 0xff
@@ -86,8 +86,9 @@ func (t *Table) enter(i, to uint32, active bool, timeout, now uint32) (c Change)
 	default:
 		c.Deactivated = was&flagActive != 0
 	}
-	t.t.SetState(i, is)
+	// The state last: it says that the record is its own, to whoever adopts it.
 	t.t.Restart(i, timeout, now)
+	t.t.SetState(i, is)
 	return c
 }
 

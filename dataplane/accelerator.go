@@ -30,7 +30,7 @@ type Accelerator interface {
 	// Grace returns when nobody can still act on what the table's memory held
 	// when it was called. It takes some milliseconds.
 	Grace() error
-	// Served is what was forwarded to a real server since the plane was made.
+	// Served is what was forwarded to a real server since the memory was made.
 	Served(id uint32) (packets, bytes uint64)
 }
 

@@ -78,7 +78,7 @@ type Table struct {
 	oldest, newest uint32 // of those that control nothing, as index+1
 }
 
-// New makes an empty table.
+// New makes an empty table, or takes one over.
 func New(o Options) (*Table, error) {
 	if o.Ended == nil {
 		return nil, errors.New("persist: Options need Ended")

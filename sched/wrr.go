@@ -99,7 +99,12 @@ func (s *wrr) Updated(dests []*Dest, _ *Dest) { s.changed(dests) }
 
 // Turn and SetTurn implement Turns.
 func (s *wrr) Turn() (last *Dest, current int32) { return s.last, s.current }
-func (s *wrr) SetTurn(last *Dest, current int32) { s.last, s.current = last, current }
+func (s *wrr) SetTurn(last *Dest, current int32) {
+	s.last = last
+	if current > 0 {
+		s.current = current
+	}
+}
 
 // gcd of a and b, where b may be 0.
 func gcd(a, b int32) int32 {

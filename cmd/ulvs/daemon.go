@@ -113,6 +113,13 @@ func (d *daemon) run(ctx context.Context) error {
 	if err := d.findPins(); err != nil {
 		return err
 	}
+	if d.takeover { // nothing that is wrong may come after the other daemon's end
+		for _, name := range d.interfaces {
+			if _, err := net.InterfaceByName(name); err != nil {
+				return fmt.Errorf("--interface %s: %w", name, err)
+			}
+		}
+	}
 	name, err := d.reserve()
 	if err != nil {
 		return err
@@ -132,7 +139,7 @@ func (d *daemon) run(ctx context.Context) error {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	heir := &testator{warned: operated, pinned: d.pins != "", end: end, ended: make(chan struct{})}
-	if err := d.load(operated, director.Adopted()); err != nil {
+	if err := d.setUp(director, operated); err != nil {
 		resolver.Close()
 		return errors.Join(err, giveBack())
 	}
@@ -184,6 +191,15 @@ func (d *daemon) newDirector(resolver dataplane.Resolver, mac dataplane.MAC) (pl
 			return nil, nil, nil, errors.Join(err, slow.Close())
 		}
 		d.log.Info("packets are taken by AF_PACKET, not XDP", "because", err)
+		// Nothing is kept, and what an earlier daemon left must not go on forwarding
+		// beside this one.
+		if d.pins != "" {
+			if err := d.detach(); err != nil {
+				return nil, nil, nil, errors.Join(err, slow.Close())
+			}
+			d.pins = ""
+			slow.DropClaims()
+		}
 		options.Plane = slow
 	}
 	if director, err = ulvs.New(options); err != nil {

@@ -44,10 +44,18 @@ func pinsOf(dir, socket string) string {
 // findPins sets pins to where state is kept. Where it cannot be, though nobody
 // asked for it, it is not.
 func (d *daemon) findPins() error {
+	dir := d.pin
+	if dir == noPins {
+		dir = defaultPins
+	}
+	d.pins = pinsOf(dir, d.control)
 	if d.pin == noPins || d.plane == "afpacket" {
+		if _, err := os.Stat(d.pins); err == nil {
+			return fmt.Errorf("%s has an earlier daemon's programs, which would go on forwarding beside this one: remove them with \"ulvs detach\", or go on with them: --plane xdp, and without --pin %s", d.pins, noPins)
+		}
+		d.pins = ""
 		return nil
 	}
-	d.pins = pinsOf(d.pin, d.control)
 	err := xdp.CheckPins(d.pins)
 	if err != nil && d.pin == defaultPins {
 		d.pins, d.unpinned = "", err
@@ -113,6 +121,9 @@ func (d *daemon) accelerated(o ulvs.Options, slow dataplane.Plane) (*xdp.Plane, 
 		}
 		err = errors.Join(err, fast.Close())
 		if !errors.Is(err, ulvs.ErrKept) || fresh {
+			if d.pins != "" && !fast.Adopted() {
+				err = errors.Join(err, d.detach())
+			}
 			return nil, nil, err
 		}
 		d.log.Warn("starting without what an earlier daemon left", "because", err)
@@ -127,11 +138,19 @@ func (d *daemon) giveBack(fast *xdp.Plane, slow *afpacket.Plane, adopted bool) e
 	if d.pins == "" || adopted {
 		return err
 	}
-	names, failed := xdp.Detach(d.pins)
-	for _, name := range names {
-		failed = errors.Join(failed, afpacket.Withdraw(name))
+	return errors.Join(err, d.detach())
+}
+
+// detach removes what is pinned for this daemon, and the claims on its interfaces.
+func (d *daemon) detach() error {
+	if _, err := os.Stat(d.pins); err != nil {
+		return nil
 	}
-	return errors.Join(err, failed)
+	names, err := xdp.Detach(d.pins)
+	for _, name := range append(names, d.interfaces...) {
+		err = errors.Join(err, afpacket.Withdraw(name))
+	}
+	return err
 }
 
 // announce says what the daemon got.

@@ -11,11 +11,17 @@ import (
 	"github.com/ulvs/ulvs/internal/ipvsadm"
 )
 
-// load starts the director with the files that were given.
-func (d *daemon) load(director ulvs.Control, adopted bool) error {
-	if adopted {
-		return d.compare(director)
+// setUp gives the director what the files say, unless it goes on with what an
+// earlier daemon left.
+func (d *daemon) setUp(director *ulvs.Director, operated ulvs.Control) error {
+	if director.Adopted() {
+		return d.compare(operated)
 	}
+	return director.Load(func() error { return d.load(operated) })
+}
+
+// load starts the director with the files that were given.
+func (d *daemon) load(director ulvs.Control) error {
 	for _, m := range []struct {
 		file string
 		ipv6 bool
@@ -76,7 +82,8 @@ func (d *daemon) compare(director ulvs.Control) error {
 		}
 		text, err := os.ReadFile(f.file)
 		if err != nil {
-			return fmt.Errorf("%s: %w", f.option, err)
+			d.log.Warn("what an earlier daemon left counts, and cannot be compared with the file", "option", f.option, "err", err)
+			continue
 		}
 		now, err := f.now()
 		if err != nil {

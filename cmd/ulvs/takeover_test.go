@@ -189,7 +189,14 @@ func TestPins(t *testing.T) {
 		!strings.Contains(out, `"lines of the file alone"="-A -t 192.168.10.101:443 -s rr" "lines that are not in it"="-a -t 192.168.10.101:80 -r 192.168.10.200:80 -g -w 1"`) {
 		t.Errorf("the second daemon: %s", out)
 	}
+	// Nobody may begin beside the programs that stay.
 	s.stop(second)
+	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--interface", "eth0", "--plane", "afpacket", "--pin", s.pins); code == 0 || !strings.Contains(out, "ulvs detach") {
+		t.Errorf("AF_PACKET beside an earlier daemon's programs: %d, %s", code, out)
+	}
+	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--interface", "nosuch0", "--plane", "xdp", "--pin", s.pins, "--takeover"); code == 0 || !strings.Contains(out, "nosuch0") {
+		t.Errorf("a takeover of no interface: %d, %s", code, out)
+	}
 
 	third := s.run("--connections", "30000")
 	if out := said(third); !strings.Contains(out, "discarded=") || !strings.Contains(out, "other sizes were asked for") {

@@ -105,6 +105,9 @@ func New(opt Options) (*Plane, error) {
 	return p, nil
 }
 
+// DropClaims undoes Options.KeepClaims. It comes before Run.
+func (p *Plane) DropClaims() { p.claims.keep = false }
+
 // Name implements dataplane.Plane.
 func (p *Plane) Name() string { return "afpacket" }
 

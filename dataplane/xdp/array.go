@@ -94,6 +94,7 @@ func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
 	p.counts = elements[count](p.countArray.memory, p.rooms*p.cpus)
 	p.settings = &elements[settings](p.settingsArray.memory, 1)[0]
 	p.settings.fill()
+	p.kept = kept
 	if !kept {
 		p.settings.setGeneration(0)
 	}

@@ -9,6 +9,13 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 )
 
+// Adopted reports whether Memory was what an earlier process left.
+func (p *Plane) Adopted() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.kept
+}
+
 // Facts implements dataplane.Described.
 func (p *Plane) Facts() (facts []dataplane.Fact) {
 	p.mu.Lock()

@@ -1,9 +1,9 @@
 package xdp
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -25,8 +25,9 @@ const layout = 1<<16 | shtab.Layout
 // parts, and a link an interface. One array, which is pinned last, says what the
 // layout of the others is.
 type pins struct {
-	dir string
-	why string // nothing was taken over; "": there was nothing
+	dir  string
+	why  string // nothing was taken over; "": there was nothing
+	lock int    // a descriptor of the folder, which one process has at a time; -1: closed
 }
 
 const (
@@ -34,8 +35,14 @@ const (
 	linkPrefix = "link-"
 )
 
-func linkPin(interfaceName string) string {
-	return linkPrefix + strings.ReplaceAll(interfaceName, ".", "_")
+// linkPin is the name of an interface's link, in the mode in which it is attached,
+// which an update keeps.
+func linkPin(interfaceName string, native bool) string {
+	mode := "generic-"
+	if native {
+		mode = "native-"
+	}
+	return linkPrefix + mode + strings.ReplaceAll(interfaceName, ".", "_")
 }
 
 // ErrNoBPFFS says that a folder for pins is not in a BPF file system.
@@ -67,12 +74,30 @@ func openPins(dir string, fresh bool) (*pins, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("xdp: a folder for pins: %w", err)
 	}
-	p := &pins{dir: dir}
+	lock, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err == nil {
+		if err = unix.Flock(lock, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			_ = unix.Close(lock)
+		}
+	}
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		return nil, fmt.Errorf("xdp: %s is another daemon's: end that one first", dir)
+	} else if err != nil {
+		return nil, fmt.Errorf("xdp: a folder for pins: %s: %w", dir, err)
+	}
+	p := &pins{dir: dir, lock: lock}
 	if fresh {
 		p.empty()
 		p.why = "a fresh start was asked for"
 	}
 	return p, nil
+}
+
+func (p *pins) close() {
+	if p.lock >= 0 {
+		_ = unix.Close(p.lock)
+		p.lock = -1
+	}
 }
 
 func (p *pins) path(name string) string { return filepath.Join(p.dir, name) }
@@ -86,6 +111,9 @@ func (p *pins) arrays(parts []dataplane.Part) (list []*array, err error) {
 	for _, a := range list {
 		a.close()
 	}
+	if !errors.Is(err, errOther) && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("xdp: what is pinned in %s: %w", p.dir, permitted(err))
+	}
 	if names, readErr := os.ReadDir(p.dir); readErr == nil && len(names) > 0 {
 		p.why = err.Error()
 	}
@@ -93,18 +121,30 @@ func (p *pins) arrays(parts []dataplane.Part) (list []*array, err error) {
 	return nil, nil
 }
 
+// errOther says that what is pinned is not what is wanted.
+var errOther = errors.New("not adopted")
+
 func (p *pins) load(parts []dataplane.Part) (list []*array, err error) {
 	m, err := ebpf.LoadPinnedMap(p.path(layoutPin), nil)
 	if err != nil {
 		return nil, fmt.Errorf("it is not complete: %w", err)
 	}
 	defer m.Close()
-	var number uint64
-	if err := m.Lookup(uint32(0), &number); err != nil {
+	var about [2]uint64
+	if m.ValueSize() != 16 {
+		return nil, fmt.Errorf("%w: its layout is another", errOther)
+	}
+	if err := m.Lookup(uint32(0), &about); err != nil {
 		return nil, fmt.Errorf("its layout: %w", err)
 	}
+	number := about[0]
+	if here, err := namespace(); err != nil {
+		return nil, err
+	} else if about[1] != here {
+		return nil, fmt.Errorf("%w: it is of another network namespace", errOther)
+	}
 	if number != layout {
-		return nil, fmt.Errorf("its layout is %d, this is %d", number, layout)
+		return nil, fmt.Errorf("%w: its layout is %d, this is %d", errOther, number, layout)
 	}
 	for _, part := range parts {
 		m, err := ebpf.LoadPinnedMap(p.path(part.Name), nil)
@@ -114,7 +154,7 @@ func (p *pins) load(parts []dataplane.Part) (list []*array, err error) {
 		want := (part.Size + shtab.SlotSize - 1) / shtab.SlotSize * shtab.SlotSize
 		if size := int(m.ValueSize()) * int(m.MaxEntries()); m.Type() != ebpf.Array || size != part.Size && size != want {
 			m.Close()
-			return list, fmt.Errorf("%s has %d bytes, not %d: other sizes were asked for", part.Name, size, part.Size)
+			return list, fmt.Errorf("%w: %s has %d bytes, not %d: other sizes were asked for", errOther, part.Name, size, part.Size)
 		}
 		a, err := mapped(m)
 		if err != nil {
@@ -125,14 +165,27 @@ func (p *pins) load(parts []dataplane.Part) (list []*array, err error) {
 	return list, nil
 }
 
+// namespace is the calling thread's network namespace, by its number.
+func namespace() (uint64, error) {
+	var st unix.Stat_t
+	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
+		return 0, fmt.Errorf("xdp: the network namespace (is /proc mounted?): %w", err)
+	}
+	return st.Ino, nil
+}
+
 // seal says that everything is there.
 func (p *pins) seal() error {
-	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_layout", Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_layout", Type: ebpf.Array, KeySize: 4, ValueSize: 16, MaxEntries: 1})
 	if err != nil {
 		return fmt.Errorf("xdp: cannot make an array: %w", permitted(err))
 	}
 	defer m.Close()
-	if err := m.Put(uint32(0), binary.NativeEndian.AppendUint64(nil, layout)); err != nil {
+	here, err := namespace()
+	if err != nil {
+		return err
+	}
+	if err := m.Put(uint32(0), [2]uint64{layout, here}); err != nil {
 		return fmt.Errorf("xdp: cannot write an array: %w", err)
 	}
 	return p.keep(layoutPin, m)
@@ -148,24 +201,27 @@ func (p *pins) keep(name string, what interface{ Pin(string) error }) error {
 
 func (p *pins) forget(name string) { _ = os.Remove(p.path(name)) }
 
-// link is the link that is there for an interface, if it still is that interface's.
-func (p *pins) link(name string, ifindex int) link.Link {
-	l, err := link.LoadPinnedLink(p.path(linkPin(name)), nil)
+// link is the link that is there for an interface and mode, if it still is that
+// interface's.
+func (p *pins) link(name string, native bool, ifindex int) link.Link {
+	at := linkPin(name, native)
+	l, err := link.LoadPinnedLink(p.path(at), nil)
 	if err != nil {
 		return nil
 	}
 	if info, err := l.Info(); err == nil && info.XDP() != nil && int(info.XDP().Ifindex) == ifindex {
 		return l
 	}
-	p.forget(linkPin(name))
+	p.forget(at)
 	_ = l.Close()
 	return nil
 }
 
-// forgetLinks takes the programs away from all interfaces but these.
+// forgetLinks takes the programs away from all interfaces but these, and from these
+// in a mode that they are not to have.
 func (p *pins) forgetLinks(interfaces []string) {
 	for _, name := range p.names() {
-		if strings.HasPrefix(name, linkPrefix) && !slices.ContainsFunc(interfaces, func(i string) bool { return linkPin(i) == name }) {
+		if strings.HasPrefix(name, linkPrefix) && !slices.ContainsFunc(interfaces, func(i string) bool { return linkPin(i, native(i) == nil) == name }) {
 			p.forget(name)
 		}
 	}
@@ -205,6 +261,7 @@ func Detach(dir string) (interfaces []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	defer p.close()
 	for _, name := range p.names() {
 		if !strings.HasPrefix(name, linkPrefix) {
 			continue

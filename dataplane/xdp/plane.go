@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -69,6 +70,7 @@ type Plane struct {
 	ring      int
 	busyPoll  time.Duration
 
+	closed  atomic.Bool
 	claimMu sync.Mutex // guards what the services are
 	claimed []dataplane.Claim
 
@@ -83,6 +85,7 @@ type Plane struct {
 	looked                                        bool         // the table is an array of slots
 	out                                           map[int]bool // interfaces that programs send by
 	hz                                            uint32
+	kept                                          bool // the arrays are an earlier process\'s
 	progs                                         []*ebpf.Program
 	links                                         []link.Link
 	modes                                         []string
@@ -198,17 +201,19 @@ func (p *Plane) link(name string, ifindex int, prog *ebpf.Program, why error) (l
 		mode += " (" + why.Error() + ")"
 	}
 	if p.pins != nil {
-		if l := p.pins.link(name, ifindex); l != nil {
+		if l := p.pins.link(name, why == nil, ifindex); l != nil {
 			err := l.Update(prog)
 			if err == nil {
 				return l, mode, nil
 			}
-			p.pins.forget(linkPin(name))
+			p.pins.forget(linkPin(name, why == nil))
 			_ = l.Close()
 		}
 	}
+	inDriver := why == nil
 	l, err = link.AttachXDP(link.XDPOptions{Program: prog, Interface: ifindex, Flags: flags})
-	if err != nil && why == nil {
+	if err != nil && inDriver {
+		inDriver = false
 		mode = "generic (" + err.Error() + ")"
 		l, err = link.AttachXDP(link.XDPOptions{Program: prog, Interface: ifindex, Flags: link.XDPGenericMode})
 	}
@@ -216,7 +221,7 @@ func (p *Plane) link(name string, ifindex int, prog *ebpf.Program, why error) (l
 		return nil, "", fmt.Errorf("xdp: cannot attach to %s: %w", name, permitted(err))
 	}
 	if p.pins != nil {
-		if err := p.pins.keep(linkPin(name), l); err != nil {
+		if err := p.pins.keep(linkPin(name, inDriver), l); err != nil {
 			_ = l.Close()
 			return nil, "", err
 		}
@@ -263,11 +268,15 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 func (p *Plane) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.closed.Store(true)
 	if p.hz != 0 {
 		p.settings.attend(uint32(monotonicNow()/(time.Second/time.Duration(p.hz))) - (unattended+1)*p.hz)
 	}
 	p.detach()
 	p.closeSockets()
+	if p.pins != nil {
+		p.pins.close()
+	}
 	return nil
 }
 
@@ -285,7 +294,11 @@ func (p *Plane) detach() {
 func (p *Plane) SetGeneration(gen uint32) { p.settings.setGeneration(gen) }
 
 // Attend implements dataplane.Accelerator.
-func (p *Plane) Attend(tick uint32) { p.settings.attend(tick) }
+func (p *Plane) Attend(tick uint32) {
+	if !p.closed.Load() {
+		p.settings.attend(tick)
+	}
+}
 
 // SetServer implements dataplane.Accelerator. A server that is reached by an
 // interface without a program is Go's.

@@ -218,10 +218,10 @@ func (p *program) need(n int32) {
 // whole passes what is shorter than its total length, which is in total.
 func (p *program) whole() {
 	p.emit(
-		asm.Mov.Reg(asm.R1, end),
-		asm.Sub.Reg(asm.R1, data),
-		asm.Sub.Imm(asm.R1, int32(p.atIP())),
-		asm.JGT.Reg(total, asm.R1, pass),
+		asm.Mov.Reg(asm.R1, data),
+		asm.Add.Reg(asm.R1, total),
+		asm.Add.Imm(asm.R1, int32(p.atIP())),
+		asm.JGT.Reg(asm.R1, end, pass),
 	)
 }
 

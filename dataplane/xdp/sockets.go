@@ -4,13 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/internal/xsk"
 	"github.com/ulvs/ulvs/packet"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
 
@@ -78,11 +78,8 @@ func (p *Plane) openSockets(ifindex int, native bool) (m *ebpf.Map, why error) {
 	for id := range maxQueues {
 		s, err := p.sockets.umem.Open(xsk.Queue{Ifindex: ifindex, ID: id}, p.socketOptions(native))
 		if err != nil {
-			if id > 0 && errors.Is(err, unix.EINVAL) {
-				break // there are no more
-			}
-			for _, q := range opened {
-				_ = q.s.Close()
+			if id > 0 {
+				break // there are no more, or no memory for them: those are the slow plane's
 			}
 			return nil, err
 		}
@@ -190,29 +187,19 @@ func (p *Plane) runSockets(ctx context.Context, h dataplane.Handler) error {
 	if p.sockets == nil || len(p.sockets.queues) == 0 {
 		return nil
 	}
-	var wg sync.WaitGroup
-	failed := make(chan error, len(p.sockets.queues))
+	g, ctx := errgroup.WithContext(ctx)
 	for _, q := range p.sockets.queues {
-		poller, err := xsk.NewPoller(q.s)
-		if err != nil {
-			return err
-		}
-		stop := context.AfterFunc(ctx, poller.End)
-		wg.Go(func() {
-			defer stop()
-			if err := q.run(poller, h); err != nil {
-				failed <- err
+		g.Go(func() error {
+			poller, err := xsk.NewPoller(q.s)
+			if err != nil {
+				return err
 			}
-			_ = poller.Close()
+			defer poller.Close()
+			defer context.AfterFunc(ctx, poller.End)()
+			return q.run(poller, h)
 		})
 	}
-	wg.Wait()
-	select {
-	case err := <-failed:
-		return err
-	default:
-		return nil
-	}
+	return g.Wait()
 }
 
 func (q *queue) run(poller *xsk.Poller, h dataplane.Handler) error {
@@ -221,7 +208,12 @@ func (q *queue) run(poller *xsk.Poller, h dataplane.Handler) error {
 		if !more || err != nil {
 			return err
 		}
-		for n := q.s.Receive(q.packets[:]); n > 0; n = q.s.Receive(q.packets[:]) {
+		// Under a load that does not end, Wait has to see the end all the same.
+		for range 16 {
+			n := q.s.Receive(q.packets[:])
+			if n == 0 {
+				break
+			}
 			for i := range n {
 				data := q.packets[i].Data
 				q.frames[i] = dataplane.Frame{Data: data, In: q.ifindex, Room: data[len(data):len(data):cap(data)]}

@@ -57,7 +57,7 @@ type slot struct {
 	count uint32
 }
 
-// memory lays a table over a block. The block must start on a cache line and
+// layOver lays a table over a block. The block must start on a cache line and
 // live as long as the table.
 func layOver(block []byte, slots uint32) (*header, []slot, error) {
 	if need := HeaderSize + int(slots)*SlotSize; len(block) < need {

@@ -74,7 +74,7 @@ const (
 // their overflow does not fit.
 var ErrFull = errors.New("shtab: table is full")
 
-// Table is a shared table. Make it with New. It is not safe for concurrent
+// Table is a shared table. Make it with New or Adopt. It is not safe for concurrent
 // use by Go; see Publication for XDP beside it.
 type Table struct {
 	h     *header
