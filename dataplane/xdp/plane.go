@@ -53,8 +53,8 @@ type Options struct {
 }
 
 // ErrNotPermitted is wrapped by errors that say that this process may not use
-// BPF: CAP_BPF and CAP_NET_ADMIN are needed, or root.
-var ErrNotPermitted = errors.New("this process may not load BPF programs: run as root, or with CAP_BPF and CAP_NET_ADMIN")
+// BPF: CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are needed, or root.
+var ErrNotPermitted = errors.New("this process may not load BPF programs: run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")
 
 // Plane is a dataplane.Accelerator. Make it with New; it is safe for concurrent
 // use as dataplane says.
