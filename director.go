@@ -184,6 +184,18 @@ func New(o Options) (*Director, error) {
 	return d, nil
 }
 
+// ErrKept says that what an earlier process left cannot be used; a plane without
+// it can.
+var ErrKept = errors.New("what an earlier daemon left behind cannot be used")
+
+// unusable says of an error about what was kept that it is one.
+func unusable(kept [][]byte, err error) error {
+	if kept == nil {
+		return err
+	}
+	return fmt.Errorf("%w: %w", ErrKept, err)
+}
+
 // accelerate has the plane begin.
 func (d *Director) accelerate() error {
 	if d.table.fast == nil {

@@ -45,18 +45,6 @@ func parts(o *Options) []dataplane.Part {
 	}
 }
 
-// ErrKept says that what an earlier process left cannot be used; a plane without
-// it can.
-var ErrKept = errors.New("what an earlier daemon left behind cannot be used")
-
-// unusable says of an error about what was kept that it is one.
-func unusable(kept [][]byte, err error) error {
-	if kept == nil {
-		return err
-	}
-	return fmt.Errorf("%w: %w", ErrKept, err)
-}
-
 // shareMemory has the tables lie in the memory of a plane that forwards by itself.
 // kept is the journal of an earlier process that left its own there, or nil.
 func (d *Director) shareMemory(o *Options, conns *conn.Options, templates *persist.Options) (kept [][]byte, err error) {
@@ -132,24 +120,34 @@ func (d *Director) keep(c change) error {
 	return nil
 }
 
-// snapshot is the changes that make everything as it is. The caller holds ctl.
+// snapshot is the changes that make everything as it is. The caller holds ctl, under
+// which all of it changes but the trash and the modes of defence.
 func (d *Director) snapshot() (records [][]byte, err error) {
 	put := func(c change) {
 		record, failed := json.Marshal(c)
 		err = errors.Join(err, failed)
 		records = append(records, record)
 	}
+	d.fwd.Lock()
+	sysctls := map[string]int{}
+	for _, name := range d.sysctl.Names() {
+		sysctls[name], _ = d.sysctl.Get(name)
+	}
+	timeouts, generation := d.timeouts(), d.conns.Generation()
+	trash := map[*virtual][]*dest{}
+	for _, dst := range d.table.trash {
+		trash[dst.svc] = append(trash[dst.svc], dst)
+	}
+	all := slices.Collect(d.table.All())
+	d.fwd.Unlock()
+
 	if d.loading {
 		put(change{Do: "load"})
 	}
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
-	for _, name := range d.sysctl.Names() {
-		value, _ := d.sysctl.Get(name)
+	for name, value := range sysctls {
 		put(change{Do: "sysctl", Name: name, Value: value})
 	}
-	t := d.timeouts()
-	put(change{Do: "timeouts", Timeouts: &t, Generation: d.conns.Generation()})
+	put(change{Do: "timeouts", Timeouts: &timeouts, Generation: generation})
 	for _, six := range []bool{false, true} {
 		put(change{Do: "marks", IPv6: six, Text: d.marks(six).Save()})
 	}
@@ -161,23 +159,26 @@ func (d *Director) snapshot() (records [][]byte, err error) {
 			put(change{Do: "edit server", Key: &s.ServiceKey, Destination: &dst.conf})
 		}
 	}
-	// The trash of services that are gone.
-	for _, dst := range d.table.trash {
-		if s := dst.svc; d.table.find(s.ServiceKey) != s {
-			put(change{Do: "service", Service: &s.Service, Number: s.number})
-			server(s, dst)
-			put(change{Do: "delete service", Key: &s.ServiceKey})
-		}
-	}
-	all := slices.Collect(d.table.All())
-	slices.Reverse(all)
+	// The trash of services that are gone comes first: their numbers may be others'.
+	live := map[*virtual]bool{}
 	for _, s := range all {
+		live[s] = true
+	}
+	for s, list := range trash {
+		if live[s] {
+			continue
+		}
 		put(change{Do: "service", Service: &s.Service, Number: s.number})
-		for _, dst := range d.table.trash {
-			if dst.svc == s {
-				server(s, dst)
-				put(change{Do: "delete server", Key: &s.ServiceKey, Addr: dst.conf.AddrPort()})
-			}
+		for _, dst := range list {
+			server(s, dst)
+		}
+		put(change{Do: "delete service", Key: &s.ServiceKey})
+	}
+	for _, s := range slices.Backward(all) {
+		put(change{Do: "service", Service: &s.Service, Number: s.number})
+		for _, dst := range trash[s] {
+			server(s, dst)
+			put(change{Do: "delete server", Key: &s.ServiceKey, Addr: dst.conf.AddrPort()})
 		}
 		for _, dst := range slices.Backward(s.dests) {
 			server(s, dst)

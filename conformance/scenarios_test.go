@@ -14,12 +14,13 @@ import (
 
 // TestScenarios plays all recorded scenarios against the daemon and wants the
 // kernel's answers. The long ones are played once with the VIP on the
-// director's interface, and once with the VIP nowhere, where the daemon has to
-// answer ARP for it; the quick ones on each plane.
+// director's interface, once with the VIP nowhere, where the daemon has to
+// answer ARP for it, and once on the XDP plane; the quick ones on each plane.
 func TestScenarios(t *testing.T) {
 	quick := quickUlvs(buildUlvs(t), "afpacket")
 	plain := Ulvs{Binary: quick.Subject.(Ulvs).Binary}
 	onInterface := &Theatre{Subject: plain}
+	onXDP := &Theatre{Subject: Ulvs{Binary: plain.Binary, Plane: AFXDP}}
 	nowhere := &Theatre{Subject: plain, Options: Options{NoVIP: true}}
 	var rounds []*round
 	// The longest first.
@@ -30,6 +31,9 @@ func TestScenarios(t *testing.T) {
 		rounds = append(rounds,
 			&round{name: name + "/vip-on-interface", Recording: r, as: onInterface, compare: Compare},
 			&round{name: name + "/vip-nowhere", Recording: r, as: nowhere, compare: Compare})
+		if mayBPF() {
+			rounds = append(rounds, &round{name: name + "/" + AFXDP, Recording: r, as: onXDP, compare: Compare})
+		}
 	}
 	// These send nothing.
 	for _, name := range []string{"cli-errors", "save-restore"} {
