@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bytes"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -46,7 +46,7 @@ func TestInputWarning(t *testing.T) {
 		}
 	}
 	s.stop(d)
-	log := d.Stderr.(*bytes.Buffer).String()
+	log := fmt.Sprint(d.Stderr)
 	for _, want := range []string{"-t 192.168.10.101:80", "-u 192.168.10.101:53"} {
 		if !strings.Contains(log, `service="`+want+`" table=filter chain=INPUT rules=1`) {
 			t.Errorf("nothing about %s in:\n%s", want, log)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"net"
 	"os"
@@ -99,8 +98,8 @@ func TestNoBPF(t *testing.T) {
 		}
 		c.Args[len(setpriv)] = exe
 	}
-	var log bytes.Buffer
-	c.Stderr = &log
+	log := new(said)
+	c.Stderr = log
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}

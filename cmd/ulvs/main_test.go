@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -108,8 +109,8 @@ func (s *site) start(args ...string) *lab.Cmd {
 	s.t.Helper()
 	sock := filepath.Join(s.dir, "ulvs.sock")
 	c := s.director.Command(context.Background(), "/proc/self/exe", append([]string{"run", "--control", sock, "--connections", "10000", "--pin", noPins}, args...)...)
-	var log bytes.Buffer
-	c.Stderr = &log
+	log := new(said)
+	c.Stderr = log
 	if err := c.Start(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -124,9 +125,27 @@ func (s *site) start(args ...string) *lab.Cmd {
 			return c
 		}
 		if time.Now().After(deadline) {
-			s.t.Fatalf("the daemon does not start: %s", log.Bytes())
+			s.t.Fatalf("the daemon does not start: %s", log)
 		}
 	}
+}
+
+// said is what a daemon has said so far.
+type said struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *said) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *said) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // stop ends a daemon as a service manager does; it must end cleanly.

@@ -167,12 +167,12 @@ func echoed(c net.Conn) error {
 func TestPins(t *testing.T) {
 	s := newPinSite(t)
 	services := func() string { return s.output("ipvsadm -Sn") }
-	said := func(c *lab.Cmd) string { return fmt.Sprint(c.Stderr) }
+	log := func(c *lab.Cmd) string { return fmt.Sprint(c.Stderr) }
 
 	first := s.run()
 	s.serve()
 	kept := services()
-	if out := said(first); strings.Contains(out, "adopted") || strings.Contains(out, "discarded") {
+	if out := log(first); strings.Contains(out, "adopted") || strings.Contains(out, "discarded") {
 		t.Errorf("the first daemon: %s", out)
 	}
 	s.stop(first)
@@ -185,7 +185,7 @@ func TestPins(t *testing.T) {
 	if got := services(); got != kept {
 		t.Errorf("the second daemon has\n%snot\n%s", got, kept)
 	}
-	if out := said(second); !strings.Contains(out, `"adopted connections"=0`) ||
+	if out := log(second); !strings.Contains(out, `"adopted connections"=0`) ||
 		!strings.Contains(out, `"lines of the file alone"="-A -t 192.168.10.101:443 -s rr" "lines that are not in it"="-a -t 192.168.10.101:80 -r 192.168.10.200:80 -g -w 1"`) {
 		t.Errorf("the second daemon: %s", out)
 	}
@@ -199,7 +199,7 @@ func TestPins(t *testing.T) {
 	}
 
 	third := s.run("--connections", "30000")
-	if out := said(third); !strings.Contains(out, "discarded=") || !strings.Contains(out, "other sizes were asked for") {
+	if out := log(third); !strings.Contains(out, "discarded=") || !strings.Contains(out, "other sizes were asked for") {
 		t.Errorf("the third daemon, of another size: %s", out)
 	}
 	if got := services(); got != "" {
