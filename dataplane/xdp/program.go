@@ -29,12 +29,11 @@ const (
 
 // The stack, from the frame pointer down.
 const (
-	stackIndex = -4  // the key of map look-ups
-	stackKey   = -56 // five words, as packet.Flow has them, where a hash map is asked
-	stackKept  = -64
-	stackHome  = -72 // the home slot, while its pair and chain are gone through
-	stackOut   = -80 // the interface that leads to the server
-
+	stackIndex   = -4  // the key of map look-ups
+	stackKey     = -56 // five words, as packet.Flow has them, where a hash map is asked
+	stackKept    = -64
+	stackHome    = -72 // the home slot, while its pair and chain are gone through
+	stackOut     = -80 // the interface that leads to the server
 	stackContext = -88
 	stackClaim   = -112 // a key of claims
 )
@@ -217,11 +216,13 @@ func (p *program) need(n int32) {
 
 // whole passes what is shorter than its total length, which is in total.
 func (p *program) whole() {
+	// Linux 6.12 does not take a length whose bytes were swapped for a small one, so
+	// it is compared as a number; that takes CAP_PERFMON.
 	p.emit(
-		asm.Mov.Reg(asm.R1, data),
-		asm.Add.Reg(asm.R1, total),
-		asm.Add.Imm(asm.R1, int32(p.atIP())),
-		asm.JGT.Reg(asm.R1, end, pass),
+		asm.Mov.Reg(asm.R1, end),
+		asm.Sub.Reg(asm.R1, data),
+		asm.Sub.Imm(asm.R1, int32(p.atIP())),
+		asm.JGT.Reg(total, asm.R1, pass),
 	)
 }
 
