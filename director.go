@@ -92,7 +92,7 @@ type Director struct {
 	adopted   bool
 	behind    bool          // a command is missing in the journal
 	loading   bool          // Load is under way
-	forgotten []uint32      // by the trash, and not yet in the journal; Tick\'s alone
+	forgotten []uint32      // by the trash, and not yet in the journal; Tick's alone
 	marks4    *fwmark.Table // guarded by ctl
 	marks6    *fwmark.Table
 	// When the last claim ended, and how long it took.

@@ -141,7 +141,8 @@ func release[K comparable](counts map[K]int, k K) {
 	}
 }
 
-// addDest puts a destination at the head of its service's list.
+// addDest puts a destination at the head of its service's list; one without a number
+// gets one.
 func (t *table) addDest(s *virtual, d *dest) {
 	if d.ID == 0 {
 		if n := len(t.free); n > 0 {
@@ -160,11 +161,6 @@ func (t *table) addDest(s *virtual, d *dest) {
 			d.served[0], d.served[1] = t.fast.Served(d.ID) // those of whoever had the number before
 		}
 	}
-	t.join(s, d)
-}
-
-// join puts a destination that has a number into its service.
-func (t *table) join(s *virtual, d *dest) {
 	d.svc = s
 	d.available = true
 	t.tell(d)

@@ -3,8 +3,8 @@ package conn
 import "github.com/ulvs/ulvs/packet"
 
 // An entry's state word: the protocol's state in the lowest byte, by which an XDP
-// program knows what it may forward; above it, flags and the generation of the timeouts that
-// the record's timeout was taken from.
+// program knows what it may forward; above it, flags and the generation of the
+// timeouts that the record's timeout was taken from.
 const (
 	stateMask  = 0xff
 	flagActive = 1 << 8 // counts as active; the kernel's IP_VS_CONN_F_INACTIVE, negated

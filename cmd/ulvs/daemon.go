@@ -96,7 +96,7 @@ func (d *daemon) run(ctx context.Context) error {
 		return fmt.Errorf("--connections %d: give a positive number", d.connections)
 	}
 	if d.templates < 0 {
-		return fmt.Errorf("--templates %d: give a positive number, or 0 for as many as connections", d.templates)
+		return fmt.Errorf("--templates %d: give a positive number, or 0 for the default", d.templates)
 	}
 	if d.follow && (d.marks != "" || d.marks6 != "") {
 		return errors.New("--follow-marks takes the rules from the host: leave --marks and --marks6 out")
@@ -177,15 +177,16 @@ var socketUses = map[string]xdp.SocketUse{"auto": xdp.SocketsAuto, "on": xdp.Soc
 // that back if it never runs. auto is XDP where that is permitted and works, and
 // says why if it is not.
 func (d *daemon) newDirector(resolver dataplane.Resolver, mac dataplane.MAC) (plane dataplane.Plane, giveBack func() error, director *ulvs.Director, err error) {
-	slow, err := afpacket.New(afpacket.Options{Interfaces: d.interfaces, MAC: mac, KeepClaims: d.pins != "", Logger: d.log})
+	slow, err := afpacket.New(afpacket.Options{Interfaces: d.interfaces, MAC: mac, Logger: d.log})
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	slow.KeepClaims(d.pins != "")
 	options := ulvs.Options{Plane: slow, Resolver: resolver, Connections: d.connections, Templates: d.templates, MAC: mac, Log: d.log}
 	if d.plane != "afpacket" {
 		fast, director, err := d.accelerated(options, slow)
 		if err == nil {
-			return fast, func() error { return d.giveBack(fast, slow, director.Adopted()) }, director, nil
+			return fast, func() error { return errors.Join(slow.Close(), d.discard(fast)) }, director, nil
 		}
 		if d.plane == "xdp" {
 			return nil, nil, nil, errors.Join(err, slow.Close())
@@ -194,11 +195,11 @@ func (d *daemon) newDirector(resolver dataplane.Resolver, mac dataplane.MAC) (pl
 		// Nothing is kept, and what an earlier daemon left must not go on forwarding
 		// beside this one.
 		if d.pins != "" {
-			if err := d.detach(); err != nil {
+			if err := detach(d.pins, d.interfaces...); err != nil {
 				return nil, nil, nil, errors.Join(err, slow.Close())
 			}
 			d.pins = ""
-			slow.DropClaims()
+			slow.KeepClaims(false)
 		}
 		options.Plane = slow
 	}

@@ -119,35 +119,33 @@ func (d *daemon) accelerated(o ulvs.Options, slow dataplane.Plane) (*xdp.Plane, 
 		if err == nil {
 			return fast, director, nil
 		}
-		err = errors.Join(err, fast.Close())
 		if !errors.Is(err, ulvs.ErrKept) || fresh {
-			if d.pins != "" && !fast.Adopted() {
-				err = errors.Join(err, d.detach())
-			}
-			return nil, nil, err
+			return nil, nil, errors.Join(err, d.discard(fast))
 		}
+		err = errors.Join(err, fast.Close())
 		d.log.Warn("starting without what an earlier daemon left", "because", err)
 		fresh = true
 	}
 }
 
-// giveBack takes away what a plane has put in place that never ran, unless it was
-// there before.
-func (d *daemon) giveBack(fast *xdp.Plane, slow *afpacket.Plane, adopted bool) error {
-	err := errors.Join(fast.Close(), slow.Close())
-	if d.pins == "" || adopted {
+// discard closes a plane that never ran, and takes away what it has put in place,
+// unless that was there before.
+func (d *daemon) discard(fast *xdp.Plane) error {
+	err := fast.Close()
+	if d.pins == "" || fast.Adopted() {
 		return err
 	}
-	return errors.Join(err, d.detach())
+	return errors.Join(err, detach(d.pins, d.interfaces...))
 }
 
-// detach removes what is pinned for this daemon, and the claims on its interfaces.
-func (d *daemon) detach() error {
-	if _, err := os.Stat(d.pins); err != nil {
+// detach removes what is pinned in a folder, if it is there, and the claims on its
+// interfaces and on others.
+func detach(pins string, interfaces ...string) error {
+	if _, err := os.Stat(pins); err != nil {
 		return nil
 	}
-	names, err := xdp.Detach(d.pins)
-	for _, name := range append(names, d.interfaces...) {
+	names, err := xdp.Detach(pins)
+	for _, name := range append(names, interfaces...) {
 		err = errors.Join(err, afpacket.Withdraw(name))
 	}
 	return err
@@ -195,11 +193,7 @@ services, and the rules that keep the host from the services' packets.`,
 			if _, err := os.Stat(at); err != nil {
 				return fmt.Errorf("nothing was left: %w", err)
 			}
-			names, err := xdp.Detach(at)
-			for _, name := range names {
-				err = errors.Join(err, afpacket.Withdraw(name))
-			}
-			return err
+			return detach(at)
 		},
 	}
 	controlFlag(c, &socket)

@@ -32,10 +32,6 @@ type Options struct {
 	// MAC is one more unicast address that is accepted on all of them: that
 	// of a virtual router (VRRP). The zero value means none.
 	MAC dataplane.MAC
-	// KeepClaims leaves the claims when the plane ends: whoever forwards the
-	// services' connections meanwhile has the host not reset new ones. The next
-	// plane on the interfaces replaces them, and so does Withdraw.
-	KeepClaims bool
 	// Logger is told when an interface goes down; nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -87,7 +83,7 @@ func New(opt Options) (*Plane, error) {
 	p.senders.Store(&map[int]*sender{})
 	p.loopback = loopback()
 	p.host = dataplane.Neighbor{State: dataplane.HopReachable, Ifindex: p.loopback}
-	p.claims.ns, p.claims.keep = ns, opt.KeepClaims
+	p.claims.ns = ns
 	seen := make(map[string]bool)
 	for _, name := range opt.Interfaces {
 		if seen[name] {
@@ -105,8 +101,10 @@ func New(opt Options) (*Plane, error) {
 	return p, nil
 }
 
-// DropClaims undoes Options.KeepClaims. It comes before Run.
-func (p *Plane) DropClaims() { p.claims.keep = false }
+// KeepClaims says whether the claims stay when the plane ends: whoever forwards the
+// services' connections meanwhile has the host not reset new ones. The next plane on
+// the interfaces replaces them, and Withdraw removes them. It comes before Run.
+func (p *Plane) KeepClaims(keep bool) { p.claims.keep = keep }
 
 // Name implements dataplane.Plane.
 func (p *Plane) Name() string { return "afpacket" }

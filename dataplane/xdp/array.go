@@ -73,22 +73,23 @@ func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
 		{Name: "settings", Size: settingsSize},
 	}
 	all := append(append([]dataplane.Part{}, list...), own...)
+	var arrays []*array
 	if p.pins != nil {
-		if p.arrays, err = p.pins.arrays(all); err != nil {
+		if arrays, err = p.pins.arrays(all); err != nil {
 			return false, err
 		}
 	}
-	if kept = p.arrays != nil; !kept {
-		if p.arrays, err = p.newArrays(all); err != nil {
+	if kept = arrays != nil; !kept {
+		if arrays, err = p.newArrays(all); err != nil {
 			return false, err
 		}
 	}
 	for i := range list {
-		list[i].Block = p.arrays[i].memory[:list[i].Size]
+		list[i].Block = arrays[i].memory[:list[i].Size]
 	}
-	p.conns = p.arrays[0]
+	p.conns = arrays[0]
 	p.looked = p.conns.MaxEntries() > 1
-	last := p.arrays[len(list):]
+	last := arrays[len(list):]
 	p.serverArray, p.countArray, p.settingsArray = last[0], last[1], last[2]
 	p.servers = elements[server](p.serverArray.memory, p.rooms)
 	p.counts = elements[count](p.countArray.memory, p.rooms*p.cpus)
@@ -102,6 +103,17 @@ func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
 }
 
 func (p *Plane) newArrays(parts []dataplane.Part) (list []*array, err error) {
+	defer func() {
+		if err == nil {
+			return
+		}
+		for _, a := range list {
+			a.close()
+		}
+		if p.pins != nil {
+			p.pins.empty()
+		}
+	}()
 	for i, part := range parts {
 		var a *array
 		name := "ulvs_" + strings.ReplaceAll(part.Name, "-", "_")
@@ -110,24 +122,18 @@ func (p *Plane) newArrays(parts []dataplane.Part) (list []*array, err error) {
 		} else {
 			a, err = newArray(name, part.Size)
 		}
-		if err == nil && p.pins != nil {
-			err = p.pins.keep(part.Name, a)
-		}
 		if err != nil {
-			for _, a := range list {
-				a.close()
-			}
-			if p.pins != nil {
-				p.pins.empty()
-			}
-			return nil, err
+			return list, err
 		}
 		list = append(list, a)
+		if p.pins != nil {
+			if err := p.pins.keep(part.Name, a); err != nil {
+				return list, err
+			}
+		}
 	}
 	if p.pins != nil {
-		if err := p.pins.seal(); err != nil {
-			return nil, err
-		}
+		return list, p.pins.seal()
 	}
 	return list, nil
 }

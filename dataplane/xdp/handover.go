@@ -6,23 +6,19 @@ import "github.com/cilium/ebpf/asm"
 // the first packets of a service are for the sockets; the rest is passed.
 func (p *program) miss() {
 	p.label("miss")
-	if p.sockets == 0 || p.tags > 0 {
+	if !p.asks() {
 		p.emit(asm.Ja.Label(pass))
 		return
 	}
 	const claim = stackClaim
 	atIP := p.atIP()
-	at, proto, family, address := atIP+20, atIP+9, int32(4), int16(4)
+	at, address, size, family := atIP+20, atIP+16, int16(4), int32(4)
 	if p.six {
-		at, proto, family, address = atIP+40, atIP+6, 6, 16
+		at, address, size, family = atIP+40, atIP+24, 16, 6
 	}
 	for off := int16(0); off < 16; off += 4 {
-		if off < address {
-			first := atIP + 16
-			if p.six {
-				first = atIP + 24
-			}
-			p.emit(asm.LoadMem(asm.R1, data, first+off, asm.Word))
+		if off < size {
+			p.emit(asm.LoadMem(asm.R1, data, address+off, asm.Word))
 		} else {
 			p.emit(asm.Mov.Imm(asm.R1, 0))
 		}
@@ -31,7 +27,7 @@ func (p *program) miss() {
 	p.emit(
 		asm.LoadMem(asm.R1, data, at+2, asm.Half),
 		asm.StoreMem(asm.RFP, claim+16, asm.R1, asm.Half),
-		asm.LoadMem(asm.R1, data, proto, asm.Byte),
+		asm.LoadMem(asm.R1, data, p.atProto(), asm.Byte),
 		asm.StoreMem(asm.RFP, claim+18, asm.R1, asm.Byte),
 		asm.Mov.Imm(asm.R1, family),
 		asm.StoreMem(asm.RFP, claim+19, asm.R1, asm.Byte),
@@ -59,14 +55,10 @@ func (p *program) claimed() {
 // ask gives a packet to the socket of its queue, if that fits it; otherwise, and
 // where there is no socket, it is passed.
 func (p *program) ask() {
-	proto := p.atIP() + 9
-	if p.six {
-		proto = p.atIP() + 6
-	}
 	p.label("ask")
 	p.emit(
 		asm.JGT.Imm(total, int32(socketFrame-p.atIP()), pass),
-		asm.LoadMem(asm.R1, data, proto, asm.Byte),
+		asm.LoadMem(asm.R1, data, p.atProto(), asm.Byte),
 		asm.JEq.Imm(asm.R1, protoSCTP, pass), // its checksum may be missing
 		asm.LoadMem(asm.R1, asm.RFP, stackContext, asm.DWord),
 		asm.LoadMem(asm.R2, asm.R1, 16, asm.Word), // rx_queue_index
@@ -79,8 +71,19 @@ func (p *program) ask() {
 
 // undecided is the label of what a connection's packet goes to that is Go's.
 func (p *program) undecided() string {
-	if p.sockets == 0 || p.tags > 0 {
-		return pass
+	if p.asks() {
+		return p.here("ask")
 	}
-	return p.here("ask")
+	return pass
+}
+
+// asks reports whether there are sockets to ask: they know no VLAN.
+func (p *program) asks() bool { return p.sockets != 0 && p.tags == 0 }
+
+// atProto is where the transport protocol is in a frame.
+func (p *program) atProto() int16 {
+	if p.six {
+		return p.atIP() + 6
+	}
+	return p.atIP() + 9
 }

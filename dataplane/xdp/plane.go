@@ -2,11 +2,11 @@
 // packets of connections, from the connection table that it shares with the
 // director, in front of another plane, which gets all other packets.
 //
-// The program is assembled in Go for the table at hand; program.go and then
-// forward.go are to be read from top to bottom, as a packet goes through it. It
-// stamps and counts a
-// connection, and leaves its state to Go: a packet that would change it is
-// passed on. So Go alone writes states, and counts of connections are exact.
+// The program is assembled in Go for the table at hand; program.go, forward.go and
+// handover.go are to be read from top to bottom, as a packet goes through it. It
+// stamps and counts a connection, and leaves its state to Go: a packet that would
+// change it is handed over. So Go alone writes states, and counts of connections are
+// exact.
 package xdp
 
 import (
@@ -77,7 +77,6 @@ type Plane struct {
 	mu sync.Mutex
 	// The arrays, which are closed when nothing refers to them, and what is in
 	// three of them.
-	arrays                                        []*array
 	conns, serverArray, countArray, settingsArray *array
 	servers                                       []server
 	counts                                        []count
@@ -85,7 +84,7 @@ type Plane struct {
 	looked                                        bool         // the table is an array of slots
 	out                                           map[int]bool // interfaces that programs send by
 	hz                                            uint32
-	kept                                          bool // the arrays are an earlier process\'s
+	kept                                          bool // the arrays are an earlier process's
 	progs                                         []*ebpf.Program
 	links                                         []link.Link
 	modes                                         []string

@@ -256,7 +256,7 @@ func (p *program) ipv4() {
 		asm.JNE.Imm(asm.R2, 0, pass),
 		asm.LoadMem(addrs, data, atIP+12, asm.DWord),
 		asm.LoadMem(ports, data, atIP+20, asm.Word),
-		asm.LoadMem(asm.R0, data, atIP+9, asm.Byte),
+		asm.LoadMem(asm.R0, data, p.atProto(), asm.Byte),
 	)
 	p.ports(20)
 	p.hash()
@@ -284,7 +284,7 @@ func (p *program) ipv6() {
 	p.emit(
 		asm.LoadMem(addrs, data, atIP+8, asm.DWord),
 		asm.LoadMem(ports, data, atIP+40, asm.Word),
-		asm.LoadMem(asm.R0, data, atIP+6, asm.Byte),
+		asm.LoadMem(asm.R0, data, p.atProto(), asm.Byte),
 	)
 	p.ports(40)
 	p.hash()

@@ -43,7 +43,6 @@ type queue struct {
 	p       *Plane
 	s       *xsk.Socket
 	ifindex int
-	id      int
 	packets [socketBatch]xsk.Packet
 	frames  [socketBatch]dataplane.Frame
 	out     [socketBatch]xsk.Packet
@@ -83,7 +82,7 @@ func (p *Plane) openSockets(ifindex int, native bool) (m *ebpf.Map, why error) {
 			}
 			return nil, err
 		}
-		opened = append(opened, &queue{p: p, s: s, ifindex: ifindex, id: id})
+		opened = append(opened, &queue{p: p, s: s, ifindex: ifindex})
 	}
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_sockets", Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4, MaxEntries: uint32(len(opened))})
 	for i, q := range opened {
@@ -107,8 +106,9 @@ func (p *Plane) socketOptions(native bool) xsk.Options {
 }
 
 func (p *Plane) makeSockets() error {
-	// Memory for all queues of all interfaces is not known yet; there are chunks for
-	// four a plane, and what is beyond shares them.
+	// How many queues there are is not known yet. There are chunks for four sockets,
+	// or two an interface; more sockets share them, until their fill rings would take
+	// them all.
 	umem, err := xsk.NewUmem(xsk.MemoryOptions{Frames: max(4, 2*len(p.interfaces)) * p.socketOptions(false).Frames(), FrameSize: chunk})
 	if err != nil {
 		return err

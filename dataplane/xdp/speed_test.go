@@ -12,6 +12,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/packet"
 	"golang.org/x/sys/unix"
 )
@@ -88,17 +89,22 @@ func newRig(b *testing.B, six bool, flows uint32) *rig {
 		}
 	}
 	for i := range flows {
-		f := packet.NewFlow(6, netip.AddrPortFrom(client(six, i), 1000), service(six))
-		id, err := r.conns.Insert(&f, r.conns.Hash(&f), 1+i%3, 0, 0, 0)
-		r.must(err)
-		r.conns.TCP(id, packet.SYN, 0)
-		r.conns.TCP(id, packet.ACK, 0)
-		entry := r.Plane.conns.memory[4096+64*int(id):][:64]
+		entry := r.establish(netip.AddrPortFrom(client(six, i), 1000), service(six), 1+i%3)
 		for n, m := range r.like {
 			r.must(m.Put(entry[8:8+8*rivals[n].words], entry))
 		}
 	}
 	return r
+}
+
+// establish makes an established TCP connection, and returns its slot.
+func (b *bench) establish(from, to netip.AddrPort, dest uint32) []byte {
+	f := packet.NewFlow(6, from, to)
+	id, err := b.conns.Insert(&f, b.conns.Hash(&f), dest, 0, 0, 0)
+	b.must(err)
+	b.conns.TCP(id, packet.SYN, 0)
+	b.conns.TCP(id, packet.ACK, 0)
+	return b.Plane.conns.memory[shtab.HeaderSize+shtab.SlotSize*int(id):][:shtab.SlotSize]
 }
 
 func client(six bool, i uint32) netip.Addr {

@@ -11,7 +11,6 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/ulvs/ulvs/bench/wire"
 	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/packet"
 )
 
 // BenchmarkWire is what established connections get through a veth pair and back on
@@ -30,17 +29,12 @@ func wireRound(b *testing.B, flows uint32) {
 	t := wire.Traffic{
 		Dst: own, Src: router, Client: netip.MustParseAddrPort("10.0.0.0:1000"), Service: service(false), Flows: flows, Random: true, Seed: 1, CPU: 1,
 	}
-	r := &rig{bench: newBench(b, int(max(2*flows, 1024))), flows: flows}
+	r := newBench(b, int(max(2*flows, 1024)))
 	hash, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 40, ValueSize: 64, MaxEntries: max(2*flows, 1024)})
 	r.must(err)
 	b.Cleanup(func() { hash.Close() })
 	for i := range flows {
-		f := packet.NewFlow(6, t.ClientOf(i), t.Service)
-		id, err := r.conns.Insert(&f, r.conns.Hash(&f), 1+i%3, 0, 0, 0)
-		r.must(err)
-		r.conns.TCP(id, packet.SYN, 0)
-		r.conns.TCP(id, packet.ACK, 0)
-		entry := r.Plane.conns.memory[4096+64*int(id):][:64]
+		entry := r.establish(t.ClientOf(i), t.Service, 1+i%3)
 		r.must(hash.Put(entry[8:48], entry))
 	}
 	net, err := wire.NewNet()

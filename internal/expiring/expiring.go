@@ -55,9 +55,9 @@ type record[E any] struct {
 	owner   E
 }
 
-// New makes an empty table, or takes one over. E must hold no pointers. over is called for each
-// entry whose time is over, with its timer unset: it ends it, or gives it a new
-// time.
+// New makes an empty table, or takes one over. E must hold no pointers. over is
+// called for each entry whose time is over, with its timer unset: it ends it, or
+// gives it a new time.
 func New[E any](o Options, over func(i uint32)) (*Table[E], error) {
 	if o.Hz == 0 {
 		return nil, errors.New("expiring: Options need Hz")
