@@ -61,4 +61,4 @@ func SCTPEvents() (mask uint32) {
 func (t *Table) Generation() uint32 { return t.timeouts.gen }
 
 // Seed and Homes are what the hash of a flow is worked out with (internal/shtab).
-func (t *Table) Seed() (factors [5]uint64, homes uint32) { return t.t.Seed(), t.t.Homes() }
+func (t *Table) Seed() (factors [6]uint64, homes uint32) { return t.t.Seed(), t.t.Homes() }

@@ -44,7 +44,7 @@ type Part struct {
 // Acceleration is what a plane needs to find a packet's connection.
 type Acceleration struct {
 	// Seed, Homes and Slots are the connection table's.
-	Seed         [5]uint64
+	Seed         [6]uint64
 	Homes, Slots uint32
 	// Hz is how many ticks of CLOCK_MONOTONIC a second has in an entry's stamp.
 	Hz uint32

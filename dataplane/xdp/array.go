@@ -71,6 +71,7 @@ func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
 		{Name: "servers", Size: serverSize * p.rooms},
 		{Name: "counts", Size: countSize * p.rooms * p.cpus},
 		{Name: "settings", Size: settingsSize},
+		{Name: "rings", Size: shtab.RingsSize(p.cpus)},
 	}
 	all := append(append([]dataplane.Part{}, list...), own...)
 	var arrays []*array
@@ -96,10 +97,16 @@ func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
 	p.settings = &elements[settings](p.settingsArray.memory, 1)[0]
 	p.settings.fill()
 	p.kept = kept
+	// Programs of another version may make connections by themselves. Those of this
+	// one do not, and what they were given is taken back before the table is adopted.
+	if _, err := shtab.NewRings(last[3].memory, p.cpus); err != nil {
+		return false, err
+	}
 	if !kept {
 		p.settings.setGeneration(0)
+		return false, nil
 	}
-	return kept, nil
+	return true, p.Grace()
 }
 
 func (p *Plane) newArrays(parts []dataplane.Part) (list []*array, err error) {

@@ -8,6 +8,59 @@ import (
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
+// hash leaves the number of the key's home slot in R2 (shtab's homeOf).
+func (p *program) hash() {
+	if p.hashed != 0 {
+		return
+	}
+	p.sum()
+	p.emit(
+		asm.RSh.Imm(asm.R2, 32),
+		asm.Mul.Imm(asm.R2, int32(p.Homes)),
+		asm.RSh.Imm(asm.R2, 32),
+	)
+}
+
+// sum leaves the key's hash in R2 (shtab.Hash). An IPv4 key has two words that are
+// not 0.
+func (p *program) sum() {
+	if p.six {
+		p.halves(8, p.Seed[5])
+		for _, w := range words6 {
+			p.halves(w.off, p.Seed[w.word])
+		}
+	} else {
+		p.emit(asm.Mov.Reg(asm.R2, addrs))
+	}
+	p.emit(
+		asm.LoadImm(asm.R0, int64(p.Seed[0]), asm.DWord),
+		asm.Mul.Reg(asm.R2, asm.R0),
+		asm.LoadImm(asm.R0, int64(p.Seed[1]), asm.DWord),
+		asm.Mul.Reg(asm.R0, ports),
+		asm.Add.Reg(asm.R2, asm.R0),
+		asm.Mov.Reg(asm.R0, asm.R2),
+		asm.RSh.Imm(asm.R0, shtab.HashShift),
+		asm.Xor.Reg(asm.R2, asm.R0),
+		asm.Mul.Reg(asm.R2, asm.R2),
+	)
+}
+
+// halves adds a word of the header to R2 (shtab's halves), or begins with it.
+func (p *program) halves(off int16, seed uint64) {
+	sum := asm.Add.Reg(asm.R2, asm.R0)
+	if off == 8 {
+		sum = asm.Mov.Reg(asm.R2, asm.R0)
+	}
+	p.emit(
+		asm.LoadMem(asm.R0, data, p.atIP()+off, asm.Word),
+		asm.Add.Imm32(asm.R0, int32(uint32(seed))),
+		asm.LoadMem(asm.R1, data, p.atIP()+off+4, asm.Word),
+		asm.Add.Imm32(asm.R1, int32(seed>>32)),
+		asm.Mul.Reg(asm.R0, asm.R1),
+		sum,
+	)
+}
+
 // find looks into the home slot, whose number is in R2, into the one beside it, and
 // then into the home slot's chain (shtab.Lookup). It leaves the slot in R0 and its
 // word in R1.

@@ -14,7 +14,7 @@ var update = flag.Bool("update", false, "write the golden listings anew")
 // TestListing keeps the program for people to read, and the one on a BPF hash map
 // that BenchmarkEstablished compares it with. The numbers of maps are 1 to 4.
 func TestListing(t *testing.T) {
-	seed := [5]uint64{}
+	seed := [6]uint64{}
 	for i := range seed {
 		seed[i] = uint64(i) * 0x1111_1111_1111_1111
 	}

@@ -90,6 +90,8 @@ type Plane struct {
 	modes                                         []string
 	sockets                                       *sockets // or nil
 	socketMaps                                    []*ebpf.Map
+
+	grace grace
 }
 
 var _ dataplane.Accelerator = (*Plane)(nil)
@@ -273,6 +275,7 @@ func (p *Plane) Close() error {
 	}
 	p.detach()
 	p.closeSockets()
+	p.grace.close()
 	if p.pins != nil {
 		p.pins.close()
 	}
@@ -322,14 +325,4 @@ func (p *Plane) Served(id uint32) (packets, bytes uint64) {
 		packets, bytes = packets+n, bytes+b
 	}
 	return packets, bytes
-}
-
-// Grace implements dataplane.Accelerator: it waits until every run of the program
-// that has begun has ended (membarrier(2): an RCU grace period).
-func (p *Plane) Grace() error {
-	const global = 1 // MEMBARRIER_CMD_GLOBAL
-	if _, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0); errno != 0 {
-		return fmt.Errorf("xdp: membarrier: %w", errno)
-	}
-	return nil
 }

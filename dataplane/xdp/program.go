@@ -351,43 +351,6 @@ const (
 	protoSCTP = 132
 )
 
-// hash leaves the number of the key's home slot in R2 (shtab.Hash, homeOf). An IPv4
-// key has two words that are not 0.
-func (p *program) hash() {
-	if p.hashed != 0 {
-		return
-	}
-	p.emit(
-		asm.LoadImm(asm.R2, int64(p.Seed[0]), asm.DWord),
-		asm.Mul.Reg(asm.R2, addrs),
-		asm.LoadImm(asm.R0, int64(p.Seed[1]), asm.DWord),
-		asm.Mul.Reg(asm.R0, ports),
-		asm.Add.Reg(asm.R2, asm.R0),
-	)
-	if p.six {
-		for _, w := range words6 {
-			p.emit(
-				asm.LoadMem(asm.R1, data, p.atIP()+w.off, asm.DWord),
-				asm.LoadImm(asm.R0, int64(p.Seed[w.word]), asm.DWord),
-				asm.Mul.Reg(asm.R0, asm.R1),
-				asm.Add.Reg(asm.R2, asm.R0),
-			)
-		}
-	}
-	mix := uint64(shtab.Mix)
-	p.emit(
-		asm.Mov.Reg(asm.R0, asm.R2),
-		asm.RSh.Imm(asm.R0, 32),
-		asm.Xor.Reg(asm.R2, asm.R0),
-		asm.LoadImm(asm.R0, int64(mix), asm.DWord),
-		asm.Mul.Reg(asm.R2, asm.R0),
-		// The home.
-		asm.RSh.Imm(asm.R2, 32),
-		asm.Mul.Imm(asm.R2, int32(p.Homes)),
-		asm.RSh.Imm(asm.R2, 32),
-	)
-}
-
 // slotShift turns a slot's number into an offset.
 const slotShift = 6
 

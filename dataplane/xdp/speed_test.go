@@ -29,53 +29,61 @@ import (
 // lie makes more of a difference than what is compared. All figures are medians.
 func BenchmarkEstablished(b *testing.B) {
 	for _, flows := range []uint32{1, 8192, 1 << 20, 1 << 23} {
-		tables := 9
-		if flows > 1<<20 {
-			tables = 3
-		}
-		var all results
-		for range tables {
-			for _, six := range []bool{false, true} {
-				s := &scope{TB: b}
-				r := newRig(s, six, flows)
-				if six {
-					all.add(r.measure([]variant{{"IPv6/array", r.source().assemble()}}))
-				} else {
-					variants := []variant{{"IPv4/array", r.source().assemble()}}
-					for i := range r.like {
-						variants = append(variants, variant{"IPv4/" + rivals[i].name, r.hashed(i)})
-					}
-					all.add(r.measure(variants))
-				}
-				s.end()
-			}
-		}
-		all.report(b, fmt.Sprint(flows))
+		b.Run(fmt.Sprint(flows), func(b *testing.B) { established(b, flows) })
 	}
+}
+
+func established(b *testing.B, flows uint32) {
+	tables := 9
+	if flows > 1<<20 {
+		tables = 3
+	}
+	var all results
+	for range tables {
+		for _, six := range []bool{false, true} {
+			s := &scope{TB: b}
+			r := newRig(s, six, flows)
+			if six {
+				all.add(r.measure([]variant{{"IPv6/array", r.source().assemble()}}))
+			} else {
+				variants := []variant{{"IPv4/array", r.source().assemble()}}
+				for i := range r.like {
+					variants = append(variants, variant{"IPv4/" + rivals[i].name, r.hashed(i)})
+				}
+				all.add(r.measure(variants))
+			}
+			s.end()
+		}
+	}
+	all.report(b)
 }
 
 // BenchmarkFeatures is BenchmarkEstablished with programs that leave out a part of
 // what has to be done: what each part costs.
 func BenchmarkFeatures(b *testing.B) {
 	for _, flows := range []uint32{1, 8192} {
-		var all results
-		for range 9 {
-			s := &scope{TB: b}
-			r := newRig(s, false, flows)
-			variants := []variant{{"all", r.source().assemble()}}
-			for i, name := range []string{"no-state", "no-server", "no-counters", "no-stamp", "no-TTL"} {
-				p := r.source()
-				p.path = slices.Delete(p.path, i, i+1)
-				if i == 0 {
-					p.path = slices.Insert(p.path, 0, (*program).found)
-				}
-				variants = append(variants, variant{name, p.assemble()})
-			}
-			all.add(r.measure(variants))
-			s.end()
-		}
-		all.report(b, fmt.Sprint(flows))
+		b.Run(fmt.Sprint(flows), func(b *testing.B) { features(b, flows) })
 	}
+}
+
+func features(b *testing.B, flows uint32) {
+	var all results
+	for range 9 {
+		s := &scope{TB: b}
+		r := newRig(s, false, flows)
+		variants := []variant{{"all", r.source().assemble()}}
+		for i, name := range []string{"no-state", "no-server", "no-counters", "no-stamp", "no-TTL"} {
+			p := r.source()
+			p.path = slices.Delete(p.path, i, i+1)
+			if i == 0 {
+				p.path = slices.Insert(p.path, 0, (*program).found)
+			}
+			variants = append(variants, variant{name, p.assemble()})
+		}
+		all.add(r.measure(variants))
+		s.end()
+	}
+	all.report(b)
 }
 
 // scope is a part of a benchmark, after which all that it used is given back.
@@ -224,11 +232,11 @@ func (all *results) add(more results) {
 	}
 }
 
-func (all *results) report(b *testing.B, flows string) {
+func (all *results) report(b *testing.B) {
 	median := func(list []float64) float64 { return slices.Sorted(slices.Values(list))[len(list)/2] }
 	first := median(all.net[all.names[0]])
 	for _, name := range all.names {
-		b.Run(flows+"/"+name, func(b *testing.B) {
+		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
 			}
 			b.ReportMetric(0, "ns/op")

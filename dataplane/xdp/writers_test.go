@@ -34,6 +34,7 @@ func TestWriters(t *testing.T) {
 	}{{"IPv4", false, false}, {"IPv6", true, false}, {"looked up", false, true}} {
 		t.Run(way.name, func(t *testing.T) {
 			w := newWriters(t, way.six, way.looked)
+			w.grace.swaps = way.looked // as where membarrier refuses
 			w.fill()
 			w.freeze()
 			w.interrupt()

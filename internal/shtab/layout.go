@@ -21,7 +21,7 @@ import (
 //	56  state  4  the owner's
 //	60  count  4  the owner's
 const (
-	Layout     = 2
+	Layout     = 3
 	HeaderSize = 4096
 	SlotSize   = 64
 
@@ -57,6 +57,31 @@ type slot struct {
 	count uint32
 }
 
+// A CPU's rings (Rings). Each side's position has a line of its own.
+//
+//	  0  takeAt     4  the programs' position in free
+//	 64  putAt      4  their position in made
+//	128  free    4096  cells of slots that may be used
+//	     made    4096  cells of slots that were used
+const (
+	RingCells   = 1 << 10
+	RingsStride = 2*SlotSize + 2*RingCells*4
+
+	OffTakeAt = 0
+	OffPutAt  = SlotSize
+	OffFree   = 2 * SlotSize
+	OffMade   = OffFree + RingCells*4
+)
+
+type cpuRings struct {
+	takeAt uint32
+	_      [SlotSize/4 - 1]uint32
+	putAt  uint32
+	_      [SlotSize/4 - 1]uint32
+	free   [RingCells]uint32
+	made   [RingCells]uint32
+}
+
 // layOver lays a table over a block. The block must start on a cache line and
 // live as long as the table.
 func layOver(block []byte, slots uint32) (*header, []slot, error) {
@@ -79,6 +104,10 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(slot{}.stamp)-OffStamp]
 	_ = [1]struct{}{}[unsafe.Offsetof(slot{}.state)-OffState]
 	_ = [1]struct{}{}[unsafe.Offsetof(slot{}.count)-OffCount]
+	_ = [1]struct{}{}[unsafe.Sizeof(cpuRings{})-RingsStride]
+	_ = [1]struct{}{}[unsafe.Offsetof(cpuRings{}.putAt)-OffPutAt]
+	_ = [1]struct{}{}[unsafe.Offsetof(cpuRings{}.free)-OffFree]
+	_ = [1]struct{}{}[unsafe.Offsetof(cpuRings{}.made)-OffMade]
 )
 
 // lineOffset is how many bytes of b lie before its first whole cache line.

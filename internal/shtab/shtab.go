@@ -13,24 +13,29 @@
 // There are as many home slots as entries. With keys coming and going, a pair is
 // a system of two servers without a queue, and what it cannot take (Erlang's B
 // formula) overflows: 0.4 of the entries of a full table, 0.2 of a half full one.
-// That is 1.41 slots an entry in all.
+// (0.44 for a while, if a table that was filled at once loses its entries in the
+// order in which they came.) That is 1.46 slots an entry in all.
 //
-// The hash is multiply-shift over the key's words with random odd 64-bit factors,
-// kept in the header (Dietzfelbinger et al., "A reliable randomized algorithm for
-// the closest-pair problem", 1997), and then mixed: whoever does not know the
-// factors cannot fill a chain, and regular keys spread as random ones do.
+// The hash is keyed: whoever does not know the seed cannot fill a chain. A key of
+// two words, of which others choose the lower halves, is hashed by multiply-shift
+// with odd factors (Dietzfelbinger et al., "A reliable randomized algorithm for the
+// closest-pair problem", 1997). That loses what is in the upper bits of several
+// words, so that those of a longer key first become one by NH (Black et al., "UMAC:
+// fast and secure message authentication", 1999). What comes out is folded and
+// squared, so that regular keys spread as random ones do.
 //
 // # Publication
 //
-// One goroutine at a time writes (the owner's lock); XDP reads at any time.
+// One goroutine at a time writes (the owner's lock); XDP reads at any time. (The
+// claims and swaps leave room for programs that make entries too: Rings.)
 //
-//   - Insert writes key, stamp and state, then the word, and links an overflow
-//     slot into its chain last. A reader that finds the slot earlier sees word
+//   - Insert claims a home slot by its word, writes key, stamp and state, then
+//     the word, and links an overflow slot into its chain last. A reader that finds the slot earlier sees word
 //     0 and goes on, or compares a key that is not yet its own: a miss, and the
 //     packet takes the slow path, which takes the owner's lock.
-//   - Remove takes the tag out of the word first, then unlinks. The next index of a removed
-//     overflow slot stays as it is, so that a reader that stands on it walks on
-//     to the end of its chain.
+//   - Remove takes the tag out of the word first, then unlinks. The next index of
+//     a removed overflow slot stays as it is, so that a reader that stands on it
+//     walks on to the end of its chain.
 //   - A reader loads the word once and then compares the key. A slot that is
 //     used anew meanwhile has another key, unless the same key came back: then
 //     word and key belong together again only if the reader loaded the new
@@ -58,8 +63,9 @@ import (
 // uses two. Its meaning is the owner's.
 type Key [5]uint64
 
-// Seed are the factors of Hash, one for each word of a key. They are odd.
-type Seed [len(Key{})]uint64
+// Seed is what Hash works with: two odd factors, and what is added to the halves of
+// words 2, 3, 4 and 0 of a key that has more than two words.
+type Seed [6]uint64
 
 // An owner's value has ValueBits bits; MaxValue is the greatest one that all
 // bits can say, and is itself reserved.
@@ -84,15 +90,15 @@ type Table struct {
 	used  uint32
 	seed  Seed
 
-	free ring // overflow slots
+	free fifo // overflow slots
 }
 
 // homes is how many home slots a table for max entries has: pairs.
 func homes(max int) int { return (max + 1) &^ 1 }
 
 // Slots is how many slots a table for max entries has: homes, and the overflow
-// that a full table needs (0.4 of the entries), with room for chance.
-func Slots(max int) int { return homes(max) + max*2/5 + max/64 + 64 }
+// that a full table needs (0.44 of the entries), with room for chance.
+func Slots(max int) int { return homes(max) + max*11/25 + max/64 + 64 }
 
 // Size is how much memory a table for max entries needs, in bytes.
 func Size(max int) int { return HeaderSize + Slots(max)*SlotSize }
@@ -118,10 +124,12 @@ func New(block []byte, max int, hz uint32) (*Table, error) {
 		return nil, fmt.Errorf("shtab: random seed: %w", err)
 	}
 	for i := range t.seed {
-		t.seed[i] = binary.NativeEndian.Uint64(raw[i*8:]) | 1
+		t.seed[i] = binary.NativeEndian.Uint64(raw[i*8:])
 	}
+	t.seed[0] |= 1
+	t.seed[1] |= 1
 	*h = header{magic: magic, layout: Layout, max: t.max, home: t.home, slots: n, hz: hz, seed: t.seed}
-	t.free = newRing(int(n - t.home))
+	t.free = newFifo(int(n - t.home))
 	for i := t.home; i < n; i++ {
 		t.free.push(i)
 	}
@@ -148,7 +156,7 @@ func Adopt(block []byte, max int, hz uint32) (t *Table, removed []uint32, err er
 	if want := (header{magic: magic, layout: Layout, max: t.max, home: t.home, slots: n, hz: hz, seed: h.seed}); *h != want {
 		return nil, nil, fmt.Errorf("%w: its layout is %d for %d entries, at %d ticks a second; this is %d, %d, %d", ErrLayout, h.layout, h.max, h.hz, Layout, max, hz)
 	}
-	t.free = newRing(int(n - t.home))
+	t.free = newFifo(int(n - t.home))
 	chained := t.walk()
 	for i := range n {
 		s := &t.slots[i]
@@ -196,28 +204,34 @@ func (t *Table) Len() int   { return int(t.used) }
 func (t *Table) Max() int   { return int(t.max) }
 func (t *Table) Slots() int { return len(t.slots) }
 
-// Seed and Homes are what an XDP program works out a key's slot with: the
-// factors of Hash, and the number of slots that keys hash to.
+// Seed and Homes are what an XDP program works out a key's slot with: the seed of
+// Hash, and the number of slots that keys hash to.
 func (t *Table) Seed() Seed    { return t.seed }
 func (t *Table) Homes() uint32 { return t.home }
 
 // Hash is the hash of a key, for Lookup, Touch and Insert.
 func (t *Table) Hash(k *Key) uint64 {
 	s := &t.seed
-	h := s[0]*k[0] + s[1]*k[1]
-	// An IPv4 key has only zeros here, which add nothing.
+	x := k[0]
 	if k[2]|k[3]|k[4] != 0 {
-		h += s[2]*k[2] + s[3]*k[3] + s[4]*k[4]
+		x = halves(k[0], s[5]) + halves(k[2], s[2]) + halves(k[3], s[3]) + halves(k[4], s[4])
 	}
-	// The sum of consecutive keys (clients, ports) is an arithmetic sequence,
-	// which some seeds would lay onto few homes.
-	h ^= h >> 32
-	return h * Mix
+	h := s[0]*x + s[1]*k[1]
+	// The sums of consecutive keys (clients, ports) are an arithmetic sequence, and
+	// so is that times any factor, which some seeds would lay onto few homes. Its
+	// squares are spread like random numbers.
+	h ^= h >> HashShift
+	return h * h
 }
 
-// Mix is an odd number with bits all over (2^64 over the golden ratio), by which
-// Hash multiplies last.
-const Mix = 0x9e37_79b9_7f4a_7c15
+// halves is the product of a word's halves, to each of which one of the seed's is
+// added.
+func halves(w, seed uint64) uint64 {
+	return uint64(uint32(w)+uint32(seed)) * uint64(uint32(w>>32)+uint32(seed>>32))
+}
+
+// HashShift is by how much Hash folds before it squares.
+const HashShift = 29
 
 // homeOf takes the hash's best bits, the upper ones.
 func (t *Table) homeOf(h uint64) uint32 {
@@ -271,9 +285,9 @@ func (t *Table) Insert(k *Key, h uint64, value uint64, stamp, state uint32) (uin
 	i := t.homeOf(h)
 	hs := &t.slots[i]
 	inChain := false
-	if atomic.LoadUint64(&hs.word) != 0 {
+	if !hs.claim() {
 		i ^= 1
-		if inChain = atomic.LoadUint64(&t.slots[i].word) != 0; inChain {
+		if inChain = !t.slots[i].claim(); inChain {
 			if t.free.len() == 0 {
 				return 0, ErrFull
 			}
@@ -285,15 +299,19 @@ func (t *Table) Insert(k *Key, h uint64, value uint64, stamp, state uint32) (uin
 	s.stamp = stamp
 	s.state = state
 	s.count = 0
-	if inChain {
-		atomic.StoreUint32(&s.next, hs.next)
-	}
 	atomic.StoreUint64(&s.word, tagOf(h)<<ValueBits|value)
-	if inChain {
-		atomic.StoreUint32(&hs.next, i+1)
+	for inChain {
+		next := atomic.LoadUint32(&hs.next)
+		atomic.StoreUint32(&s.next, next)
+		inChain = !atomic.CompareAndSwapUint32(&hs.next, next, i+1)
 	}
 	t.used++
 	return i, nil
+}
+
+// claim takes a free slot, which a program might want too (Rings).
+func (s *slot) claim() bool {
+	return atomic.LoadUint64(&s.word) == 0 && atomic.CompareAndSwapUint64(&s.word, 0, limbo)
 }
 
 // Detach keeps the entry in slot i, with its key and all, and hides it from
@@ -311,13 +329,29 @@ func (t *Table) Remove(i uint32) {
 	atomic.StoreUint64(&s.word, limbo)
 	t.used--
 	if i >= t.home {
-		at := &t.slots[t.homeOf(t.Hash(&s.key))].next
-		for *at != i+1 {
-			at = &t.slots[*at-1].next
-		}
-		atomic.StoreUint32(at, s.next)
+		t.unlink(i, &t.slots[t.homeOf(t.Hash(&s.key))])
 	}
 	s.key = Key{}
+}
+
+// unlink takes overflow slot i out of a home slot's chain, if it is there. At the
+// head of that, a program may put one at the same time (Rings).
+func (t *Table) unlink(i uint32, home *slot) {
+	s := &t.slots[i]
+	first := atomic.LoadUint32(&home.next)
+	for first == i+1 {
+		if atomic.CompareAndSwapUint32(&home.next, first, s.next) {
+			return
+		}
+		first = atomic.LoadUint32(&home.next)
+	}
+	for at := first; at != 0; {
+		before := &t.slots[at-1]
+		if at = before.next; at == i+1 {
+			atomic.StoreUint32(&before.next, s.next)
+			return
+		}
+	}
 }
 
 // Release gives back the slot of a removed entry.

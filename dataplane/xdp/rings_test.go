@@ -1,0 +1,355 @@
+package xdp
+
+import (
+	"errors"
+	"math/rand/v2"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/shtab"
+)
+
+// What a maker did with a packet.
+const (
+	makerPassed = iota // never: for the verifier
+	makerFound
+	makerBusy // it is Go's: no slot, or no room to tell of one
+	makerMade
+)
+
+// makerKeys is how many keys a maker draws from: word 0 is less.
+const makerKeys = 1 << 10
+
+// makerPorts is word 1 of all of them.
+const makerPorts = 0x0406_5000_0400
+
+// atomically is an atomic operation on memory at dst. cilium/ebpf v0.22.0 loses the
+// operation on its way to the kernel (asm/instruction.go, Marshal), and adds instead.
+func atomically(op asm.AtomicOp, dst, src asm.Register, size asm.Size, off int16) asm.Instruction {
+	i := op.Mem(dst, src, size, off)
+	i.Constant = int64(op >> 8)
+	return i
+}
+
+// maker is a program that draws a key and, if the table does not have it, makes an
+// entry, as shtab.Rings says.
+func (p *program) maker(rings *array) asm.Instructions {
+	const number = stackOut // the slot's, and 1
+	home, ring, made, entry := asm.R7, asm.R9, asm.R6, asm.R8
+	p.emit(
+		asm.FnGetSmpProcessorId.Call(),
+		asm.JGE.Imm(asm.R0, int32(p.cpus), pass),
+		asm.Mul.Imm(asm.R0, shtab.RingsStride),
+		asm.LoadMapValue(ring, rings.FD(), 0),
+		asm.Add.Reg(ring, asm.R0),
+		asm.FnGetPrandomU32.Call(),
+		asm.Mov.Reg(addrs, asm.R0),
+		asm.And.Imm(addrs, makerKeys-1),
+		asm.LoadImm(ports, makerPorts, asm.DWord),
+	)
+	p.hash()
+	p.emit(asm.Mov.Reg(home, asm.R2))
+	p.find()
+	p.label("found")
+	p.emit(asm.Mov.Imm(asm.R0, makerFound), asm.Return())
+
+	p.label("miss")
+	p.emit(
+		asm.LoadMem(asm.R1, ring, shtab.OffPutAt, asm.Word),
+		asm.And.Imm(asm.R1, shtab.RingCells-1),
+		asm.LSh.Imm(asm.R1, 2),
+		asm.Mov.Reg(made, ring),
+		asm.Add.Reg(made, asm.R1),
+		asm.LoadMem(asm.R1, made, shtab.OffMade, asm.Word),
+		asm.JNE.Imm(asm.R1, 0, p.here("busy")),
+	)
+	for pair := range int32(2) {
+		p.emit(
+			asm.Mov.Reg(asm.R1, home), asm.Xor.Imm(asm.R1, pair), asm.JGE.Imm(asm.R1, int32(p.Homes), pass),
+			asm.Mov.Reg(asm.R0, asm.R1), asm.Add.Imm(asm.R0, 1), asm.StoreMem(asm.RFP, number, asm.R0, asm.DWord),
+		)
+		p.slotAt(asm.R1, 0)
+		p.emit(
+			asm.Mov.Reg(entry, asm.R0),
+			asm.Mov.Imm(asm.R0, 0),
+			asm.LoadImm(asm.R1, shtab.MaxValue, asm.DWord),
+			atomically(asm.CmpXchg, entry, asm.R1, asm.DWord, shtab.OffWord),
+			asm.JEq.Imm(asm.R0, 0, p.here("write")),
+		)
+	}
+	p.emit(
+		asm.LoadMem(asm.R1, ring, shtab.OffTakeAt, asm.Word),
+		asm.And.Imm(asm.R1, shtab.RingCells-1),
+		asm.LSh.Imm(asm.R1, 2),
+		asm.Mov.Reg(asm.R2, ring),
+		asm.Add.Reg(asm.R2, asm.R1),
+		asm.Mov.Imm(asm.R1, 0),
+		atomically(asm.Xchg, asm.R2, asm.R1, asm.Word, shtab.OffFree),
+		asm.JEq.Imm(asm.R1, 0, p.here("busy")),
+		asm.LoadMem(asm.R0, ring, shtab.OffTakeAt, asm.Word),
+		asm.Add.Imm(asm.R0, 1),
+		asm.StoreMem(ring, shtab.OffTakeAt, asm.R0, asm.Word),
+		asm.JGT.Imm(asm.R1, int32(p.Slots), pass),
+		asm.StoreMem(asm.RFP, number, asm.R1, asm.DWord),
+	)
+	p.slotAt(asm.R1, -1)
+	p.emit(asm.Mov.Reg(entry, asm.R0))
+
+	p.label("write")
+	p.emit(
+		asm.StoreMem(entry, shtab.OffKey, addrs, asm.DWord),
+		asm.StoreMem(entry, shtab.OffKey+8, ports, asm.DWord),
+		asm.Mov.Imm(asm.R0, 0),
+		asm.StoreMem(entry, shtab.OffState, asm.R0, asm.DWord), // and the count
+	)
+	for word := int16(2); word < 5; word++ {
+		p.emit(asm.StoreMem(entry, shtab.OffKey+8*word, asm.R0, asm.DWord))
+	}
+	p.sum()
+	p.emit( // shtab.tagOf, and a value that says whose it is
+		asm.RSh.Imm(asm.R2, 16),
+		asm.Or.Imm(asm.R2, 1),
+		asm.LSh.Imm(asm.R2, shtab.ValueBits),
+		asm.Mov.Reg(asm.R1, addrs),
+		asm.Add.Imm(asm.R1, 1),
+		asm.Or.Reg(asm.R1, asm.R2),
+		atomically(asm.Xchg, entry, asm.R1, asm.DWord, shtab.OffWord),
+		asm.LoadMem(asm.R5, asm.RFP, number, asm.DWord),
+		asm.JLE.Imm(asm.R5, int32(p.Homes), p.here("tell")),
+		asm.Mov.Reg(asm.R1, home),
+	)
+	p.slotAt(asm.R1, 0)
+	p.emit(asm.Mov.Reg(asm.R2, asm.R0))
+	for range 3 {
+		p.emit(
+			asm.LoadMem(asm.R0, asm.R2, shtab.OffNext, asm.Word),
+			asm.Mov.Reg(asm.R4, asm.R0),
+			asm.StoreMem(entry, shtab.OffNext, asm.R0, asm.Word),
+			atomically(asm.CmpXchg, asm.R2, asm.R5, asm.Word, shtab.OffNext),
+			asm.JEq.Reg(asm.R0, asm.R4, p.here("tell")),
+		)
+	}
+	p.label("tell")
+	p.emit(
+		asm.Mov.Imm(asm.R0, 0),
+		atomically(asm.CmpXchg, made, asm.R5, asm.Word, shtab.OffMade),
+		asm.LoadMem(asm.R0, ring, shtab.OffPutAt, asm.Word),
+		asm.Add.Imm(asm.R0, 1),
+		asm.StoreMem(ring, shtab.OffPutAt, asm.R0, asm.Word),
+		asm.Mov.Imm(asm.R0, makerMade),
+		asm.Return(),
+	)
+	p.label("busy")
+	p.emit(asm.Mov.Imm(asm.R0, makerBusy), asm.Return())
+	p.symbol = pass
+	p.emit(asm.Mov.Imm(asm.R0, makerPassed), asm.Return())
+	return p.out
+}
+
+// ringBed is a table, a program that makes entries in it, and their owner.
+type ringBed struct {
+	*Plane
+	t     *testing.T
+	block []byte
+	tab   *shtab.Table
+	rings *shtab.Rings
+	prog  *ebpf.Program
+
+	live                       []uint32 // the owner's entries
+	retired                    []uint32
+	made, doubles, own, chains int
+}
+
+const ringEntries = 600
+
+func newRingBed(t *testing.T) *ringBed {
+	r := &ringBed{Plane: &Plane{}, t: t}
+	table, err := newArray("ulvs_table", shtab.Size(ringEntries))
+	if errors.Is(err, ErrNotPermitted) {
+		t.Skip(err)
+	}
+	r.must(err)
+	t.Cleanup(table.close)
+	r.block = table.memory
+	r.tab, err = shtab.New(r.block, ringEntries, hz)
+	r.must(err)
+	cpus, err := ebpf.PossibleCPU()
+	r.must(err)
+	rings, err := newArray("ulvs_rings", shtab.RingsSize(cpus))
+	r.must(err)
+	t.Cleanup(rings.close)
+	r.rings, err = shtab.NewRings(rings.memory, cpus)
+	r.must(err)
+	p := &program{
+		Acceleration: dataplane.Acceleration{Seed: r.tab.Seed(), Homes: r.tab.Homes(), Slots: uint32(r.tab.Slots())},
+		conns:        table.FD(), cpus: cpus,
+	}
+	r.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: p.maker(rings)})
+	r.must(err)
+	t.Cleanup(func() { r.prog.Close() })
+	return r
+}
+
+func (r *ringBed) must(err error) {
+	if err != nil {
+		r.t.Helper()
+		r.t.Fatal(err)
+	}
+}
+
+// run has the program run so often; the last result is returned.
+func (r *ringBed) run(times int) uint32 {
+	action, _, err := r.prog.Benchmark(make([]byte, 64), times, nil)
+	if err != nil {
+		r.t.Error(err)
+	}
+	return action
+}
+
+// turn does what a table's owner does, once.
+func (r *ringBed) turn(rng *rand.Rand) {
+	for cpu := range runtime.NumCPU() {
+		for slot, ok := r.rings.Next(cpu); ok; slot, ok = r.rings.Next(cpu) {
+			r.tab.Made(slot)
+			r.made++
+			k := *r.tab.Key(slot)
+			if k[1] != makerPorts || r.tab.Value(slot) != k[0]+1 {
+				r.t.Fatalf("slot %d: key %x has value %d", slot, k, r.tab.Value(slot))
+			}
+			if slot >= r.tab.Homes() {
+				r.chains++
+			}
+			at, ok := r.tab.Lookup(&k, r.tab.Hash(&k))
+			if !ok {
+				r.t.Errorf("slot %d was told and is not found", slot)
+			}
+			if at != slot {
+				r.doubles++
+				r.remove(slot)
+				continue
+			}
+			r.live = append(r.live, slot)
+		}
+		for range 20 {
+			if slot, ok := r.tab.Lend(); ok && !r.rings.Give(cpu, slot) {
+				r.tab.TakeBack(slot)
+				break
+			}
+		}
+	}
+	for range 3 {
+		k := shtab.Key{rng.Uint64N(makerKeys), makerPorts}
+		h := r.tab.Hash(&k)
+		if _, ok := r.tab.Lookup(&k, h); ok {
+			continue
+		}
+		if slot, err := r.tab.Insert(&k, h, k[0]+1, 0, 0); err == nil {
+			r.own++
+			r.live = append(r.live, slot)
+		}
+	}
+	for range min(len(r.live), 10) {
+		at := rng.IntN(len(r.live))
+		slot := r.live[at]
+		r.live[at] = r.live[len(r.live)-1]
+		r.live = r.live[:len(r.live)-1]
+		r.remove(slot)
+	}
+}
+
+func (r *ringBed) remove(slot uint32) {
+	r.tab.Remove(slot)
+	r.retired = append(r.retired, slot)
+}
+
+func (r *ringBed) release() {
+	r.must(r.Grace())
+	for _, slot := range r.retired {
+		r.tab.Release(slot)
+	}
+	r.retired = r.retired[:0]
+}
+
+// TestRings has a program make entries, by the protocol of shtab.Rings, while their
+// owner makes some too, and ends them all. No slot may be lost or belong to two, and
+// the next owner finds what there was.
+func TestRings(t *testing.T) {
+	r := newRingBed(t)
+	if got := r.run(100); got != makerBusy {
+		t.Errorf("rings are closed, and the program did %d", got)
+	}
+	r.rings.Open()
+	stopped, stop := make(chan struct{}), make(chan struct{})
+	end := sync.OnceFunc(func() {
+		close(stop)
+		<-stopped
+	})
+	defer end()
+	go func() {
+		defer close(stopped)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				r.run(100_000)
+			}
+		}
+	}()
+	rng := rand.New(rand.NewPCG(rand.Uint64(), 1))
+	for begun := time.Now(); time.Since(begun) < time.Second; {
+		for range 100 {
+			r.turn(rng)
+		}
+		r.release()
+	}
+	r.rings.Close()
+	end()
+	t.Logf("%d made by the program, of them %d in chains and %d doubles; %d by Go", r.made, r.chains, r.doubles, r.own)
+	if r.made < 1000 || r.chains < 10 || r.own < 100 {
+		t.Error("that was not much")
+	}
+	if got := r.run(100); got != makerBusy && got != makerFound {
+		t.Errorf("rings are closed, and the program did %d", got)
+	}
+
+	tab, removed, err := shtab.Adopt(r.block, ringEntries, hz)
+	r.must(err)
+	for _, slot := range removed {
+		tab.Release(slot)
+	}
+	found := make(map[uint32]bool)
+	for i := range uint64(makerKeys) {
+		k := shtab.Key{i, makerPorts}
+		if slot, ok := tab.Lookup(&k, tab.Hash(&k)); ok {
+			if tab.Value(slot) != i+1 || found[slot] {
+				t.Errorf("slot %d: key %d has value %d", slot, i, tab.Value(slot))
+			}
+			found[slot] = true
+		}
+	}
+	for _, slot := range r.live {
+		if !tab.Valid(slot) {
+			t.Errorf("slot %d of the first owner's is not there", slot)
+		}
+	}
+	// All that is there can be removed, and then all slots can be used again.
+	for slot := range uint32(tab.Slots()) {
+		if tab.Valid(slot) {
+			tab.Remove(slot)
+			tab.Release(slot)
+		}
+	}
+	free := 0
+	for _, ok := tab.Lend(); ok; _, ok = tab.Lend() {
+		free++
+	}
+	if want := tab.Slots() - int(tab.Homes()); free != want || tab.Len() != 0 {
+		t.Errorf("%d overflow slots of %d are left, and %d entries", free, want, tab.Len())
+	}
+}

@@ -1,0 +1,127 @@
+package shtab
+
+import (
+	"fmt"
+	"sync/atomic"
+)
+
+// Rings are how a table's owner and programs that make entries by themselves work
+// together: for each CPU, a ring of overflow slots that its programs may use, and a
+// ring of the slots in which they have made entries. No program makes any yet; a
+// daemon that has such programs may leave its table to one that has not, and the
+// other way round, as both keep to this.
+//
+// A cell holds 0, or a slot's number and 1. The giving side puts where it finds 0,
+// the taking side takes by exchanging with 0, and each keeps its own position: a
+// ring is full, or empty, where the next cell says so. While rings are closed there
+// is a mark in the cells of the second ring: programs find it full, and make
+// nothing.
+//
+// A program makes an entry, if the key was not found, in these steps:
+//
+//   - It looks whether its next cell of the second ring is 0. Else the packet is Go's.
+//   - It claims the home slot, or the one beside it: a word of 0 becomes limbo, by
+//     compare and swap, as in Insert. If both are taken, it takes a slot from the
+//     first ring.
+//   - It writes the key, stamp, state and count, and exchanges the word for its own,
+//     which is a full barrier.
+//   - It puts an overflow slot at the head of the home slot's chain, by compare and
+//     swap. Only the owner takes slots out of chains, and no slot that was in one
+//     gets back into one before a grace period has passed: the head that a program
+//     has read is the same slot if it is the same number.
+//   - It puts the slot's number into the second ring, by compare and swap, and moves
+//     its position on.
+//
+// From then on the entry is the owner's, who counts it (Made). If two made entries
+// of one key, or the chain's head changed too often, a look-up of the key finds
+// another slot than this: the owner removes what is not found.
+//
+// Rings may be used beside the table's owner, by one goroutine.
+type Rings struct {
+	cpus []cpuRings
+	at   []ringsAt
+}
+
+// ringsAt are the owner's positions in a CPU's rings.
+type ringsAt struct{ give, read uint32 }
+
+// closed is the mark in the cells of a closed ring. No slot has the number.
+const closed = 1<<32 - 1
+
+// NewRings lays the rings of so many CPUs over block, which must have RingsSize
+// bytes, start on a cache line, and be zero or have had rings. They are closed.
+func NewRings(block []byte, cpus int) (*Rings, error) {
+	list, err := RecordsOver[cpuRings](block, cpus)
+	if err != nil {
+		return nil, fmt.Errorf("shtab: rings of %d CPUs: %w", cpus, err)
+	}
+	r := &Rings{cpus: list, at: make([]ringsAt, cpus)}
+	r.Close()
+	return r, nil
+}
+
+// RingsSize is how much memory the rings of so many CPUs take, in bytes.
+func RingsSize(cpus int) int { return RecordsSize[cpuRings](cpus) }
+
+// Close ends that programs make entries, and takes back the slots that they were
+// given, of which Adopt then finds that they are free. One that is running may still
+// make an entry: a grace period has to pass before Adopt.
+func (r *Rings) Close() {
+	for i := range r.cpus {
+		c := &r.cpus[i]
+		for at := range c.made {
+			atomic.StoreUint32(&c.made[at], closed)
+		}
+		for at := range c.free {
+			atomic.StoreUint32(&c.free[at], 0)
+		}
+	}
+}
+
+// Open has programs make entries from now on.
+func (r *Rings) Open() {
+	for i := range r.cpus {
+		c := &r.cpus[i]
+		r.at[i] = ringsAt{give: atomic.LoadUint32(&c.takeAt), read: atomic.LoadUint32(&c.putAt)}
+		for at := range c.made {
+			atomic.StoreUint32(&c.made[at], 0)
+		}
+	}
+}
+
+// Give gives a slot (Table.Lend) to a CPU's programs, and reports whether there was
+// room.
+func (r *Rings) Give(cpu int, slot uint32) bool {
+	cell := &r.cpus[cpu].free[r.at[cpu].give%RingCells]
+	if !atomic.CompareAndSwapUint32(cell, 0, slot+1) {
+		return false
+	}
+	r.at[cpu].give++
+	return true
+}
+
+// Next is the next slot in which one of a CPU's programs has made an entry, for
+// Table.Made.
+func (r *Rings) Next(cpu int) (slot uint32, ok bool) {
+	cell := &r.cpus[cpu].made[r.at[cpu].read%RingCells]
+	if v := atomic.LoadUint32(cell); v == 0 || v == closed {
+		return 0, false
+	}
+	r.at[cpu].read++
+	return atomic.SwapUint32(cell, 0) - 1, true
+}
+
+// Lend takes an overflow slot out of the table, for Rings.Give.
+func (t *Table) Lend() (slot uint32, ok bool) {
+	if t.free.len() == 0 {
+		return 0, false
+	}
+	return t.free.pop(), true
+}
+
+// TakeBack returns a slot that was lent and not given.
+func (t *Table) TakeBack(slot uint32) { t.free.push(slot) }
+
+// Made counts the entry that a program has made in slot i. It may be another's
+// double, which a look-up does not find: then it is to be removed.
+func (t *Table) Made(i uint32) { t.used++ }
