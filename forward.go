@@ -57,7 +57,11 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	}
 	var lines uint32
 	for i := range batch {
-		lines += d.conns.Touch(s.hashes[i])
+		if opens(&s.packets[i]) {
+			lines += d.conns.TouchNew(s.hashes[i])
+		} else {
+			lines += d.conns.Touch(s.hashes[i])
+		}
 	}
 	d.touched = lines
 	for i := range batch {

@@ -1,120 +1,119 @@
 package bench
 
 import (
-	"encoding/binary"
 	"fmt"
-	"net/netip"
+	"strconv"
 	"testing"
 	"time"
-
-	"github.com/ulvs/ulvs"
-	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/dataplane/dataplanetest"
 )
 
-// director is one with a service and two servers, and without a plane's cost.
-func director(b *testing.B, connections int, persistence time.Duration) (*ulvs.Director, *dataplanetest.Plane) {
-	b.Helper()
-	plane, resolver := dataplanetest.New(), dataplanetest.NewResolver()
-	d, err := ulvs.New(ulvs.Options{Plane: plane, Resolver: resolver, Connections: connections})
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(d.Close)
-	k := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: netip.MustParseAddr("192.168.10.101"), Port: 80}
-	if err := d.AddService(ulvs.Service{ServiceKey: k, Scheduler: "rr", Persistence: ulvs.Persistence{Timeout: persistence}}); err != nil {
-		b.Fatal(err)
-	}
-	for i := range 2 {
-		a := netip.AddrFrom4([4]byte{192, 168, 10, byte(200 + i)})
-		resolver.SetReachable(a, 2, dataplane.MAC{2, 0, 0, 0, 0, byte(i)})
-		if err := d.AddDestination(k, ulvs.Destination{Addr: a, Port: 80, Weight: 1}); err != nil {
-			b.Fatal(err)
+func itoa(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
+
+// packets runs a benchmark whose operation is one packet, in batches of 64.
+func packets(b *testing.B, one func()) {
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if i%batch == 0 {
+			one()
 		}
 	}
-	return d, plane
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds()/1e6, "Mpps")
 }
 
-const batch = 64
-
-// frames is a batch whose packets are written anew each time.
-type frames struct {
-	memory [batch][64]byte
-	list   [batch]dataplane.Frame
-}
-
-// fill makes TCP packets of clients n to n+63, modulo of.
-func (f *frames) fill(n, of uint32, flags byte) []dataplane.Frame {
-	for i := range f.list {
-		p := f.memory[i][:54]
-		c := (n + uint32(i)) % of
-		p[12], p[13] = 8, 0
-		ip := p[14:]
-		ip[0], ip[8], ip[9] = 0x45, 64, 6
-		binary.BigEndian.PutUint16(ip[2:], 40)
-		binary.BigEndian.PutUint32(ip[12:], 10<<24|c>>2)
-		binary.BigEndian.PutUint32(ip[16:], 0xc0a80a65)
-		ip[10], ip[11] = 0, 0
-		var sum uint32
-		for j := 0; j < 20; j += 2 {
-			sum += uint32(binary.BigEndian.Uint16(ip[j:]))
-		}
-		sum = sum&0xffff + sum>>16
-		sum = sum&0xffff + sum>>16
-		binary.BigEndian.PutUint16(ip[10:], ^uint16(sum))
-		tcp := ip[20:]
-		binary.BigEndian.PutUint16(tcp[0:], uint16(1024+c&3))
-		binary.BigEndian.PutUint16(tcp[2:], 80)
-		tcp[12], tcp[13] = 5<<4, flags
-		f.list[i] = dataplane.Frame{Data: p, In: 2}
-	}
-	return f.list[:]
-}
-
-// BenchmarkDecision is packet in, verdict out: ns/op is for one packet. What
-// writing the packet costs is measured too, to be subtracted.
+// BenchmarkDecision is packet in, verdict out, of established connections drawn at
+// random. Writing the packet is in it, and by itself in "writing".
 func BenchmarkDecision(b *testing.B) {
 	b.Run("writing", func(b *testing.B) {
-		var f frames
-		n := uint32(0)
-		for i := 0; b.Loop(); i++ {
-			if i%batch == 0 {
-				f.fill(n*40503, 1<<20, 0x10)
-				n += batch
-			}
-		}
+		f, d := newFrames(b, setup{}.service(0), ack), &draw{flows: 1 << 16}
+		packets(b, func() { d.fill(f) })
 	})
-	for _, flows := range []uint32{1, 1 << 10, 1 << 16, 1 << 20} {
+	for _, flows := range []uint32{1, 1000, 1 << 16, 1_000_000, 10_000_000} {
 		b.Run(fmt.Sprintf("established/%d", flows), func(b *testing.B) {
-			d, plane := director(b, int(flows)+1000, 0)
-			var f frames
-			for n := uint32(0); n < flows; n += batch {
-				d.Handle(plane.Now(), f.fill(n, flows, 0x02))
-			}
-			b.ReportAllocs()
-			n := uint32(0)
-			for i := 0; b.Loop(); i++ {
-				if i%batch == 0 {
-					d.Handle(plane.Now(), f.fill(n*40503, flows, 0x10))
-					n += batch
-				}
-			}
+			r := setup{connections: int(flows) + 1000}.build(b)
+			r.establish(flows)
+			f, d := newFrames(b, setup{}.service(0), ack), &draw{flows: flows}
+			packets(b, func() { r.handle(d.fill(f)) })
 		})
 	}
-	for name, persistence := range map[string]time.Duration{"new": 0, "new-persistent": 5 * time.Minute} {
-		b.Run(name, func(b *testing.B) {
-			// The oldest connections expire while new ones come: 64k a minute.
-			d, plane := director(b, 1<<20, persistence)
-			var f frames
-			b.ReportAllocs()
-			n := uint32(0)
-			for i := 0; b.Loop(); i++ {
-				if i%batch == 0 {
-					d.Handle(plane.Now(), f.fill(n, 1<<28, 0x02))
-					n += batch
-					plane.Advance(batch * time.Minute / (1 << 16))
-				}
+}
+
+// establish has clients 10.0.0.0 upwards open connections to service 0.
+func (r *rig) establish(flows uint32) {
+	opening, answering := newFrames(r.tb, setup{}.service(0), syn), newFrames(r.tb, setup{}.service(0), ack)
+	for n := uint32(0); n < flows; n += batch {
+		for _, f := range []*frames{opening, answering} {
+			for i := range f.list {
+				f.client(i, 10<<24|(n+uint32(i))%flows, 1024)
 			}
-		})
+			r.handle(f.list[:])
+		}
+	}
+}
+
+// fresh runs a benchmark of new connections, while old ones expire at the same rate:
+// some sixty thousand are there.
+func fresh(b *testing.B, s setup, conns uint32) {
+	s.connections = 1 << 20
+	r := s.build(b)
+	f, c := newFrames(b, s.service(0), syn), &crowd{conns: conns}
+	turn := func() {
+		r.handle(c.fill(f))
+		// Half-open connections last a minute.
+		r.plane.Advance(batch * time.Minute / (1 << 16))
+	}
+	for range 3 << 16 / batch {
+		turn()
+	}
+	packets(b, turn)
+}
+
+// BenchmarkNew is packet in, verdict out, of packets that open connections, with
+// round robin; and the expiry of as many old ones.
+func BenchmarkNew(b *testing.B) {
+	for _, kind := range []struct {
+		name string
+		setup
+	}{
+		{"plain", setup{}},
+		{"PCC", setup{persistence: 5 * time.Minute, anyPort: true}},
+		{"PPC", setup{persistence: 5 * time.Minute}},
+		{"mark", setup{marked: true}},
+		{"mark-persistent", setup{persistence: 5 * time.Minute, marked: true}},
+	} {
+		if kind.persistence == 0 {
+			b.Run(kind.name, func(b *testing.B) { fresh(b, kind.setup, 1) })
+			continue
+		}
+		for _, conns := range []uint32{1, 16} {
+			b.Run(fmt.Sprintf("%s/%d-a-client", kind.name, conns), func(b *testing.B) { fresh(b, kind.setup, conns) })
+		}
+	}
+}
+
+// BenchmarkServices is BenchmarkNew among many services, by address and by mark.
+func BenchmarkServices(b *testing.B) {
+	for _, marked := range []bool{false, true} {
+		name := "address"
+		if marked {
+			name = "mark"
+		}
+		for _, n := range []int{1, 100, 10_000} {
+			b.Run(fmt.Sprintf("%s/%d", name, n), func(b *testing.B) {
+				s := setup{connections: 1 << 20, services: n, servers: 1, marked: marked}
+				r := s.build(b)
+				f, c := newFrames(b, s.service(0), syn), &crowd{conns: 1}
+				at := 0
+				turn := func() {
+					at = (at + 7919) % n
+					f.to(s.service(at))
+					r.handle(c.fill(f))
+					r.plane.Advance(batch * time.Minute / (1 << 16))
+				}
+				for range 3 << 16 / batch {
+					turn()
+				}
+				packets(b, turn)
+			})
+		}
 	}
 }

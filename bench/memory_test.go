@@ -1,4 +1,3 @@
-// Package bench measures ulvs across its packages. It has only tests.
 package bench
 
 import (

@@ -109,8 +109,10 @@ func (t *Table) Max() int { return t.t.Max() }
 // Hash is the hash of a flow, for Touch, Lookup and Insert.
 func (t *Table) Hash(f *packet.Flow) uint64 { return t.t.Hash((*shtab.Key)(f)) }
 
-// Touch starts to load what Lookup will need. See shtab.Table.Touch.
-func (t *Table) Touch(hash uint64) uint32 { return t.t.Touch(hash) }
+// Touch starts to load what Lookup will need, and TouchNew what Insert will, too. See
+// shtab.Table.Touch.
+func (t *Table) Touch(hash uint64) uint32    { return t.t.Touch(hash) }
+func (t *Table) TouchNew(hash uint64) uint32 { return t.t.TouchNew(hash) }
 
 // Lookup finds the connection of a flow from the client
 // (ip_vs_conn.c, ip_vs_conn_in_get).

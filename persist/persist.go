@@ -220,7 +220,7 @@ func (t *Table) Advance(now uint32, budget int) (more bool) { return t.t.Advance
 // gets another minute, and keeps this as its timeout (ip_vs_conn_expire).
 func (t *Table) over(i uint32) {
 	if t.t.Owner(i).controls > 0 {
-		t.t.Start(i, t.t.Ticks(grace), t.t.Now())
+		t.t.Again(i, t.t.Ticks(grace), t.t.Now())
 		return
 	}
 	t.end(i)

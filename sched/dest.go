@@ -1,13 +1,12 @@
 package sched
 
-import "sync/atomic"
-
 // Dest is a real server as schedulers see it: its weight and its connections.
 // The same Dest serves again when a removed real server comes back, with the
 // connections it still has.
 //
-// The zero value is a quiescent destination without connections. Reading is
-// safe at any time; changes are made under the director's lock.
+// The zero value is a quiescent destination without connections. It is not safe for
+// concurrent use: the director's forwarding lock guards it, and a locked instruction
+// for each count would have a new connection wait for its lines of memory.
 type Dest struct {
 	// ID is the owner's number of it; Addr and Port are the real server's
 	// address (an IPv4 address in the first four bytes) and its port in host
@@ -18,9 +17,9 @@ type Dest struct {
 	Port uint16
 	IPv6 bool
 
-	weight               atomic.Int32
-	active, inact, templ atomic.Int32
-	overloaded           atomic.Bool
+	weight               int32
+	active, inact, templ int32
+	overloaded           bool
 	upper, lower         uint32
 	lastWeight           int32 // the last that was not 0, since it was enlisted
 	pos                  int   // index in the list of its scheduler; -1 when removed, for those that ask
@@ -29,17 +28,17 @@ type Dest struct {
 }
 
 // Weight is 0 to 2^31-1.
-func (d *Dest) Weight() int32 { return d.weight.Load() }
+func (d *Dest) Weight() int32 { return d.weight }
 
 // Quiescent reports a weight of 0: no new connections, those there are go on.
-func (d *Dest) Quiescent() bool { return d.weight.Load() == 0 }
+func (d *Dest) Quiescent() bool { return d.weight == 0 }
 
 // LastWeight is the last weight that was not 0 since the destination was enlisted.
 func (d *Dest) LastWeight() int32 { return d.lastWeight }
 
 // Overloaded reports that the upper threshold was reached and the connections
 // have not yet fallen below the lower one.
-func (d *Dest) Overloaded() bool { return d.overloaded.Load() }
+func (d *Dest) Overloaded() bool { return d.overloaded }
 
 // Keep has the destination write down whether it is overloaded, as 1 or 0, for
 // Recall to take it from there in another process.
@@ -49,7 +48,7 @@ func (d *Dest) Keep(at *uint32) { d.kept = at }
 func (d *Dest) Recall(kept uint32) { d.overload(kept != 0) }
 
 func (d *Dest) overload(is bool) {
-	d.overloaded.Store(is)
+	d.overloaded = is
 	if d.kept == nil {
 		return
 	}
@@ -60,16 +59,16 @@ func (d *Dest) overload(is bool) {
 }
 
 // ActiveConns, InactConns and PersistConns are ipvsadm's columns.
-func (d *Dest) ActiveConns() uint32 { return uint32(d.active.Load()) }
+func (d *Dest) ActiveConns() uint32 { return uint32(d.active) }
 
 // InactConns are the connections in states that are not active.
-func (d *Dest) InactConns() uint32 { return uint32(d.inact.Load()) }
+func (d *Dest) InactConns() uint32 { return uint32(d.inact) }
 
 // PersistConns are the templates that lead to this destination.
-func (d *Dest) PersistConns() uint32 { return uint32(d.templ.Load()) }
+func (d *Dest) PersistConns() uint32 { return uint32(d.templ) }
 
 // usable is what rr, wrr and others ask of a destination.
-func (d *Dest) usable() bool { return !d.overloaded.Load() && d.weight.Load() > 0 }
+func (d *Dest) usable() bool { return !d.overloaded && d.weight > 0 }
 
 // Held reports that the service's scheduler remembers the destination, though
 // it may have been removed: if it comes back, it is to be the same Dest
@@ -86,7 +85,7 @@ func (d *Dest) Enlist(weight int32, upper, lower uint32) {
 // Set gives the destination its configuration. Overload ends when the upper
 // threshold is lifted or raised (ip_vs_ctl.c, __ip_vs_update_dest).
 func (d *Dest) Set(weight int32, upper, lower uint32) {
-	d.weight.Store(weight)
+	d.weight = weight
 	if weight != 0 {
 		d.lastWeight = weight
 	}
@@ -102,13 +101,13 @@ func (d *Dest) Set(weight int32, upper, lower uint32) {
 func (d *Dest) Bind(template, active bool) {
 	switch {
 	case template:
-		d.templ.Add(1)
+		d.templ++
 	case active:
-		d.active.Add(1)
+		d.active++
 	default:
-		d.inact.Add(1)
+		d.inact++
 	}
-	if d.upper != 0 && uint32(d.active.Load()+d.inact.Load()) >= d.upper {
+	if d.upper != 0 && uint32(d.active+d.inact) >= d.upper {
 		d.overload(true)
 	}
 }
@@ -117,16 +116,16 @@ func (d *Dest) Bind(template, active bool) {
 func (d *Dest) Unbind(template, active bool) {
 	switch {
 	case template:
-		d.templ.Add(-1)
+		d.templ--
 	case active:
-		d.active.Add(-1)
+		d.active--
 	default:
-		d.inact.Add(-1)
+		d.inact--
 	}
-	if !d.overloaded.Load() {
+	if !d.overloaded {
 		return
 	}
-	total := uint64(uint32(d.active.Load() + d.inact.Load()))
+	total := uint64(uint32(d.active + d.inact))
 	switch {
 	case d.lower != 0:
 		if total < uint64(d.lower) {
@@ -144,11 +143,11 @@ func (d *Dest) Unbind(template, active bool) {
 // Activate moves a connection between the active and the inactive column.
 func (d *Dest) Activate(active bool) {
 	if active {
-		d.active.Add(1)
-		d.inact.Add(-1)
+		d.active++
+		d.inact--
 	} else {
-		d.active.Add(-1)
-		d.inact.Add(1)
+		d.active--
+		d.inact++
 	}
 }
 

@@ -21,8 +21,8 @@ func TestTwosExactly(t *testing.T) {
 		for _, v := range servers {
 			d := &Dest{}
 			d.Enlist(v.weight, 0, 0)
-			d.active.Store(v.active)
-			d.inact.Store(v.inact)
+			d.active = v.active
+			d.inact = v.inact
 			dests = append(dests, d)
 			total += int64(v.weight)
 		}

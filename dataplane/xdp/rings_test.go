@@ -283,6 +283,7 @@ func TestRings(t *testing.T) {
 	if got := r.run(100); got != makerBusy {
 		t.Errorf("rings are closed, and the program did %d", got)
 	}
+	r.tab.Beside()
 	r.rings.Open()
 	stopped, stop := make(chan struct{}), make(chan struct{})
 	end := sync.OnceFunc(func() {

@@ -44,6 +44,9 @@ type Table[E any] struct {
 	hz    uint32
 	over  func(i uint32)
 	free  []func()
+	// The slot, and 1, of an entry that has been started and whose timer is not set:
+	// it is most probably given another timeout at once.
+	fresh uint32
 	// Slots that are not to be used yet.
 	quarantine bool
 	retired    []uint32
@@ -100,6 +103,7 @@ func New[E any](o Options, over func(i uint32)) (*Table[E], error) {
 		}
 	}
 	t.wheel = timerwheel.New(t.recs, func(r *record[E]) *timerwheel.Link { return &r.timer }, o.Now, t.fire)
+	t.wheel.Ahead(t.Stamp)
 	if o.Adopt {
 		t.wind()
 		if !o.Quarantine {
@@ -132,11 +136,35 @@ func (t *Table[E]) Close() {
 // Owner is the record of the owner's beside slot i.
 func (t *Table[E]) Owner(i uint32) *E { return &t.recs[i].owner }
 
-// Start gives an entry its time to live, from now on.
-func (t *Table[E]) Start(i, timeout, now uint32) {
+// TouchNew is Touch for a key that is probably new: it loads the line of its record
+// too.
+func (t *Table[E]) TouchNew(h uint64) uint32 {
+	return t.Touch(h) + t.recs[t.Home(h)].timeout
+}
+
+// Again gives an entry whose time is over another one, from now on.
+func (t *Table[E]) Again(i, timeout, now uint32) {
 	t.recs[i].timeout = timeout
 	t.SetStamp(i, now)
 	t.wheel.Set(i, now+timeout)
+}
+
+// Start gives a new entry its time to live, from now on.
+func (t *Table[E]) Start(i, timeout, now uint32) {
+	t.settle()
+	t.recs[i].timeout = timeout
+	t.SetStamp(i, now)
+	t.fresh = i + 1
+}
+
+// settle sets the timer of the entry that was started last, if nobody has.
+func (t *Table[E]) settle() {
+	if t.fresh == 0 {
+		return
+	}
+	i := t.fresh - 1
+	t.fresh = 0
+	t.wheel.Set(i, t.Stamp(i)+t.recs[i].timeout)
 }
 
 // Restart is a use at tick now of an entry whose timeout may have changed. The
@@ -144,6 +172,9 @@ func (t *Table[E]) Start(i, timeout, now uint32) {
 func (t *Table[E]) Restart(i, timeout, now uint32) {
 	t.recs[i].timeout = timeout
 	t.SetStamp(i, now)
+	if t.fresh == i+1 {
+		t.fresh = 0
+	}
 	if due, ok := t.wheel.Due(i); !ok || int32(due-(now+timeout)) > 0 {
 		t.wheel.Set(i, now+timeout)
 	}
@@ -154,6 +185,9 @@ func (t *Table[E]) Timeout(i uint32) uint32 { return t.recs[i].timeout }
 
 // End removes an entry, and frees its slot at once, or in quarantine.
 func (t *Table[E]) End(i uint32) {
+	if t.fresh == i+1 {
+		t.fresh = 0
+	}
 	t.wheel.Unset(i)
 	t.Remove(i)
 	if t.quarantine {
@@ -180,7 +214,10 @@ func (t *Table[E]) Free(list []uint32) {
 
 // Advance moves the clock to tick now, and calls over for what is due. It looks
 // at no more than budget entries, and reports true when there are more to do.
-func (t *Table[E]) Advance(now uint32, budget int) (more bool) { return t.wheel.Advance(now, budget) }
+func (t *Table[E]) Advance(now uint32, budget int) (more bool) {
+	t.settle()
+	return t.wheel.Advance(now, budget)
+}
 
 // Now is the tick up to which time has moved.
 func (t *Table[E]) Now() uint32 { return t.wheel.Now() }

@@ -110,9 +110,10 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(cpuRings{}.made)-OffMade]
 )
 
-// lineOffset is how many bytes of b lie before its first whole cache line.
-func lineOffset(b []byte) int {
-	return int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) % SlotSize)
+// offset is how many bytes of b lie before the first address that is a multiple of
+// size, a power of two.
+func offset(b []byte, size uintptr) int {
+	return int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (size - 1))
 }
 
 func sizeOf[R any]() int { var r R; return int(unsafe.Sizeof(r)) }

@@ -18,21 +18,46 @@ func Memory(size int, populate bool) (block []byte, free func(), err error) {
 		block, free = heap(size)
 		return block, free, nil
 	}
-	flags := unix.MAP_PRIVATE | unix.MAP_ANONYMOUS
-	if populate {
-		flags |= unix.MAP_POPULATE
+	// Entries lie anywhere in it, and a huge page spares most of them a miss of the
+	// processor's TLB; whole ones only, where they are worth while.
+	length := size
+	if size >= 2*hugePage {
+		length = (size+hugePage-1)&^(hugePage-1) + hugePage
 	}
-	block, err = unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, flags)
+	all, err := unix.Mmap(-1, 0, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, nil, fmt.Errorf("shtab: %d bytes of memory: %w; ask for fewer connections", size, err)
 	}
-	return block, func() { _ = unix.Munmap(block) }, nil
+	block = all
+	if length > size {
+		skip := offset(all, hugePage)
+		block = all[skip : skip+size : length-hugePage+skip]
+		// A kernel without huge pages refuses, and ordinary ones will do.
+		_ = unix.Madvise(block[:cap(block)], unix.MADV_HUGEPAGE)
+	}
+	if populate {
+		fill(block)
+	}
+	return block, func() { _ = unix.Munmap(all) }, nil
+}
+
+// hugePage is the size of one, on amd64 and mostly on arm64.
+const hugePage = 2 << 20
+
+// fill has all pages be there.
+func fill(block []byte) {
+	if unix.Madvise(block, unix.MADV_POPULATE_WRITE) == nil { // since Linux 5.14
+		return
+	}
+	for at := 0; at < len(block); at += 4096 {
+		block[at] = 0
+	}
 }
 
 // heap is memory from Go's heap that starts on a cache line.
 func heap(size int) ([]byte, func()) {
 	b := make([]byte, size+SlotSize)
-	skip := lineOffset(b)
+	skip := offset(b, SlotSize)
 	return b[skip : skip+size], func() {}
 }
 
@@ -52,8 +77,8 @@ func RecordsSize[R any](n int) int { return n * sizeOf[R]() }
 // RecordsOver lays n records over a block, which must be large enough, start on a
 // cache line, and live as long as they. R must hold no pointers.
 func RecordsOver[R any](block []byte, n int) ([]R, error) {
-	if len(block) < RecordsSize[R](n) || lineOffset(block) != 0 {
-		return nil, fmt.Errorf("shtab: memory of %d bytes, %d off a cache line: %d records need %d", len(block), lineOffset(block), n, RecordsSize[R](n))
+	if len(block) < RecordsSize[R](n) || offset(block, SlotSize) != 0 {
+		return nil, fmt.Errorf("shtab: memory of %d bytes, %d off a cache line: %d records need %d", len(block), offset(block, SlotSize), n, RecordsSize[R](n))
 	}
 	return records[R](block, n), nil
 }

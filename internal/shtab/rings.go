@@ -111,6 +111,10 @@ func (r *Rings) Next(cpu int) (slot uint32, ok bool) {
 	return atomic.SwapUint32(cell, 0) - 1, true
 }
 
+// Beside says that programs may make entries, before the rings are opened: Insert
+// then competes with them.
+func (t *Table) Beside() { t.beside = true }
+
 // Lend takes an overflow slot out of the table, for Rings.Give.
 func (t *Table) Lend() (slot uint32, ok bool) {
 	if t.free.len() == 0 {

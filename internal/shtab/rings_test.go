@@ -86,6 +86,7 @@ func TestRings(t *testing.T) {
 	if _, ok := rings.Next(0); ok || tab.Valid(0) {
 		t.Fatal("something was made while the rings are closed")
 	}
+	tab.Beside()
 	rings.Open()
 	var stop atomic.Bool
 	stopped := make(chan struct{})

@@ -46,7 +46,8 @@
 //     key, and after the grace period a reader finds no key there, or the new one.
 //
 // Go's loads and stores of the word and of next are atomic, so that a reader on
-// another CPU sees them in this order, on arm64 too.
+// another CPU sees them in this order, on arm64 too. (On amd64 ordinary stores are
+// enough, store_amd64.go.)
 package shtab
 
 import (
@@ -90,7 +91,8 @@ type Table struct {
 	used  uint32
 	seed  Seed
 
-	free fifo // overflow slots
+	beside bool // programs make entries too
+	free   fifo // overflow slots
 }
 
 // homes is how many home slots a table for max entries has: pairs.
@@ -169,7 +171,7 @@ func Adopt(block []byte, max int, hz uint32) (t *Table, removed []uint32, err er
 			s.key = Key{}
 			removed = append(removed, i)
 		case i >= t.home && !chained[i-t.home]:
-			atomic.StoreUint64(&s.word, limbo)
+			store64(&s.word, limbo)
 			s.key = Key{}
 			removed = append(removed, i)
 		default:
@@ -188,7 +190,7 @@ func (t *Table) walk() (chained []bool) {
 		for next := *at; next > t.home && int(next) <= len(t.slots) && !chained[next-1-t.home]; next = *at {
 			s := &t.slots[next-1]
 			if w := atomic.LoadUint64(&s.word); w == 0 || w == limbo {
-				atomic.StoreUint32(at, s.next)
+				store32(at, s.next)
 				continue
 			}
 			chained[next-1-t.home] = true
@@ -239,6 +241,10 @@ func (t *Table) homeOf(h uint64) uint32 {
 	return uint32(i)
 }
 
+// Home is the slot in which the look-up of a key starts, and where a new entry of it
+// most probably lies.
+func (t *Table) Home(h uint64) uint32 { return t.homeOf(h) }
+
 // tagOf is never 0, so that a valid word is not.
 func tagOf(h uint64) uint64 { return (h>>16 | 1) & 0xffff }
 
@@ -285,9 +291,9 @@ func (t *Table) Insert(k *Key, h uint64, value uint64, stamp, state uint32) (uin
 	i := t.homeOf(h)
 	hs := &t.slots[i]
 	inChain := false
-	if !hs.claim() {
+	if !t.claim(hs) {
 		i ^= 1
-		if inChain = !t.slots[i].claim(); inChain {
+		if inChain = !t.claim(&t.slots[i]); inChain {
 			if t.free.len() == 0 {
 				return 0, ErrFull
 			}
@@ -299,10 +305,10 @@ func (t *Table) Insert(k *Key, h uint64, value uint64, stamp, state uint32) (uin
 	s.stamp = stamp
 	s.state = state
 	s.count = 0
-	atomic.StoreUint64(&s.word, tagOf(h)<<ValueBits|value)
+	store64(&s.word, tagOf(h)<<ValueBits|value)
 	for inChain {
 		next := atomic.LoadUint32(&hs.next)
-		atomic.StoreUint32(&s.next, next)
+		store32(&s.next, next)
 		inChain = !atomic.CompareAndSwapUint32(&hs.next, next, i+1)
 	}
 	t.used++
@@ -310,15 +316,18 @@ func (t *Table) Insert(k *Key, h uint64, value uint64, stamp, state uint32) (uin
 }
 
 // claim takes a free slot, which a program might want too (Rings).
-func (s *slot) claim() bool {
-	return atomic.LoadUint64(&s.word) == 0 && atomic.CompareAndSwapUint64(&s.word, 0, limbo)
+func (t *Table) claim(s *slot) bool {
+	if atomic.LoadUint64(&s.word) != 0 {
+		return false
+	}
+	return !t.beside || atomic.CompareAndSwapUint64(&s.word, 0, limbo)
 }
 
 // Detach keeps the entry in slot i, with its key and all, and hides it from
 // Lookup. The same key may then be inserted again.
 func (t *Table) Detach(i uint32) {
 	s := &t.slots[i]
-	atomic.StoreUint64(&s.word, s.word&MaxValue)
+	store64(&s.word, s.word&MaxValue)
 }
 
 // Remove ends the entry in slot i. The slot itself is not used again before
@@ -326,7 +335,7 @@ func (t *Table) Detach(i uint32) {
 // entry's word: at once where there is none.
 func (t *Table) Remove(i uint32) {
 	s := &t.slots[i]
-	atomic.StoreUint64(&s.word, limbo)
+	store64(&s.word, limbo)
 	t.used--
 	if i >= t.home {
 		t.unlink(i, &t.slots[t.homeOf(t.Hash(&s.key))])
@@ -348,7 +357,7 @@ func (t *Table) unlink(i uint32, home *slot) {
 	for at := first; at != 0; {
 		before := &t.slots[at-1]
 		if at = before.next; at == i+1 {
-			atomic.StoreUint32(&before.next, s.next)
+			store32(&before.next, s.next)
 			return
 		}
 	}
@@ -356,7 +365,7 @@ func (t *Table) unlink(i uint32, home *slot) {
 
 // Release gives back the slot of a removed entry.
 func (t *Table) Release(i uint32) {
-	atomic.StoreUint64(&t.slots[i].word, 0)
+	store64(&t.slots[i].word, 0)
 	if i >= t.home {
 		t.free.push(i)
 	}

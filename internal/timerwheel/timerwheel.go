@@ -1,8 +1,9 @@
 // Package timerwheel expires entries of a table that somebody else owns.
 //
-// It is a hierarchical timing wheel (Varghese and Lauck, 1987) of six levels
-// with 64 lists each. Its links are indices that lie inside the owner's
-// records, so that it allocates nothing, holds no pointer into the records,
+// It is a hierarchical timing wheel (Varghese and Lauck, 1987) of four levels
+// with 1024 lists each: records lie anywhere in memory, and each level that a timer
+// comes down is one more miss of the cache. Its links are indices that lie inside the
+// owner's records, so that it allocates nothing, holds no pointer into the records,
 // and works on memory that the garbage collector does not know.
 //
 // Time is counted in ticks of the owner's choice, 32 bits wide; times further
@@ -12,8 +13,8 @@ package timerwheel
 import "math/bits"
 
 const (
-	levels    = 6 // 64^6 ticks are more than 32 bits hold
-	levelBits = 6
+	levels    = 4 // 1024^4 ticks are more than 32 bits hold
+	levelBits = 10
 	lists     = 1 << levelBits
 	slotMask  = lists - 1
 
@@ -32,12 +33,14 @@ type Link struct {
 type Wheel struct {
 	links  records
 	expire func(i uint32)
+	ahead  func(i uint32) uint32
+	sum    uint32 // of what ahead returned
 	now    uint32
 	armed  int
-	heads  [levels * lists]uint32 // index+1
-	filled [levels]uint64         // bit n: list n of the level may hold entries
-	todo   [levels]uint16         // lists that the present tick has to empty
-	doing  int                    // how many of todo
+	heads  [levels * lists]uint32     // index+1
+	filled [levels][lists / 64]uint64 // a bit a list: it may hold entries
+	todo   [levels]uint16             // lists that the present tick has to empty
+	doing  int                        // how many of todo
 }
 
 // New makes a wheel over the timers of records, at tick now. link says where
@@ -46,6 +49,11 @@ type Wheel struct {
 func New[R any](recs []R, link func(*R) *Link, now uint32, expire func(i uint32)) *Wheel {
 	return &Wheel{links: newRecords(recs, link), expire: expire, now: now}
 }
+
+// Ahead has f be called for the record whose time comes next, while expire is at
+// work on another. If f reads what expire will need, the wheel need not wait for it
+// later. What f returns means nothing.
+func (w *Wheel) Ahead(f func(i uint32) uint32) { w.ahead = f }
 
 // Now is the tick up to which timers have expired.
 func (w *Wheel) Now() uint32 { return w.now }
@@ -95,6 +103,9 @@ func (w *Wheel) Advance(now uint32, budget int) (more bool) {
 			budget--
 			i := head - 1
 			l := w.links.at(i)
+			if next := l.next; next != 0 && w.ahead != nil {
+				w.sum += w.links.at(next-1).due + w.ahead(next-1)
+			}
 			w.unlink(l)
 			if int32(l.due-w.now) <= 0 {
 				w.expire(i)
@@ -118,11 +129,7 @@ func (w *Wheel) step(limit uint32) {
 	t := w.now + 1
 	// What remains of this round of the lowest level.
 	if t&slotMask != 0 {
-		if ahead := w.filled[0] >> (t & slotMask); ahead != 0 {
-			t += uint32(bits.TrailingZeros64(ahead))
-		} else {
-			t = (t | slotMask) + 1
-		}
+		t = t&^slotMask + w.next(t&slotMask)
 	}
 	if int32(t-limit) > 0 {
 		w.now = limit
@@ -138,13 +145,27 @@ func (w *Wheel) step(limit uint32) {
 	}
 }
 
+// next is the first list of the lowest level, from list n on, that may hold entries;
+// the number of lists if none does.
+func (w *Wheel) next(n uint32) uint32 {
+	word := n / 64
+	rest := w.filled[0][word] >> (n % 64) << (n % 64)
+	for rest == 0 {
+		if word++; word == lists/64 {
+			return lists
+		}
+		rest = w.filled[0][word]
+	}
+	return word*64 + uint32(bits.TrailingZeros64(rest))
+}
+
 // take puts a level's list on the present tick's list of things to do.
 func (w *Wheel) take(level int, round uint32) {
 	n := round & slotMask
-	if w.filled[level]&(1<<n) == 0 {
+	if w.filled[level][n/64]&(1<<(n%64)) == 0 {
 		return
 	}
-	w.filled[level] &^= 1 << n
+	w.filled[level][n/64] &^= 1 << (n % 64)
 	w.todo[w.doing] = uint16(level*lists) + uint16(n)
 	w.doing++
 }
@@ -159,7 +180,7 @@ func (w *Wheel) link(i uint32, l *Link) {
 	level := (bits.Len32(delta) - 1) / levelBits
 	n := due >> (level * levelBits) & slotMask
 	list := uint32(level*lists) + n
-	w.filled[level] |= 1 << n
+	w.filled[level][n/64] |= 1 << (n % 64)
 	head := w.heads[list]
 	l.next = head
 	l.prev = first | list
