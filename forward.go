@@ -16,7 +16,15 @@ const batchSize = 64
 // scratch is the working memory of one Handle call.
 type scratch struct {
 	packets [batchSize]packet.Packet
-	hashes  [batchSize]uint64
+	early   [batchSize]early
+}
+
+// early is what is found out about a packet before its turn, so that the memory that
+// it needs is on its way.
+type early struct {
+	hash    uint64   // of its flow
+	service *virtual // of a packet that opens a connection
+	looked  bool     // for the service
 }
 
 // Handle implements dataplane.Handler: it is the way of a packet through the
@@ -46,7 +54,7 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 		p := &s.packets[i]
 		p.Parse(batch[i].Data)
 		if p.Kind == packet.TCP || p.Kind == packet.UDP || p.Kind == packet.SCTP {
-			s.hashes[i] = d.conns.Hash(&p.Flow)
+			s.early[i] = early{hash: d.conns.Hash(&p.Flow)}
 		}
 	}
 	d.fwd.Lock()
@@ -58,26 +66,43 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	var lines uint32
 	for i := range batch {
 		if opens(&s.packets[i]) {
-			lines += d.conns.TouchNew(s.hashes[i])
+			lines += d.conns.TouchNew(s.early[i].hash)
 		} else {
-			lines += d.conns.Touch(s.hashes[i])
+			lines += d.conns.Touch(s.early[i].hash)
+		}
+	}
+	for i := range batch {
+		if opens(&s.packets[i]) {
+			lines += d.ahead(&batch[i], &s.packets[i], &s.early[i])
 		}
 	}
 	d.touched = lines
 	for i := range batch {
-		d.frame(&batch[i], &s.packets[i], s.hashes[i], tick)
+		d.frame(&batch[i], &s.packets[i], &s.early[i], tick)
 	}
 }
 
+// ahead looks for the service of a packet that opens a connection, and has the line
+// of its template loaded.
+func (d *Director) ahead(f *dataplane.Frame, p *packet.Packet, e *early) (line uint32) {
+	e.service, e.looked = d.service(f, p, p), true
+	s := e.service
+	if s == nil || s.Persistence.Timeout == 0 {
+		return 0
+	}
+	key := d.templateKey(s, &p.Flow)
+	return d.templates.Touch(&key)
+}
+
 // frame decides about one frame.
-func (d *Director) frame(f *dataplane.Frame, p *packet.Packet, hash uint64, tick uint32) {
+func (d *Director) frame(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) {
 	switch p.Kind {
 	case packet.TCP, packet.UDP, packet.SCTP:
 		if p.FragOffset > 0 {
 			d.laterFragment(f, p, tick)
 			return
 		}
-		d.transport(f, p, hash, tick)
+		d.transport(f, p, e, tick)
 	case packet.ICMP:
 		d.icmp(f, p, tick)
 	case packet.ARP:
@@ -113,8 +138,8 @@ func (d *Director) damaged(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 }
 
 // transport is the way of a packet that has ports.
-func (d *Director) transport(f *dataplane.Frame, p *packet.Packet, hash uint64, tick uint32) {
-	id, found := d.conns.Lookup(&p.Flow, hash)
+func (d *Director) transport(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) {
+	id, found := d.conns.Lookup(&p.Flow, e.hash)
 	var dst *dest
 	var method ForwardMethod
 	if found {
@@ -141,7 +166,7 @@ func (d *Director) transport(f *dataplane.Frame, p *packet.Packet, hash uint64, 
 		d.state(id, dst, p, tick)
 	} else {
 		var oneShot bool
-		if id, dst, oneShot = d.schedule(f, p, hash, tick); dst == nil {
+		if id, dst, oneShot = d.schedule(f, p, e, tick); dst == nil {
 			d.hostFragment(f, p, tick)
 			return
 		}

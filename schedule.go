@@ -29,12 +29,15 @@ type attempt struct {
 // (ip_vs_try_to_schedule, tcp_conn_schedule and its siblings, ip_vs_schedule).
 // A nil destination means that the frame's verdict is said. oneShot means that
 // there is a destination but no connection.
-func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, hash uint64, tick uint32) (id conn.ID, dst *dest, oneShot bool) {
+func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) (id conn.ID, dst *dest, oneShot bool) {
 	if p.Kind == packet.SCTP && !p.HasChunk {
 		d.drop(f, dropDamaged) // sctp_conn_schedule: no ports without a chunk
 		return 0, nil, false
 	}
-	s := d.service(f, p, p)
+	s := e.service
+	if !e.looked {
+		s = d.service(f, p, p)
+	}
 	if s == nil || !d.startsConn(p) || d.martian(p.Source()) {
 		d.accept(f, p, s)
 		return 0, nil, false
@@ -48,7 +51,7 @@ func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, hash uint64, t
 		d.accept(f, p, s)
 		return 0, nil, false
 	}
-	a := attempt{f: f, p: p, hash: hash, tick: tick, oneShot: s.OnePacket && p.Kind == packet.UDP}
+	a := attempt{f: f, p: p, hash: e.hash, tick: tick, oneShot: s.OnePacket && p.Kind == packet.UDP}
 	id, dst = d.serve(s, &a)
 	return id, dst, a.oneShot
 }
@@ -187,7 +190,7 @@ func (d *Director) plain(s *virtual, a *attempt) (conn.ID, *dest) {
 // persistent is scheduling by template (ip_vs_sched_persist).
 func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 	own := a.p.Flow.VirtualPort() == s.Port
-	base := s.form.Key((*[5]uint64)(&a.p.Flow), own && s.Port != ftpPort)
+	base := d.templateKey(s, &a.p.Flow)
 	key := base
 	var call []byte
 	if s.Persistence.Engine != "" {
@@ -238,6 +241,11 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 		d.templates.Control(ct, a.tick)
 	}
 	return id, dst
+}
+
+// templateKey is the key of the template that a flow to a service has.
+func (d *Director) templateKey(s *virtual, f *packet.Flow) persist.Key {
+	return s.form.Key((*[5]uint64)(f), f.VirtualPort() == s.Port && s.Port != ftpPort)
 }
 
 // callID is what the engine finds in the packet.

@@ -146,6 +146,13 @@ func (t *Table) Lookup(k *Key) (ID, bool) {
 	return ID(i), ok
 }
 
+// Touch starts to load what Lookup and Insert will need of a key. What it returns
+// means nothing.
+func (t *Table) Touch(k *Key) uint32 {
+	sk := (*shtab.Key)(k)
+	return t.t.TouchNew(t.t.Hash(sk))
+}
+
 // Insert makes a template that leads to real server dest (not 0) and lives for
 // timeout. The key must have none. When there is no room, the template goes
 // that has controlled nothing for the longest time; the error is ErrFull if

@@ -139,7 +139,7 @@ func (t *Table[E]) Owner(i uint32) *E { return &t.recs[i].owner }
 // TouchNew is Touch for a key that is probably new: it loads the line of its record
 // too.
 func (t *Table[E]) TouchNew(h uint64) uint32 {
-	return t.Touch(h) + t.recs[t.Home(h)].timeout
+	return t.Table.TouchNew(h) + t.recs[t.Home(h)].timeout
 }
 
 // Again gives an entry whose time is over another one, from now on.

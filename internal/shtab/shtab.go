@@ -255,6 +255,13 @@ func (t *Table) Touch(h uint64) uint32 {
 	return t.slots[t.homeOf(h)].next
 }
 
+// TouchNew is Touch for a key that is probably new, of which both slots of the pair
+// have to be looked at.
+func (t *Table) TouchNew(h uint64) uint32 {
+	i := t.homeOf(h)
+	return t.slots[i].next + t.slots[i^1].next
+}
+
 // Lookup finds the slot of a key. h is the key's hash.
 func (t *Table) Lookup(k *Key, h uint64) (i uint32, ok bool) {
 	i = t.homeOf(h)

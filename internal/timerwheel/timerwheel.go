@@ -1,10 +1,14 @@
 // Package timerwheel expires entries of a table that somebody else owns.
 //
 // It is a hierarchical timing wheel (Varghese and Lauck, 1987) of four levels
-// with 1024 lists each: records lie anywhere in memory, and each level that a timer
-// comes down is one more miss of the cache. Its links are indices that lie inside the
-// owner's records, so that it allocates nothing, holds no pointer into the records,
-// and works on memory that the garbage collector does not know.
+// with 1024 lists each. Its links are indices that lie inside the owner's records,
+// so that it allocates nothing, holds no pointer into the records, and works on
+// memory that the garbage collector does not know.
+//
+// Records lie anywhere in memory, and what it costs are misses of the cache. So there
+// are few levels, each of which a timer comes down is one more. And a list is eight
+// chains, which are gone through side by side: eight misses at a time, and not one
+// after the other.
 //
 // Time is counted in ticks of the owner's choice, 32 bits wide; times further
 // apart than 2^31 ticks may not meet in one wheel.
@@ -18,13 +22,14 @@ const (
 	lists     = 1 << levelBits
 	slotMask  = lists - 1
 
-	first = 1 << 31 // prev holds first|list for the first entry of a list
+	ways  = 8       // chains of a list
+	first = 1 << 31 // prev holds first|chain for the first entry of a chain
 )
 
 // Link ties one record into the wheel. The zero value is a record without a
 // timer. It belongs to the wheel: owners only keep it in their records.
 type Link struct {
-	next, prev uint32 // index+1 of a neighbour; prev may be first|list; both 0: not linked
+	next, prev uint32 // index+1 of a neighbour; prev may be first|chain; both 0: not linked
 	due        uint32
 }
 
@@ -34,13 +39,13 @@ type Wheel struct {
 	links  records
 	expire func(i uint32)
 	ahead  func(i uint32) uint32
-	sum    uint32 // of what ahead returned
+	sum    uint32 // of what was touched: the compiler cannot leave it out
 	now    uint32
 	armed  int
-	heads  [levels * lists]uint32     // index+1
-	filled [levels][lists / 64]uint64 // a bit a list: it may hold entries
-	todo   [levels]uint16             // lists that the present tick has to empty
-	doing  int                        // how many of todo
+	heads  [levels * lists * ways]uint32 // of chains: index+1
+	filled [levels][lists / 64]uint64    // a bit a list: it may hold entries
+	todo   [levels]uint16                // lists that the present tick has to empty
+	doing  int                           // how many of todo
 }
 
 // New makes a wheel over the timers of records, at tick now. link says where
@@ -50,9 +55,9 @@ func New[R any](recs []R, link func(*R) *Link, now uint32, expire func(i uint32)
 	return &Wheel{links: newRecords(recs, link), expire: expire, now: now}
 }
 
-// Ahead has f be called for the record whose time comes next, while expire is at
-// work on another. If f reads what expire will need, the wheel need not wait for it
-// later. What f returns means nothing.
+// Ahead has f be called for some records before the first of them expires. If f reads
+// what expire will need, that is loaded for all of them at the same time. What f
+// returns means nothing.
 func (w *Wheel) Ahead(f func(i uint32) uint32) { w.ahead = f }
 
 // Now is the tick up to which timers have expired.
@@ -91,26 +96,27 @@ func (w *Wheel) Unset(i uint32) {
 func (w *Wheel) Advance(now uint32, budget int) (more bool) {
 	for {
 		for w.doing > 0 {
-			list := w.todo[w.doing-1]
-			head := w.heads[list]
-			if head == 0 {
+			list := w.heads[uint32(w.todo[w.doing-1])*ways:][:ways]
+			if !w.touch(list) {
 				w.doing--
 				continue
 			}
-			if budget == 0 {
-				return true
-			}
-			budget--
-			i := head - 1
-			l := w.links.at(i)
-			if next := l.next; next != 0 && w.ahead != nil {
-				w.sum += w.links.at(next-1).due + w.ahead(next-1)
-			}
-			w.unlink(l)
-			if int32(l.due-w.now) <= 0 {
-				w.expire(i)
-			} else {
-				w.link(i, l)
+			for chain := range list {
+				if list[chain] == 0 {
+					continue
+				}
+				if budget == 0 {
+					return true
+				}
+				budget--
+				i := list[chain] - 1
+				l := w.links.at(i)
+				w.unlink(l)
+				if int32(l.due-w.now) <= 0 {
+					w.expire(i)
+				} else {
+					w.link(i, l)
+				}
 			}
 		}
 		if int32(now-w.now) <= 0 {
@@ -118,6 +124,22 @@ func (w *Wheel) Advance(now uint32, budget int) (more bool) {
 		}
 		w.step(now)
 	}
+}
+
+// touch starts to load the first records of a list's chains, and reports whether
+// there are any.
+func (w *Wheel) touch(list []uint32) (any bool) {
+	for _, head := range list {
+		if head == 0 {
+			continue
+		}
+		any = true
+		w.sum += w.links.at(head - 1).next
+		if w.ahead != nil {
+			w.sum += w.ahead(head - 1)
+		}
+	}
+	return any
 }
 
 // step goes to the next tick that has something to do, or to limit.
@@ -179,15 +201,15 @@ func (w *Wheel) link(i uint32, l *Link) {
 	}
 	level := (bits.Len32(delta) - 1) / levelBits
 	n := due >> (level * levelBits) & slotMask
-	list := uint32(level*lists) + n
+	chain := (uint32(level*lists)+n)*ways + i%ways
 	w.filled[level][n/64] |= 1 << (n % 64)
-	head := w.heads[list]
+	head := w.heads[chain]
 	l.next = head
-	l.prev = first | list
+	l.prev = first | chain
 	if head != 0 {
 		w.links.at(head - 1).prev = i + 1
 	}
-	w.heads[list] = i + 1
+	w.heads[chain] = i + 1
 	w.armed++
 }
 
