@@ -67,12 +67,13 @@ func (d *Director) addService(c Service, number uint32) error {
 		s.number, s.cell = d.table.cells.service(number)
 		d.remember(s)
 		d.table.addService(s)
-	}, c.Mark != 0)
+		d.table.nameMark(c.ServiceKey)
+	}, false)
 	return d.keep(change{Do: "service", Service: &s.Service, Number: s.number})
 }
 
-// apply changes something under the forwarding lock. marks says that services
-// or rules of marks are among it.
+// apply changes something under the forwarding lock. marks says that the addresses
+// that mark rules name are to be worked out anew.
 func (d *Director) apply(f func(), marks bool) {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
@@ -175,7 +176,7 @@ func (d *Director) remove(list ...*virtual) {
 			s.retireScheduler()
 			d.table.removeService(s, now)
 		}
-	}, true)
+	}, slices.ContainsFunc(list, func(s *virtual) bool { return s.Mark != 0 }))
 	if err := d.claim(nil); err != nil {
 		d.log.Error("services are gone, but the host is still kept from their packets", "err", err)
 	}

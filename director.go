@@ -358,6 +358,7 @@ func (d *Director) claim(more func(*dataplane.Claims)) error {
 	if later {
 		return nil
 	}
+	began := time.Now()
 	d.fwd.Lock()
 	c := d.table.claims()
 	d.claimDue = false
@@ -366,7 +367,6 @@ func (d *Director) claim(more func(*dataplane.Claims)) error {
 	if more != nil {
 		more(&c)
 	}
-	began := time.Now()
 	err := d.plane.Claim(c)
 	d.claimed = time.Now()
 	d.claimCost = d.claimed.Sub(began)

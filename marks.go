@@ -100,6 +100,16 @@ func (t *table) nameMarks(sets ...*fwmark.Table) {
 	}
 }
 
+// nameMark is nameMarks for one more service.
+func (t *table) nameMark(k ServiceKey) {
+	if k.Mark == 0 {
+		return
+	}
+	for _, a := range t.sets[family(k.IPv6)].Destinations([]uint32{k.Mark}) {
+		t.markVIPs[a] = true
+	}
+}
+
 // markRules says rules in the planes' terms.
 func markRules(rules []fwmark.Rule) []dataplane.MarkRule {
 	out := make([]dataplane.MarkRule, len(rules))

@@ -2,12 +2,9 @@ package bench
 
 import (
 	"fmt"
-	"strconv"
 	"testing"
 	"time"
 )
-
-func itoa(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
 
 // packets runs a benchmark whose operation is one packet, in batches of 64.
 func packets(b *testing.B, one func()) {

@@ -1,7 +1,9 @@
 package bench
 
 import (
+	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -61,6 +63,9 @@ func (s setup) build(tb testing.TB) *rig {
 	if s.weight == nil {
 		s.weight = func(int) int32 { return 1 }
 	}
+	if s.marked {
+		r.mark(&s)
+	}
 	for i := range max(s.services, 1) {
 		to := s.service(i)
 		k := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: to.Addr(), Port: to.Port()}
@@ -69,7 +74,6 @@ func (s setup) build(tb testing.TB) *rig {
 		}
 		if s.marked {
 			k = ulvs.ServiceKey{Mark: uint32(1 + i)}
-			r.mark(to, k.Mark)
 		}
 		r.must(d.AddService(ulvs.Service{ServiceKey: k, Scheduler: s.scheduler, Persistence: ulvs.Persistence{Timeout: s.persistence}}))
 		n := s.servers
@@ -85,13 +89,16 @@ func (s setup) build(tb testing.TB) *rig {
 	return r
 }
 
-// mark has a rule give packets to an address a mark, as for a shop with several ports.
-func (r *rig) mark(to netip.AddrPort, mark uint32) {
-	_, err := r.MarkCommand(false, []string{
-		"-t", "mangle", "-A", "PREROUTING", "-d", to.Addr().String() + "/32", "-p", "tcp", "-m", "multiport", "--dports", "80,443",
-		"-j", "MARK", "--set-mark", itoa(mark),
-	})
-	r.must(err)
+// mark has rules give packets to each service's address a mark, as for shops with
+// several ports.
+func (r *rig) mark(s *setup) {
+	var rules strings.Builder
+	rules.WriteString("*mangle\n")
+	for i := range max(s.services, 1) {
+		fmt.Fprintf(&rules, "-A PREROUTING -d %v/32 -p tcp -m multiport --dports 80,443 -j MARK --set-mark %d\n", s.service(i).Addr(), 1+i)
+	}
+	rules.WriteString("COMMIT\n")
+	r.must(r.MarkRestore(false, rules.String()))
 }
 
 // handle puts a batch through, and checks now and then that it is forwarded.

@@ -54,7 +54,19 @@ func TestRestore(t *testing.T) {
 		t.Error(err)
 	}
 	for name, table := range saved {
-		if d := Diff(table, lastSaved(answers[name])); d != "" {
+		d := Diff(table, lastSaved(answers[name]))
+		if d != "" {
+			// The kernel lists a service twice at times (seen once in some 300 tables):
+			// what differs is asked again, as in TestRandom.
+			t.Logf("%s: once more, because of:\n%s", name, d)
+			again, err := guest.AskAll(ctx, map[string]string{name: scenarios[name]})
+			if err != nil {
+				t.Error(err)
+			}
+			answers[name] = again[name]
+			d = Diff(table, lastSaved(answers[name]))
+		}
+		if d != "" {
 			t.Errorf("%s: ulvs's (-), saved again by Debian's ipvsadm (+):\n%s\n%s", name, d, fmt.Sprint(answers[name]))
 		}
 	}

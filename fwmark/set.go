@@ -89,6 +89,8 @@ func (r *Rule) always() bool {
 		!slices.ContainsFunc(r.Matches, func(m Match) bool { return m.Kind != MatchComment })
 }
 
+var full4, full6 = prefix(32, 32), prefix(128, 128)
+
 // Destinations are the single addresses (-d with a full mask, not negated) of
 // the rules that may give one of the marks: those that set it whole, or that
 // set bits in accordance with it. They are the virtual addresses of
@@ -98,13 +100,17 @@ func (s *Set) Destinations(marks []uint32) []netip.Addr {
 		return nil
 	}
 	var list []netip.Addr
+	whole := make(map[uint32]bool, len(marks))
+	for _, m := range marks {
+		whole[m] = true
+	}
 	for i := range s.rules {
 		r := &s.rules[i]
 		d := r.Dest
-		if d.Any() || d.Not || d.Mask != prefix(d.Mask.BitLen(), d.Mask.BitLen()) {
+		if d.Any() || d.Not || d.Mask != full4 && d.Mask != full6 {
 			continue
 		}
-		if slices.ContainsFunc(marks, r.gives) {
+		if whole[r.Value] && r.Mask == 0xffffffff || r.Mask != 0xffffffff && slices.ContainsFunc(marks, r.givesPart) {
 			list = append(list, d.Addr)
 		}
 	}
@@ -112,9 +118,6 @@ func (s *Set) Destinations(marks []uint32) []netip.Addr {
 	return slices.Compact(list)
 }
 
-func (r *Rule) gives(mark uint32) bool {
-	if r.Mask == 0xffffffff {
-		return r.Value == mark
-	}
+func (r *Rule) givesPart(mark uint32) bool {
 	return r.Value != 0 && (r.Value^mark)&r.Mask == 0
 }
