@@ -3,7 +3,10 @@ package xdp
 import (
 	"errors"
 	"fmt"
+	"time"
 
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"golang.org/x/sys/unix"
 )
 
@@ -34,4 +37,16 @@ func native(name string) error {
 		return fmt.Errorf("its driver strips VLAN tags; to change that: ethtool -K %s rxvlan off", name)
 	}
 	return nil
+}
+
+// attach attaches a program to an interface. The link of a process that has just
+// ended is there until the kernel comes to release it, and so is a program that was
+// just detached: an interface that is busy may not be so in a moment.
+func attach(prog *ebpf.Program, ifindex int, flags link.XDPAttachFlags) (l link.Link, err error) {
+	for end := time.Now().Add(time.Second); ; time.Sleep(10 * time.Millisecond) {
+		l, err = link.AttachXDP(link.XDPOptions{Program: prog, Interface: ifindex, Flags: flags})
+		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
+			return l, err
+		}
+	}
 }

@@ -212,11 +212,11 @@ func (p *Plane) link(name string, ifindex int, prog *ebpf.Program, why error) (l
 		}
 	}
 	inDriver := why == nil
-	l, err = link.AttachXDP(link.XDPOptions{Program: prog, Interface: ifindex, Flags: flags})
+	l, err = attach(prog, ifindex, flags)
 	if err != nil && inDriver {
 		inDriver = false
 		mode = "generic (" + err.Error() + ")"
-		l, err = link.AttachXDP(link.XDPOptions{Program: prog, Interface: ifindex, Flags: link.XDPGenericMode})
+		l, err = attach(prog, ifindex, link.XDPGenericMode)
 	}
 	if err != nil {
 		return nil, "", fmt.Errorf("xdp: cannot attach to %s: %w", name, permitted(err))
