@@ -19,8 +19,9 @@ type Traffic struct {
 	// PortBits is how many of a flow number's lowest bits are added to the client's
 	// port, up to 16; the others are added to the lowest 32 bits of its address.
 	PortBits uint8
-	// UDP: packets are of UDP, not of TCP with the flag ACK.
-	UDP bool
+	// UDP: packets are of UDP, not of TCP. SYN: those of TCP ask for a connection;
+	// otherwise they have the flag ACK.
+	UDP, SYN bool
 	// Payload is how many bytes are behind the transport header.
 	Payload int
 	// Sequence has the payload begin with the packet's number, eight bytes in network
@@ -40,6 +41,13 @@ type Traffic struct {
 	// 64, the most that the receiving interface takes at one go. (256 is the most
 	// that there can be, and fills its ring: some were lost.)
 	Batch uint32
+	// Rate, if not 0, is how many packets a second are sent: one at a time, evenly,
+	// by a program that looks at the clock for as long as it takes. What was missed,
+	// up to 50 ms of it, is caught up with at twice the rate.
+	Rate uint64
+	// Call is how many packets are made in a system call, 0 is 1<<20: between two calls
+	// there is a pause of some 20 ms, and Stop waits for the end of one.
+	Call uint32
 	// CPU is on which everything happens.
 	CPU int
 }
@@ -86,6 +94,10 @@ func (t Traffic) check() error {
 		return fmt.Errorf("wire: %d PortBits: give up to 16", t.PortBits)
 	case t.Batch > 128:
 		return fmt.Errorf("wire: batches of %d: give up to 128", t.Batch)
+	case t.Rate > 1e9:
+		return fmt.Errorf("wire: %d packets a second: give up to 1000000000", t.Rate)
+	case t.UDP && t.SYN:
+		return fmt.Errorf("wire: UDP has no SYN")
 	case t.Payload < 0 || t.Payload > 1400:
 		return fmt.Errorf("wire: a payload of %d bytes: give up to 1400", t.Payload)
 	case t.Sequence && t.Payload < 8:
@@ -132,6 +144,9 @@ func (t Traffic) frame() []byte {
 		binary.BigEndian.PutUint16(l4[4:], uint16(len(l4)))
 	} else {
 		l4[12], l4[13] = 5<<4, 0x10
+		if t.SYN {
+			l4[13] = 0x02
+		}
 		binary.BigEndian.PutUint16(l4[14:], 0xffff)
 	}
 	return f
@@ -143,6 +158,8 @@ const (
 	stateSent         // packets that were sent
 	stateStop         // not 0: send no more
 	stateWhich        // which flow is next: the random sequence's state, or a count
+	stateNext         // with a rate: when the next packet is due, and
+	stateLast         // when the last was sent, in ns of CLOCK_MONOTONIC << clockShift
 	stateWords
 )
 
@@ -165,9 +182,13 @@ func (g *Generator) assemble() asm.Instructions {
 		asm.JNE.Imm(asm.R1, 0, "drop"),
 		asm.LoadMem(asm.R1, asm.R6, stateLeft*8, asm.DWord),
 		asm.JEq.Imm(asm.R1, 0, "drop"),
+	}
+	out = append(out, g.due()...)
+	out = append(out,
+		asm.LoadMem(asm.R1, asm.R6, stateLeft*8, asm.DWord),
 		asm.Sub.Imm(asm.R1, 1),
 		asm.StoreMem(asm.R6, stateLeft*8, asm.R1, asm.DWord),
-	}
+	)
 	out = append(out, g.draw()...)
 	// All of the header, as frames are used again as they came back.
 	header := t.atPayload()
@@ -226,6 +247,41 @@ func (g *Generator) assemble() asm.Instructions {
 		asm.Mov.Imm(asm.R0, drop).WithSymbol("drop"),
 		asm.Return(),
 	)
+}
+
+// clockShift is by how much times are shifted, so that a rate of millions a second
+// is not rounded to whole nanoseconds.
+const clockShift = 8
+
+// maxLag is how much of what was missed is caught up with, in ns. The wait at the
+// end of a system call is less.
+const maxLag = 50e6
+
+// due lets a packet be sent only when the rate permits one.
+func (g *Generator) due() asm.Instructions {
+	if g.t.Rate == 0 {
+		return nil
+	}
+	gap := int64(1e9<<clockShift) / int64(g.t.Rate)
+	return asm.Instructions{
+		asm.FnKtimeGetNs.Call(),
+		asm.LSh.Imm(asm.R0, clockShift),
+		asm.LoadMem(asm.R2, asm.R6, stateNext*8, asm.DWord),
+		asm.JLT.Reg(asm.R0, asm.R2, "drop"),
+		asm.LoadMem(asm.R3, asm.R6, stateLast*8, asm.DWord),
+		asm.Mov.Reg(asm.R1, asm.R0),
+		asm.Sub.Reg(asm.R1, asm.R3),
+		asm.LoadImm(asm.R3, gap/2, asm.DWord),
+		asm.JLT.Reg(asm.R1, asm.R3, "drop"),
+		asm.StoreMem(asm.R6, stateLast*8, asm.R0, asm.DWord),
+		asm.LoadImm(asm.R1, maxLag<<clockShift, asm.DWord),
+		asm.Sub.Reg(asm.R0, asm.R1),
+		asm.JGE.Reg(asm.R2, asm.R0, "late"),
+		asm.Mov.Reg(asm.R2, asm.R0),
+		asm.LoadImm(asm.R3, gap, asm.DWord).WithSymbol("late"),
+		asm.Add.Reg(asm.R2, asm.R3),
+		asm.StoreMem(asm.R6, stateNext*8, asm.R2, asm.DWord),
+	}
 }
 
 // draw leaves the number of the packet's flow in R8, and counts it.
