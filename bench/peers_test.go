@@ -33,7 +33,7 @@ var (
 var errAbsent = errors.New("not here")
 
 // peers are those that carry packets of connections.
-func peers(b *testing.B, flows uint32) (list []race.Contender) {
+func peers(b testing.TB, flows uint32) (list []race.Contender) {
 	for _, p := range []peer{forwarding, nftables, ipvs} {
 		if c, ok := p.contender(b, established(flows), flows); ok {
 			list = append(list, c)
@@ -43,14 +43,14 @@ func peers(b *testing.B, flows uint32) (list []race.Contender) {
 }
 
 // newPeers are those that know what a new connection is.
-func newPeers(b *testing.B, traffic func(*wire.Traffic)) (list []race.Contender) {
+func newPeers(b testing.TB, traffic func(*wire.Traffic)) (list []race.Contender) {
 	if c, ok := ipvs.contender(b, traffic, 0); ok {
 		list = append(list, c)
 	}
 	return list
 }
 
-func (p peer) contender(b *testing.B, traffic func(*wire.Traffic), flows uint32) (c race.Contender, ok bool) {
+func (p peer) contender(b testing.TB, traffic func(*wire.Traffic), flows uint32) (c race.Contender, ok bool) {
 	b.Helper()
 	s := newBed(b)
 	s.must(s.at.GRO())

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -35,14 +36,17 @@ const room = 2
 // bed is a generator's and a director's namespace, with a pair of interfaces
 // between them, and the real servers' permanent neighbour entries.
 type bed struct {
-	*testing.B
+	testing.TB
 	node, at wire.End
 }
 
-func newBed(b *testing.B) *bed {
+func newBed(b testing.TB) *bed {
 	b.Helper()
-	s := &bed{B: b}
+	s := &bed{TB: b}
 	n, err := wire.NewNet()
+	if errors.Is(err, wire.ErrNotPermitted) {
+		b.Skip(err)
+	}
 	s.must(err)
 	b.Cleanup(func() { _ = n.Close() })
 	s.node, s.at, err = n.Loop()
@@ -110,7 +114,7 @@ const (
 )
 
 // newStation starts a director, made as "ulvs run" makes it.
-func newStation(b *testing.B, plane string, connections int, persistence time.Duration) *station {
+func newStation(b testing.TB, plane string, connections int, persistence time.Duration) *station {
 	b.Helper()
 	s := &station{bed: newBed(b)}
 	if plane == planeAFPacket { // or nothing would be received

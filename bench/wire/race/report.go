@@ -10,6 +10,7 @@ import (
 // benchstat: medians, but for spread.
 //
 //   - ns/packet: processor time for a packet, of everything
+//   - Mpps: what one CPU could do of it, in millions a second
 //   - of-bare: the share of the first contender's throughput on the same CPU; the
 //     median of each round's share
 //   - spread: the difference between the slowest and the fastest round, of the median
@@ -24,6 +25,7 @@ func Report(b *testing.B, all []Figures) {
 			m := Median(f.All)
 			b.ReportMetric(0, "ns/op")
 			b.ReportMetric(m, "ns/packet")
+			b.ReportMetric(1e3/m, "Mpps")
 			b.ReportMetric(f.Of(all[0]), "of-bare")
 			b.ReportMetric((slices.Max(f.All)-slices.Min(f.All))/m, "spread")
 			if f.Threads != nil {
