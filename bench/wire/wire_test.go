@@ -157,6 +157,10 @@ func fields(t *testing.T, traffic Traffic) {
 		frame := buf[:size]
 		var p packet.Packet
 		p.Parse(frame)
+		if !packet.TransportIntact(frame, &p) {
+			t.Fatalf("packet %d: the transport's checksum is wrong: % x", i, frame)
+		}
+		clear(frame[traffic.atChecksum():][:2])
 		client := p.Flow.Client()
 		first, at := traffic.Client.Addr().AsSlice(), client.Addr().AsSlice()
 		low := func(a []byte) uint32 { return binary.BigEndian.Uint32(a[len(a)-4:]) }
