@@ -41,7 +41,7 @@ type Traffic struct {
 	Batch uint32
 	// Rate, if not 0, is how many packets a second are sent: one at a time, evenly,
 	// by a program that looks at the clock for as long as it takes. What was missed,
-	// up to 50 ms of it, is caught up with at twice the rate.
+	// up to half a second's, is caught up with at twice the rate.
 	Rate uint64
 	// Call is how many packets are made in a system call, 0 is 1<<20: between two calls
 	// there is a pause of some 20 ms, and Stop waits for the end of one.
