@@ -13,6 +13,8 @@ import (
 //   - Mpps: what one CPU could do of it, in millions a second
 //   - of-bare: the share of the first contender's throughput on the same CPU; the
 //     median of each round's share
+//   - over-bare-ns/packet: how much more than the first one it takes; unlike the share,
+//     this does not hang on what the wire costs on the machine
 //   - spread: the difference between the slowest and the fastest round, of the median
 //   - threads-ns/packet: the part of it in the contender's own threads
 //   - bpf-ns/packet: the BPF program alone, by the kernel's statistics
@@ -27,6 +29,7 @@ func Report(b *testing.B, all []Figures) {
 			b.ReportMetric(m, "ns/packet")
 			b.ReportMetric(1e3/m, "Mpps")
 			b.ReportMetric(f.Of(all[0]), "of-bare")
+			b.ReportMetric(m-Median(all[0].All), "over-bare-ns/packet")
 			b.ReportMetric((slices.Max(f.All)-slices.Min(f.All))/m, "spread")
 			if f.Threads != nil {
 				b.ReportMetric(Median(f.Threads), "threads-ns/packet")
