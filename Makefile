@@ -54,6 +54,10 @@ fuzz: ## every fuzzer for FUZZTIME (1m)
 bench: ## benchmarks of every stage
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
+.PHONY: bench-wire
+bench-wire: ## end to end over veth: XDP, AF_XDP, AF_PACKET, and others on the same wire (root; 10 minutes)
+	$(GO) test ./bench ./dataplane/xdp -run '^$$' -bench '^BenchmarkWire$$' -benchtime 1x -timeout 30m -p 1
+
 .PHONY: conformance
 conformance: ## ask the real kernel in user-mode Linux: all recorded scenarios again, and random ones (SEEDS, 1-500)
 	$(GO) test ./conformance -count=1 -run 'TestKernel|TestRestore' -kernel

@@ -73,8 +73,8 @@ func (g *Generator) open() (err error) {
 	return nil
 }
 
-// perCall is how many packets are made in a system call. Each call waits for RCU at
-// its end, 20 ms in which no processor time is used; a signal, of which Go's
+// perCall is how many packets are made in a system call, unless Traffic says
+// otherwise. Each call waits for RCU at its end, 20 ms in which no processor time is used; a signal, of which Go's
 // scheduler sends some, has it begin anew, and run through to no effect.
 const perCall = 1 << 20
 
@@ -94,9 +94,14 @@ func (g *Generator) Run(n uint64) (took time.Duration, err error) {
 	if n == 0 {
 		return 0, nil
 	}
+	call := uint64(g.t.Call)
+	if call == 0 {
+		call = perCall
+	}
 	left := &g.state.w[stateLeft]
 	atomic.StoreUint64(left, n)
-	err = g.end.Space.Do(func() error {
+	atomic.StoreUint64(&g.state.w[stateNext], uint64(monotonic())<<clockShift)
+	err = g.end.do(func() error {
 		back, err := pin(g.t.CPU)
 		if err != nil {
 			return err
@@ -112,11 +117,15 @@ func (g *Generator) Run(n uint64) (took time.Duration, err error) {
 			if atomic.LoadUint64(&g.state.w[stateStop]) != 0 {
 				return ErrStopped
 			}
-			o := &ebpf.RunOptions{Data: g.frame, Repeat: uint32(min(n, perCall)), Flags: liveFrames, BatchSize: g.t.Batch}
+			repeat := uint32(min(n, call))
+			if g.t.Rate > 0 { // most of it is waiting
+				repeat = uint32(call)
+			}
+			o := &ebpf.RunOptions{Data: g.frame, Repeat: repeat, Flags: liveFrames, BatchSize: g.t.Batch}
 			if _, err := g.prog.Run(o); err != nil {
 				return fmt.Errorf("wire: cannot run the generator: %w (live frames need Linux 5.18)", permitted(err))
 			}
-			if n == atomic.LoadUint64(left) && atomic.LoadUint64(&g.state.w[stateStop]) == 0 {
+			if n == atomic.LoadUint64(left) && g.t.Rate == 0 && atomic.LoadUint64(&g.state.w[stateStop]) == 0 {
 				return errors.New("wire: the generator's program does nothing")
 			}
 		}
@@ -132,6 +141,9 @@ func (g *Generator) Sent() uint64 { return atomic.LoadUint64(&g.state.w[stateSen
 
 // SentOf is how many packets of a flow were sent so far, with Traffic.Count.
 func (g *Generator) SentOf(flow uint32) uint64 { return atomic.LoadUint64(&g.counts.w[flow]) }
+
+// CPU is the one on which it sends.
+func (g *Generator) CPU() int { return g.t.CPU }
 
 // Close gives everything back. Nothing may be called after it.
 func (g *Generator) Close() {
@@ -155,6 +167,13 @@ func pin(cpu int) (back func(), err error) {
 		return nil, fmt.Errorf("wire: move to CPU %d: %w; there are %d", cpu, err, runtime.NumCPU())
 	}
 	return func() { _ = unix.SchedSetaffinity(0, &was) }, nil
+}
+
+// monotonic is CLOCK_MONOTONIC.
+func monotonic() time.Duration {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // cannot fail for this clock
+	return time.Duration(ts.Nano())
 }
 
 // threadTime is the processor time that this thread has had.

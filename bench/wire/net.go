@@ -25,6 +25,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"runtime"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -52,16 +53,44 @@ type Net struct {
 	index int // of the next pair's first interface
 }
 
-// End is an interface: one end of a veth pair. Its methods may be called from any
-// goroutine. The zero value is of no use.
+// End is an interface: one end of a veth pair, or one that was there before
+// (Interface). Its methods may be called from any goroutine. The zero value is of no
+// use.
 type End struct {
-	// Space is the network namespace that it is in.
+	// Space is the network namespace that it is in; nil is the process's own.
 	Space *lab.Host
 	// Name and Index are the interface's, in its own namespace.
 	Name  string
 	Index int
 	// MAC is its link address.
 	MAC net.HardwareAddr
+}
+
+// Interface is an interface of the calling thread's network namespace, which has to
+// be the process's, by name: a card's, to generate frames on it or to count what it
+// receives. It has to be an Ethernet interface that is up.
+func Interface(name string) (End, error) {
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return End{}, fmt.Errorf("wire: interface %s: %w (ip link lists what there is)", name, err)
+	}
+	if len(i.HardwareAddr) != 6 {
+		return End{}, fmt.Errorf("wire: %s is not an Ethernet interface", name)
+	}
+	if i.Flags&net.FlagUp == 0 {
+		return End{}, fmt.Errorf("wire: %s is down: ip link set %s up", name, name)
+	}
+	return End{Name: name, Index: i.Index, MAC: i.HardwareAddr}, nil
+}
+
+// do runs f on a thread of its own in the interface's namespace.
+func (e End) do(f func() error) error {
+	if e.Space != nil {
+		return e.Space.Do(f)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return f()
 }
 
 // NewNet makes a net without namespaces. Errors wrap ErrNotPermitted if the process
@@ -132,15 +161,64 @@ func (n *Net) Close() error { return n.lab.Close() }
 
 // Attach puts a program in front of the interface, in its driver ("native"). The
 // caller keeps the link: it ends with Close, and when it is garbage-collected.
-func (e End) Attach(p *ebpf.Program) (l link.Link, err error) {
-	err = e.Space.Do(func() error {
-		l, err = link.AttachXDP(link.XDPOptions{Program: p, Interface: e.Index, Flags: link.XDPDriverMode})
+func (e End) Attach(p *ebpf.Program) (link.Link, error) { return e.attach(p, SinkOptions{}) }
+
+func (e End) attach(p *ebpf.Program, o SinkOptions) (l link.Link, err error) {
+	err = e.do(func() error {
+		switch {
+		case o.Stack:
+			l, err = link.AttachTCX(link.TCXOptions{Program: p, Interface: e.Index, Attach: ebpf.AttachTCXIngress})
+		case o.Generic:
+			l, err = link.AttachXDP(link.XDPOptions{Program: p, Interface: e.Index, Flags: link.XDPGenericMode})
+		default:
+			l, err = link.AttachXDP(link.XDPOptions{Program: p, Interface: e.Index, Flags: link.XDPDriverMode})
+		}
 		if err != nil {
 			return fmt.Errorf("wire: cannot attach to %s: %w", e.Name, permitted(err))
 		}
 		return nil
 	})
 	return l, err
+}
+
+// Program is the XDP program in front of the interface, which somebody else has put
+// there. The caller closes it.
+func (e End) Program() (*ebpf.Program, error) {
+	var id int
+	err := e.do(func() error {
+		l, err := netlink.LinkByName(e.Name)
+		if err == nil && l.Attrs().Xdp != nil {
+			id = int(l.Attrs().Xdp.ProgId)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("wire: interface %s: %w", e.Name, err)
+	}
+	if id == 0 {
+		return nil, fmt.Errorf("wire: there is no XDP program on %s", e.Name)
+	}
+	p, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
+	if err != nil {
+		return nil, fmt.Errorf("wire: the program on %s: %w", e.Name, permitted(err))
+	}
+	return p, nil
+}
+
+// Statistics are the interface's own counters: how many frames it received and sent
+// since it came up, by its driver.
+func (e End) Statistics() (received, sent uint64, err error) {
+	err = e.do(func() error {
+		l, err := netlink.LinkByName(e.Name)
+		if err != nil {
+			return fmt.Errorf("wire: interface %s: %w", e.Name, err)
+		}
+		if s := l.Attrs().Statistics; s != nil {
+			received, sent = s.RxPackets, s.TxPackets
+		}
+		return nil
+	})
+	return received, sent, err
 }
 
 // Loop is the usual set-up: the generator's interface, where the sink is too, and

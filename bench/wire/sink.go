@@ -32,9 +32,15 @@ type SinkOptions struct {
 	// Rooms is how many there are: 0 is 256. Frames whose room is beyond are not
 	// counted, and go on to the host.
 	Rooms int
+	// Stack counts where the host's stack takes frames over (tcx, Linux 6.6), and not
+	// in the driver: there, veth would first copy what came from a socket. Only what
+	// lies in one piece can be looked at, which may be no more than 14 bytes.
+	Stack bool
+	// Generic is XDP in front of the stack, for interfaces whose driver has none.
+	Generic bool
 }
 
-// Sink is an XDP program that counts the frames that come in on an interface, by
+// Sink is a program that counts the frames that come in on an interface, by
 // CPU and room, and drops them. Make it with NewSink. It is safe for concurrent
 // use.
 type Sink struct {
@@ -58,14 +64,14 @@ func NewSink(in End, o SinkOptions) (*Sink, error) {
 		return nil, permitted(err)
 	}
 	s := &Sink{rooms: o.Rooms}
-	if err := s.open(in, o.Room); err != nil {
+	if err := s.open(in, o); err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *Sink) open(in End, room asm.Instructions) (err error) {
+func (s *Sink) open(in End, o SinkOptions) (err error) {
 	if s.cpus, err = ebpf.PossibleCPU(); err != nil {
 		return fmt.Errorf("wire: number of CPUs: %w", err)
 	}
@@ -73,28 +79,34 @@ func (s *Sink) open(in End, room asm.Instructions) (err error) {
 	if s.counts, err = newWords[uint64]("wire_counts", s.cpus*s.stride()); err != nil {
 		return err
 	}
-	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "wire_sink", Type: ebpf.XDP, License: "GPL", Instructions: s.assemble(room)})
+	kind := ebpf.XDP
+	if o.Stack {
+		kind = ebpf.SchedCLS
+	}
+	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "wire_sink", Type: kind, License: "GPL", Instructions: s.assemble(o)})
 	if err != nil {
 		return fmt.Errorf("wire: the sink's program does not load: %w", permitted(err))
 	}
-	if s.link, err = in.Attach(s.prog); err != nil {
-		return err
-	}
-	return nil
+	s.link, err = in.attach(s.prog, o)
+	return err
 }
 
 func (s *Sink) stride() int { return s.rooms + 8 }
 
-func (s *Sink) assemble(room asm.Instructions) asm.Instructions {
-	const drop, pass = 1, 2 // XDP_DROP, XDP_PASS
+func (s *Sink) assemble(o SinkOptions) asm.Instructions {
+	// struct xdp_md: data, data_end; XDP_DROP, XDP_PASS
+	data, drop, pass := int16(0), int32(1), int32(2)
+	if o.Stack { // struct __sk_buff: data, data_end; TCX_DROP, TCX_PASS
+		data, drop, pass = 76, 2, 0
+	}
 	out := asm.Instructions{
-		asm.LoadMem(FrameReg, asm.R1, 0, asm.Word),
-		asm.LoadMem(EndReg, asm.R1, 4, asm.Word),
+		asm.LoadMem(FrameReg, asm.R1, data, asm.Word),
+		asm.LoadMem(EndReg, asm.R1, data+4, asm.Word),
 		asm.Mov.Reg(asm.R1, FrameReg),
 		asm.Add.Imm(asm.R1, 14),
 		asm.JGT.Reg(asm.R1, EndReg, Other),
 	}
-	out = append(out, room...)
+	out = append(out, o.Room...)
 	return append(out,
 		asm.Mov.Reg(asm.R9, asm.R0),
 		asm.JGE.Imm(asm.R9, int32(s.rooms), Other),
@@ -118,9 +130,18 @@ func (s *Sink) assemble(room asm.Instructions) asm.Instructions {
 // Count is how many frames were counted in a room.
 func (s *Sink) Count(room int) (n uint64) {
 	for cpu := range s.cpus {
-		n += atomic.LoadUint64(&s.counts.w[cpu*s.stride()+room])
+		n += s.CountOn(cpu, room)
 	}
 	return n
+}
+
+// CPUs is how many CPUs there may be, and CountOn how many frames one of them
+// counted in a room.
+func (s *Sink) CPUs() int { return s.cpus }
+
+// CountOn is explained at CPUs.
+func (s *Sink) CountOn(cpu, room int) uint64 {
+	return atomic.LoadUint64(&s.counts.w[cpu*s.stride()+room])
 }
 
 // Total is how many frames were counted in all rooms.

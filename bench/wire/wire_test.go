@@ -119,6 +119,7 @@ func TestFields(t *testing.T) {
 		for _, udp := range []bool{false, true} {
 			for _, size := range []int{0, 8, 33, 1400} {
 				traffic := family
+				traffic.SYN = !udp && size == 33
 				traffic.UDP, traffic.Payload, traffic.Sequence = udp, size, size >= 8
 				traffic.PortBits, traffic.Random, traffic.Count = 3, size == 33, true
 				t.Run(fmt.Sprintf("%v, UDP %v, %d bytes", traffic.Client, udp, size), func(t *testing.T) { fields(t, traffic) })
@@ -156,6 +157,10 @@ func fields(t *testing.T, traffic Traffic) {
 		frame := buf[:size]
 		var p packet.Packet
 		p.Parse(frame)
+		if !packet.TransportIntact(frame, &p) {
+			t.Fatalf("packet %d: the transport's checksum is wrong: % x", i, frame)
+		}
+		clear(frame[traffic.atChecksum():][:2])
 		client := p.Flow.Client()
 		first, at := traffic.Client.Addr().AsSlice(), client.Addr().AsSlice()
 		low := func(a []byte) uint32 { return binary.BigEndian.Uint32(a[len(a)-4:]) }
@@ -238,12 +243,73 @@ func TestStop(t *testing.T) {
 	}
 }
 
+// A rate is kept to within a few hundredths, and nothing comes in bursts.
+func TestRate(t *testing.T) {
+	for _, rate := range []uint64{1000, 100000} {
+		b := newBed(t)
+		s := b.sink(b.director, SinkOptions{})
+		traffic := traffic4
+		traffic.Rate = rate
+		g := b.generate(traffic)
+		began := time.Now()
+		_, err := g.Run(rate / 2)
+		b.must(err)
+		took := time.Since(began)
+		b.must(s.Await(rate/2, time.Second))
+		// The last call of the system has to run out, and may be late on a busy machine.
+		if took < 480*time.Millisecond || took > 2*time.Second {
+			t.Errorf("%d packets at %d a second took %v", rate/2, rate, took)
+		}
+	}
+}
+
+// A sink in front of the stack counts the same, and one for a service only that.
+func TestSinks(t *testing.T) {
+	for name, o := range map[string]SinkOptions{
+		"stack": {Stack: true}, "generic": {Generic: true},
+		"only": Only(traffic4.Service, false), "only, IPv6": Only(traffic6.Service, true),
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			b.must(b.director.GRO())
+			traffic := traffic4
+			if name == "only, IPv6" {
+				traffic, traffic.UDP = traffic6, true
+			}
+			traffic.Dst[5] = 0 // the room, where that is what counts
+			s := b.sink(b.director, o)
+			_, err := b.generate(traffic).Run(1000)
+			b.must(err)
+			b.must(s.Await(1000, time.Second))
+			if o.Rooms == 0 {
+				return
+			}
+			for _, change := range []func(*Traffic){
+				func(t *Traffic) { t.UDP = !t.UDP },
+				func(t *Traffic) { t.Service = netip.AddrPortFrom(t.Service.Addr(), 81) },
+				func(t *Traffic) { t.Service = netip.AddrPortFrom(t.Service.Addr().Next(), 80) },
+			} {
+				other := traffic
+				change(&other)
+				_, err := b.generate(other).Run(1000)
+				b.must(err)
+			}
+			time.Sleep(20 * time.Millisecond)
+			if n := s.Total(); n != 1000 {
+				t.Errorf("%d frames were counted", n)
+			}
+		})
+	}
+}
+
 func TestBadTraffic(t *testing.T) {
 	for what, change := range map[string]func(*Traffic){
 		"no flows":     func(t *Traffic) { t.Flows = 0 },
 		"no client":    func(t *Traffic) { t.Client = netip.AddrPort{} },
 		"two families": func(t *Traffic) { t.Client = traffic6.Client },
 		"no room":      func(t *Traffic) { t.Sequence = true },
+		"UDP's SYN":    func(t *Traffic) { t.UDP, t.SYN = true, true },
+		"rate":         func(t *Traffic) { t.Rate = 1e9 + 1 },
 		"batch":        func(t *Traffic) { t.Batch = 129 },
 		"payload":      func(t *Traffic) { t.Payload = 1500 },
 		"pick":         func(t *Traffic) { t.Pick = []uint32{1000} },

@@ -77,7 +77,7 @@ kernel's.`,
 	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
 		return fmt.Errorf("%w; see %s --help", err, c.CommandPath())
 	})
-	root.AddCommand(daemonCommand(), demoCommand(), detachCommand(), sysctlCommand(), statusCommand(),
+	root.AddCommand(daemonCommand(), demoCommand(), detachCommand(), sysctlCommand(), statusCommand(), benchCommand(),
 		wordsCommand("ipvsadm", "Services and real servers, in ipvsadm's words", func(socket string, args []string) int {
 			return runIPVSAdm(socket, append([]string{"ipvsadm"}, args...))
 		}))

@@ -36,6 +36,10 @@ type Options struct {
 	MAC dataplane.MAC
 	// Slow is the plane that gets what the program does not forward.
 	Slow dataplane.Plane
+	// Native has the program in the driver also of a veth pair, whose other end then
+	// needs a program or GRO, and of a driver that strips VLAN tags: no frame may have
+	// one.
+	Native bool
 	// Servers is the greatest number of a real server whose packets the program
 	// forwards; 0 means 16383.
 	Servers int
@@ -66,6 +70,7 @@ type Plane struct {
 	rooms     int // of one CPU in counts
 	cpus      int
 	pins      *pins // or nil
+	inDriver  bool  // Options.Native
 	socketUse SocketUse
 	ring      int
 	busyPoll  time.Duration
@@ -113,7 +118,7 @@ func New(o Options) (*Plane, error) {
 	if err != nil {
 		return nil, fmt.Errorf("xdp: number of CPUs: %w", err)
 	}
-	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, rooms: (o.Servers + 4) / 4 * 4, cpus: cpus, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll}
+	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, rooms: (o.Servers + 4) / 4 * 4, cpus: cpus, inDriver: o.Native, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll}
 	if o.Pins != "" {
 		if p.pins, err = openPins(o.Pins, o.Fresh); err != nil {
 			return nil, err
@@ -172,7 +177,10 @@ func (p *Plane) attach(name string, a dataplane.Acceleration, t ticks) (ifindex 
 	if p.mac != (dataplane.MAC{}) {
 		macs = append(macs, p.mac)
 	}
-	why := native(name)
+	var why error
+	if !p.inDriver {
+		why = native(name)
+	}
 	m, without := p.openSockets(ifi.Index, why == nil)
 	prog, err := p.load(a, t, ifi.Index, macs, m)
 	if err != nil {

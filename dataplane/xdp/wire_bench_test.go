@@ -3,96 +3,192 @@ package xdp
 import (
 	"fmt"
 	"net/netip"
-	"slices"
+	"runtime"
 	"testing"
-	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/ulvs/ulvs/bench/wire"
+	"github.com/ulvs/ulvs/bench/wire/race"
 	"github.com/ulvs/ulvs/dataplane"
 )
 
 // BenchmarkWire is what established connections get through a veth pair and back on
-// one CPU, generator, driver and sink included, flows drawn at random: the shared
-// array and a BPF hash map, as a share of a program that sends everything back. All
-// are medians of nine rounds that take turns; a round counts only if the sink saw
-// every frame.
+// one CPU, generator, driver and sink included, flows drawn at random: the program
+// with the shared array, and the same with a BPF hash and an LRU hash, as a share of
+// a program that sends everything back. All are medians of nine rounds that take
+// turns; a round counts only if the sink saw every frame.
+//
+// two-cpus has one flow on each of two CPUs, which enters by an interface of its own:
+// with tables and servers of their own, and with one table and one server.
+//
+// The benchmark of the same name in the folder bench has the whole director, and
+// others, on the same wire.
 func BenchmarkWire(b *testing.B) {
 	for _, flows := range []uint32{1, 1 << 16, 1 << 20} {
-		wireRound(b, flows)
+		b.Run(fmt.Sprintf("program/%d", flows), func(b *testing.B) { wireRounds(b, flows) })
+	}
+	b.Run("two-cpus", twoCPUs)
+}
+
+const wirePackets, wireTurns = 1 << 20, 9
+
+// wireTraffic is one CPU's.
+func wireTraffic(flows uint32, cpu int) wire.Traffic {
+	return wire.Traffic{
+		Dst: own, Src: router, Client: netip.MustParseAddrPort("10.0.0.0:1000"), Service: service(false), Flows: flows, Random: true, Seed: 1,
+		CPU: min(cpu, runtime.NumCPU()-1),
 	}
 }
 
-func wireRound(b *testing.B, flows uint32) {
-	const packets, rounds = 1 << 20, 9
-	t := wire.Traffic{
-		Dst: own, Src: router, Client: netip.MustParseAddrPort("10.0.0.0:1000"), Service: service(false), Flows: flows, Random: true, Seed: 1, CPU: 1,
-	}
-	r := newBench(b, int(max(2*flows, 1024)))
-	hash, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 40, ValueSize: 64, MaxEntries: max(2*flows, 1024)})
-	r.must(err)
-	b.Cleanup(func() { hash.Close() })
-	for i := range flows {
-		entry := r.establish(t.ClientOf(i), t.Service, 1+i%3)
-		r.must(hash.Put(entry[8:48], entry))
-	}
-	net, err := wire.NewNet()
-	r.must(err)
-	b.Cleanup(func() { _ = net.Close() })
-	node, director, err := net.Loop()
-	r.must(err)
-	sink, err := wire.NewSink(node, wire.SinkOptions{})
-	r.must(err)
-	b.Cleanup(sink.Close)
-	r.out = map[int]bool{director.Index: true}
-	for id := range uint32(4) {
-		r.SetServer(id, dataplane.Server{Reachable: true, Dst: to, Src: own, Ifindex: director.Index, MTU: 1500})
-	}
-	source := func() *program {
-		return r.Plane.source(r.acceleration(), r.ticks, director.Index, []dataplane.MAC{own}, nil)
-	}
-	hashed := source()
-	hashed.hashed, hashed.hashedWords = hash.FD(), 5
-	variants := []variant{{"bare", asm.Instructions{asm.Mov.Imm(asm.R0, actionTX), asm.Return()}}, {"array", source().assemble()}, {"hash", hashed.assemble()}}
-	progs := make([]*ebpf.Program, len(variants))
-	for i, v := range variants {
-		progs[i], err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: v.list})
-		r.must(err)
-		b.Cleanup(func() { progs[i].Close() })
-	}
-	l, err := director.Attach(progs[0])
-	r.must(err)
-	b.Cleanup(func() { _ = l.Close() })
-	gen, err := wire.NewGenerator(node, t)
-	r.must(err)
-	b.Cleanup(gen.Close)
-	took := make([][]float64, len(variants))
-	for round := range rounds + 1 {
-		for i, p := range progs {
-			r.must(l.Update(p))
-			before := sink.Total()
-			d, err := gen.Run(packets)
-			r.must(err)
-			if err := sink.Await(before+packets, time.Second); err != nil {
-				b.Fatalf("%s: %v", variants[i].name, err)
-			}
-			if round > 0 {
-				took[i] = append(took[i], float64(d)/packets)
-			}
+// loop is a pair of interfaces on which programs are exchanged.
+type loop struct {
+	director wire.End
+	sink     *wire.Sink
+	gen      *wire.Generator
+	put      func(*ebpf.Program) error
+}
+
+func newLoop(b *testing.B, t wire.Traffic) *loop {
+	must := func(err error) {
+		b.Helper()
+		if err != nil {
+			b.Fatal(err)
 		}
 	}
-	for i := range took {
-		slices.Sort(took[i])
+	net, err := wire.NewNet()
+	must(err)
+	b.Cleanup(func() { _ = net.Close() })
+	node, director, err := net.Loop()
+	must(err)
+	l := &loop{director: director}
+	l.sink, err = wire.NewSink(node, wire.SinkOptions{})
+	must(err)
+	b.Cleanup(l.sink.Close)
+	first, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: bareProgram})
+	must(err)
+	b.Cleanup(func() { _ = first.Close() })
+	at, err := director.Attach(first)
+	must(err)
+	b.Cleanup(func() { _ = at.Close() })
+	l.put = at.Update
+	l.gen, err = wire.NewGenerator(node, t)
+	must(err)
+	b.Cleanup(l.gen.Close)
+	return l
+}
+
+// bareProgram sends everything back.
+var bareProgram = asm.Instructions{asm.Mov.Imm(asm.R0, actionTX), asm.Return()}
+
+func wireRounds(b *testing.B, flows uint32) {
+	t := wireTraffic(flows, 1)
+	r := newBench(b, int(max(2*flows, 1024)))
+	maps := make([]*ebpf.Map, 2)
+	for i, kind := range []ebpf.MapType{ebpf.Hash, ebpf.LRUHash} {
+		m, err := ebpf.NewMap(&ebpf.MapSpec{Type: kind, KeySize: 40, ValueSize: 64, MaxEntries: max(2*flows, 1024)})
+		r.must(err)
+		b.Cleanup(func() { _ = m.Close() })
+		maps[i] = m
 	}
-	for i, v := range variants {
-		b.Run(fmt.Sprintf("%d/%s", flows, v.name), func(b *testing.B) {
-			for b.Loop() {
-			}
-			b.ReportMetric(0, "ns/op")
-			b.ReportMetric(took[i][rounds/2], "ns/packet")
-			b.ReportMetric(took[0][rounds/2]/took[i][rounds/2], "of-bare")
-			b.ReportMetric((took[i][rounds-1]-took[i][0])/took[i][rounds/2], "spread")
+	for i := range flows {
+		entry := r.establish(t.ClientOf(i), t.Service, 1+i%3)
+		for _, m := range maps {
+			r.must(m.Put(entry[8:48], entry))
+		}
+	}
+	l := newLoop(b, t)
+	r.wired(l.director.Index)
+	variants := []variant{{"bare", bareProgram}, {"array", r.sourceFor(l.director.Index).assemble()}}
+	for i, name := range []string{"hash", "lru"} {
+		p := r.sourceFor(l.director.Index)
+		p.hashed, p.hashedWords = maps[i].FD(), 5
+		variants = append(variants, variant{name, p.assemble()})
+	}
+	var list []race.Contender
+	for _, v := range variants {
+		p := loaded(b, v.list)
+		room := int(to[5])
+		if v.name == "bare" {
+			room = int(own[5])
+		}
+		list = append(list, race.Contender{
+			Name: v.name, Generators: []*wire.Generator{l.gen}, Sinks: []*wire.Sink{l.sink}, Room: room, Packets: wirePackets,
+			Program: p, Turn: func() error { return l.put(p) },
 		})
 	}
+	all, err := race.Run(wireTurns, list)
+	r.must(err)
+	race.Report(b, all)
+}
+
+// wired has servers reached by an interface.
+func (b *bench) wired(ifindex int) {
+	b.out = map[int]bool{ifindex: true}
+	for id := range uint32(4) {
+		b.SetServer(id, dataplane.Server{Reachable: true, Dst: to, Src: own, Ifindex: ifindex, MTU: 1500})
+	}
+}
+
+func (b *bench) sourceFor(ifindex int) *program {
+	return b.Plane.source(b.acceleration(), b.ticks, ifindex, []dataplane.MAC{own}, nil)
+}
+
+func loaded(b *testing.B, list asm.Instructions) *ebpf.Program {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: list})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = p.Close() })
+	return p
+}
+
+func twoCPUs(b *testing.B) {
+	if runtime.NumCPU() < 2 {
+		race.Absent("two-cpus", fmt.Errorf("there is one CPU"))
+		return
+	}
+	var loops [2]*loop
+	var gens []*wire.Generator
+	var sinks []*wire.Sink
+	var tables [2]*bench // tables[0] has both flows
+	for cpu := range loops {
+		t := wireTraffic(1, cpu)
+		t.Client = t.ClientOf(0)
+		t.Client = netip.AddrPortFrom(t.Client.Addr(), t.Client.Port()+uint16(cpu))
+		loops[cpu] = newLoop(b, t)
+		gens, sinks = append(gens, loops[cpu].gen), append(sinks, loops[cpu].sink)
+		tables[cpu] = newBench(b, 1024)
+		tables[cpu].establish(t.Client, t.Service, 1)
+		if cpu > 0 {
+			tables[0].establish(t.Client, t.Service, 1)
+		}
+	}
+	// Either is the first interface of its namespace, so that one number is right for
+	// both, and a server is behind both.
+	ifindex := loops[0].director.Index
+	if loops[1].director.Index != ifindex {
+		b.Fatalf("interfaces %d and %d", ifindex, loops[1].director.Index)
+	}
+	var progs [2]*ebpf.Program
+	for cpu, t := range tables {
+		t.wired(ifindex)
+		progs[cpu] = loaded(b, t.sourceFor(ifindex).assemble())
+	}
+	bare := loaded(b, bareProgram)
+	contender := func(name string, room byte, first, second *ebpf.Program) race.Contender {
+		return race.Contender{Name: name, Generators: gens, Sinks: sinks, Room: int(room), Packets: 2 * wirePackets, Turn: func() error {
+			if err := loops[0].put(first); err != nil {
+				return err
+			}
+			return loops[1].put(second)
+		}}
+	}
+	all, err := race.Run(wireTurns, []race.Contender{
+		contender("bare", own[5], bare, bare),
+		contender("own", to[5], progs[0], progs[1]),
+		contender("shared", to[5], progs[0], progs[0]),
+	})
+	tables[0].must(err)
+	race.Report(b, all)
 }
