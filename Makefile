@@ -50,9 +50,18 @@ fuzz: ## every fuzzer for FUZZTIME (1m)
 	    else tail -n 2 $$log; fi; \
 	  done; done
 
+# Benchmarks print their results, and keep them in bench/results.
+RECORD  = $(GO) run ./bench/report record
+STAGES  = ./packet ./fwmark ./conn ./sched ./internal/shtab ./internal/timerwheel ./bench
+
 .PHONY: bench
-bench: ## benchmarks of every stage
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+bench: ## what every stage, the whole decision and the XDP program cost, without a network (10 minutes)
+	$(RECORD) decision -- $(GO) test -run '^$$' -bench . -benchmem -benchtime 0.3s -timeout 30m $(STAGES)
+	$(RECORD) program -- $(GO) test -run '^$$' -bench 'Established|Features' -benchtime 1x -timeout 30m ./dataplane/xdp
+
+.PHONY: bench-report
+bench-report: ## BENCHMARKS.md and its plots, from bench/results
+	$(GO) run ./bench/report write
 
 .PHONY: bench-wire
 bench-wire: ## end to end over veth: XDP, AF_XDP, AF_PACKET, and others on the same wire (root; 10 minutes)

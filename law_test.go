@@ -51,6 +51,7 @@ var law = map[string][]string{
 	"bench":                   {"*"},
 	"bench/wire":              {"internal/lab"},
 	"bench/wire/race":         {"bench/wire"},
+	"bench/report":            {},
 }
 
 // only says in which folders (and below) a dangerous import may appear outside

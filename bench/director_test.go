@@ -12,8 +12,6 @@ import (
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
 )
 
-var vip = netip.MustParseAddr("192.168.10.101")
-
 // setup is a director to be, with services of one kind and without a plane's cost.
 type setup struct {
 	connections int
@@ -28,10 +26,10 @@ type setup struct {
 
 // service is whom packets for service i are addressed to.
 func (s setup) service(i int) netip.AddrPort {
-	a := vip.As4()
+	a := vip.Addr().As4()
 	a[2] += byte(i >> 8)
 	a[3] += byte(i)
-	return netip.AddrPortFrom(netip.AddrFrom4(a), 80)
+	return netip.AddrPortFrom(netip.AddrFrom4(a), vip.Port())
 }
 
 // rig is a director in whose mouth frames are put.
