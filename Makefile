@@ -54,6 +54,10 @@ fuzz: ## every fuzzer for FUZZTIME (1m)
 bench: ## benchmarks of every stage
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
+.PHONY: bench-kernel
+bench-kernel: ## ulvs beside kernel IPVS in one guest: instructions a packet, for benchstat
+	@$(GO) test ./bench/kernel -run '^$$' -bench Kernel -benchtime 1x -cpu 1 -count 1 -timeout 30m -guests
+
 .PHONY: conformance
 conformance: ## ask the real kernel in user-mode Linux: all recorded scenarios again, and random ones (SEEDS, 1-500)
 	$(GO) test ./conformance -count=1 -run 'TestKernel|TestRestore' -kernel

@@ -50,6 +50,7 @@ var law = map[string][]string{
 	"conformance/uml":         {"conformance", "internal/lab"},
 	"bench":                   {"*"},
 	"bench/wire":              {"internal/lab"},
+	"bench/kernel":            {}, // all of it are tests
 }
 
 // only says in which folders (and below) a dangerous import may appear outside

@@ -32,14 +32,19 @@ type SinkOptions struct {
 	// Rooms is how many there are: 0 is 256. Frames whose room is beyond are not
 	// counted, and go on to the host.
 	Rooms int
+	// Plain has the stack receive the frames first, and the program be one of traffic
+	// control (tc). XDP on a veth interface copies each frame that came from a socket;
+	// where those are measured, that would be counted with them.
+	Plain bool
 }
 
-// Sink is an XDP program that counts the frames that come in on an interface, by
-// CPU and room, and drops them. Make it with NewSink. It is safe for concurrent
+// Sink is a program, of XDP if not plain, that counts the frames that come in on an
+// interface, by CPU and room, and drops them. Make it with NewSink. It is safe for concurrent
 // use.
 type Sink struct {
 	prog   *ebpf.Program
 	link   link.Link
+	remove func() // of a plain one, or nil
 	counts *words[uint64]
 	rooms  int
 	cpus   int
@@ -58,14 +63,14 @@ func NewSink(in End, o SinkOptions) (*Sink, error) {
 		return nil, permitted(err)
 	}
 	s := &Sink{rooms: o.Rooms}
-	if err := s.open(in, o.Room); err != nil {
+	if err := s.open(in, o); err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
 }
 
-func (s *Sink) open(in End, room asm.Instructions) (err error) {
+func (s *Sink) open(in End, o SinkOptions) (err error) {
 	if s.cpus, err = ebpf.PossibleCPU(); err != nil {
 		return fmt.Errorf("wire: number of CPUs: %w", err)
 	}
@@ -73,23 +78,28 @@ func (s *Sink) open(in End, room asm.Instructions) (err error) {
 	if s.counts, err = newWords[uint64]("wire_counts", s.cpus*s.stride()); err != nil {
 		return err
 	}
-	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "wire_sink", Type: ebpf.XDP, License: "GPL", Instructions: s.assemble(room)})
+	kind := xdpSink
+	if o.Plain {
+		kind = plainSink
+	}
+	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "wire_sink", Type: kind.program, License: "GPL", Instructions: s.assemble(kind, o.Room)})
 	if err != nil {
 		return fmt.Errorf("wire: the sink's program does not load: %w", permitted(err))
 	}
-	if s.link, err = in.Attach(s.prog); err != nil {
-		return err
+	if o.Plain {
+		s.remove, err = in.classify(s.prog)
+	} else {
+		s.link, err = in.Attach(s.prog)
 	}
-	return nil
+	return err
 }
 
 func (s *Sink) stride() int { return s.rooms + 8 }
 
-func (s *Sink) assemble(room asm.Instructions) asm.Instructions {
-	const drop, pass = 1, 2 // XDP_DROP, XDP_PASS
+func (s *Sink) assemble(kind sinkKind, room asm.Instructions) asm.Instructions {
 	out := asm.Instructions{
-		asm.LoadMem(FrameReg, asm.R1, 0, asm.Word),
-		asm.LoadMem(EndReg, asm.R1, 4, asm.Word),
+		asm.LoadMem(FrameReg, asm.R1, kind.data, asm.Word),
+		asm.LoadMem(EndReg, asm.R1, kind.end, asm.Word),
 		asm.Mov.Reg(asm.R1, FrameReg),
 		asm.Add.Imm(asm.R1, 14),
 		asm.JGT.Reg(asm.R1, EndReg, Other),
@@ -108,9 +118,9 @@ func (s *Sink) assemble(room asm.Instructions) asm.Instructions {
 		asm.LoadMem(asm.R2, asm.R1, 0, asm.DWord),
 		asm.Add.Imm(asm.R2, 1),
 		asm.StoreMem(asm.R1, 0, asm.R2, asm.DWord),
-		asm.Mov.Imm(asm.R0, drop),
+		asm.Mov.Imm(asm.R0, kind.drop),
 		asm.Return(),
-		asm.Mov.Imm(asm.R0, pass).WithSymbol(Other),
+		asm.Mov.Imm(asm.R0, kind.pass).WithSymbol(Other),
 		asm.Return(),
 	)
 }
@@ -149,6 +159,9 @@ func (s *Sink) Await(total uint64, within time.Duration) error {
 func (s *Sink) Close() {
 	if s.link != nil {
 		_ = s.link.Close()
+	}
+	if s.remove != nil {
+		s.remove()
 	}
 	if s.prog != nil {
 		_ = s.prog.Close()

@@ -19,8 +19,10 @@ type Traffic struct {
 	// PortBits is how many of a flow number's lowest bits are added to the client's
 	// port, up to 16; the others are added to the lowest 32 bits of its address.
 	PortBits uint8
-	// UDP: packets are of UDP, not of TCP with the flag ACK.
-	UDP bool
+	// UDP: packets are of UDP, not of TCP. Flags are those of TCP packets, as in the
+	// header's byte 13: 0 is ACK, and SYN has each be a connection's first.
+	UDP   bool
+	Flags byte
 	// Payload is how many bytes are behind the transport header.
 	Payload int
 	// Sequence has the payload begin with the packet's number, eight bytes in network
@@ -43,6 +45,12 @@ type Traffic struct {
 	// CPU is on which everything happens.
 	CPU int
 }
+
+// TCP flags, for Traffic.
+const (
+	SYN = 0x02
+	ACK = 0x10
+)
 
 // ClientOf is whom packets of a flow come from.
 func (t Traffic) ClientOf(flow uint32) netip.AddrPort {
@@ -131,7 +139,10 @@ func (t Traffic) frame() []byte {
 	if t.UDP {
 		binary.BigEndian.PutUint16(l4[4:], uint16(len(l4)))
 	} else {
-		l4[12], l4[13] = 5<<4, 0x10
+		l4[12], l4[13] = 5<<4, ACK
+		if t.Flags != 0 {
+			l4[13] = t.Flags
+		}
 		binary.BigEndian.PutUint16(l4[14:], 0xffff)
 	}
 	return f

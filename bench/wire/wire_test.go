@@ -121,6 +121,9 @@ func TestFields(t *testing.T) {
 				traffic := family
 				traffic.UDP, traffic.Payload, traffic.Sequence = udp, size, size >= 8
 				traffic.PortBits, traffic.Random, traffic.Count = 3, size == 33, true
+				if size == 33 {
+					traffic.Flags = SYN
+				}
 				t.Run(fmt.Sprintf("%v, UDP %v, %d bytes", traffic.Client, udp, size), func(t *testing.T) { fields(t, traffic) })
 			}
 		}
@@ -167,6 +170,9 @@ func fields(t *testing.T, traffic Traffic) {
 			t.Fatalf("packet %d is of flow %d", i, flow)
 		}
 		seen[flow]++
+		if wanted := map[byte]byte{0: ACK, SYN: SYN}[traffic.Flags]; !traffic.UDP && frame[traffic.atTransport()+13] != wanted {
+			t.Fatalf("packet %d has the flags %#x, not %#x", i, frame[traffic.atTransport()+13], wanted)
+		}
 		// The rest of it.
 		payload := traffic.atPayload()
 		if traffic.Sequence {
@@ -286,5 +292,21 @@ func BenchmarkWire(b *testing.B) {
 				b.ReportMetric(float64(g.Sent())/took.Seconds()/1e6, "Mpps")
 			})
 		}
+	}
+}
+
+// A plain sink counts the same, where an XDP program has passed the frames on.
+func TestPlain(t *testing.T) {
+	b := newBed(t)
+	s := b.sink(b.director, SinkOptions{Plain: true})
+	b.attach(asm.Instructions{asm.Mov.Imm(asm.R0, 2), asm.Return()}) // XDP_PASS
+	traffic := traffic4
+	traffic.Dst[5] = 17
+	g := b.generate(traffic)
+	_, err := g.Run(1000)
+	b.must(err)
+	b.must(s.Await(1000, time.Second))
+	if s.Count(17) != 1000 {
+		t.Errorf("%d in the room of the link address", s.Count(17))
 	}
 }

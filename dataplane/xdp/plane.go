@@ -34,6 +34,10 @@ type Options struct {
 	// MAC is one more unicast address that is accepted on all of them; the zero
 	// value means none.
 	MAC dataplane.MAC
+	// Native has the program put in the driver also where frames may be lost by that:
+	// on a veth pair, whose other end then needs a program too, or GRO; and where the
+	// driver strips VLAN tags, so that frames of a VLAN look as if they had none.
+	Native bool
 	// Slow is the plane that gets what the program does not forward.
 	Slow dataplane.Plane
 	// Servers is the greatest number of a real server whose packets the program
@@ -62,6 +66,7 @@ type Plane struct {
 	dataplane.Plane // the slow one
 	interfaces      []string
 	mac             dataplane.MAC
+	native          bool
 
 	rooms     int // of one CPU in counts
 	cpus      int
@@ -113,7 +118,7 @@ func New(o Options) (*Plane, error) {
 	if err != nil {
 		return nil, fmt.Errorf("xdp: number of CPUs: %w", err)
 	}
-	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, rooms: (o.Servers + 4) / 4 * 4, cpus: cpus, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll}
+	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, native: o.Native, rooms: (o.Servers + 4) / 4 * 4, cpus: cpus, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll}
 	if o.Pins != "" {
 		if p.pins, err = openPins(o.Pins, o.Fresh); err != nil {
 			return nil, err
@@ -173,6 +178,9 @@ func (p *Plane) attach(name string, a dataplane.Acceleration, t ticks) (ifindex 
 		macs = append(macs, p.mac)
 	}
 	why := native(name)
+	if p.native {
+		why = nil
+	}
 	m, without := p.openSockets(ifi.Index, why == nil)
 	prog, err := p.load(a, t, ifi.Index, macs, m)
 	if err != nil {
