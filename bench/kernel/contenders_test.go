@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/moby/ipvs"
@@ -26,44 +28,55 @@ type contender struct {
 	kinds []string
 	// opens: it has connections, which their first packets are to open.
 	opens bool
-	// start has it forward between the two ends of a site, and puts the sink there.
+	// sink is where its frames go under a load.
+	sink func(load) sinkKind
+	// start has it forward between the two ends of a site.
 	start func(*site, load)
 }
 
 const established, fresh = "established/", "new/"
 
-// contenders but for IPVS, of which there are two, by the kernel's module.
+// contenders are all, and the two whose work is subtracted from the others'.
 var contenders = []contender{
-	{"wire", []string{established, fresh}, false, func(s *site, _ load) { s.catch(s.director, everything) }},
-	{"bare", []string{established}, false, func(s *site, _ load) {
-		s.catch(s.node, everything)
-		s.attach(actionTX)
-	}},
-	{"hash", []string{established}, false, startHash},
-	{"forward", []string{established}, false, startForward},
-	{"ulvs-xdp", []string{established, fresh}, true, func(s *site, l load) {
-		// Go's frames are from a socket, the program's are not.
-		if l.flows == 0 {
-			s.catch(s.node, plain)
-		} else {
-			s.catch(s.node, forwarded)
-		}
-		startUlvs(s, l, true)
-	}},
-	{"ulvs-afpacket", []string{established, fresh}, true, func(s *site, l load) {
-		s.catch(s.node, plain)
+	{"generator", []string{established, fresh}, false, always(noSink), func(*site, load) {}},
+	{"wire", []string{established, fresh}, false, always(wireSink), func(*site, load) {}},
+	{"bare", []string{established}, false, always(bareSink), func(s *site, _ load) { s.attach(actionTX) }},
+	{"hash", []string{established}, false, always(xdpSink), startHash},
+	{"forward", []string{established}, false, always(xdpSink), startForward},
+	{"ipvs-4k", []string{established, fresh}, true, always(xdpSink), startIPVS},
+	{"ipvs-1M", []string{established, fresh}, true, always(xdpSink), startIPVS},
+	{"ulvs-xdp", []string{established, fresh}, true, ulvsSink, func(s *site, l load) { startUlvs(s, l, true) }},
+	{"ulvs-afpacket", []string{established, fresh}, true, always(plainSink), func(s *site, l load) {
 		s.attach(actionPass)
 		startUlvs(s, l, false)
 	}},
 }
 
-func ipvsContender(name string) contender {
-	return contender{name, []string{established, fresh}, true, startIPVS}
+func always(k sinkKind) func(load) sinkKind { return func(load) sinkKind { return k } }
+
+// ulvsSink: connections' packets leave by XDP_TX, those that Go decides by a socket.
+func ulvsSink(l load) sinkKind {
+	if l.flows == 0 {
+		return plainSink
+	}
+	return xdpSink
+}
+
+func contenderOf(name string) (c contender, ok bool) {
+	i := slices.IndexFunc(contenders, func(c contender) bool { return c.name == name })
+	if i < 0 {
+		return c, false
+	}
+	return contenders[i], true
+}
+
+// takes reports whether the contender takes part in a load.
+func (c contender) takes(l load) bool {
+	return slices.ContainsFunc(c.kinds, func(kind string) bool { return strings.HasPrefix(l.name, kind) })
 }
 
 // startForward has a route to the virtual address by way of a real server.
 func startForward(s *site, _ load) {
-	s.catch(s.node, forwarded)
 	s.attach(actionPass)
 	to := netlink.Route{LinkIndex: s.director.Index, Dst: &net.IPNet{IP: virtual.Addr().AsSlice(), Mask: net.CIDRMask(32, 32)}, Gw: servers[0].AsSlice()}
 	s.must(s.director.Space.Netlink().RouteAdd(&to))
@@ -71,7 +84,6 @@ func startForward(s *site, _ load) {
 
 // startIPVS has the kernel's own IPVS forward.
 func startIPVS(s *site, l load) {
-	s.catch(s.node, forwarded)
 	s.attach(actionPass)
 	s.own()
 	s.must(s.director.Space.Do(func() error {

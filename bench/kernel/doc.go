@@ -16,12 +16,13 @@
 //	     Sink <-- gen0 ~~~~ dir0 --> to a real server's link address
 //
 // A round is so many packets, of which the sink has to see every one. Its figure is
-// the time in which the processor was not idle, by packet. The same round with the
-// generator's packets going straight into a sink at dir0 (the contender "wire") is
-// subtracted. So what remains is the director's work: taking a frame from its
-// interface, all it does with it, and handing it to its interface. Kernel and
-// ulvs alike are charged with the little by which a sink has more work with the
-// stack's buffers than with XDP's frames.
+// the time in which the processor was not idle, by packet, less what generator and
+// sink take of it. So what remains is the director's work: taking a frame from its
+// interface, all that it does with it, and handing it to its interface. The sink is
+// XDP's, and what it takes is known from packets that the generator sends straight
+// into one ("wire"). XDP on veth copies a frame that a socket sent, so there the
+// stack has it first, in a softirq of its own; what that takes is known from a socket
+// that sends into it, and into an interface that frees each frame at once ("sink").
 //
 // Contenders:
 //
@@ -29,7 +30,7 @@
 //	hash           an XDP program that forwards from a BPF hash map, as others do
 //	forward        the kernel's forwarding by a route, no IPVS
 //	ipvs-4k        kernel IPVS in direct routing, 4,096 buckets, as Debian has it
-//	ipvs-1M        the same with conn_tab_bits=20, which all others are compared with
+//	ipvs-1M        the same with conn_tab_bits=20, with which all are compared
 //	ulvs-xdp       ulvs's XDP plane in the driver: connections' packets are forwarded
 //	               by its program, first packets go through Go by AF_XDP in copy mode
 //	ulvs-afpacket  ulvs's AF_PACKET plane alone

@@ -23,7 +23,6 @@ const (
 // TCP flags, stamps the flow, counts it, the server and the service, takes one off
 // the time to live), and knows IPv4 without options only.
 func startHash(s *site, l load) {
-	s.catch(s.node, forwarded)
 	flows, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 16, ValueSize: hashEntry, MaxEntries: 1 << 18})
 	s.must(err)
 	s.Cleanup(func() { flows.Close() })

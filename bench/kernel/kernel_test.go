@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,14 +30,19 @@ func TestInside(t *testing.T) {
 		t.Skip("BenchmarkKernel runs it, in a guest")
 	}
 	for _, name := range strings.Split(*inside, ",") {
-		c := ipvsContender(name)
-		if i := slices.IndexFunc(contenders, func(c contender) bool { return c.name == name }); i >= 0 {
-			c = contenders[i]
+		if name == sinkLoad {
+			t.Run(name, func(t *testing.T) { newSite(t).measureSink() })
+			continue
+		}
+		c, ok := contenderOf(name)
+		if !ok {
+			t.Fatalf("there is no contender %s", name)
 		}
 		for _, l := range loads {
-			if slices.ContainsFunc(c.kinds, func(kind string) bool { return strings.HasPrefix(l.name, kind) }) {
+			if c.takes(l) {
 				t.Run(name+"/"+l.name, func(t *testing.T) {
 					s := newSite(t)
+					s.catch(c.sink(l))
 					c.start(s, l)
 					if c.opens {
 						s.open(l)
@@ -55,7 +59,7 @@ var tables = []struct {
 	bits       int
 	contenders string
 }{
-	{20, "wire,bare,hash,forward,ipvs-1M,ulvs-xdp,ulvs-afpacket"},
+	{20, sinkLoad + ",generator,wire,bare,hash,forward,ipvs-1M,ulvs-xdp,ulvs-afpacket"},
 	{12, "ipvs-4k"},
 }
 
@@ -77,18 +81,18 @@ func BenchmarkKernel(b *testing.B) {
 	if err != nil {
 		b.Fatalf("%v\n%s", err, output)
 	}
+	against, _ := contenderOf(reference)
 	for _, l := range loads {
-		base, ok := r.figure(l.name, reference)
-		if !ok {
-			b.Errorf("%s: the guest has nothing of %s", l.name, reference)
-			continue
-		}
-		for _, name := range []string{"bare", "hash", "forward", "ipvs-4k", "ipvs-1M", "ulvs-xdp", "ulvs-afpacket"} {
-			f, ok := r.figure(l.name, name)
-			if !ok {
+		base, _ := r.figure(l, against)
+		for _, c := range contenders {
+			if !c.takes(l) || c.sink(l) == noSink || c.sink(l) == wireSink {
 				continue
 			}
-			b.Run(l.name+"/"+name, func(b *testing.B) {
+			b.Run(l.name+"/"+c.name, func(b *testing.B) {
+				f, ok := r.figure(l, c)
+				if !ok {
+					b.Fatalf("the guests have nothing of it:\n%s", output)
+				}
 				for b.Loop() {
 				}
 				b.ReportMetric(0, "ns/op")
@@ -126,7 +130,7 @@ func bootAll(b *testing.B) (output string, err error) {
 			code, err := guest.Run(ctx, guest.Options{
 				Kernel: kernel, Binary: binary, Icount: true, Memory: 2048, Stdout: out,
 				Args:       []string{"-test.run=^TestInside$", "-test.timeout=0", "-inside=" + t.contenders},
-				Modules:    []string{"veth", "bridge", "sch_ingress", "cls_bpf", "nf_tables", "ip_vs", "ip_vs_rr"},
+				Modules:    []string{"veth", "bridge", "dummy", "sch_ingress", "cls_bpf", "nf_tables", "ip_vs", "ip_vs_rr"},
 				Parameters: map[string]string{"ip_vs": fmt.Sprintf("conn_tab_bits=%d", t.bits)},
 			})
 			if err == nil && code != 0 {

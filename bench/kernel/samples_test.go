@@ -45,20 +45,42 @@ func (r results) read(output io.Reader) error {
 
 // figure is what a packet of a load takes with a contender.
 type figure struct {
-	instructions float64 // the median, without the wire's
-	spread       float64 // from the least to the most, as a share of the median
+	instructions float64 // the median, without the generator's and the sink's
+	spread       float64 // from the least to the most, as a share of that
 }
 
-// figure subtracts what the wire takes. It reports false if there is no sample.
-func (r results) figure(load, contender string) (f figure, ok bool) {
-	all, base := slices.Clone(r[[2]string{load, contender}]), r[[2]string{load, "wire"}]
-	if len(all) == 0 || len(base) == 0 {
+// figure subtracts what the generator and the sink take. It reports false if a
+// sample is missing.
+func (r results) figure(l load, c contender) (f figure, ok bool) {
+	all, ok := r[[2]string{l.name, c.name}]
+	base, known := r.base(l, c.sink(l))
+	if !ok || !known {
 		return figure{}, false
 	}
-	slices.Sort(all)
-	f.instructions = median(all) - median(base)
-	f.spread = (all[len(all)-1] - all[0]) / f.instructions
+	f.instructions = median(all) - base
+	f.spread = (slices.Max(all) - slices.Min(all)) / f.instructions
 	return f, true
+}
+
+// base is what generator and sink take of a packet. An XDP sink counts as it does in
+// the wire's rounds; a plain one, by how much less a socket has to do where there is
+// none.
+func (r results) base(l load, k sinkKind) (instructions float64, ok bool) {
+	if k != plainSink {
+		return r.median(l.name, "wire")
+	}
+	generator, ok1 := r.median(l.name, "generator")
+	into, ok2 := r.median(sinkLoad, intoSink)
+	without, ok3 := r.median(sinkLoad, intoDummy)
+	return generator + into - without, ok1 && ok2 && ok3
+}
+
+func (r results) median(load, contender string) (float64, bool) {
+	list := r[[2]string{load, contender}]
+	if len(list) == 0 {
+		return 0, false
+	}
+	return median(list), true
 }
 
 // median of at least one number.
@@ -71,23 +93,32 @@ func median(list []float64) float64 {
 
 func TestResults(t *testing.T) {
 	r := results{}
+	newPlain := loads[3]
 	output := strings.Join([]string{
 		"time=0 level=WARN something else",
 		sample{"new/plain", "ipvs-1M", 7000}.String(),
 		sample{"new/plain", "wire", 400.25}.String(),
 		sample{"new/plain", "ipvs-1M", 7100}.String(),
 		sample{"new/plain", "ipvs-1M", 6900}.String(),
+		sample{"new/plain", "generator", 300}.String(),
+		sample{"new/plain", "ulvs-xdp", 5000}.String(),
+		sample{sinkLoad, intoSink, 3800}.String(),
+		sample{sinkLoad, intoDummy, 2000}.String(),
 		"PASS",
 	}, "\n")
 	if err := r.read(strings.NewReader(output)); err != nil {
 		t.Fatal(err)
 	}
-	f, ok := r.figure("new/plain", "ipvs-1M")
-	if !ok || f.instructions != 6599.75 || f.spread < 0.0303 || f.spread > 0.0304 {
-		t.Errorf("%+v, %v", f, ok)
-	}
-	if f, ok := r.figure("new/plain", "forward"); ok {
-		t.Errorf("of no samples: %+v", f)
+	for name, want := range map[string]string{
+		"ipvs-1M":       "6599.75 instructions, spread 0.0303, true",
+		"ulvs-xdp":      "2900.00 instructions, spread 0.0000, true",
+		"ulvs-afpacket": "0.00 instructions, spread 0.0000, false",
+	} {
+		c, _ := contenderOf(name)
+		f, ok := r.figure(newPlain, c)
+		if got := fmt.Sprintf("%.2f instructions, spread %.4f, %v", f.instructions, f.spread, ok); got != want {
+			t.Errorf("%s: %s, not %s", name, got, want)
+		}
 	}
 	if err := r.read(strings.NewReader(sampleWord + " new/plain ipvs-1M")); err == nil {
 		t.Error("a line that is cut off is taken")
