@@ -47,6 +47,7 @@ func (r results) read(output io.Reader) error {
 type figure struct {
 	instructions float64 // the median, without the generator's and the sink's
 	spread       float64 // from the least to the most, as a share of that
+	all          float64 // the median, with everything
 }
 
 // figure subtracts what the generator and the sink take. It reports false if a
@@ -57,7 +58,8 @@ func (r results) figure(l load, c contender) (f figure, ok bool) {
 	if !ok || !known {
 		return figure{}, false
 	}
-	f.instructions = median(all) - base
+	f.all = median(all)
+	f.instructions = f.all - base
 	f.spread = (slices.Max(all) - slices.Min(all)) / f.instructions
 	return f, true
 }

@@ -155,7 +155,7 @@ func (s *site) measure(l load, contender string) {
 	s.Helper()
 	g := s.generator(l.traffic())
 	defer g.Close()
-	packets := uint64(32 * piece)
+	packets := uint64(64 * piece)
 	if l.flows == 0 {
 		packets /= 2
 	}
