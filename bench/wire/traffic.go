@@ -108,8 +108,8 @@ func (t Traffic) check() error {
 }
 
 // frame is what all packets have in common, with address and port of flow 0. The
-// checksum of the IPv4 header is left out; TCP's is 0, which is wrong, and so is
-// UDP's, which in IPv4 means that there is none: programs do not look.
+// checksums of the IPv4 header and of TCP are left out; UDP's is 0, which in IPv4
+// means that there is none, and in IPv6 is wrong: programs do not look.
 func (t Traffic) frame() []byte {
 	f := make([]byte, t.atPayload()+t.Payload)
 	copy(f, t.Dst[:])
@@ -196,11 +196,10 @@ func (g *Generator) assemble() asm.Instructions {
 		out = append(out, asm.LoadImm(asm.R1, value, asm.DWord), asm.StoreMem(asm.R7, int16(at), asm.R1, size))
 		at += size.Sizeof()
 	}
-	client := t.Client.Addr().AsSlice()
 	out = append(out,
 		asm.Mov.Reg(asm.R1, asm.R8),
 		asm.RSh.Imm(asm.R1, int32(t.PortBits)),
-		asm.Add.Imm32(asm.R1, int32(binary.BigEndian.Uint32(client[len(client)-4:]))),
+		asm.Add.Imm32(asm.R1, int32(g.first())),
 		asm.Mov.Reg(asm.R2, asm.R1),
 		asm.HostTo(asm.BE, asm.R2, asm.Word),
 	)
@@ -218,6 +217,9 @@ func (g *Generator) assemble() asm.Instructions {
 			asm.HostTo(asm.BE, asm.R1, asm.Half),
 			asm.StoreMem(asm.R7, int16(t.atTransport()), asm.R1, asm.Half),
 		)
+	}
+	if !t.UDP {
+		out = append(out, g.tcpChecksum()...)
 	}
 	out = append(out, asm.LoadMem(asm.R1, asm.R6, stateSent*8, asm.DWord))
 	if t.Sequence {

@@ -173,6 +173,12 @@ func fields(t *testing.T, traffic Traffic) {
 		if wanted := map[byte]byte{0: ACK, SYN: SYN}[traffic.Flags]; !traffic.UDP && frame[traffic.atTransport()+13] != wanted {
 			t.Fatalf("packet %d has the flags %#x, not %#x", i, frame[traffic.atTransport()+13], wanted)
 		}
+		if !traffic.UDP {
+			if !packet.TransportIntact(frame, &p) {
+				t.Fatalf("packet %d: TCP's checksum is wrong: % x", i, frame)
+			}
+			clear(frame[traffic.atTransport()+16:][:2])
+		}
 		// The rest of it.
 		payload := traffic.atPayload()
 		if traffic.Sequence {
