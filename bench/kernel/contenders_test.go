@@ -120,6 +120,7 @@ func startUlvs(s *site, l load, accelerated bool) {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	var resolver *neigh.Resolver
 	var director *ulvs.Director
+	var fast *xdp.Plane
 	s.must(s.director.Space.Do(func() (err error) {
 		if resolver, err = neigh.New(neigh.Options{Logger: log}); err != nil {
 			return err
@@ -131,9 +132,10 @@ func startUlvs(s *site, l load, accelerated bool) {
 		}
 		var plane dataplane.Plane = slow
 		if accelerated {
-			if plane, err = xdp.New(xdp.Options{Interfaces: interfaces, Native: true, Slow: slow}); err != nil {
+			if fast, err = xdp.New(xdp.Options{Interfaces: interfaces, Native: true, Slow: slow}); err != nil {
 				return err
 			}
+			plane = fast
 		}
 		if director, err = ulvs.New(ulvs.Options{Plane: plane, Resolver: resolver, Log: log}); err != nil {
 			return err
@@ -147,6 +149,9 @@ func startUlvs(s *site, l load, accelerated bool) {
 		}
 		return err
 	}))
+	if fast != nil && !strings.HasPrefix(fast.Mode(), s.director.Name+" native, AF_XDP ") {
+		s.Fatalf("the program or its sockets are not where they are to be compared: %s", fast.Mode())
+	}
 	ctx, end := context.WithCancel(context.Background())
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return resolver.Run(ctx) })
