@@ -59,13 +59,17 @@ bench: ## what every stage, the whole decision and the XDP program cost, without
 	$(RECORD) decision -- $(GO) test -run '^$$' -bench . -benchmem -benchtime 0.3s -timeout 30m $(STAGES)
 	$(RECORD) program -- $(GO) test -run '^$$' -bench 'Established|Features' -benchtime 1x -timeout 30m ./dataplane/xdp
 
+.PHONY: bench-wire
+bench-wire: ## end to end over veth: XDP, AF_XDP, AF_PACKET, and others on the same wire (root; 6 minutes)
+	$(RECORD) wire -- $(GO) test -run '^$$' -bench '^BenchmarkWire$$' -benchtime 1x -timeout 30m -p 1 ./bench/planes ./dataplane/xdp
+
+.PHONY: bench-kernel
+bench-kernel: ## beside kernel IPVS in one guest: instructions a packet (4 minutes)
+	$(RECORD) kernel -- $(GO) test -run '^$$' -bench Kernel -benchtime 1x -cpu 1 -count 1 -timeout 30m ./bench/kernel -guests
+
 .PHONY: bench-report
 bench-report: ## BENCHMARKS.md and its plots, from bench/results
 	$(GO) run ./bench/report write
-
-.PHONY: bench-wire
-bench-wire: ## end to end over veth: XDP, AF_XDP, AF_PACKET, and others on the same wire (root; 10 minutes)
-	$(GO) test ./bench ./dataplane/xdp -run '^$$' -bench '^BenchmarkWire$$' -benchtime 1x -timeout 30m -p 1
 
 .PHONY: conformance
 conformance: ## ask the real kernel in user-mode Linux: all recorded scenarios again, and random ones (SEEDS, 1-500)

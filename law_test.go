@@ -51,6 +51,9 @@ var law = map[string][]string{
 	"bench":                   {"*"},
 	"bench/wire":              {"internal/lab"},
 	"bench/wire/race":         {"bench/wire"},
+	"bench/frames":            {"dataplane"},
+	"bench/kernel":            {}, // all of it are tests
+	"bench/planes":            {}, // all of it are tests
 	"bench/report":            {},
 }
 

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/ulvs/ulvs/bench/frames"
 )
 
 // packets runs a benchmark whose operation is one packet, in batches of 64.
@@ -38,11 +40,11 @@ func BenchmarkDecision(b *testing.B) {
 func (r *rig) establish(flows uint32) {
 	opening, answering := newFrames(r.tb, setup{}.service(0), syn), newFrames(r.tb, setup{}.service(0), ack)
 	for n := uint32(0); n < flows; n += batch {
-		for _, f := range []*frames{opening, answering} {
-			for i := range f.list {
-				f.client(i, 10<<24|(n+uint32(i))%flows, 1024)
+		for _, f := range []*frames.Batch{opening, answering} {
+			for i := range f.List {
+				f.Client(i, 10<<24|(n+uint32(i))%flows, 1024)
 			}
-			r.handle(f.list[:])
+			r.handle(f.List[:])
 		}
 	}
 }
@@ -102,7 +104,7 @@ func BenchmarkServices(b *testing.B) {
 				at := 0
 				turn := func() {
 					at = (at + 7919) % n
-					f.to(s.service(at))
+					f.To(s.service(at))
 					r.handle(c.fill(f))
 					r.plane.Advance(batch * time.Minute / (1 << 16))
 				}

@@ -12,6 +12,8 @@ import (
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
 )
 
+var vip = netip.MustParseAddrPort("192.168.10.101:80")
+
 // setup is a director to be, with services of one kind and without a plane's cost.
 type setup struct {
 	connections int

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -32,7 +33,7 @@ type SinkOptions struct {
 	// Rooms is how many there are: 0 is 256. Frames whose room is beyond are not
 	// counted, and go on to the host.
 	Rooms int
-	// Stack counts where the host's stack takes frames over (tcx, Linux 6.6), and not
+	// Stack counts where the host's stack takes frames over (tcx, or before Linux 6.6 clsact), and not
 	// in the driver: there, veth would first copy what came from a socket. Only what
 	// lies in one piece can be looked at, which may be no more than 14 bytes.
 	Stack bool
@@ -46,6 +47,7 @@ type SinkOptions struct {
 type Sink struct {
 	prog   *ebpf.Program
 	link   link.Link
+	remove func() // instead of link, or nil
 	counts *words[uint64]
 	rooms  int
 	cpus   int
@@ -88,6 +90,9 @@ func (s *Sink) open(in End, o SinkOptions) (err error) {
 		return fmt.Errorf("wire: the sink's program does not load: %w", permitted(err))
 	}
 	s.link, err = in.attach(s.prog, o)
+	if o.Stack && errors.Is(err, ebpf.ErrNotSupported) {
+		s.remove, err = in.classify(s.prog)
+	}
 	return err
 }
 
@@ -170,6 +175,9 @@ func (s *Sink) Await(total uint64, within time.Duration) error {
 func (s *Sink) Close() {
 	if s.link != nil {
 		_ = s.link.Close()
+	}
+	if s.remove != nil {
+		s.remove()
 	}
 	if s.prog != nil {
 		_ = s.prog.Close()

@@ -38,6 +38,10 @@ type Options struct {
 	// Nothing loads others later, since the guest has no modprobe: nf_tables without
 	// nft_chain_nat and the like is of little use.
 	Modules []string
+	// Parameters are what modules are loaded with, by their names: "conn_tab_bits=20"
+	// for ip_vs. A module that is built into the kernel takes none here, but on its
+	// command line (Append).
+	Parameters map[string]string
 	// Icount makes the guest's clock count instructions, one each nanosecond, and
 	// leave out the time in which it waits. The clock of one run is then like that of
 	// the next. Where instructions are compared, two things would spoil it and are
@@ -118,6 +122,10 @@ func (o *Options) fill(ctx context.Context, dir string) (err error) {
 	if err != nil {
 		return err
 	}
+	parameters, err := parametersOf(modules, o.Parameters)
+	if err != nil {
+		return fmt.Errorf("%v: %w", o.Kernel, err)
+	}
 	plan := Plan{
 		Binary: binaryFile, Args: o.Args, Dir: WorkDir,
 		Env: append([]string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "TMPDIR=/tmp"}, o.Env...),
@@ -137,7 +145,7 @@ func (o *Options) fill(ctx context.Context, dir string) (err error) {
 	for _, m := range modules {
 		to := path.Join(moduleDir, m.name+".ko")
 		a.add(to, 0o644, int64(len(m.image)), bytes.NewReader(m.image))
-		plan.Modules = append(plan.Modules, to)
+		plan.Modules = append(plan.Modules, Module{Path: to, Parameters: parameters[m.name]})
 	}
 	for _, to := range slices.Sorted(maps.Keys(o.Files)) {
 		from := o.Files[to]

@@ -68,6 +68,7 @@ func TestKernels(t *testing.T) {
 			code, err := Run(ctx, Options{
 				Kernel: kernel, Binary: binary, Args: []string{"-test.v", "-test.run=."},
 				Files: map[string]string{"testdata": filepath.Join(folder, "testdata")}, Stdout: &out,
+				Modules: []string{"veth", "bridge"},
 			})
 			t.Log(out.String())
 			if err != nil {
@@ -144,7 +145,11 @@ func TestInside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	os.Stdout.WriteString("file: " + string(text) + "\nmodules:\n" + string(loaded))
+	bits, err := os.ReadFile("/sys/module/ip_vs/parameters/conn_tab_bits")
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.Stdout.WriteString("file: " + string(text) + "\nbits: " + string(bits) + "modules:\n" + string(loaded))
 	os.Exit(7)
 }
 
@@ -163,7 +168,7 @@ func TestRun(t *testing.T) {
 		var out bytes.Buffer
 		code, err := Run(ctx, Options{
 			Kernel: kernels[series], Binary: binary, Args: []string{"-test.run=^TestInside$"}, Env: []string{"GUEST_INSIDE=" + what},
-			Files: map[string]string{"sub": dir}, Modules: []string{"nft-ct", "veth"}, Stdout: &out, Icount: what == "icount",
+			Files: map[string]string{"sub": dir}, Modules: []string{"nft-ct", "veth", "ip_vs"}, Parameters: map[string]string{"ip-vs": "conn_tab_bits=9"}, Stdout: &out, Icount: what == "icount",
 		})
 		return code, out.String(), err
 	}
@@ -173,7 +178,7 @@ func TestRun(t *testing.T) {
 		if err != nil || code != 7 {
 			t.Errorf("%s: exit %d, %v", what, code, err)
 		}
-		for _, want := range []string{"file: x\ty\nmodules:\n", "\nnfnetlink ", "\nnf_tables ", "\nnf_conntrack ", "\nnft_ct ", "\nveth "} {
+		for _, want := range []string{"file: x\ty\nbits: 9\nmodules:\n", "\nnfnetlink ", "\nnf_tables ", "\nnf_conntrack ", "\nnft_ct ", "\nveth "} {
 			if !strings.Contains("\n"+out, want) {
 				t.Errorf("%s: no %q in\n%s", what, want, out)
 			}

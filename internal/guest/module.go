@@ -90,6 +90,20 @@ func closure(names []string, open func(name string) (*module, error)) (list []mo
 	return list, nil
 }
 
+// parametersOf returns parameters by the name under which their module is loaded. It
+// is an error if one is not loaded.
+func parametersOf(loaded []module, asked map[string]string) (by map[string]string, err error) {
+	by = make(map[string]string)
+	for name, parameters := range asked {
+		name = moduleName(name)
+		if !slices.ContainsFunc(loaded, func(m module) bool { return m.name == name }) {
+			return nil, fmt.Errorf("parameters for the module %s, which is not loaded: name it in Modules; if it is built in, say %s.%s in Append", name, name, parameters)
+		}
+		by[name] = parameters
+	}
+	return by, nil
+}
+
 // moduleName returns the name of the module in a file: what is - there is _ in it.
 func moduleName(path string) string {
 	name, _, _ := strings.Cut(filepath.Base(strings.TrimSpace(path)), ".ko")

@@ -122,6 +122,18 @@ func TestClosure(t *testing.T) {
 	}
 }
 
+// Parameters find their module however it is spelled, and none is lost.
+func TestParameters(t *testing.T) {
+	loaded := []module{{name: "nf_conntrack"}, {name: "ip_vs"}}
+	by, err := parametersOf(loaded, map[string]string{"ip-vs": "conn_tab_bits=20"})
+	if err != nil || len(by) != 1 || by["ip_vs"] != "conn_tab_bits=20" {
+		t.Error(by, err)
+	}
+	if _, err := parametersOf(loaded, map[string]string{"ip_vs_rr": "x=1"}); err == nil || !strings.Contains(err.Error(), "name it in Modules") {
+		t.Error(err)
+	}
+}
+
 // deb-version(7) has the rules; dpkg is asked where there is one.
 func TestCompareVersions(t *testing.T) {
 	rising := []string{

@@ -86,14 +86,14 @@ func mount() error {
 	return nil
 }
 
-func load(path string) error {
-	f, err := os.Open(path)
+func load(m guest.Module) error {
+	f, err := os.Open(m.Path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("load %s: %w", path, err)
+	if err := unix.FinitModule(int(f.Fd()), m.Parameters, 0); err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("load %s %s: %w", m.Path, m.Parameters, err)
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-package bench
+package planes
 
 import (
 	"context"
@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/bench/frames"
 	"github.com/ulvs/ulvs/bench/wire"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
@@ -165,14 +166,16 @@ func newStation(b testing.TB, plane string, connections int, persistence time.Du
 
 // establish makes connections that have seen a SYN and an ACK.
 func (s *station) establish(flows uint32) {
-	var f frames
-	for _, flags := range []byte{0x02, 0x10} {
-		for n := uint32(0); n < flows; n += batch {
-			list := f.fill(n, flows, flags)
-			for i := range list {
-				list[i].In = s.at.Index
+	for _, flags := range []byte{frames.SYN, frames.ACK} {
+		f, err := frames.New(vip, flags)
+		s.must(err)
+		for n := uint32(0); n < flows; n += frames.Size {
+			for i := range f.List {
+				c := (n + uint32(i)) % flows
+				f.Client(i, 10<<24|c>>2, uint16(1024+c&3)) // as the generator's
+				f.List[i].In = s.at.Index
 			}
-			s.director.Handle(monotonic(), list[:min(batch, flows-n)])
+			s.director.Handle(monotonic(), f.List[:min(frames.Size, flows-n)])
 		}
 	}
 	if got := s.counter("connections"); got != uint64(flows) {

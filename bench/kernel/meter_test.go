@@ -1,0 +1,93 @@
+package kernel
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// work is for how long the only processor was not idle since the guest began: user
+// space, kernel and interrupts alike, which no clock of a thread or process counts
+// together. In the guest it is a number of instructions.
+func work() (time.Duration, error) {
+	// Idle time to the nanosecond is only here; /proc/stat has it in ticks.
+	text, err := os.ReadFile("/proc/timer_list")
+	if err != nil {
+		return 0, err
+	}
+	idle, err := idleIn(string(text))
+	if err != nil {
+		return 0, err
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		return 0, err
+	}
+	return time.Duration(now.Nano()) - idle, nil
+}
+
+// idleIn finds the idle time of the processor in what /proc/timer_list says
+// (kernel/time/timer_list.c, print_cpu).
+func idleIn(list string) (time.Duration, error) {
+	const name = ".idle_sleeptime"
+	switch n := strings.Count(list, name); n {
+	case 1:
+	case 0:
+		return 0, fmt.Errorf("/proc/timer_list has no %s: the kernel does not stop its tick", name)
+	default:
+		return 0, fmt.Errorf("there are %d processors: the guest is to have one", n)
+	}
+	_, after, _ := strings.Cut(list, name)
+	text, _, ok := strings.Cut(strings.TrimLeft(after, " :"), " nsecs")
+	n, err := strconv.ParseInt(text, 10, 64)
+	if !ok || err != nil {
+		return 0, fmt.Errorf("/proc/timer_list: %s is not understood: %.20q", name, after)
+	}
+	return time.Duration(n), nil
+}
+
+// settle waits until what earlier work has left to the kernel is done, such as
+// clearing namespaces away. Waiting takes no time outside of the guest.
+func settle() error {
+	const step, quiet, enough = 100 * time.Millisecond, 2 * time.Millisecond, 5
+	calm := 0
+	for range 600 {
+		before, err := work()
+		if err != nil {
+			return err
+		}
+		time.Sleep(step)
+		after, err := work()
+		if err != nil {
+			return err
+		}
+		if calm++; after-before > quiet {
+			calm = 0
+		}
+		if calm == enough {
+			return nil
+		}
+	}
+	return fmt.Errorf("the guest did not come to rest in a minute of its time")
+}
+
+func TestIdle(t *testing.T) {
+	list := "cpu: 0\n  .nohz_mode      : 2\n  .idle_exittime  : 12 nsecs\n  .idle_sleeptime : 29183726554 nsecs\n  .iowait_sleeptime: 7 nsecs\n"
+	if idle, err := idleIn(list); err != nil || idle != 29183726554 {
+		t.Error(idle, err)
+	}
+	for what, list := range map[string]string{
+		"does not stop":  "cpu: 0\n",
+		"2 processors":   list + list,
+		"not understood": "  .idle_sleeptime : x nsecs\n",
+	} {
+		if _, err := idleIn(list); err == nil || !strings.Contains(err.Error(), what) {
+			t.Errorf("%q: %v", what, err)
+		}
+	}
+}
