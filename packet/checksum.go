@@ -158,6 +158,46 @@ func TransportIntact(frame []byte, p *Packet) bool {
 	return acc.fold() == 0xffff
 }
 
+// MayBeUnfinished reports whether a frame may be one whose checksum was left to the
+// network card: it is false if the frame has no VLAN tag, its IP header no options or
+// extensions, and its TCP or UDP checksum is not the pseudo header's sum, which it is
+// then (include/linux/skbuff.h, CHECKSUM_PARTIAL). That takes a fraction of what
+// TransportIntact does.
+func MayBeUnfinished(frame []byte) bool {
+	const l3 = 14
+	var sum uint64
+	var proto byte
+	l4 := 0
+	switch {
+	case len(frame) >= l3+20+8 && frame[12] == 8 && frame[13] == 0 && frame[l3] == 0x45:
+		l4, proto = l3+20, frame[l3+9]
+		sum = uint64(binary.BigEndian.Uint32(frame[l3+12:])) + uint64(binary.BigEndian.Uint32(frame[l3+16:])) + uint64(binary.BigEndian.Uint16(frame[l3+2:])) - 20
+	case len(frame) >= l3+40+8 && frame[12] == 0x86 && frame[13] == 0xdd:
+		l4, proto = l3+40, frame[l3+6]
+		sum = uint64(binary.BigEndian.Uint16(frame[l3+4:]))
+		for at := l3 + 8; at < l4; at += 4 {
+			sum += uint64(binary.BigEndian.Uint32(frame[at:]))
+		}
+	default:
+		return true
+	}
+	field := l4 + 16
+	switch proto {
+	case 6:
+	case 17:
+		field = l4 + 6
+	default:
+		return true
+	}
+	if len(frame) < field+2 {
+		return true
+	}
+	for sum += uint64(proto); sum > 0xffff; {
+		sum = sum&0xffff + sum>>16
+	}
+	return uint16(sum) == binary.BigEndian.Uint16(frame[field:])
+}
+
 // CompleteChecksum fills in a checksum that was left to the network card: the
 // field at start+offset holds the sum of the pseudo header, and the checksum
 // covers frame from start to its end (cut padding that is not zero off before).

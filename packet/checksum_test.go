@@ -251,3 +251,35 @@ func TestDecrementTTL(t *testing.T) {
 		t.Error("ARP has a TTL")
 	}
 }
+
+// A checksum that was left to the card may be so; one that is complete is not, with
+// but chance against it.
+func TestMayBeUnfinished(t *testing.T) {
+	seen := 0
+	for _, s := range shapes(t) {
+		var p packet.Packet
+		p.Parse(s.frame)
+		offset := map[packet.Kind]int{packet.TCP: 16, packet.UDP: 6}[p.Kind]
+		if offset == 0 || p.Fragment || !packet.TransportIntact(s.frame, &p) {
+			continue
+		}
+		frame := bytes.Clone(s.frame)
+		plain := p.L3 == 14 && (p.Is6 && p.L4 == 54 || !p.Is6 && p.L4 == 34)
+		field := frame[p.L4+offset:]
+		if none := field[0] == 0 && field[1] == 0; plain && !none && packet.MayBeUnfinished(frame) {
+			t.Errorf("%s: its checksum is complete", s.name)
+		}
+		partial := ^packet.ChecksumWith(packet.PseudoSum(p.Source(), p.Dest(), p.Proto, p.End-p.L4), nil)
+		binary.BigEndian.PutUint16(field, partial)
+		if !packet.MayBeUnfinished(frame) {
+			t.Errorf("%s: its checksum was left to the card", s.name)
+		}
+		seen++
+	}
+	if seen < 4 {
+		t.Errorf("only %d shapes", seen)
+	}
+	for n := range 80 {
+		packet.MayBeUnfinished(make([]byte, n))
+	}
+}

@@ -7,6 +7,7 @@ package service
 
 import (
 	"cmp"
+	"encoding/binary"
 	"iter"
 	"net/netip"
 	"slices"
@@ -52,14 +53,17 @@ type markKey struct {
 type Table[S any] struct {
 	byAddr map[Key]item[S]
 	byMark map[markKey]item[S]
-	ftp    int // services on port 21
-	null   int // services on port 0
-	added  uint64
+	// ip4 is byAddr for IPv4, by keys of one word, which Go's maps find in a fifth of
+	// the instructions: each new connection asks.
+	ip4   map[uint64]*S
+	ftp   int // services on port 21
+	null  int // services on port 0
+	added uint64
 }
 
 // New makes an empty table.
 func New[S any]() *Table[S] {
-	return &Table[S]{byAddr: map[Key]item[S]{}, byMark: map[markKey]item[S]{}}
+	return &Table[S]{byAddr: map[Key]item[S]{}, byMark: map[markKey]item[S]{}, ip4: map[uint64]*S{}}
 }
 
 // Add puts in a service by address; AddMark by firewall mark and family. What
@@ -68,6 +72,22 @@ func (t *Table[S]) Add(k Key, s *S) {
 	t.count(k, 1)
 	t.added++
 	t.byAddr[k] = item[S]{s, t.added}
+	if !k.IPv6 {
+		t.ip4[k.word()] = s
+	}
+}
+
+// word is an IPv4 key in one word.
+func (k *Key) word() uint64 {
+	return uint64(binary.BigEndian.Uint32(k.Addr[:]))<<32 | uint64(k.Port)<<16 | uint64(k.Proto)
+}
+
+// at is the service at exactly this key, or nil.
+func (t *Table[S]) at(k *Key) *S {
+	if !k.IPv6 {
+		return t.ip4[k.word()]
+	}
+	return t.byAddr[*k].service
 }
 
 // AddMark puts in a service by firewall mark, which is not 0.
@@ -80,6 +100,9 @@ func (t *Table[S]) AddMark(mark uint32, ipv6 bool, s *S) {
 func (t *Table[S]) Remove(k Key) {
 	t.count(k, -1)
 	delete(t.byAddr, k)
+	if !k.IPv6 {
+		delete(t.ip4, k.word())
+	}
 }
 
 // RemoveMark takes out a service by firewall mark.
@@ -104,25 +127,25 @@ func (t *Table[S]) FindMark(mark uint32, ipv6 bool) *S { return t.byMark[markKey
 // Lookup is the service of a packet with this destination and mark, or nil. It
 // allocates nothing.
 func (t *Table[S]) Lookup(k Key, mark uint32) *S {
-	if mark != 0 {
+	if mark != 0 && len(t.byMark) > 0 {
 		if s := t.byMark[markKey{mark, k.IPv6}].service; s != nil {
 			return s
 		}
 	}
-	if s := t.byAddr[k].service; s != nil {
+	if s := t.at(&k); s != nil {
 		return s
 	}
 	port := k.Port
 	// FTP's data connections come to ports that nobody knows beforehand.
 	if t.ftp > 0 && k.Proto == tcp && (port == ftpDataPort || port >= Unprivileged) {
 		k.Port = ftpPort
-		if s := t.byAddr[k].service; s != nil {
+		if s := t.at(&k); s != nil {
 			return s
 		}
 	}
 	if t.null > 0 {
 		k.Port = 0
-		return t.byAddr[k].service
+		return t.at(&k)
 	}
 	return nil
 }

@@ -230,6 +230,9 @@ func (q *queue) run(poller *xsk.Poller, h dataplane.Handler) error {
 // header's sum (include/linux/skbuff.h, CHECKSUM_PARTIAL), which a socket is not
 // told.
 func unfinished(f *dataplane.Frame) {
+	if !packet.MayBeUnfinished(f.Data) {
+		return
+	}
 	var p packet.Packet
 	p.Parse(f.Data)
 	offset := 0
