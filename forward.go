@@ -25,6 +25,9 @@ type early struct {
 	hash    uint64   // of its flow
 	service *virtual // of a packet that opens a connection
 	looked  bool     // for the service
+	// The key of the template that it has if its service is persistent, and its hash.
+	key     persist.Key
+	keyHash uint64
 }
 
 // Handle implements dataplane.Handler: it is the way of a packet through the
@@ -54,7 +57,8 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 		p := &s.packets[i]
 		p.Parse(batch[i].Data)
 		if p.Kind == packet.TCP || p.Kind == packet.UDP || p.Kind == packet.SCTP {
-			s.early[i] = early{hash: d.conns.Hash(&p.Flow)}
+			e := &s.early[i]
+			e.hash, e.service, e.looked = d.conns.Hash(&p.Flow), nil, false
 		}
 	}
 	d.fwd.Lock()
@@ -90,8 +94,8 @@ func (d *Director) ahead(f *dataplane.Frame, p *packet.Packet, e *early) (line u
 	if s == nil || s.Persistence.Timeout == 0 {
 		return 0
 	}
-	key := d.templateKey(s, &p.Flow)
-	return d.templates.Touch(&key)
+	e.key, e.keyHash = d.templateKey(s, &p.Flow)
+	return d.templates.Touch(e.keyHash)
 }
 
 // frame decides about one frame.

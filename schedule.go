@@ -19,6 +19,8 @@ type attempt struct {
 	p    *packet.Packet // what is scheduled: the packet, or the one that an ICMP error quotes
 	hash uint64
 	tick uint32
+	// early is what is known of it already, or nil.
+	early *early
 	// oneShot: the service schedules each packet by itself; no connection.
 	oneShot bool
 	// quoted: p is not what f carries, and nobody is told if it goes wrong.
@@ -51,7 +53,7 @@ func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, e *early, tick
 		d.accept(f, p, s)
 		return 0, nil, false
 	}
-	a := attempt{f: f, p: p, hash: e.hash, tick: tick, oneShot: s.OnePacket && p.Kind == packet.UDP}
+	a := attempt{f: f, p: p, hash: e.hash, tick: tick, early: e, oneShot: s.OnePacket && p.Kind == packet.UDP}
 	id, dst = d.serve(s, &a)
 	return id, dst, a.oneShot
 }
@@ -190,7 +192,13 @@ func (d *Director) plain(s *virtual, a *attempt) (conn.ID, *dest) {
 // persistent is scheduling by template (ip_vs_sched_persist).
 func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 	own := a.p.Flow.VirtualPort() == s.Port
-	base := d.templateKey(s, &a.p.Flow)
+	var base persist.Key
+	var hash uint64
+	if a.early != nil && a.early.looked {
+		base, hash = a.early.key, a.early.keyHash
+	} else {
+		base, hash = d.templateKey(s, &a.p.Flow)
+	}
 	key := base
 	var call []byte
 	if s.Persistence.Engine != "" {
@@ -201,8 +209,9 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 			return 0, nil
 		}
 		key = base.With(call)
+		hash = d.templates.Hash(&key)
 	}
-	ct, found := d.templates.Lookup(&key)
+	ct, found := d.templates.Lookup(&key, hash)
 	var dst *dest
 	if found {
 		dst = d.table.dests[d.templates.Dest(ct)]
@@ -217,7 +226,7 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 			return 0, nil
 		}
 		var err error
-		if ct, err = d.templates.Insert(&key, dst.ID, s.Persistence.Timeout, a.tick); err != nil {
+		if ct, err = d.templates.Insert(&key, hash, dst.ID, s.Persistence.Timeout, a.tick); err != nil {
 			d.drop(a.f, dropTemplatesFull)
 			return 0, nil
 		}
@@ -243,9 +252,10 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 	return id, dst
 }
 
-// templateKey is the key of the template that a flow to a service has.
-func (d *Director) templateKey(s *virtual, f *packet.Flow) persist.Key {
-	return s.form.Key((*[5]uint64)(f), f.VirtualPort() == s.Port && s.Port != ftpPort)
+// templateKey is the key of the template that a flow to a service has, and its hash.
+func (d *Director) templateKey(s *virtual, f *packet.Flow) (k persist.Key, hash uint64) {
+	k = s.form.Key((*[5]uint64)(f), f.VirtualPort() == s.Port && s.Port != ftpPort)
+	return k, d.templates.Hash(&k)
 }
 
 // callID is what the engine finds in the packet.

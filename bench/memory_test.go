@@ -70,7 +70,7 @@ func BenchmarkMemory(b *testing.B) {
 			}
 			for i := range uint64(n) {
 				k := persist.Key{i * 0x9e3779b97f4a7c15, 0x0406_5000_0000}
-				id, err := t.Insert(&k, 1, 5*time.Minute, 0)
+				id, err := t.Insert(&k, t.Hash(&k), 1, 5*time.Minute, 0)
 				if err != nil {
 					b.Fatal(err)
 				}

@@ -139,35 +139,33 @@ func (t *Table) Max() int { return t.t.Max() }
 // Evicted is how many templates have made room for others so far.
 func (t *Table) Evicted() uint64 { return t.evicted }
 
+// Hash is the hash of a key, for Touch, Lookup and Insert.
+func (t *Table) Hash(k *Key) uint64 { return t.t.Hash((*shtab.Key)(k)) }
+
 // Lookup finds the template of a key (ip_vs_conn.c, ip_vs_ct_in_get).
-func (t *Table) Lookup(k *Key) (ID, bool) {
-	sk := (*shtab.Key)(k)
-	i, ok := t.t.Lookup(sk, t.t.Hash(sk))
+func (t *Table) Lookup(k *Key, hash uint64) (ID, bool) {
+	i, ok := t.t.Lookup((*shtab.Key)(k), hash)
 	return ID(i), ok
 }
 
-// Touch starts to load what Lookup and Insert will need of a key. What it returns
-// means nothing.
-func (t *Table) Touch(k *Key) uint32 {
-	sk := (*shtab.Key)(k)
-	return t.t.TouchNew(t.t.Hash(sk))
-}
+// Touch starts to load what Lookup and Insert will need. What it returns means
+// nothing.
+func (t *Table) Touch(hash uint64) uint32 { return t.t.TouchNew(hash) }
 
 // Insert makes a template that leads to real server dest (not 0) and lives for
 // timeout. The key must have none. When there is no room, the template goes
 // that has controlled nothing for the longest time; the error is ErrFull if
 // all control something.
-func (t *Table) Insert(k *Key, dest uint32, timeout time.Duration, now uint32) (ID, error) {
+func (t *Table) Insert(k *Key, hash uint64, dest uint32, timeout time.Duration, now uint32) (ID, error) {
 	sk := (*shtab.Key)(k)
-	h := t.t.Hash(sk)
-	i, err := t.t.Insert(sk, h, uint64(dest), now, 0)
+	i, err := t.t.Insert(sk, hash, uint64(dest), now, 0)
 	for err != nil {
 		if t.oldest == 0 {
 			return 0, ErrFull
 		}
 		t.end(t.oldest - 1)
 		t.evicted++
-		i, err = t.t.Insert(sk, h, uint64(dest), now, 0)
+		i, err = t.t.Insert(sk, hash, uint64(dest), now, 0)
 	}
 	t.t.Owner(i).controls = 0
 	t.rest(i)

@@ -88,14 +88,14 @@ func TestTimes(t *testing.T) {
 	tab := newTable(t, 10, nil)
 	f := FormFor(false, 0, netip.Addr{})
 	k := f.Key(flow(6, "10.1.1.1:1", "192.168.10.101:80"), true)
-	id, err := tab.Insert(&k, 7, 300*time.Second, 0)
+	id, err := tab.Insert(&k, tab.Hash(&k), 7, 300*time.Second, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	at := func(sec uint32) bool {
 		for tab.Advance(sec*hz, 10) {
 		}
-		_, ok := tab.Lookup(&k)
+		_, ok := tab.Lookup(&k, tab.Hash(&k))
 		return ok
 	}
 	tab.Control(id, 0)
@@ -112,7 +112,7 @@ func TestTimes(t *testing.T) {
 		t.Fatal("honoured after 300 s")
 	}
 
-	if id, err = tab.Insert(&k, 7, 300*time.Second, 1000*hz); err != nil {
+	if id, err = tab.Insert(&k, tab.Hash(&k), 7, 300*time.Second, 1000*hz); err != nil {
 		t.Fatal(err)
 	}
 	tab.Control(id, 1000*hz)
@@ -127,7 +127,7 @@ func TestTimes(t *testing.T) {
 		t.Fatal("it outlived the 60 s without a connection")
 	}
 
-	id, _ = tab.Insert(&k, 7, 2*time.Second, 2000*hz)
+	id, _ = tab.Insert(&k, tab.Hash(&k), 7, 2*time.Second, 2000*hz)
 	tab.Control(id, 2000*hz)
 	at(2002)
 	tab.Control(id, 2010*hz)
@@ -164,14 +164,14 @@ func TestBound(t *testing.T) {
 		n := rng.Uint64N(60)
 		k := Key{n, 1 << 40}
 		x := live[n]
-		id, ok := tab.Lookup(&k)
+		id, ok := tab.Lookup(&k, tab.Hash(&k))
 		if ok != (x != nil) || ok && id != x.id {
 			t.Fatalf("step %d: look-up: %v, want %+v", step, ok, x)
 		}
 		switch {
 		case x == nil:
 			ended = ended[:0]
-			id, err := tab.Insert(&k, 1, time.Hour, 0)
+			id, err := tab.Insert(&k, tab.Hash(&k), 1, time.Hour, 0)
 			if len(live) == max && len(idle) == 0 {
 				if !errors.Is(err, ErrFull) {
 					t.Fatalf("step %d: %v, want ErrFull", step, err)
@@ -224,18 +224,18 @@ func TestBound(t *testing.T) {
 func TestInvalidate(t *testing.T) {
 	tab := newTable(t, 10, nil)
 	k := Key{1, 1 << 40}
-	old, _ := tab.Insert(&k, 1, time.Minute, 0)
+	old, _ := tab.Insert(&k, tab.Hash(&k), 1, time.Minute, 0)
 	tab.Control(old, 0)
 	tab.Assure(old)
 	tab.Invalidate(old)
-	if _, ok := tab.Lookup(&k); ok {
+	if _, ok := tab.Lookup(&k, tab.Hash(&k)); ok {
 		t.Fatal("an invalid template is found")
 	}
-	fresh, err := tab.Insert(&k, 2, time.Minute, 0)
+	fresh, err := tab.Insert(&k, tab.Hash(&k), 2, time.Minute, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if id, ok := tab.Lookup(&k); !ok || id != fresh {
+	if id, ok := tab.Lookup(&k, tab.Hash(&k)); !ok || id != fresh {
 		t.Fatal("its successor is not found")
 	}
 	if !tab.Invalid(old) || tab.Invalid(fresh) || tab.StateName(old) != "ASSURED" || tab.StateName(fresh) != "NONE" || tab.Dest(old) != 1 {
@@ -258,7 +258,7 @@ func TestAllocates(t *testing.T) {
 		for i := range uint64(200) {
 			fl[0] = fl[0]&^0xffff | i
 			k := f.Key(fl, false)
-			id, err := tab.Insert(&k, 1, time.Minute, now)
+			id, err := tab.Insert(&k, tab.Hash(&k), 1, time.Minute, now)
 			if err != nil {
 				t.Fatal(err)
 			}

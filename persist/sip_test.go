@@ -57,12 +57,12 @@ func TestEngineKeys(t *testing.T) {
 	if a == b || a == base || other.With([]byte("call-a")) == a {
 		t.Fatal("keys are not told apart")
 	}
-	id, err := tab.Insert(&a, 1, time.Minute, 0)
+	id, err := tab.Insert(&a, tab.Hash(&a), 1, time.Minute, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
 	tab.Describe(id, base, SIP, []byte("call-a"))
-	if _, ok := tab.Lookup(&b); ok {
+	if _, ok := tab.Lookup(&b, tab.Hash(&b)); ok {
 		t.Fatal("another call's template is found")
 	}
 	if engine, data := tab.Engine(id); tab.Key(id) != base || engine != SIP || data != "call-a" {
