@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -104,16 +103,9 @@ func TestNoBPF(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { s.stop(c) })
-	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		if out, code := s.ulvs("", "ulvs", "status"); code == 0 {
-			if !strings.HasPrefix(out, "plane                    afpacket\n") {
-				t.Errorf("status: %s", out)
-			}
-			break
-		}
-		if time.Since(began) > 10*time.Second {
-			t.Fatalf("it does not start: %s", log.String())
-		}
+	log.await(t, "msg=ready")
+	if out, code := s.ulvs("", "ulvs", "status"); code != 0 || !strings.HasPrefix(out, "plane                    afpacket\n") {
+		t.Errorf("status: %s", out)
 	}
 	if n := strings.Count(log.String(), "packets are taken by AF_PACKET, not XDP"); n != 1 || !strings.Contains(log.String(), "may not load BPF programs") {
 		t.Errorf("the log: %s", log.String())

@@ -5,7 +5,6 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -119,15 +118,8 @@ func (s *site) start(args ...string) *lab.Cmd {
 			s.stop(c)
 		}
 	})
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if conn, err := net.Dial("unix", sock); err == nil {
-			conn.Close()
-			return c
-		}
-		if time.Now().After(deadline) {
-			s.t.Fatalf("the daemon does not start: %s", log)
-		}
-	}
+	log.await(s.t, "msg=ready")
+	return c
 }
 
 // said is what a daemon has said so far.
@@ -146,6 +138,17 @@ func (l *said) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.text.String()
+}
+
+// await waits until it has said a text. A daemon is ready when it says so: its socket
+// answers a little before, and one that it takes over from answers all the time.
+func (l *said) await(t *testing.T, text string) {
+	t.Helper()
+	for began := time.Now(); !strings.Contains(l.String(), text); time.Sleep(5 * time.Millisecond) {
+		if time.Since(began) > time.Minute {
+			t.Fatalf("the daemon did not say %q: %s", text, l)
+		}
+	}
 }
 
 // stop ends a daemon as a service manager does; it must end cleanly.
