@@ -150,7 +150,7 @@ func New(o Options) (*Director, error) {
 	}
 	now := tickOf(o.Clock())
 	d.nextEst = new(uint32)
-	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Populate: true, Expired: d.connExpired}
+	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Populate: true, Expired: d.connExpired, Ahead: d.connAhead}
 	templates := persist.Options{Max: o.Templates, Hz: hz, Now: now, Ended: d.templateEnded}
 	var kept [][]byte
 	var err error
@@ -314,6 +314,17 @@ const expiryBudget = 4096
 func (d *Director) advance(tick uint32) (more bool) {
 	more = d.conns.Advance(tick, expiryBudget)
 	return d.templates.Advance(tick, expiryBudget) || more
+}
+
+// connAhead reads what connExpired will need.
+func (d *Director) connAhead(id conn.ID) (sum uint32) {
+	if dst := d.table.dests[d.conns.Dest(id)]; dst != nil {
+		sum = uint32(dst.refs)
+	}
+	if t := d.conns.Template(id); t != 0 {
+		sum += d.templates.Awaits(persist.ID(t - 1))
+	}
+	return sum
 }
 
 // connExpired is told of a connection that goes (ip_vs_conn.c,

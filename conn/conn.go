@@ -46,6 +46,10 @@ type Options struct {
 	// Expired is called for each connection whose time is over, just before
 	// its entry goes. It must not change the table. Required.
 	Expired func(ID)
+	// Ahead, if it is not nil, is called for some connections before the first of
+	// them ends, to read what Expired will need: that is loaded for all of them at
+	// the same time. What it returns means nothing.
+	Ahead func(ID) uint32
 }
 
 // MemorySize is how many bytes of shared memory a table for max connections
@@ -75,9 +79,13 @@ func New(o Options) (*Table, error) {
 	}
 	t := &Table{expired: o.Expired, timeouts: defaultTimeouts(o.Hz)}
 	var err error
-	t.t, err = expiring.New[record](expiring.Options{
+	x := expiring.Options{
 		Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt, Populate: o.Populate, Quarantine: o.Quarantine,
-	}, t.over)
+	}
+	if o.Ahead != nil {
+		x.Ahead = func(i uint32) uint32 { return o.Ahead(ID(i)) }
+	}
+	t.t, err = expiring.New[record](x, t.over)
 	if err != nil {
 		return nil, fmt.Errorf("conn: %w", err)
 	}

@@ -85,7 +85,7 @@ func New(o Options) (*Table, error) {
 	}
 	t := &Table{ended: o.Ended}
 	var err error
-	t.t, err = expiring.New[record](expiring.Options{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt}, t.over)
+	t.t, err = expiring.New[record](expiring.Options{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt, Ahead: t.ahead}, t.over)
 	if err != nil {
 		return nil, fmt.Errorf("persist: %w", err)
 	}
@@ -204,6 +204,9 @@ func (t *Table) Release(id ID) {
 	}
 }
 
+// Awaits starts to load what Release will need. What it returns means nothing.
+func (t *Table) Awaits(id ID) uint32 { return t.t.Owner(uint32(id)).controls }
+
 // Counted says that the template has given a packet that needed no connection.
 func (t *Table) Counted(id ID) { t.t.SetCount(uint32(id), t.t.Count(uint32(id))+1) }
 
@@ -229,6 +232,15 @@ func (t *Table) over(i uint32) {
 		return
 	}
 	t.end(i)
+}
+
+// ahead loads the neighbour of a template that will end.
+func (t *Table) ahead(i uint32) uint32 {
+	newer := t.t.Owner(i).newer
+	if newer == 0 {
+		return 0
+	}
+	return t.t.Owner(newer - 1).older
 }
 
 // end removes a template that controls nothing.

@@ -7,6 +7,7 @@ package sched
 type wrr struct {
 	dests   []*Dest
 	last    *Dest // nil: the list's head
+	weights heaviest
 	current int32
 	max     int32 // the greatest weight, less divisor-1, so that the last pass is at 1
 	divisor int32
@@ -24,18 +25,19 @@ func (s *wrr) measure(dests []*Dest) {
 	s.dests = dests
 	s.last = nil
 	number(dests)
-	var divisor, heaviest int32
+	s.weights.measure(dests)
+	var divisor, greatest int32
 	for _, d := range dests {
 		if w := d.Weight(); w > 0 {
 			divisor = gcd(w, divisor)
-			heaviest = max(heaviest, w)
+			greatest = max(greatest, w)
 		}
 	}
 	if divisor == 0 {
 		divisor = 1
 	}
 	s.divisor = divisor
-	s.max = heaviest - (divisor - 1)
+	s.max = greatest - (divisor - 1)
 }
 
 func (s *wrr) Schedule(*Request) *Dest {
@@ -45,24 +47,21 @@ func (s *wrr) Schedule(*Request) *Dest {
 	// start is where the search began: when everything from there to the end
 	// and, after a restart, everything up to it was tried at weight 1, there
 	// is nothing.
-	start := s.last
-	var stop *Dest
-	lastPass, restarted := false, false
-	i := 0
+	start, i, end := s.last, 0, len(s.dests)
 	if start != nil {
 		i = start.pos + 1
 	}
+	lastPass, restarted := false, false
 	for {
-		for ; i < len(s.dests); i++ {
-			d := s.dests[i]
-			if !d.Overloaded() && d.Weight() >= s.current {
+		for i = s.weights.next(i, s.current); i < end; i = s.weights.next(i+1, s.current) {
+			if d := s.dests[i]; !d.Overloaded() {
 				s.last = d
 				return d
 			}
-			if d == stop {
-				s.last = d
-				return nil
-			}
+		}
+		if lastPass && restarted {
+			s.last = start
+			return nil
 		}
 		i = 0
 		s.current -= s.divisor
@@ -75,8 +74,8 @@ func (s *wrr) Schedule(*Request) *Dest {
 			restarted = true
 		}
 		lastPass = s.current <= s.divisor
-		if lastPass && restarted && start != nil {
-			stop = start
+		if lastPass && restarted {
+			end = start.pos + 1
 		}
 	}
 }

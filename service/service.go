@@ -43,10 +43,18 @@ type item[S any] struct {
 	order   uint64 // when it was added
 }
 
-type markKey struct {
-	mark uint32
-	ipv6 bool
+// markKey is a mark and a family in one word (Table.ip4 says why).
+type markKey uint64
+
+func markKeyOf(mark uint32, ipv6 bool) markKey {
+	if ipv6 {
+		return markKey(mark)<<1 | 1
+	}
+	return markKey(mark) << 1
 }
+
+func (k markKey) mark() uint32 { return uint32(k >> 1) }
+func (k markKey) ipv6() bool   { return k&1 != 0 }
 
 // Table is a set of services. Make it with New. It is not safe for concurrent
 // use.
@@ -93,7 +101,7 @@ func (t *Table[S]) at(k *Key) *S {
 // AddMark puts in a service by firewall mark, which is not 0.
 func (t *Table[S]) AddMark(mark uint32, ipv6 bool, s *S) {
 	t.added++
-	t.byMark[markKey{mark, ipv6}] = item[S]{s, t.added}
+	t.byMark[markKeyOf(mark, ipv6)] = item[S]{s, t.added}
 }
 
 // Remove takes out a service by address, RemoveMark by firewall mark.
@@ -106,7 +114,7 @@ func (t *Table[S]) Remove(k Key) {
 }
 
 // RemoveMark takes out a service by firewall mark.
-func (t *Table[S]) RemoveMark(mark uint32, ipv6 bool) { delete(t.byMark, markKey{mark, ipv6}) }
+func (t *Table[S]) RemoveMark(mark uint32, ipv6 bool) { delete(t.byMark, markKeyOf(mark, ipv6)) }
 
 // count keeps the numbers that spare Lookup its last two steps.
 func (t *Table[S]) count(k Key, n int) {
@@ -122,13 +130,13 @@ func (t *Table[S]) count(k Key, n int) {
 func (t *Table[S]) Find(k Key) *S { return t.byAddr[k].service }
 
 // FindMark is the service of exactly this mark, or nil.
-func (t *Table[S]) FindMark(mark uint32, ipv6 bool) *S { return t.byMark[markKey{mark, ipv6}].service }
+func (t *Table[S]) FindMark(mark uint32, ipv6 bool) *S { return t.byMark[markKeyOf(mark, ipv6)].service }
 
 // Lookup is the service of a packet with this destination and mark, or nil. It
 // allocates nothing.
 func (t *Table[S]) Lookup(k Key, mark uint32) *S {
 	if mark != 0 && len(t.byMark) > 0 {
-		if s := t.byMark[markKey{mark, k.IPv6}].service; s != nil {
+		if s := t.byMark[markKeyOf(mark, k.IPv6)].service; s != nil {
 			return s
 		}
 	}
@@ -157,8 +165,8 @@ func (t *Table[S]) Len() int { return len(t.byAddr) + len(t.byMark) }
 func (t *Table[S]) Marks(ipv6 bool) []uint32 {
 	var marks []uint32
 	for k := range t.byMark {
-		if k.ipv6 == ipv6 {
-			marks = append(marks, k.mark)
+		if k.ipv6() == ipv6 {
+			marks = append(marks, k.mark())
 		}
 	}
 	slices.Sort(marks)
@@ -193,7 +201,7 @@ func (t *Table[S]) All() iter.Seq[*S] {
 		list = append(list, placed{it, k.bucket(), false})
 	}
 	for k, it := range t.byMark {
-		list = append(list, placed{it, uint8(k.mark), true})
+		list = append(list, placed{it, uint8(k.mark()), true})
 	}
 	slices.SortFunc(list, func(a, b placed) int {
 		if a.mark != b.mark {

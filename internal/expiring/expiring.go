@@ -30,6 +30,10 @@ type Options struct {
 	Memory, Records []byte
 	Adopt           bool
 	Populate        bool
+	// Ahead, if it is not nil, is called for some entries before the time of the
+	// first of them is over. If it reads what over will need, that is loaded for all
+	// of them at the same time. What it returns means nothing.
+	Ahead func(i uint32) uint32
 	// Quarantine keeps the slots of entries that ended until Free: somebody else
 	// reads Memory too.
 	Quarantine bool
@@ -104,6 +108,9 @@ func New[E any](o Options, over func(i uint32)) (*Table[E], error) {
 	}
 	t.wheel = timerwheel.New(t.recs, func(r *record[E]) *timerwheel.Link { return &r.timer }, o.Now, t.fire)
 	t.wheel.Ahead(t.Stamp)
+	if o.Ahead != nil {
+		t.wheel.Ahead(func(i uint32) uint32 { return t.Stamp(i) + o.Ahead(i) })
+	}
 	if o.Adopt {
 		t.wind()
 		if !o.Quarantine {

@@ -96,8 +96,9 @@ func (w *Wheel) Unset(i uint32) {
 func (w *Wheel) Advance(now uint32, budget int) (more bool) {
 	for {
 		for w.doing > 0 {
-			list := w.heads[uint32(w.todo[w.doing-1])*ways:][:ways]
-			if !w.touch(list) {
+			n := uint32(w.todo[w.doing-1])
+			list := w.heads[n*ways:][:ways]
+			if !w.touch(list, n < lists) {
 				w.doing--
 				continue
 			}
@@ -126,16 +127,16 @@ func (w *Wheel) Advance(now uint32, budget int) (more bool) {
 	}
 }
 
-// touch starts to load the first records of a list's chains, and reports whether
-// there are any.
-func (w *Wheel) touch(list []uint32) (any bool) {
+// touch starts to load the first records of a list's chains, and what they need if
+// they expire, as those of the lowest level do. It reports whether there are any.
+func (w *Wheel) touch(list []uint32, expire bool) (any bool) {
 	for _, head := range list {
 		if head == 0 {
 			continue
 		}
 		any = true
 		w.sum += w.links.at(head - 1).next
-		if w.ahead != nil {
+		if expire && w.ahead != nil {
 			w.sum += w.ahead(head - 1)
 		}
 	}
