@@ -25,9 +25,10 @@ type early struct {
 	hash    uint64   // of its flow
 	service *virtual // of a packet that opens a connection
 	looked  bool     // for the service
-	// The key of the template that it has if its service is persistent, and its hash.
-	key     persist.Key
-	keyHash uint64
+	// If its service is persistent, the key of the template that it has, and its hash.
+	templated bool
+	key       persist.Key
+	keyHash   uint64
 }
 
 // Handle implements dataplane.Handler: it is the way of a packet through the
@@ -60,6 +61,7 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 			e := &s.early[i]
 			e.hash, e.service, e.looked = d.conns.Hash(&p.Flow), nil, false
 		}
+		s.early[i].templated = false
 	}
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
@@ -77,7 +79,13 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	}
 	for i := range batch {
 		if opens(&s.packets[i]) {
-			lines += d.ahead(&batch[i], &s.packets[i], &s.early[i])
+			d.ahead(&batch[i], &s.packets[i], &s.early[i])
+		}
+	}
+	// By itself, so that a processor has many of these loads under way.
+	for i := range batch {
+		if e := &s.early[i]; e.templated {
+			lines += d.templates.Touch(e.keyHash)
 		}
 	}
 	d.touched = lines
@@ -86,16 +94,16 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	}
 }
 
-// ahead looks for the service of a packet that opens a connection, and has the line
-// of its template loaded.
-func (d *Director) ahead(f *dataplane.Frame, p *packet.Packet, e *early) (line uint32) {
+// ahead looks for the service of a packet that opens a connection, and works out which
+// template it has.
+func (d *Director) ahead(f *dataplane.Frame, p *packet.Packet, e *early) {
 	e.service, e.looked = d.service(f, p, p), true
 	s := e.service
 	if s == nil || s.Persistence.Timeout == 0 {
-		return 0
+		return
 	}
+	e.templated = true
 	e.key, e.keyHash = d.templateKey(s, &p.Flow)
-	return d.templates.Touch(e.keyHash)
 }
 
 // frame decides about one frame.

@@ -194,7 +194,7 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 	own := a.p.Flow.VirtualPort() == s.Port
 	var base persist.Key
 	var hash uint64
-	if a.early != nil && a.early.looked {
+	if a.early != nil && a.early.templated {
 		base, hash = a.early.key, a.early.keyHash
 	} else {
 		base, hash = d.templateKey(s, &a.p.Flow)

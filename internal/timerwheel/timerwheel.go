@@ -136,7 +136,12 @@ func (w *Wheel) touch(list []uint32, expire bool) (any bool) {
 		}
 		any = true
 		w.sum += w.links.at(head - 1).next
-		if expire && w.ahead != nil {
+	}
+	if !expire || w.ahead == nil {
+		return any
+	}
+	for _, head := range list {
+		if head != 0 {
 			w.sum += w.ahead(head - 1)
 		}
 	}
