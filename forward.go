@@ -103,7 +103,7 @@ func (d *Director) ahead(f *dataplane.Frame, p *packet.Packet, e *early) {
 		return
 	}
 	e.templated = true
-	e.key, e.keyHash = d.templateKey(s, &p.Flow)
+	d.templateKey(s, &p.Flow, e)
 }
 
 // frame decides about one frame.

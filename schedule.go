@@ -192,14 +192,12 @@ func (d *Director) plain(s *virtual, a *attempt) (conn.ID, *dest) {
 // persistent is scheduling by template (ip_vs_sched_persist).
 func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 	own := a.p.Flow.VirtualPort() == s.Port
-	var base persist.Key
-	var hash uint64
-	if a.early != nil && a.early.templated {
-		base, hash = a.early.key, a.early.keyHash
-	} else {
-		base, hash = d.templateKey(s, &a.p.Flow)
+	e := a.early
+	if e == nil || !e.templated {
+		e = new(early)
+		d.templateKey(s, &a.p.Flow, e)
 	}
-	key := base
+	key, hash := &e.key, e.keyHash
 	var call []byte
 	if s.Persistence.Engine != "" {
 		// Only UDP messages with a Call-ID are served (ip_vs_sip_fill_param).
@@ -208,10 +206,10 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 			d.drop(a.f, dropEngine)
 			return 0, nil
 		}
-		key = base.With(call)
-		hash = d.templates.Hash(&key)
+		of := key.With(call)
+		key, hash = &of, d.templates.Hash(&of)
 	}
-	ct, found := d.templates.Lookup(&key, hash)
+	ct, found := d.templates.Lookup(key, hash)
 	var dst *dest
 	if found {
 		dst = d.table.dests[d.templates.Dest(ct)]
@@ -226,18 +224,18 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 			return 0, nil
 		}
 		var err error
-		if ct, err = d.templates.Insert(&key, hash, dst.ID, s.Persistence.Timeout, a.tick); err != nil {
+		if ct, err = d.templates.Insert(key, hash, dst.ID, s.Persistence.Timeout, a.tick); err != nil {
 			d.drop(a.f, dropTemplatesFull)
 			return 0, nil
 		}
 		dst.Bind(true, false)
 		dst.refs++
 		if call != nil {
-			d.templates.Describe(ct, base, s.Persistence.Engine, call)
+			d.templates.Describe(ct, e.key, s.Persistence.Engine, call)
 		}
 	}
 	if found && call != nil && !d.templates.Described(ct) {
-		d.templates.Describe(ct, base, s.Persistence.Engine, call)
+		d.templates.Describe(ct, e.key, s.Persistence.Engine, call)
 	}
 	if a.oneShot {
 		d.templates.Control(ct, a.tick)
@@ -252,10 +250,11 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 	return id, dst
 }
 
-// templateKey is the key of the template that a flow to a service has, and its hash.
-func (d *Director) templateKey(s *virtual, f *packet.Flow) (k persist.Key, hash uint64) {
-	k = s.form.Key((*[5]uint64)(f), f.VirtualPort() == s.Port && s.Port != ftpPort)
-	return k, d.templates.Hash(&k)
+// templateKey works out the key of the template that a flow to a service has, and its
+// hash.
+func (d *Director) templateKey(s *virtual, f *packet.Flow, e *early) {
+	s.form.Fill(&e.key, (*[5]uint64)(f), f.VirtualPort() == s.Port && s.Port != ftpPort)
+	e.keyHash = d.templates.Hash(&e.key)
 }
 
 // callID is what the engine finds in the packet.

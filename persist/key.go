@@ -10,24 +10,22 @@ import (
 // port; the client port is 0. It is comparable.
 type Key [5]uint64
 
-// The protocol number of templates of firewall-mark services: one template
-// spans all protocols (IPPROTO_IP).
-const protoIP = 0
-
-// Form is how a service's templates are keyed: what Key takes of a packet. It
-// is worked out once for a service, and is immutable.
+// Form is how a service's templates are keyed: what Fill takes of a packet. It is
+// worked out once for a service, and is immutable.
 type Form struct {
-	mask [3]uint64 // for words 0 and 2: the client's address; 1: unused
-	mark uint32
-	is6  bool
+	own, other choice // for the service's own port, and for others
 }
+
+// choice is which bits of a flow are a key's, and what is put beside them.
+type choice struct{ keep, put Key }
 
 // FormFor is the form of a service: mark is its firewall mark, or 0; mask its
 // persistence netmask, of the service's family, where the zero Addr is one
 // host. The mask applies to the client's address only and need not be
 // contiguous (ip_vs_core.c, ip_vs_sched_persist).
 func FormFor(is6 bool, mark uint32, mask netip.Addr) Form {
-	f := Form{mark: mark, is6: is6}
+	const all = ^uint64(0)
+	f := choice{keep: Key{all, all, all, all, all}}
 	m := [16]byte{}
 	for i := range m {
 		m[i] = 0xff
@@ -36,51 +34,45 @@ func FormFor(is6 bool, mark uint32, mask netip.Addr) Form {
 		copy(m[:], mask.AsSlice())
 	}
 	if is6 {
-		f.mask[0] = binary.NativeEndian.Uint64(m[:8])
-		f.mask[2] = binary.NativeEndian.Uint64(m[8:])
+		f.keep[2] = binary.NativeEndian.Uint64(m[8:])
 	} else {
 		// Word 0 of an IPv4 flow is the client's address and the virtual one.
-		for i := 4; i < 8; i++ {
-			m[i] = 0xff
-		}
-		f.mask[0] = binary.NativeEndian.Uint64(m[:8])
+		copy(m[4:], []byte{0xff, 0xff, 0xff, 0xff})
 	}
-	return f
+	f.keep[0] = binary.NativeEndian.Uint64(m[:8])
+	word := func(b ...byte) uint64 { return binary.NativeEndian.Uint64(append(b, make([]byte, 8-len(b))...)) }
+	f.keep[1] &^= word(0xff, 0xff) // client port
+	own := f
+	f.keep[1] &^= word(0, 0, 0xff, 0xff)
+	if mark != 0 {
+		f.keep[1] &^= word(0, 0, 0, 0, 0xff) // IPPROTO_IP: one template spans all protocols
+		v := binary.BigEndian.AppendUint32(nil, mark)
+		if is6 {
+			// The kernel compares a mark's whole union; its first four bytes are
+			// the mark, the rest is zero.
+			f.keep[3], f.keep[4] = 0, 0
+			f.put[3] = word(v...)
+		} else {
+			f.keep[0] &^= word(0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff)
+			f.put[0] = word(append(make([]byte, 4), v...)...)
+		}
+	}
+	return Form{own: own, other: f}
 }
 
-// Key is the template key of a packet with this flow. keepPort says that the
+// Fill makes k the template key of a packet with this flow. keepPort says that the
 // packet's port is the service's own, and that service is not FTP's: then the
 // template holds for that port alone, otherwise for all of them
 // (ip_vs_sched_persist). A mark's template does not look at the virtual
 // address, the port or the protocol, unless keepPort.
-func (f *Form) Key(flow *[5]uint64, keepPort bool) Key {
-	k := Key(*flow)
-	k[0] &= f.mask[0]
-	if f.is6 {
-		k[2] &= f.mask[2]
+func (f *Form) Fill(k *Key, flow *[5]uint64, keepPort bool) {
+	c := &f.other
+	if keepPort {
+		c = &f.own
 	}
-	var w [8]byte
-	binary.NativeEndian.PutUint64(w[:], k[1])
-	w[0], w[1] = 0, 0 // client port
-	if !keepPort {
-		w[2], w[3] = 0, 0
-		if f.mark != 0 {
-			w[4] = protoIP
-			var v [8]byte
-			if f.is6 {
-				// The kernel compares a mark's whole union; its first four
-				// bytes are the mark, the rest is zero.
-				binary.BigEndian.PutUint32(v[:], f.mark)
-				k[3], k[4] = binary.NativeEndian.Uint64(v[:]), 0
-			} else {
-				binary.NativeEndian.PutUint64(v[:], k[0])
-				binary.BigEndian.PutUint32(v[4:], f.mark)
-				k[0] = binary.NativeEndian.Uint64(v[:])
-			}
-		}
+	for i := range k {
+		k[i] = flow[i]&c.keep[i] | c.put[i]
 	}
-	k[1] = binary.NativeEndian.Uint64(w[:])
-	return k
 }
 
 // Client, Virtual and Protocol take a key apart, for listing. The virtual

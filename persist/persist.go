@@ -76,6 +76,9 @@ type Table struct {
 	described map[ID]engineTemplate
 
 	oldest, newest uint32 // of those that control nothing, as index+1
+	// One that was just made, as index+1, and that is not on that list: it is most
+	// probably given a connection at once.
+	made uint32
 }
 
 // New makes an empty table, or takes one over.
@@ -160,15 +163,16 @@ func (t *Table) Insert(k *Key, hash uint64, dest uint32, timeout time.Duration, 
 	sk := (*shtab.Key)(k)
 	i, err := t.t.Insert(sk, hash, uint64(dest), now, 0)
 	for err != nil {
-		if t.oldest == 0 {
+		if t.settle(); t.oldest == 0 {
 			return 0, ErrFull
 		}
 		t.end(t.oldest - 1)
 		t.evicted++
 		i, err = t.t.Insert(sk, hash, uint64(dest), now, 0)
 	}
-	t.t.Owner(i).controls = 0
-	t.rest(i)
+	t.settle()
+	*t.t.Owner(i) = record{}
+	t.made = i + 1
 	t.t.Start(i, t.t.Ticks(timeout), now)
 	t.t.SetState(i, flagStarted)
 	return ID(i), nil
@@ -200,6 +204,7 @@ func (t *Table) Control(id ID, now uint32) {
 func (t *Table) Release(id ID) {
 	r := t.t.Owner(uint32(id))
 	if r.controls--; r.controls == 0 {
+		t.settle()
 		t.rest(uint32(id))
 	}
 }
@@ -251,6 +256,15 @@ func (t *Table) end(i uint32) {
 	t.t.End(i)
 }
 
+// settle puts the template that was made last on the list of those that control
+// nothing, if that is what it does.
+func (t *Table) settle() {
+	if i := t.made; i != 0 {
+		t.made = 0
+		t.rest(i - 1)
+	}
+}
+
 // rest puts a template at the new end of the list of those that control
 // nothing; wake takes it off.
 func (t *Table) rest(i uint32) {
@@ -265,6 +279,10 @@ func (t *Table) rest(i uint32) {
 }
 
 func (t *Table) wake(i uint32) {
+	if t.made == i+1 {
+		t.made = 0
+		return
+	}
 	r := t.t.Owner(i)
 	if r.older != 0 {
 		t.t.Owner(r.older - 1).newer = r.newer

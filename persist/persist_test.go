@@ -67,7 +67,7 @@ func TestKey(t *testing.T) {
 		{"IPv6 network", FormFor(true, 0, mask("ffff:ffff:ffff:ffff::")), 6, "[fd00::1:2:3:4]:40000", "[fd00:10::101]:80", true, "6 fd00:: [fd00:10::101]:80"},
 		{"IPv6 mark", FormFor(true, 10, netip.Addr{}), 6, "[fd00::1:2]:40000", "[fd00:10::101]:80", false, "0 fd00::1:2 [0:a::]:0"},
 	} {
-		k := tt.form.Key(flow(tt.proto, tt.client, tt.virtual), tt.keepPort)
+		k := keyOf(&tt.form, flow(tt.proto, tt.client, tt.virtual), tt.keepPort)
 		got := string(append([]byte(nil), '0'+k.Protocol())) + " " + k.Client().String() + " " + k.Virtual().String()
 		if k.Protocol() > 9 {
 			got = "?" + got
@@ -75,7 +75,7 @@ func TestKey(t *testing.T) {
 		if got != tt.want {
 			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
 		}
-		other := tt.form.Key(flow(tt.proto, tt.client[:len(tt.client)-1]+"7", tt.virtual), tt.keepPort)
+		other := keyOf(&tt.form, flow(tt.proto, tt.client[:len(tt.client)-1]+"7", tt.virtual), tt.keepPort)
 		if other != k {
 			t.Errorf("%s: another client port gives another key", tt.name)
 		}
@@ -87,7 +87,7 @@ func TestKey(t *testing.T) {
 func TestTimes(t *testing.T) {
 	tab := newTable(t, 10, nil)
 	f := FormFor(false, 0, netip.Addr{})
-	k := f.Key(flow(6, "10.1.1.1:1", "192.168.10.101:80"), true)
+	k := keyOf(&f, flow(6, "10.1.1.1:1", "192.168.10.101:80"), true)
 	id, err := tab.Insert(&k, tab.Hash(&k), 7, 300*time.Second, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -257,7 +257,7 @@ func TestAllocates(t *testing.T) {
 	if n := testing.AllocsPerRun(50, func() {
 		for i := range uint64(200) {
 			fl[0] = fl[0]&^0xffff | i
-			k := f.Key(fl, false)
+			k := keyOf(&f, fl, false)
 			id, err := tab.Insert(&k, tab.Hash(&k), 1, time.Minute, now)
 			if err != nil {
 				t.Fatal(err)
@@ -271,4 +271,9 @@ func TestAllocates(t *testing.T) {
 	}); n != 0 {
 		t.Fatalf("%v allocations", n)
 	}
+}
+
+func keyOf(f *Form, flow *[5]uint64, keepPort bool) (k Key) {
+	f.Fill(&k, flow, keepPort)
+	return k
 }

@@ -51,9 +51,9 @@ func FuzzCallID(f *testing.F) {
 func TestEngineKeys(t *testing.T) {
 	tab := newTable(t, 10, nil)
 	form := FormFor(false, 0, netip.Addr{})
-	base := form.Key(flow(17, "10.1.1.1:5060", "192.168.10.101:5060"), true)
+	base := keyOf(&form, flow(17, "10.1.1.1:5060", "192.168.10.101:5060"), true)
 	a, b := base.With([]byte("call-a")), base.With([]byte("call-b"))
-	other := form.Key(flow(17, "10.1.1.2:5060", "192.168.10.101:5060"), true)
+	other := keyOf(&form, flow(17, "10.1.1.2:5060", "192.168.10.101:5060"), true)
 	if a == b || a == base || other.With([]byte("call-a")) == a {
 		t.Fatal("keys are not told apart")
 	}

@@ -130,7 +130,9 @@ func (t *Table[S]) count(k Key, n int) {
 func (t *Table[S]) Find(k Key) *S { return t.byAddr[k].service }
 
 // FindMark is the service of exactly this mark, or nil.
-func (t *Table[S]) FindMark(mark uint32, ipv6 bool) *S { return t.byMark[markKeyOf(mark, ipv6)].service }
+func (t *Table[S]) FindMark(mark uint32, ipv6 bool) *S {
+	return t.byMark[markKeyOf(mark, ipv6)].service
+}
 
 // Lookup is the service of a packet with this destination and mark, or nil. It
 // allocates nothing.

@@ -1,8 +1,10 @@
 package dataplanetest
 
 import (
+	"maps"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"github.com/ulvs/ulvs/dataplane"
 )
@@ -10,13 +12,16 @@ import (
 // Resolver is a dataplane.Resolver that knows what the test told it. Make one
 // with NewResolver; it is safe for concurrent use.
 type Resolver struct {
+	// What the host has is asked for with each new connection, whose cost people
+	// measure: no lock is taken.
+	local atomic.Pointer[map[netip.Addr]bool]
+	links atomic.Pointer[map[int]link]
+
 	mu        sync.RWMutex
 	neighbors map[netip.Addr]dataplane.Neighbor
-	local     map[netip.Addr]bool
 	hops      map[netip.Addr]*hop
 	wants     map[netip.Addr]int
 	sources   map[int][]netip.Addr
-	links     map[int]link
 }
 
 type hop struct {
@@ -33,14 +38,23 @@ var _ dataplane.Resolver = (*Resolver)(nil)
 
 // NewResolver makes a resolver to which every address is unreachable.
 func NewResolver() *Resolver {
-	return &Resolver{
+	r := &Resolver{
 		neighbors: make(map[netip.Addr]dataplane.Neighbor),
-		local:     make(map[netip.Addr]bool),
 		hops:      make(map[netip.Addr]*hop),
 		wants:     make(map[netip.Addr]int),
 		sources:   make(map[int][]netip.Addr),
-		links:     make(map[int]link),
 	}
+	r.local.Store(new(map[netip.Addr]bool))
+	r.links.Store(new(map[int]link))
+	return r
+}
+
+// with is a map with another entry.
+func with[K comparable, V any](m *map[K]V, k K, v V) *map[K]V {
+	n := make(map[K]V, len(*m)+1)
+	maps.Copy(n, *m)
+	n[k] = v
+	return &n
 }
 
 // Set says what addr resolves to, now and for hops that are asked for later.
@@ -64,7 +78,7 @@ func (r *Resolver) SetReachable(addr netip.Addr, ifindex int, dst dataplane.MAC)
 // SetLocal makes addr one of the host's own, or no longer.
 func (r *Resolver) SetLocal(addr netip.Addr, yes bool) {
 	r.mu.Lock()
-	r.local[addr.Unmap()] = yes
+	r.local.Store(with(r.local.Load(), addr.Unmap(), yes))
 	r.mu.Unlock()
 }
 
@@ -72,7 +86,7 @@ func (r *Resolver) SetLocal(addr netip.Addr, yes bool) {
 // primary addresses, which Source picks from.
 func (r *Resolver) SetLink(ifindex int, name string, mac dataplane.MAC, sources ...netip.Addr) {
 	r.mu.Lock()
-	r.links[ifindex] = link{mac, name}
+	r.links.Store(with(r.links.Load(), ifindex, link{mac, name}))
 	r.sources[ifindex] = sources
 	r.mu.Unlock()
 }
@@ -104,7 +118,7 @@ func (r *Resolver) NextHop(addr netip.Addr) *dataplane.NextHop {
 		h = &hop{next: dataplane.NewNextHop(addr, r.want)}
 		if n, ok := r.neighbors[addr]; ok {
 			h.next.Set(n)
-		} else if r.local[addr] {
+		} else if (*r.local.Load())[addr] {
 			h.next.Set(dataplane.Neighbor{State: dataplane.HopLocal})
 		}
 		r.hops[addr] = h
@@ -135,9 +149,7 @@ func (r *Resolver) Release(n *dataplane.NextHop) {
 
 // Local implements dataplane.Resolver.
 func (r *Resolver) Local(addr netip.Addr) bool {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.local[addr.Unmap()]
+	return (*r.local.Load())[addr.Unmap()]
 }
 
 // Source implements dataplane.Resolver.
@@ -154,15 +166,11 @@ func (r *Resolver) Source(ifindex int, like netip.Addr) netip.Addr {
 
 // LinkAddr implements dataplane.Resolver.
 func (r *Resolver) LinkAddr(ifindex int) (dataplane.MAC, bool) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	l, ok := r.links[ifindex]
+	l, ok := (*r.links.Load())[ifindex]
 	return l.mac, ok
 }
 
 // LinkName implements dataplane.Resolver.
 func (r *Resolver) LinkName(ifindex int) string {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	return r.links[ifindex].name
+	return (*r.links.Load())[ifindex].name
 }
