@@ -278,7 +278,7 @@ func TestAllocates(t *testing.T) {
 	}
 }
 
-func BenchmarkNew(b *testing.B) {
+func BenchmarkTurnover(b *testing.B) {
 	for _, live := range []int{1 << 10, 1 << 20} {
 		b.Run(fmt.Sprint(live), func(b *testing.B) {
 			tab := newTable(b, live+1, nil)

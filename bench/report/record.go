@@ -1,0 +1,62 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// record runs a command, which is a benchmark of Go's or prints like one, and keeps
+// its output with what has to be known about the machine. Nothing is kept of one
+// that failed.
+func record(name string, command []string) error {
+	var out bytes.Buffer
+	for _, line := range [][2]string{
+		{"command", strings.Join(command, " ")},
+		{"date", time.Now().UTC().Format(time.DateOnly)},
+		{"commit", commit()},
+		{"kernel", firstLine("/proc/sys/kernel/osrelease")},
+		{"cpus", fmt.Sprint(runtime.NumCPU())},
+		{"go", runtime.Version()},
+	} {
+		fmt.Fprintf(&out, "%s: %s\n", line[0], line[1])
+	}
+	cmd := exec.Command(command[0], command[1:]...)
+	cmd.Stdout, cmd.Stderr = io.MultiWriter(os.Stdout, &out), os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w; nothing was kept", strings.Join(command, " "), err)
+	}
+	if err := os.MkdirAll(resultsDir, 0o755); err != nil {
+		return err
+	}
+	to := filepath.Join(resultsDir, name+".txt")
+	if err := os.WriteFile(to, out.Bytes(), 0o644); err != nil {
+		return err
+	}
+	fmt.Fprintln(os.Stderr, "kept in", to)
+	return nil
+}
+
+// commit is what the working tree is made from, as well as that can be said.
+func commit() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty", "--exclude=*").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
+}
+
+func firstLine(file string) string {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "unknown"
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	return line
+}
