@@ -127,7 +127,9 @@ func TestBench(t *testing.T) {
 			if n := after["connections"] - before["connections"]; n != int(r.Sent) {
 				t.Errorf("%d connections were made with %d packets", n, r.Sent)
 			}
-		} else if n := after["xdp_frames"] - before["xdp_frames"]; r.Opened != 100 || n != int(r.Sent) {
+		} else if n := after["xdp_frames"] - before["xdp_frames"]; r.Opened != 100 || n < int(r.Sent) || n > int(r.Sent)+3*100 {
+			// A busy machine may open some of them again, and what is established
+			// already is XDP's.
 			t.Errorf("%d connections were opened; XDP forwarded %d of %d packets", r.Opened, n, r.Sent)
 		}
 	}
