@@ -7,11 +7,13 @@ package sched
 //
 // The zero value is that of an empty list.
 type heaviest struct {
+	dests []*Dest
 	nodes []int32 // the root is nodes[1]; the second half are the weights, 0 beyond the list's end
 }
 
 // measure takes a list's weights.
 func (t *heaviest) measure(dests []*Dest) {
+	t.dests = dests
 	leaves := 1
 	for leaves < len(dests) {
 		leaves *= 2
@@ -27,6 +29,17 @@ func (t *heaviest) measure(dests []*Dest) {
 	for i := leaves - 1; i > 0; i-- {
 		t.nodes[i] = max(t.nodes[2*i], t.nodes[2*i+1])
 	}
+}
+
+// usable is the first destination from index i on, before end, whose weight is at
+// least w, which is 1 or more, and that is not overloaded; or nil.
+func (t *heaviest) usable(i, end int, w int32) *Dest {
+	for i = t.next(i, w); i < end; i = t.next(i+1, w) {
+		if d := t.dests[i]; !d.Overloaded() {
+			return d
+		}
+	}
+	return nil
 }
 
 // next is the index of the first destination, from index i on, whose weight is at

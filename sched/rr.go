@@ -3,7 +3,6 @@ package sched
 // rr is round robin (ip_vs_rr.c): the next usable destination after the last
 // one chosen.
 type rr struct {
-	dests   []*Dest
 	last    *Dest // nil: the list's head, before the first
 	weights heaviest
 }
@@ -15,7 +14,6 @@ func newRR(dests []*Dest, _ Flags) Scheduler {
 }
 
 func (s *rr) measure(dests []*Dest) {
-	s.dests = dests
 	number(dests)
 	s.weights.measure(dests)
 }
@@ -25,24 +23,14 @@ func (s *rr) Schedule(*Request) *Dest {
 	if s.last != nil {
 		i = s.last.pos + 1
 	}
-	d := s.between(i, len(s.dests))
+	d := s.weights.usable(i, len(s.weights.dests), 1)
 	if d == nil {
-		d = s.between(0, i)
+		d = s.weights.usable(0, i, 1)
 	}
 	if d != nil {
 		s.last = d
 	}
 	return d
-}
-
-// between is the first usable destination from index i on, before end.
-func (s *rr) between(i, end int) *Dest {
-	for i = s.weights.next(i, 1); i < end; i = s.weights.next(i+1, 1) {
-		if d := s.dests[i]; !d.Overloaded() {
-			return d
-		}
-	}
-	return nil
 }
 
 func (s *rr) Added(dests []*Dest, _ *Dest) { s.measure(dests) }

@@ -5,7 +5,6 @@ package sched
 // starts at the greatest and falls by the greatest common divisor of all, pass
 // after pass, until it has been 1.
 type wrr struct {
-	dests   []*Dest
 	last    *Dest // nil: the list's head
 	weights heaviest
 	current int32
@@ -22,7 +21,6 @@ func newWRR(dests []*Dest, _ Flags) Scheduler {
 
 // measure reads the weights (ip_vs_wrr_gcd_weight, ip_vs_wrr_max_weight).
 func (s *wrr) measure(dests []*Dest) {
-	s.dests = dests
 	s.last = nil
 	number(dests)
 	s.weights.measure(dests)
@@ -47,17 +45,15 @@ func (s *wrr) Schedule(*Request) *Dest {
 	// start is where the search began: when everything from there to the end
 	// and, after a restart, everything up to it was tried at weight 1, there
 	// is nothing.
-	start, i, end := s.last, 0, len(s.dests)
+	start, i, end := s.last, 0, len(s.weights.dests)
 	if start != nil {
 		i = start.pos + 1
 	}
 	lastPass, restarted := false, false
 	for {
-		for i = s.weights.next(i, s.current); i < end; i = s.weights.next(i+1, s.current) {
-			if d := s.dests[i]; !d.Overloaded() {
-				s.last = d
-				return d
-			}
+		if d := s.weights.usable(i, end, s.current); d != nil {
+			s.last = d
+			return d
 		}
 		if lastPass && restarted {
 			s.last = start

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/bits"
 	"net"
 	"net/netip"
@@ -63,11 +64,7 @@ host's stack; all else, ARP too, is left to it. Nothing is ever answered.
 
 SIGINT and SIGTERM end it early; it then prints what it has.`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-			defer stop()
-			return g.run(ctx, os.Stdout)
-		},
+		RunE: untilSignal(g.run),
 	}
 	f := c.Flags()
 	g.flags(c)
@@ -92,14 +89,19 @@ func countCommand() *cobra.Command {
 that answers nothing. They are dropped in front of the host's stack; all else, ARP
 too, is left to it. SIGINT and SIGTERM end it early; it then prints what it has.`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-			defer stop()
-			return o.run(ctx, os.Stdout)
-		},
+		RunE: untilSignal(o.run),
 	}
 	o.flags(c)
 	return c
+}
+
+// untilSignal runs a measurement that SIGTERM and SIGINT end early.
+func untilSignal(run func(context.Context, io.Writer) error) func(*cobra.Command, []string) error {
+	return func(*cobra.Command, []string) error {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		return run(ctx, os.Stdout)
+	}
 }
 
 // counting is what "ulvs bench count" was told.

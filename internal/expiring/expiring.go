@@ -107,10 +107,11 @@ func New[E any](o Options, over func(i uint32)) (*Table[E], error) {
 		}
 	}
 	t.wheel = timerwheel.New(t.recs, func(r *record[E]) *timerwheel.Link { return &r.timer }, o.Now, t.fire)
-	t.wheel.Ahead(t.Stamp)
+	ahead := t.Stamp
 	if o.Ahead != nil {
-		t.wheel.Ahead(func(i uint32) uint32 { return t.Stamp(i) + o.Ahead(i) })
+		ahead = func(i uint32) uint32 { return t.Stamp(i) + o.Ahead(i) }
 	}
+	t.wheel.Ahead(ahead)
 	if o.Adopt {
 		t.wind()
 		if !o.Quarantine {
