@@ -51,6 +51,7 @@ func (d *Director) addService(c Service, number uint32) error {
 	s := &virtual{Service: c, scheduler: sc}
 	s.turns, _ = sc.(sched.Turns)
 	s.form = persist.FormFor(c.Is6(), c.Mark, c.Persistence.Netmask)
+	d.apply(func() { s.number, s.cell = d.table.cells.service(number) }, false)
 	// First claim, then serve: a packet in between is nobody's, and not the
 	// host's to reset.
 	err = d.claim(func(to *dataplane.Claims) {
@@ -61,12 +62,12 @@ func (d *Director) addService(c Service, number uint32) error {
 		}
 	})
 	if err != nil {
+		d.apply(func() { d.table.cells.freeService(s.number) }, false)
 		return err
 	}
 	d.apply(func() {
-		s.number, s.cell = d.table.cells.service(number)
 		d.remember(s)
-		d.table.addService(s)
+		d.around(d.beside(c.ServiceKey), func() { d.table.addService(s) })
 		d.table.nameMark(c.ServiceKey)
 	}, false)
 	return d.keep(change{Do: "service", Service: &s.Service, Number: s.number})
@@ -75,12 +76,13 @@ func (d *Director) addService(c Service, number uint32) error {
 // apply changes something under the forwarding lock. marks says that the addresses
 // that mark rules name are to be worked out anew.
 func (d *Director) apply(f func(), marks bool) {
-	d.fwd.Lock()
+	d.lock()
 	defer d.fwd.Unlock()
 	f()
 	if marks {
 		d.table.nameMarks(d.marks4, d.marks6)
 	}
+	d.review()
 }
 
 // lookup is find under the lock. The caller holds ctl, so that the answer
@@ -123,8 +125,10 @@ func (d *Director) EditService(c Service) error {
 }
 
 func (d *Director) edit(s *virtual, c Service) error {
-	d.fwd.Lock()
+	d.lock()
 	defer d.fwd.Unlock()
+	d.withdraw(s)
+	defer d.offer(s)
 	if c.Scheduler != s.Scheduler {
 		sc, err := sched.New(c.Scheduler, s.schedDests(), c.SchedFlags)
 		if err != nil {
@@ -173,8 +177,9 @@ func (d *Director) remove(list ...*virtual) {
 	now := tickOf(d.clock())
 	d.apply(func() {
 		for _, s := range list {
+			d.withdraw(s)
 			s.retireScheduler()
-			d.table.removeService(s, now)
+			d.around(d.beside(s.ServiceKey), func() { d.table.removeService(s, now) })
 		}
 	}, slices.ContainsFunc(list, func(s *virtual) bool { return s.Mark != 0 }))
 	if err := d.claim(nil); err != nil {
@@ -228,7 +233,7 @@ func (d *Director) addDestination(k ServiceKey, c Destination, number uint32) er
 
 // enlist puts a real server into a service.
 func (d *Director) enlist(s *virtual, c Destination, hop *dataplane.NextHop, number uint32) (*dest, error) {
-	d.fwd.Lock()
+	d.lock()
 	defer d.fwd.Unlock()
 	if len(d.table.dests) > conn.MaxDest && len(d.table.free) == 0 {
 		return nil, fmt.Errorf("%w: no more than %d real servers", ErrInvalid, conn.MaxDest)
@@ -257,7 +262,7 @@ func (d *Director) enlist(s *virtual, c Destination, hop *dataplane.NextHop, num
 	copy(dst.Addr[:], c.Addr.AsSlice())
 	dst.Port, dst.IPv6 = c.Port, s.Is6()
 	dst.Enlist(c.Weight, c.UpperThreshold, c.LowerThreshold)
-	d.table.addDest(s, dst)
+	d.around(s, func() { d.table.addDest(s, dst) })
 	return dst, nil
 }
 
@@ -288,10 +293,12 @@ func (d *Director) EditDestination(k ServiceKey, c Destination) error {
 		d.warnMethod(c)
 	}
 	d.apply(func() {
-		dst.conf = c
-		dst.Set(c.Weight, c.UpperThreshold, c.LowerThreshold)
-		s.scheduler.Updated(s.schedDests(), &dst.Dest)
-		d.table.note(s)
+		d.around(s, func() {
+			dst.conf = c
+			dst.Set(c.Weight, c.UpperThreshold, c.LowerThreshold)
+			s.scheduler.Updated(s.schedDests(), &dst.Dest)
+			d.table.note(s)
+		})
 	}, false)
 	return d.keep(change{Do: "edit server", Key: &s.ServiceKey, Destination: &c})
 }
@@ -308,7 +315,9 @@ func (d *Director) DeleteDestination(k ServiceKey, at netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
-	d.apply(func() { d.table.removeDest(s, dst, tickOf(d.clock())) }, false)
+	d.apply(func() {
+		d.around(s, func() { d.table.removeDest(s, dst, tickOf(d.clock())) })
+	}, false)
 	d.sweepNoDest()
 	return d.keep(change{Do: "delete server", Key: &s.ServiceKey, Addr: at})
 }

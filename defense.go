@@ -89,7 +89,7 @@ func (d *Director) todrop() bool {
 // those that are worth least (ip_vs_conn.c, ip_vs_random_dropentry).
 func (d *Director) shed(now uint32) {
 	const chunk = 256
-	d.fwd.Lock()
+	d.lock()
 	conns, templates := d.conns.Slots(), d.templates.Slots()
 	d.fwd.Unlock()
 	each := func(slots int, f func(i uint32)) {
@@ -151,7 +151,7 @@ func (d *Director) sweepNoDest() {
 	}
 	const chunk = 4096
 	for at, more := conn.ID(0), true; more; {
-		d.fwd.Lock()
+		d.lock()
 		at, more = d.conns.Each(at, chunk, func(id conn.ID) {
 			if !d.table.dests[d.conns.Dest(id)].available {
 				d.removeConn(id)
@@ -216,8 +216,9 @@ func (d *Director) SetSysctl(name string, value int) error {
 }
 
 func (d *Director) setSysctl(name string, value int) error {
-	d.fwd.Lock()
+	d.lock()
 	defer d.fwd.Unlock()
+	defer d.review()
 	if _, ok := d.sysctl.Get(name); !ok {
 		return fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ErrUnsupported, name, d.sysctl.Names())
 	}

@@ -113,6 +113,7 @@ type Director struct {
 	parkedLost uint64        // by servers that are gone
 	answered   uint64        // answers given in the place of the host or of IPVS
 	nextEst    *uint32       // tick of the estimator's next round
+	making     *making       // or nil
 	touched    uint32        // keeps the look-ahead's loads from being left out
 	claimDue   bool          // the plane has to be told anew
 
@@ -211,7 +212,13 @@ func (d *Director) accelerate() error {
 			return err
 		}
 	}
-	return d.table.fast.Accelerate(dataplane.Acceleration{Seed: seed, Homes: homes, Slots: uint32(d.conns.Slots()), Hz: hz})
+	a := dataplane.Acceleration{TableShape: dataplane.TableShape{Seed: seed, Homes: homes, Slots: uint32(d.conns.Slots())}, Hz: hz}
+	a.Templates.Seed, a.Templates.Homes = d.templates.Seed()
+	a.Templates.Slots = uint32(d.templates.Slots())
+	if err := d.table.fast.Accelerate(a); err != nil {
+		return err
+	}
+	return d.startMaking()
 }
 
 // freeRetired gives back the slots of connections that ended, once the plane has
@@ -270,7 +277,7 @@ func (d *Director) Run(ctx context.Context) error {
 func (d *Director) Tick(now time.Duration) {
 	tick := tickOf(now)
 	for more := true; more; {
-		d.fwd.Lock()
+		d.lock()
 		more = d.advance(tick)
 		d.fwd.Unlock()
 	}
@@ -286,6 +293,7 @@ func (d *Director) Tick(now time.Duration) {
 		*d.nextEst = tick + estimatorPeriod
 	}
 	shed := d.defense.due(tick) && d.defend()
+	d.review()
 	gone := d.table.emptyTrash(tick)
 	due := d.claimDue
 	for _, dst := range gone {
@@ -351,40 +359,6 @@ func (d *Director) templateEnded(id persist.ID) {
 	dst := d.table.dests[d.templates.Dest(id)]
 	dst.Unbind(true, false)
 	dst.refs--
-}
-
-// claim tells the plane what the director answers for, as it will be when more
-// has been applied. Where there are very many services, of which a restore adds
-// one after the other, commands do not wait for it each time: the next Tick
-// does it for all of them. The caller holds ctl.
-func (d *Director) claim(more func(*dataplane.Claims)) error {
-	if d.table.replaying {
-		return nil
-	}
-	const many = 200
-	d.fwd.Lock()
-	later := more != nil && d.table.Len() >= many && time.Since(d.claimed) < 4*d.claimCost
-	d.claimDue = d.claimDue || later
-	d.fwd.Unlock()
-	if later {
-		return nil
-	}
-	began := time.Now()
-	d.fwd.Lock()
-	c := d.table.claims()
-	d.claimDue = false
-	d.fwd.Unlock()
-	c.Rules4, c.Rules6 = markRules(d.marks4.Rules()), markRules(d.marks6.Rules())
-	if more != nil {
-		more(&c)
-	}
-	err := d.plane.Claim(c)
-	d.claimed = time.Now()
-	d.claimCost = d.claimed.Sub(began)
-	if err != nil {
-		return fmt.Errorf("the %s plane cannot keep the host from the services' packets: %w", d.plane.Name(), err)
-	}
-	return nil
 }
 
 func tickOf(now time.Duration) uint32 { return uint32(now / (time.Second / hz)) }

@@ -270,9 +270,9 @@ func TestFTPData(t *testing.T) {
 	), "r1 r1 rst pass")
 	c, _ := b.plane.Claims()
 	want := fmt.Sprint([]dataplane.Claim{
-		{Addr: netip.MustParseAddr(vip), Proto: 6, Port: 21},
-		{Addr: netip.MustParseAddr(vip), Proto: 6, Port: 20},
-		{Addr: netip.MustParseAddr(vip), Proto: 6, Port: 1024, Last: 65535},
+		{Addr: netip.MustParseAddr(vip), Proto: 6, Port: 21, Service: 1},
+		{Addr: netip.MustParseAddr(vip), Proto: 6, Port: 20, Service: 1},
+		{Addr: netip.MustParseAddr(vip), Proto: 6, Port: 1024, Last: 65535, Service: 1},
 	})
 	expect(t, "claims", fmt.Sprint(c.Services), want)
 }

@@ -63,7 +63,7 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 		}
 		s.early[i].templated = false
 	}
-	d.fwd.Lock()
+	d.lock()
 	defer d.fwd.Unlock()
 	d.advance(tick)
 	if d.table.fast != nil {
@@ -92,6 +92,7 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	for i := range batch {
 		d.frame(&batch[i], &s.packets[i], &s.early[i], tick)
 	}
+	d.quench()
 }
 
 // ahead looks for the service of a packet that opens a connection, and works out which
@@ -135,7 +136,7 @@ func (d *Director) damaged(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	default:
 		return
 	}
-	id, found := d.conns.Lookup(&p.Flow, d.conns.Hash(&p.Flow))
+	id, found := d.find(&p.Flow, d.conns.Hash(&p.Flow))
 	if !found {
 		return
 	}
@@ -151,7 +152,7 @@ func (d *Director) damaged(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 
 // transport is the way of a packet that has ports.
 func (d *Director) transport(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) {
-	id, found := d.conns.Lookup(&p.Flow, e.hash)
+	id, found := d.find(&p.Flow, e.hash)
 	var dst *dest
 	var method ForwardMethod
 	if found {
@@ -192,6 +193,15 @@ func (d *Director) transport(f *dataplane.Frame, p *packet.Packet, e *early, tic
 	if p.Fragment {
 		d.firstFragment(f, p, dst, tick)
 	}
+}
+
+// find is the connection of a flow from the client.
+func (d *Director) find(f *packet.Flow, hash uint64) (id conn.ID, found bool) {
+	id, found = d.conns.Lookup(f, hash)
+	if found && d.making != nil && d.conns.Untaken(id) {
+		d.take(id) // just made, on another CPU
+	}
+	return id, found
 }
 
 // opens reports whether a packet opens a connection (is_new_conn).
@@ -314,7 +324,7 @@ func (d *Director) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 			return
 		}
 		hash := d.conns.Hash(&q.Flow)
-		id, found := d.conns.Lookup(&q.Flow, hash)
+		id, found := d.find(&q.Flow, hash)
 		var dst *dest
 		var oneShot bool
 		if found {

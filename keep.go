@@ -9,10 +9,10 @@ import (
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/ahead"
 	"github.com/ulvs/ulvs/internal/journal"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/persist"
-	"github.com/ulvs/ulvs/sched"
 )
 
 // What outlives the process, where the plane has memory that does: both tables
@@ -24,6 +24,7 @@ const (
 	partTemplateRecords
 	partCells
 	partJournal
+	partServices
 )
 
 // journalSize has room for some ten thousand services and real servers in each
@@ -36,12 +37,13 @@ const cellCount = 1 << 14
 
 func parts(o *Options) []dataplane.Part {
 	return []dataplane.Part{
-		partConns:           {Name: "conns", Size: conn.MemorySize(o.Connections)},
+		partConns:           {Name: dataplane.PartConns, Size: conn.MemorySize(o.Connections)},
 		partConnRecords:     {Name: "conn-records", Size: conn.RecordsSize(o.Connections)},
-		partTemplates:       {Name: "templates", Size: persist.MemorySize(o.Templates)},
+		partTemplates:       {Name: dataplane.PartTemplates, Size: persist.MemorySize(o.Templates)},
 		partTemplateRecords: {Name: "template-records", Size: persist.RecordsSize(o.Templates)},
 		partCells:           {Name: "cells", Size: shtab.RecordsSize[cell](2 * cellCount)},
 		partJournal:         {Name: "journal", Size: journalSize},
+		partServices:        {Name: dataplane.PartServices, Size: ahead.Size()},
 	}
 }
 
@@ -60,6 +62,9 @@ func (d *Director) shareMemory(o *Options, conns *conn.Options, templates *persi
 		return nil, err
 	}
 	d.nextEst, d.table.trashAt = d.table.cells.clocks()
+	if err := d.prepare(list[partServices].Block); err != nil {
+		return nil, err
+	}
 	if !adopt {
 		d.journal, err = journal.New(list[partJournal].Block)
 		return nil, err
@@ -288,16 +293,7 @@ func (d *Director) adopt(records [][]byte) error {
 		}
 	}
 	for s := range d.table.Each {
-		if s.turns == nil {
-			continue
-		}
-		var last *sched.Dest
-		for _, dst := range s.dests {
-			if dst.ID == s.last {
-				last = &dst.Dest
-			}
-		}
-		s.turns.SetTurn(last, s.current)
+		s.goOn()
 	}
 	return nil
 }
@@ -340,6 +336,13 @@ func (d *Director) bind() {
 			}
 		})
 	}
+	d.conns.EachUntaken(func(id conn.ID) {
+		if known(d.conns.Dest(id)) == nil {
+			d.conns.Remove(id)
+			return
+		}
+		d.own(id)
+	})
 }
 
 // forget takes a real server out of the trash, as the process before did.

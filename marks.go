@@ -2,10 +2,15 @@ package ulvs
 
 import (
 	"errors"
+	"fmt"
+	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/fwmark"
+	"github.com/ulvs/ulvs/packet"
+	"github.com/ulvs/ulvs/service"
 )
 
 // marks is the table of a family's mark rules. The caller holds ctl.
@@ -148,4 +153,90 @@ func portMatch(side dataplane.PortSide, p fwmark.PortRange) dataplane.PortMatch 
 		p = fwmark.PortRange{Last: 65535}
 	}
 	return dataplane.PortMatch{Side: side, Ranges: []dataplane.PortRange{{First: p.First, Last: p.Last}}, Not: p.Not}
+}
+
+// claim tells the plane what the director answers for, as it will be when more
+// has been applied. Where there are very many services, of which a restore adds
+// one after the other, commands do not wait for it each time: the next Tick
+// does it for all of them. The caller holds ctl.
+func (d *Director) claim(more func(*dataplane.Claims)) error {
+	if d.table.replaying {
+		return nil
+	}
+	const many = 200
+	d.fwd.Lock()
+	later := more != nil && d.table.Len() >= many && time.Since(d.claimed) < 4*d.claimCost
+	d.claimDue = d.claimDue || later
+	d.fwd.Unlock()
+	if later {
+		return nil
+	}
+	began := time.Now()
+	d.fwd.Lock()
+	c := d.table.claims()
+	d.claimDue = false
+	d.fwd.Unlock()
+	c.Rules4, c.Rules6 = markRules(d.marks4.Rules()), markRules(d.marks6.Rules())
+	if more != nil {
+		more(&c)
+	}
+	err := d.plane.Claim(c)
+	d.claimed = time.Now()
+	d.claimCost = d.claimed.Sub(began)
+	if err != nil {
+		return fmt.Errorf("the %s plane cannot keep the host from the services' packets: %w", d.plane.Name(), err)
+	}
+	return nil
+}
+
+// claims are what the plane has to keep from the host. A service that is gone
+// claims nothing, though it may have connections left: its ports may be the
+// host's now.
+func (t *table) claims() (c dataplane.Claims) {
+	for s := range t.Each {
+		c.Services = append(c.Services, s.claim()...)
+	}
+	c.Marks4, c.Marks6 = t.Marks(false), t.Marks(true)
+	return c
+}
+
+// claim is what one service with an address claims. A persistent FTP service
+// has the ports of its data connections too; without persistence, what comes
+// there is the host's (ip_vs_leave).
+func (s *virtual) claim() []dataplane.Claim {
+	if s.Mark != 0 {
+		return nil
+	}
+	c := dataplane.Claim{Addr: s.Addr, Proto: uint8(s.Protocol), Port: s.Port, Service: s.number}
+	if !s.ftp() {
+		return []dataplane.Claim{c}
+	}
+	data, passive := c, c
+	data.Port = ftpDataPort
+	passive.Port, passive.Last = service.Unprivileged, 65535
+	return []dataplane.Claim{c, data, passive}
+}
+
+// claimed reports whether a packet to an address is among the claims. s is its
+// service, or nil.
+func (t *table) claimed(s *virtual, to netip.Addr, p *packet.Packet) bool {
+	if s != nil && s.Mark != 0 {
+		return true
+	}
+	k := service.KeyOf(to, p.Proto, p.Flow.VirtualPort())
+	if t.Find(k) != nil {
+		return true
+	}
+	port := k.Port
+	if k.Port = 0; t.Find(k) != nil {
+		return true
+	}
+	k.Port = ftpPort
+	ftp := t.Find(k)
+	return ftp != nil && ftp.ftp() && (port == ftpDataPort || port >= service.Unprivileged)
+}
+
+// ftp reports a service that has FTP's data connections too.
+func (s *virtual) ftp() bool {
+	return s.Port == ftpPort && s.Protocol == TCP && s.Persistence.Timeout != 0
 }

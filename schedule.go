@@ -150,6 +150,12 @@ func clientAddr(f *packet.Flow, is6 bool, to *[16]byte) {
 
 // pick asks the service's scheduler (ip_vs_scheduler.schedule).
 func (d *Director) pick(s *virtual, a *attempt) *dest {
+	if s.turning {
+		d.wants(s)
+		if c, ok := s.ahead.Take(); ok {
+			return d.table.dests[c.Dest]
+		}
+	}
 	p := a.p
 	r := &d.request
 	*r = sched.Request{

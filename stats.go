@@ -141,12 +141,12 @@ func rate(e *estimator.Estimator) Rate {
 
 // Services implements Control.
 func (d *Director) Services() ([]ServiceStatus, error) {
-	d.fwd.Lock()
+	d.lock()
 	list := slices.Collect(d.table.All())
 	d.fwd.Unlock()
 	out := make([]ServiceStatus, 0, len(list))
 	for _, s := range list {
-		d.fwd.Lock()
+		d.lock()
 		out = append(out, s.status())
 		d.fwd.Unlock()
 	}
@@ -156,7 +156,7 @@ func (d *Director) Services() ([]ServiceStatus, error) {
 // Service implements Control.
 func (d *Director) Service(k ServiceKey) (ServiceStatus, error) {
 	k = k.clean()
-	d.fwd.Lock()
+	d.lock()
 	defer d.fwd.Unlock()
 	s := d.table.find(k)
 	if s == nil {
@@ -181,7 +181,7 @@ func list[ID ~uint32](d *Director, each func(ID, int, func(ID)) (ID, bool), stat
 	entries := make([]ConnStatus, 0, chunk)
 	for at, more := ID(0), true; more; {
 		now := tickOf(d.clock())
-		d.fwd.Lock()
+		d.lock()
 		at, more = each(at, chunk, func(id ID) { entries = append(entries, status(id, now)) })
 		d.fwd.Unlock()
 		for _, e := range entries {
@@ -241,7 +241,7 @@ func (d *Director) Counters() (map[string]uint64, error) {
 	if c == nil {
 		c = map[string]uint64{}
 	}
-	d.fwd.Lock()
+	d.lock()
 	defer d.fwd.Unlock()
 	for i, n := range d.drops {
 		c[dropNames[i]] = n
@@ -254,6 +254,9 @@ func (d *Director) Counters() (map[string]uint64, error) {
 	c["templates_max"] = uint64(d.templates.Max())
 	c["templates_evicted"] = d.templates.Evicted()
 	c["parked_lost"] = d.parkedLost
+	if d.making != nil {
+		c["opened_by_plane"] = d.making.opened
+	}
 	for _, dst := range d.table.dests {
 		if dst != nil {
 			c["parked_lost"] += dst.hop.Lost()

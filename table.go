@@ -7,7 +7,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/estimator"
 	"github.com/ulvs/ulvs/fwmark"
-	"github.com/ulvs/ulvs/packet"
+	"github.com/ulvs/ulvs/internal/ahead"
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
 	"github.com/ulvs/ulvs/service"
@@ -21,6 +21,10 @@ type virtual struct {
 	dests     []*dest     // newest first, as the kernel's list; replaced, never edited
 	form      persist.Form
 	number    uint32 // of its cell
+	// ahead is what programs may open its connections by, or nil; turning says that
+	// its scheduler's choices lie there, and thirsty that they shall be looked at.
+	ahead            *ahead.Service
+	turning, thirsty bool
 	*cell
 }
 
@@ -63,7 +67,9 @@ type table struct {
 	trash   []*dest
 	trashAt *uint32        // tick at which the trash is looked at next
 	sets    [2]*fwmark.Set // IPv4, IPv6
-	cells   cells
+	// markServices is how many services there are by mark, by family.
+	markServices [2]int
+	cells        cells
 	// replaying is set while an earlier process's changes are made again: nothing
 	// is counted, and the plane goes on with what it knows.
 	replaying bool
@@ -112,6 +118,7 @@ const (
 func (t *table) addService(s *virtual) {
 	if s.Mark != 0 {
 		t.AddMark(s.Mark, s.IPv6, s)
+		t.markServices[family(s.IPv6)]++
 		return
 	}
 	t.Add(s.tableKey(), s)
@@ -123,6 +130,7 @@ func (t *table) addService(s *virtual) {
 func (t *table) removeService(s *virtual, now uint32) {
 	if s.Mark != 0 {
 		t.RemoveMark(s.Mark, s.IPv6)
+		t.markServices[family(s.IPv6)]--
 	} else {
 		t.Remove(s.tableKey())
 		release(t.vips, s.Addr)
@@ -178,6 +186,9 @@ func (t *table) note(s *virtual) {
 	s.last, s.current = 0, current
 	if last != nil {
 		s.last = last.ID
+	}
+	if s.turning {
+		s.ahead.Note(ahead.Choice{Dest: s.last, Current: s.current})
 	}
 }
 
@@ -307,58 +318,6 @@ func (s *virtual) find(at netip.AddrPort) *dest {
 		}
 	}
 	return nil
-}
-
-// claims are what the plane has to keep from the host. A service that is gone
-// claims nothing, though it may have connections left: its ports may be the
-// host's now.
-func (t *table) claims() (c dataplane.Claims) {
-	for s := range t.Each {
-		c.Services = append(c.Services, s.claim()...)
-	}
-	c.Marks4, c.Marks6 = t.Marks(false), t.Marks(true)
-	return c
-}
-
-// claim is what one service with an address claims. A persistent FTP service
-// has the ports of its data connections too; without persistence, what comes
-// there is the host's (ip_vs_leave).
-func (s *virtual) claim() []dataplane.Claim {
-	if s.Mark != 0 {
-		return nil
-	}
-	c := dataplane.Claim{Addr: s.Addr, Proto: uint8(s.Protocol), Port: s.Port}
-	if !s.ftp() {
-		return []dataplane.Claim{c}
-	}
-	data, passive := c, c
-	data.Port = ftpDataPort
-	passive.Port, passive.Last = service.Unprivileged, 65535
-	return []dataplane.Claim{c, data, passive}
-}
-
-// claimed reports whether a packet to an address is among the claims. s is its
-// service, or nil.
-func (t *table) claimed(s *virtual, to netip.Addr, p *packet.Packet) bool {
-	if s != nil && s.Mark != 0 {
-		return true
-	}
-	k := service.KeyOf(to, p.Proto, p.Flow.VirtualPort())
-	if t.Find(k) != nil {
-		return true
-	}
-	port := k.Port
-	if k.Port = 0; t.Find(k) != nil {
-		return true
-	}
-	k.Port = ftpPort
-	ftp := t.Find(k)
-	return ftp != nil && ftp.ftp() && (port == ftpDataPort || port >= service.Unprivileged)
-}
-
-// ftp reports a service that has FTP's data connections too.
-func (s *virtual) ftp() bool {
-	return s.Port == ftpPort && s.Protocol == TCP && s.Persistence.Timeout != 0
 }
 
 // estimate is one round of the estimator for every service and destination.

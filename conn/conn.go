@@ -99,7 +99,7 @@ func New(o Options) (*Table, error) {
 // interrupted, and the record may be another's still.
 func (t *Table) endEmbryos() {
 	for i := range uint32(t.t.Slots()) {
-		if t.t.Valid(i) && !t.recordSet(t.t.State(i)) {
+		if state := t.t.State(i); t.t.Valid(i) && !t.recordSet(state) && state&flagMade == 0 {
 			t.t.End(i)
 		}
 	}
@@ -190,19 +190,23 @@ func (t *Table) Packets(id ID) uint32 { return t.t.Count(uint32(id)) }
 // Idle is how many ticks ago the connection's last packet came.
 func (t *Table) Idle(id ID, now uint32) uint32 { return now - t.t.Stamp(uint32(id)) }
 
-// Slots is how many slots there are, and Live whether one holds a connection:
-// for looking at some at random.
+// Slots is how many slots there are, and Live whether one holds a connection that is
+// not Untaken: for looking at some at random.
 func (t *Table) Slots() int      { return t.t.Slots() }
-func (t *Table) Live(id ID) bool { return t.t.Valid(uint32(id)) }
+func (t *Table) Live(id ID) bool { return t.t.Valid(uint32(id)) && !t.Untaken(id) }
 
 // Expires is how long the connection has to live if no packet comes.
 func (t *Table) Expires(id ID, now uint32) time.Duration { return t.t.Expires(uint32(id), now) }
 
 // Each calls yield for the connections in slots from on, and looks at no more
 // than budget slots. It returns where to go on, and false when it came to the
-// end. Connections that come and go between two calls may be missed; yield may
-// remove the one that it is called for.
+// end. Connections that come and go between two calls may be missed, and those that
+// are Untaken are; yield may remove the one that it is called for.
 func (t *Table) Each(from ID, budget int, yield func(ID)) (next ID, more bool) {
-	n, more := t.t.Each(uint32(from), budget, func(i uint32) { yield(ID(i)) })
+	n, more := t.t.Each(uint32(from), budget, func(i uint32) {
+		if id := ID(i); !t.Untaken(id) {
+			yield(id)
+		}
+	})
 	return ID(n), more
 }

@@ -14,6 +14,10 @@ const (
 	OwnerShift = ownerShift
 	// GenShift is where the generation of the timeouts is, to the word's end.
 	GenShift = genShift
+	// MadeTCP and MadeUDP are the state words of connections that a program makes of
+	// a SYN or of a UDP packet. Packets that follow are Go's until Take was called.
+	MadeTCP = flagMade | tcpSynRecv
+	MadeUDP = flagMade
 )
 
 // StatesKept has a bit for each TCP state that a packet with some flags does not

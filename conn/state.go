@@ -8,6 +8,7 @@ import "github.com/ulvs/ulvs/packet"
 const (
 	stateMask  = 0xff
 	flagActive = 1 << 8 // counts as active; the kernel's IP_VS_CONN_F_INACTIVE, negated
+	flagMade   = 1 << 9 // a program has made it, and Take was not called yet
 	ownerShift = 11     // four bits of the owner's
 	ownerBits  = 0xf << ownerShift
 	genShift   = 16

@@ -1,5 +1,7 @@
 package dataplane
 
+import "net/netip"
+
 // Accelerator is a Plane that forwards packets of connections by itself, where
 // the table that the director keeps of them lies in memory that the plane has.
 // It hands the director only what may change something: packets without a
@@ -34,6 +36,32 @@ type Accelerator interface {
 	Served(id uint32) (packets, bytes uint64)
 }
 
+// Maker is an Accelerator that also opens connections by itself, where the director
+// has decided ahead (internal/ahead), and tells of them (internal/shtab, Rings).
+type Maker interface {
+	Accelerator
+	// Rings is the memory of the rings, closed, and for how many CPUs. It is there
+	// after Memory.
+	Rings() (block []byte, cpus int)
+	// SetMaking says whether connections may be opened now, by family. They may not
+	// before it is called.
+	SetMaking(ipv4, ipv6 bool)
+	// SetLocals says which source addresses are the director's to judge: the host's
+	// own. False: they cannot be told apart, and nothing may be opened.
+	SetLocals(l *Locals) (ipv4, ipv6 bool)
+}
+
+// Locals are all of the host's own addresses at one moment. They are immutable: a
+// change is a new Locals.
+type Locals struct{ Prefixes []netip.Prefix }
+
+// Names of parts that planes look into themselves.
+const (
+	PartConns     = "conns"
+	PartTemplates = "templates"
+	PartServices  = "services"
+)
+
 // Part is a block of memory that may outlive the process.
 type Part struct {
 	Name  string
@@ -43,11 +71,18 @@ type Part struct {
 
 // Acceleration is what a plane needs to find a packet's connection.
 type Acceleration struct {
-	// Seed, Homes and Slots are the connection table's.
-	Seed         [6]uint64
-	Homes, Slots uint32
+	// Seed, Homes and Slots are the connection table's, and Templates the same of
+	// the template table.
+	TableShape
+	Templates TableShape
 	// Hz is how many ticks of CLOCK_MONOTONIC a second has in an entry's stamp.
 	Hz uint32
+}
+
+// TableShape is what the slot of a key is found by (internal/shtab).
+type TableShape struct {
+	Seed         [6]uint64
+	Homes, Slots uint32
 }
 
 // Server is a real server as an Accelerator needs it. The zero value is one

@@ -75,6 +75,16 @@ func (f *Form) Fill(k *Key, flow *[5]uint64, keepPort bool) {
 	}
 }
 
+// Keep is which bits of a flow are a template's key, for a program that makes keys by
+// itself. False: the key has more in it, which is so with marks.
+func (f *Form) Keep(keepPort bool) (bits [5]uint64, all bool) {
+	c := &f.other
+	if keepPort {
+		c = &f.own
+	}
+	return c.keep, c.put == Key{}
+}
+
 // Client, Virtual and Protocol take a key apart, for listing. The virtual
 // address of a mark's template is the mark: 0.0.0.10.
 func (k *Key) Client() netip.Addr {

@@ -145,6 +145,9 @@ func (t *Table) Evicted() uint64 { return t.evicted }
 // Hash is the hash of a key, for Touch, Lookup and Insert.
 func (t *Table) Hash(k *Key) uint64 { return t.t.Hash((*shtab.Key)(k)) }
 
+// Seed and Homes are what the hash of a key is worked out with (internal/shtab).
+func (t *Table) Seed() (factors [6]uint64, homes uint32) { return t.t.Seed(), t.t.Homes() }
+
 // Lookup finds the template of a key (ip_vs_conn.c, ip_vs_ct_in_get).
 func (t *Table) Lookup(k *Key, hash uint64) (ID, bool) {
 	i, ok := t.t.Lookup((*shtab.Key)(k), hash)
@@ -197,6 +200,15 @@ func (t *Table) Control(id ID, now uint32) {
 	}
 	r.controls++
 	t.t.Restart(i, t.t.Timeout(i), now)
+}
+
+// Controlled says that a program has given a connection by the template, at a tick
+// that may be over: what came after has not restarted its time less.
+func (t *Table) Controlled(id ID, at uint32) {
+	if stamp := t.t.Stamp(uint32(id)); int32(at-stamp) < 0 {
+		at = stamp
+	}
+	t.Control(id, at)
 }
 
 // Release says that a connection that the template controlled has ended

@@ -14,8 +14,9 @@ import (
 type Resolver struct {
 	// What the host has is asked for with each new connection, whose cost people
 	// measure: no lock is taken.
-	local atomic.Pointer[map[netip.Addr]bool]
-	links atomic.Pointer[map[int]link]
+	local  atomic.Pointer[map[netip.Addr]bool]
+	locals atomic.Pointer[dataplane.Locals]
+	links  atomic.Pointer[map[int]link]
 
 	mu        sync.RWMutex
 	neighbors map[netip.Addr]dataplane.Neighbor
@@ -45,6 +46,7 @@ func NewResolver() *Resolver {
 		sources:   make(map[int][]netip.Addr),
 	}
 	r.local.Store(new(map[netip.Addr]bool))
+	r.locals.Store(new(dataplane.Locals))
 	r.links.Store(new(map[int]link))
 	return r
 }
@@ -78,8 +80,16 @@ func (r *Resolver) SetReachable(addr netip.Addr, ifindex int, dst dataplane.MAC)
 // SetLocal makes addr one of the host's own, or no longer.
 func (r *Resolver) SetLocal(addr netip.Addr, yes bool) {
 	r.mu.Lock()
-	r.local.Store(with(r.local.Load(), addr.Unmap(), yes))
-	r.mu.Unlock()
+	defer r.mu.Unlock()
+	local := with(r.local.Load(), addr.Unmap(), yes)
+	all := new(dataplane.Locals)
+	for a, is := range *local {
+		if is {
+			all.Prefixes = append(all.Prefixes, netip.PrefixFrom(a, a.BitLen()))
+		}
+	}
+	r.local.Store(local)
+	r.locals.Store(all)
 }
 
 // SetLink says what interface ifindex is: its name, its link address, and its
@@ -151,6 +161,9 @@ func (r *Resolver) Release(n *dataplane.NextHop) {
 func (r *Resolver) Local(addr netip.Addr) bool {
 	return (*r.local.Load())[addr.Unmap()]
 }
+
+// Locals implements dataplane.Resolver.
+func (r *Resolver) Locals() *dataplane.Locals { return r.locals.Load() }
 
 // Source implements dataplane.Resolver.
 func (r *Resolver) Source(ifindex int, like netip.Addr) netip.Addr {

@@ -193,6 +193,9 @@ func (r *Resolver) want(h *hop) {
 // so it knows 127.0.0.0/8 and "ip route add local" too.
 func (r *Resolver) Local(addr netip.Addr) bool { return r.snap.Load().local(addr) }
 
+// Locals implements dataplane.Resolver.
+func (r *Resolver) Locals() *dataplane.Locals { return &r.snap.Load().locals }
+
 // Source implements dataplane.Resolver: the interface's primary address, or,
 // if it has none, the first one of another interface (inet_select_addr in
 // net/ipv4/devinet.c does the same).

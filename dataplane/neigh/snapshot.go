@@ -20,6 +20,7 @@ type snapshot struct {
 	addrs6    map[[16]byte]struct{}
 	prefixes4 []prefix4
 	prefixes6 []netip.Prefix
+	locals    dataplane.Locals
 	links     map[int]link
 	first4    netip.Addr // of any interface, for those that have none
 	first6    netip.Addr
@@ -71,6 +72,7 @@ func (s *snapshot) local(a netip.Addr) bool {
 // addLocal makes a range local, which may be one address.
 func (s *snapshot) addLocal(p netip.Prefix) {
 	p = p.Masked()
+	s.locals.Prefixes = append(s.locals.Prefixes, p)
 	switch a := p.Addr(); {
 	case a.Is4():
 		b := a.As4()

@@ -89,6 +89,14 @@ func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
 		list[i].Block = arrays[i].memory[:list[i].Size]
 	}
 	p.conns = arrays[0]
+	for i, part := range list {
+		switch part.Name {
+		case dataplane.PartTemplates:
+			p.templateArray = arrays[i]
+		case dataplane.PartServices:
+			p.serviceArray = arrays[i]
+		}
+	}
 	p.looked = p.conns.MaxEntries() > 1
 	last := arrays[len(list):]
 	p.serverArray, p.countArray, p.settingsArray = last[0], last[1], last[2]
@@ -97,11 +105,13 @@ func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
 	p.settings = &elements[settings](p.settingsArray.memory, 1)[0]
 	p.settings.fill()
 	p.kept = kept
-	// Programs of another version may make connections by themselves. Those of this
-	// one do not, and what they were given is taken back before the table is adopted.
-	if _, err := shtab.NewRings(last[3].memory, p.cpus); err != nil {
+	// An earlier daemon's programs end to make connections, and what they were given is
+	// taken back, before the table is adopted.
+	p.ringArray = last[3]
+	if _, err := shtab.NewRings(p.ringArray.memory, p.cpus); err != nil {
 		return false, err
 	}
+	p.settings.setMaking(false, false)
 	if !kept {
 		p.settings.setGeneration(0)
 		return false, nil

@@ -13,7 +13,9 @@ import (
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+	"github.com/ulvs/ulvs/internal/ahead"
 	"github.com/ulvs/ulvs/packet"
+	"github.com/ulvs/ulvs/persist"
 )
 
 const hz = 250
@@ -56,7 +58,11 @@ func newBenchWith(t testing.TB, max int, looked bool) *bench {
 	b.must(err)
 	t.Cleanup(func() { _ = p.Close() })
 	p.looked, p.out = looked, map[int]bool{1: true, 2: true}
-	parts := []dataplane.Part{{Name: "conns", Size: conn.MemorySize(max)}}
+	parts := []dataplane.Part{
+		{Name: dataplane.PartConns, Size: conn.MemorySize(max)},
+		{Name: dataplane.PartTemplates, Size: persist.MemorySize(1000)},
+		{Name: dataplane.PartServices, Size: ahead.Size()},
+	}
 	_, err = p.Memory(parts)
 	b.must(err)
 	b.conns, err = conn.New(conn.Options{Max: max, Hz: hz, Memory: parts[0].Block, Expired: func(conn.ID) {}})
@@ -73,7 +79,10 @@ func newBenchWith(t testing.TB, max int, looked bool) *bench {
 
 func (b *bench) acceleration() dataplane.Acceleration {
 	seed, homes := b.conns.Seed()
-	return dataplane.Acceleration{Seed: seed, Homes: homes, Slots: uint32(b.conns.Slots()), Hz: hz}
+	return dataplane.Acceleration{
+		TableShape: dataplane.TableShape{Seed: seed, Homes: homes, Slots: uint32(b.conns.Slots())},
+		Templates:  dataplane.TableShape{Homes: 1000, Slots: 1500}, Hz: hz,
+	}
 }
 
 func (b *bench) must(err error) {

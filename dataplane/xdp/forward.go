@@ -32,10 +32,15 @@ func (p *program) sum() {
 	} else {
 		p.emit(asm.Mov.Reg(asm.R2, addrs))
 	}
+	p.mix(p.Seed)
+}
+
+// mix makes the hash in R2 of its first part and word 1.
+func (p *program) mix(seed [6]uint64) {
 	p.emit(
-		asm.LoadImm(asm.R0, int64(p.Seed[0]), asm.DWord),
+		asm.LoadImm(asm.R0, int64(seed[0]), asm.DWord),
 		asm.Mul.Reg(asm.R2, asm.R0),
-		asm.LoadImm(asm.R0, int64(p.Seed[1]), asm.DWord),
+		asm.LoadImm(asm.R0, int64(seed[1]), asm.DWord),
 		asm.Mul.Reg(asm.R0, ports),
 		asm.Add.Reg(asm.R2, asm.R0),
 		asm.Mov.Reg(asm.R0, asm.R2),

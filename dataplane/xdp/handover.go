@@ -3,12 +3,19 @@ package xdp
 import "github.com/cilium/ebpf/asm"
 
 // miss is where a packet goes that has no connection. Of those without a VLAN tag,
-// the first packets of a service are for the sockets; the rest is passed.
+// the first packets of a service open one, or are for the sockets; the rest is passed.
 func (p *program) miss() {
 	p.label("miss")
 	if !p.asks() {
 		p.emit(asm.Ja.Label(pass))
 		return
+	}
+	if p.makes() {
+		p.emit(
+			asm.StoreMem(asm.RFP, stackKey, addrs, asm.DWord),
+			asm.StoreMem(asm.RFP, stackKey+8, ports, asm.DWord),
+			asm.StoreMem(asm.RFP, stackHome, asm.R2, asm.DWord),
+		)
 	}
 	const claim = stackClaim
 	atIP := p.atIP()
@@ -33,13 +40,21 @@ func (p *program) miss() {
 		asm.StoreMem(asm.RFP, claim+19, asm.R1, asm.Byte),
 	)
 	p.claimed()
+	known := p.here("ask")
+	if p.makes() {
+		known = p.here("service")
+	}
 	p.emit(
-		asm.JNE.Imm(asm.R0, 0, p.here("ask")),
+		asm.JNE.Imm(asm.R0, 0, known),
 		asm.Mov.Imm(asm.R1, 0), // a service of every port
 		asm.StoreMem(asm.RFP, claim+16, asm.R1, asm.Half),
 	)
 	p.claimed()
 	p.emit(asm.JEq.Imm(asm.R0, 0, pass))
+	if p.makes() {
+		p.label("service")
+		p.open()
+	}
 	p.ask()
 }
 

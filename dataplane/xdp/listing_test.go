@@ -12,17 +12,22 @@ import (
 var update = flag.Bool("update", false, "write the golden listings anew")
 
 // TestListing keeps the program for people to read, and the one on a BPF hash map
-// that BenchmarkEstablished compares it with. The numbers of maps are 1 to 4.
+// that BenchmarkEstablished compares it with; and the one with sockets, which opens
+// connections.
 func TestListing(t *testing.T) {
 	seed := [6]uint64{}
 	for i := range seed {
 		seed[i] = uint64(i) * 0x1111_1111_1111_1111
 	}
-	for name, hashed := range map[string]int{"array": 0, "hash": 4} {
+	for name, hashed := range map[string]int{"array": 0, "hash": 4, "opens": 0} {
 		p := program{
-			Acceleration: dataplane.Acceleration{Seed: seed, Homes: 1000, Slots: 1500, Hz: 250},
+			Acceleration: dataplane.Acceleration{TableShape: dataplane.TableShape{Seed: seed, Homes: 1000, Slots: 1500}, Hz: 250},
 			conns:        1, servers: 2, counts: 3, settings: 5, cpus: 2, path: forward(), ifindex: 1, hashed: hashed, hashedWords: 5,
 			mac: []dataplane.MAC{own}, ticks: ticks{mul: 250, div: 1000, offset: 77}, rooms: 64,
+		}
+		if name == "opens" {
+			p.Templates = p.TableShape
+			p.sockets, p.claims, p.services, p.templates, p.rings = 6, 7, 8, 9, 10
 		}
 		got := fmt.Sprintf("%v", p.assemble())
 		file := "testdata/" + name + ".golden"

@@ -83,6 +83,7 @@ type Plane struct {
 	// The arrays, which are closed when nothing refers to them, and what is in
 	// three of them.
 	conns, serverArray, countArray, settingsArray *array
+	templateArray, serviceArray, ringArray        *array // the first two may be nil: no connections are made
 	servers                                       []server
 	counts                                        []count
 	settings                                      *settings
@@ -99,7 +100,7 @@ type Plane struct {
 	grace grace
 }
 
-var _ dataplane.Accelerator = (*Plane)(nil)
+var _ dataplane.Maker = (*Plane)(nil)
 
 // New makes a plane. Its arrays are made by Memory, and nothing is attached before
 // Accelerate.
@@ -246,6 +247,9 @@ func (p *Plane) source(a dataplane.Acceleration, t ticks, ifindex int, macs []da
 	}
 	if m != nil {
 		s.sockets, s.claims = m.FD(), p.sockets.claims.FD()
+	}
+	if p.serviceArray != nil && p.templateArray != nil && len(p.templateArray.memory) < verifierReach {
+		s.services, s.templates, s.rings = p.serviceArray.FD(), p.templateArray.FD(), p.ringArray.FD()
 	}
 	return s
 }

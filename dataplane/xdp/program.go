@@ -63,6 +63,9 @@ type program struct {
 	// sockets are those of the interface's queues, and claims the services whose
 	// first packets they get; 0 where there are none.
 	sockets, claims int
+	// services, templates and rings are what connections are made by; 0 where none
+	// are.
+	services, templates, rings int
 	// looked says that the connection table is an array of slots, in which a
 	// helper function looks, and not one large element, which is addressed as
 	// memory. That is limited to verifierReach bytes.

@@ -298,7 +298,7 @@ func TestVariants(t *testing.T) {
 	sockets, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4, MaxEntries: 1})
 	b.must(err)
 	defer sockets.Close()
-	claims, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: claimSize, ValueSize: 1, MaxEntries: 10})
+	claims, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: claimSize, ValueSize: 4, MaxEntries: 10})
 	b.must(err)
 	defer claims.Close()
 	table, err := newElements("ulvs_slots", 64, 2000)
@@ -317,7 +317,7 @@ func TestVariants(t *testing.T) {
 					}
 					prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: p.assemble()})
 					if err != nil {
-						t.Errorf("looked up %v, sockets %v, ticks %v, %d addresses: %v", looked, withSockets, ticks, len(macs), err)
+						t.Errorf("looked up %v, sockets %v, ticks %v, %d addresses: %+v", looked, withSockets, ticks, len(macs), err)
 						continue
 					}
 					prog.Close()

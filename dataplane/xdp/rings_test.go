@@ -28,123 +28,48 @@ const makerKeys = 1 << 10
 // makerPorts is word 1 of all of them.
 const makerPorts = 0x0406_5000_0400
 
-// atomically is an atomic operation on memory at dst. cilium/ebpf v0.22.0 loses the
-// operation on its way to the kernel (asm/instruction.go, Marshal), and adds instead.
-func atomically(op asm.AtomicOp, dst, src asm.Register, size asm.Size, off int16) asm.Instruction {
-	i := op.Mem(dst, src, size, off)
-	i.Constant = int64(op >> 8)
-	return i
-}
-
 // maker is a program that draws a key and, if the table does not have it, makes an
-// entry, as shtab.Rings says.
-func (p *program) maker(rings *array) asm.Instructions {
-	const number = stackOut // the slot's, and 1
-	home, ring, made, entry := asm.R7, asm.R9, asm.R6, asm.R8
+// entry by the steps of the product's.
+func (p *program) maker() asm.Instructions {
 	p.emit(
 		asm.FnGetSmpProcessorId.Call(),
 		asm.JGE.Imm(asm.R0, int32(p.cpus), pass),
-		asm.Mul.Imm(asm.R0, shtab.RingsStride),
-		asm.LoadMapValue(ring, rings.FD(), 0),
-		asm.Add.Reg(ring, asm.R0),
+	)
+	p.ringsOf(asm.R0)
+	p.emit(
 		asm.FnGetPrandomU32.Call(),
 		asm.Mov.Reg(addrs, asm.R0),
 		asm.And.Imm(addrs, makerKeys-1),
 		asm.LoadImm(ports, makerPorts, asm.DWord),
+		asm.StoreMem(asm.RFP, stackKey, addrs, asm.DWord),
 	)
 	p.hash()
-	p.emit(asm.Mov.Reg(home, asm.R2))
+	p.emit(asm.StoreMem(asm.RFP, stackHome, asm.R2, asm.DWord))
 	p.find()
 	p.label("found")
 	p.emit(asm.Mov.Imm(asm.R0, makerFound), asm.Return())
 
 	p.label("miss")
+	p.room()
+	p.spot()
+	p.claimSlot(p.here("ask"))
 	p.emit(
-		asm.LoadMem(asm.R1, ring, shtab.OffPutAt, asm.Word),
-		asm.And.Imm(asm.R1, shtab.RingCells-1),
-		asm.LSh.Imm(asm.R1, 2),
-		asm.Mov.Reg(made, ring),
-		asm.Add.Reg(made, asm.R1),
-		asm.LoadMem(asm.R1, made, shtab.OffMade, asm.Word),
-		asm.JNE.Imm(asm.R1, 0, p.here("busy")),
-	)
-	for pair := range int32(2) {
-		p.emit(
-			asm.Mov.Reg(asm.R1, home), asm.Xor.Imm(asm.R1, pair), asm.JGE.Imm(asm.R1, int32(p.Homes), pass),
-			asm.Mov.Reg(asm.R0, asm.R1), asm.Add.Imm(asm.R0, 1), asm.StoreMem(asm.RFP, number, asm.R0, asm.DWord),
-		)
-		p.slotAt(asm.R1, 0)
-		p.emit(
-			asm.Mov.Reg(entry, asm.R0),
-			asm.Mov.Imm(asm.R0, 0),
-			asm.LoadImm(asm.R1, shtab.MaxValue, asm.DWord),
-			atomically(asm.CmpXchg, entry, asm.R1, asm.DWord, shtab.OffWord),
-			asm.JEq.Imm(asm.R0, 0, p.here("write")),
-		)
-	}
-	p.emit(
-		asm.LoadMem(asm.R1, ring, shtab.OffTakeAt, asm.Word),
-		asm.And.Imm(asm.R1, shtab.RingCells-1),
-		asm.LSh.Imm(asm.R1, 2),
-		asm.Mov.Reg(asm.R2, ring),
-		asm.Add.Reg(asm.R2, asm.R1),
-		asm.Mov.Imm(asm.R1, 0),
-		atomically(asm.Xchg, asm.R2, asm.R1, asm.Word, shtab.OffFree),
-		asm.JEq.Imm(asm.R1, 0, p.here("busy")),
-		asm.LoadMem(asm.R0, ring, shtab.OffTakeAt, asm.Word),
-		asm.Add.Imm(asm.R0, 1),
-		asm.StoreMem(ring, shtab.OffTakeAt, asm.R0, asm.Word),
-		asm.JGT.Imm(asm.R1, int32(p.Slots), pass),
-		asm.StoreMem(asm.RFP, number, asm.R1, asm.DWord),
-	)
-	p.slotAt(asm.R1, -1)
-	p.emit(asm.Mov.Reg(entry, asm.R0))
-
-	p.label("write")
-	p.emit(
-		asm.StoreMem(entry, shtab.OffKey, addrs, asm.DWord),
-		asm.StoreMem(entry, shtab.OffKey+8, ports, asm.DWord),
+		asm.LoadMem(addrs, asm.RFP, stackKey, asm.DWord),
+		asm.LoadImm(ports, makerPorts, asm.DWord),
+		asm.StoreMem(asm.R5, shtab.OffKey, addrs, asm.DWord),
+		asm.StoreMem(asm.R5, shtab.OffKey+8, ports, asm.DWord),
 		asm.Mov.Imm(asm.R0, 0),
-		asm.StoreMem(entry, shtab.OffState, asm.R0, asm.DWord), // and the count
+		asm.StoreMem(asm.R5, shtab.OffState, asm.R0, asm.DWord), // and the count
 	)
 	for word := int16(2); word < 5; word++ {
-		p.emit(asm.StoreMem(entry, shtab.OffKey+8*word, asm.R0, asm.DWord))
+		p.emit(asm.StoreMem(asm.R5, shtab.OffKey+8*word, asm.R0, asm.DWord))
 	}
 	p.sum()
-	p.emit( // shtab.tagOf, and a value that says whose it is
-		asm.RSh.Imm(asm.R2, 16),
-		asm.Or.Imm(asm.R2, 1),
-		asm.LSh.Imm(asm.R2, shtab.ValueBits),
-		asm.Mov.Reg(asm.R1, addrs),
-		asm.Add.Imm(asm.R1, 1),
-		asm.Or.Reg(asm.R1, asm.R2),
-		atomically(asm.Xchg, entry, asm.R1, asm.DWord, shtab.OffWord),
-		asm.LoadMem(asm.R5, asm.RFP, number, asm.DWord),
-		asm.JLE.Imm(asm.R5, int32(p.Homes), p.here("tell")),
-		asm.Mov.Reg(asm.R1, home),
-	)
-	p.slotAt(asm.R1, 0)
-	p.emit(asm.Mov.Reg(asm.R2, asm.R0))
-	for range 3 {
-		p.emit(
-			asm.LoadMem(asm.R0, asm.R2, shtab.OffNext, asm.Word),
-			asm.Mov.Reg(asm.R4, asm.R0),
-			asm.StoreMem(entry, shtab.OffNext, asm.R0, asm.Word),
-			atomically(asm.CmpXchg, asm.R2, asm.R5, asm.Word, shtab.OffNext),
-			asm.JEq.Reg(asm.R0, asm.R4, p.here("tell")),
-		)
-	}
-	p.label("tell")
-	p.emit(
-		asm.Mov.Imm(asm.R0, 0),
-		atomically(asm.CmpXchg, made, asm.R5, asm.Word, shtab.OffMade),
-		asm.LoadMem(asm.R0, ring, shtab.OffPutAt, asm.Word),
-		asm.Add.Imm(asm.R0, 1),
-		asm.StoreMem(ring, shtab.OffPutAt, asm.R0, asm.Word),
-		asm.Mov.Imm(asm.R0, makerMade),
-		asm.Return(),
-	)
-	p.label("busy")
+	p.emit(asm.Mov.Reg(asm.R1, addrs), asm.Add.Imm(asm.R1, 1)) // a value that says whose it is
+	p.publish(asm.R1)
+	p.tell()
+	p.emit(asm.Mov.Imm(asm.R0, makerMade), asm.Return())
+	p.label("ask")
 	p.emit(asm.Mov.Imm(asm.R0, makerBusy), asm.Return())
 	p.symbol = pass
 	p.emit(asm.Mov.Imm(asm.R0, makerPassed), asm.Return())
@@ -186,10 +111,10 @@ func newRingBed(t *testing.T) *ringBed {
 	r.rings, err = shtab.NewRings(rings.memory, cpus)
 	r.must(err)
 	p := &program{
-		Acceleration: dataplane.Acceleration{Seed: r.tab.Seed(), Homes: r.tab.Homes(), Slots: uint32(r.tab.Slots())},
-		conns:        table.FD(), cpus: cpus,
+		Acceleration: dataplane.Acceleration{TableShape: dataplane.TableShape{Seed: r.tab.Seed(), Homes: r.tab.Homes(), Slots: uint32(r.tab.Slots())}},
+		conns:        table.FD(), rings: rings.FD(), cpus: cpus,
 	}
-	r.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: p.maker(rings)})
+	r.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: p.maker()})
 	r.must(err)
 	t.Cleanup(func() { r.prog.Close() })
 	return r

@@ -8,6 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/ahead"
 	"github.com/ulvs/ulvs/internal/xsk"
 	"github.com/ulvs/ulvs/packet"
 	"golang.org/x/sync/errgroup"
@@ -113,7 +114,7 @@ func (p *Plane) makeSockets() error {
 	if err != nil {
 		return err
 	}
-	claims, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_claims", Type: ebpf.Hash, KeySize: claimSize, ValueSize: 1, MaxEntries: 1 << 16, Flags: unix.BPF_F_NO_PREALLOC})
+	claims, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_claims", Type: ebpf.Hash, KeySize: claimSize, ValueSize: 4, MaxEntries: 1 << 16, Flags: unix.BPF_F_NO_PREALLOC})
 	if err != nil {
 		_ = umem.Close()
 		return fmt.Errorf("xdp: a map of services: %w", permitted(err))
@@ -122,11 +123,10 @@ func (p *Plane) makeSockets() error {
 	return p.claimServices()
 }
 
-// A claim in the map: the address (an IPv4 address first, then zeros), the port in
-// network byte order, or 0 for every port, the protocol and the family, 4 or 6.
-const claimSize = 20
+// A claim in the map has the service's number, by the key that package ahead has too.
+const claimSize = uint32(len(ahead.Key{}))
 
-func claimKey(c dataplane.Claim) (k [claimSize]byte) {
+func claimKey(c dataplane.Claim) (k ahead.Key) {
 	copy(k[:], c.Addr.AsSlice())
 	k[16], k[17], k[18], k[19] = byte(c.Port>>8), byte(c.Port), c.Proto, 4
 	if c.Addr.Is6() {
@@ -153,27 +153,27 @@ func (p *Plane) claimServices() error {
 		return nil
 	}
 	m := p.sockets.claims
-	want := map[[claimSize]byte]bool{}
+	want := map[ahead.Key]uint32{}
 	for _, c := range p.claimed {
 		if c.Last == 0 && c.Proto != protoSCTP {
-			want[claimKey(c)] = true
+			want[claimKey(c)] = c.Service
 		}
 	}
-	var key [claimSize]byte
-	var value uint8
-	var gone [][claimSize]byte
+	var key ahead.Key
+	var value uint32
+	var gone []ahead.Key
 	for it := m.Iterate(); it.Next(&key, &value); {
-		if want[key] {
-			delete(want, key)
-		} else {
+		if service, ok := want[key]; !ok {
 			gone = append(gone, key)
+		} else if service == value {
+			delete(want, key)
 		}
 	}
 	for _, k := range gone {
 		_ = m.Delete(k) // it may be gone
 	}
-	for k := range want {
-		if err := m.Put(k, uint8(1)); errors.Is(err, unix.E2BIG) {
+	for k, service := range want {
+		if err := m.Put(k, service); errors.Is(err, unix.E2BIG) {
 			return nil // the rest is the slow plane's
 		} else if err != nil {
 			return fmt.Errorf("xdp: claiming a service: %w", err)

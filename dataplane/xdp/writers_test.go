@@ -126,7 +126,7 @@ func newWriters(t *testing.T, six, looked bool) *writers {
 	ticks, err := learnTicks(hz)
 	w.must(err)
 	seed, homes := w.conns.Seed()
-	source := w.source(dataplane.Acceleration{Seed: seed, Homes: homes, Slots: uint32(w.conns.Slots()), Hz: hz}, ticks, director.Index, []dataplane.MAC{own}, nil)
+	source := w.source(dataplane.Acceleration{TableShape: dataplane.TableShape{Seed: seed, Homes: homes, Slots: uint32(w.conns.Slots())}, Hz: hz}, ticks, director.Index, []dataplane.MAC{own}, nil)
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: dropping(source.assemble())})
 	w.must(err)
 	t.Cleanup(func() { _ = prog.Close() })

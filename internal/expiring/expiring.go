@@ -188,6 +188,13 @@ func (t *Table[E]) Restart(i, timeout, now uint32) {
 	}
 }
 
+// Resume sets the timer of an entry that came into the table without Start: timeout
+// runs from its stamp on.
+func (t *Table[E]) Resume(i, timeout uint32) {
+	t.recs[i].timeout = timeout
+	t.wheel.Set(i, t.Stamp(i)+timeout)
+}
+
 // Timeout is an entry's time to live, in ticks.
 func (t *Table[E]) Timeout(i uint32) uint32 { return t.recs[i].timeout }
 

@@ -1,0 +1,391 @@
+package xdp
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/gopacket/gopacket"
+	"github.com/gopacket/gopacket/layers"
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+	"github.com/ulvs/ulvs/internal/shtab"
+)
+
+// still is a plane whose program is run by hand, at a time that stands still, and whose
+// memory outlives a director.
+type still struct {
+	*Plane
+	sockets *ebpf.Map
+	prog    *ebpf.Program
+	shape   dataplane.Acceleration
+	now     time.Duration
+	parts   []dataplane.Part
+}
+
+func (s *still) Memory(parts []dataplane.Part) (kept bool, err error) {
+	if s.parts == nil {
+		kept, err = s.Plane.Memory(parts)
+		s.parts = slices.Clone(parts)
+		return kept, err
+	}
+	for i := range parts {
+		parts[i].Block = s.parts[i].Block
+	}
+	s.settings.setMaking(false, false)
+	_, err = shtab.NewRings(s.ringArray.memory, s.cpus)
+	return true, errors.Join(err, s.Grace())
+}
+
+func (s *still) Accelerate(a dataplane.Acceleration) error {
+	s.shape = a
+	return s.load()
+}
+
+func (s *still) load() error {
+	if s.prog != nil {
+		_ = s.prog.Close()
+	}
+	source := s.source(s.shape, ticks{mul: 0, div: 1, offset: uint32(s.now / (time.Second / hz))}, 1, []dataplane.MAC{own}, s.sockets)
+	var err error
+	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "ulvs", Type: ebpf.XDP, License: "GPL", Instructions: source.assemble()})
+	return err
+}
+
+// pair are two directors that are told and sent the same. Of one, the program opens
+// what connections it can; the other decides all by itself.
+type pair struct {
+	t        *testing.T
+	rng      *rand.Rand
+	still    *still
+	slow     *dataplanetest.Plane
+	resolver *dataplanetest.Resolver
+	fast     *ulvs.Director
+	plain    *ulvs.Director
+	log      []string
+	restarts bool
+}
+
+const pairServers = 4
+
+func pairServer(six bool, i int) netip.Addr {
+	if six {
+		return netip.MustParseAddr(fmt.Sprintf("fd00:10::%d", 200+i))
+	}
+	return netip.MustParseAddr(fmt.Sprintf("192.168.10.%d", 200+i))
+}
+
+func pairVIP(six bool) netip.Addr {
+	if six {
+		return netip.MustParseAddr("fd00:10::101")
+	}
+	return netip.MustParseAddr("192.168.10.101")
+}
+
+func newPair(t *testing.T, seed uint64) *pair {
+	p, err := New(Options{Interfaces: []string{"lo"}, Slow: dataplanetest.New(), Servers: 255})
+	if errors.Is(err, ErrNotPermitted) {
+		t.Skip(err)
+	}
+	w := &pair{t: t, rng: rand.New(rand.NewPCG(seed, 2)), still: &still{Plane: p, now: time.Hour}, slow: dataplanetest.New(), resolver: dataplanetest.NewResolver()}
+	w.must(err)
+	t.Cleanup(func() { _ = p.Close() })
+	p.out = map[int]bool{1: true}
+	w.must(p.makeSockets())
+	w.still.sockets, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4, MaxEntries: 1})
+	w.must(err)
+	t.Cleanup(func() { _ = w.still.sockets.Close() })
+	w.resolver.SetLink(1, "eth0", own)
+	for _, six := range []bool{false, true} {
+		for i := range pairServers {
+			w.resolver.SetReachable(pairServer(six, i), 1, dataplane.MAC{2, 0, 0, 0, 10, byte(200 + i)})
+		}
+	}
+	w.resolver.SetLocal(netip.MustParseAddr("10.0.0.3"), true)
+	w.start()
+	w.plain, err = ulvs.New(w.options(dataplanetest.New()))
+	w.must(err)
+	return w
+}
+
+func (w *pair) options(p dataplane.Plane) ulvs.Options {
+	return ulvs.Options{Plane: p, Resolver: w.resolver, Connections: 1 << 14, Clock: func() time.Duration { return w.still.now }}
+}
+
+// start starts a director on the program's plane, which goes on with what the one
+// before has left.
+func (w *pair) start() {
+	var err error
+	w.fast, err = ulvs.New(w.options(w.still))
+	w.must(err)
+}
+
+func (w *pair) must(err error) {
+	if err != nil {
+		w.t.Helper()
+		w.t.Fatalf("%v\n%s", err, strings.Join(w.log, "\n"))
+	}
+}
+
+// both does the same with both directors.
+func (w *pair) both(what string, f func(ulvs.Control) error) {
+	w.log = append(w.log, what)
+	a, b := f(w.fast), f(w.plain)
+	if (a == nil) != (b == nil) {
+		w.fail("%s: %v, want %v", what, a, b)
+	}
+}
+
+func (w *pair) fail(format string, args ...any) {
+	w.t.Helper()
+	w.t.Fatalf("%s\nafter:\n%s", fmt.Sprintf(format, args...), strings.Join(w.log, "\n"))
+}
+
+func choose[E any](r *rand.Rand, list ...E) E { return list[r.IntN(len(list))] }
+
+func (w *pair) key() ulvs.ServiceKey {
+	six := w.rng.IntN(3) == 0
+	return ulvs.ServiceKey{Protocol: choose(w.rng, ulvs.TCP, ulvs.TCP, ulvs.UDP), Addr: pairVIP(six), Port: choose[uint16](w.rng, 80, 80, 81, 0, 21)}
+}
+
+// command gives both a random command.
+func (w *pair) command() {
+	r, k := w.rng, w.key()
+	six := k.Addr.Is6()
+	d := ulvs.Destination{Addr: pairServer(six, r.IntN(pairServers)), Port: k.Port, Weight: int32(r.IntN(4))}
+	if r.IntN(40) == 0 {
+		d.UpperThreshold = 2
+	}
+	if r.IntN(30) == 0 {
+		d.Forward = ulvs.Masquerade
+	}
+	s := ulvs.Service{ServiceKey: k, Scheduler: choose(r, "rr", "rr", "wrr", "wrr", "wlc", "sh")}
+	if k.Port == 0 || r.IntN(2) == 0 {
+		s.Persistence.Timeout = time.Duration(1+r.IntN(300)) * time.Second
+		if r.IntN(2) == 0 {
+			s.Persistence.Netmask = netip.MustParseAddr("255.255.255.0")
+			if six {
+				s.Persistence.Netmask = netip.MustParseAddr("ffff:ffff:ffff:ffff::")
+			}
+		}
+	}
+	s.OnePacket = k.Protocol == ulvs.UDP && r.IntN(8) == 0
+	switch r.IntN(10) {
+	case 0, 1:
+		w.both(fmt.Sprintf("add %+v", s), func(c ulvs.Control) error { return c.AddService(s) })
+	case 2:
+		w.both(fmt.Sprintf("edit %+v", s), func(c ulvs.Control) error { return c.EditService(s) })
+	case 3:
+		if r.IntN(8) == 0 {
+			w.both(fmt.Sprintf("delete %+v", k), func(c ulvs.Control) error { return c.DeleteService(k) })
+		}
+	case 4, 5, 6:
+		w.both(fmt.Sprintf("add %v %+v", k, d), func(c ulvs.Control) error { return c.AddDestination(k, d) })
+	case 7:
+		w.both(fmt.Sprintf("edit %v %+v", k, d), func(c ulvs.Control) error { return c.EditDestination(k, d) })
+	case 8:
+		at := netip.AddrPortFrom(d.Addr, d.Port)
+		w.both(fmt.Sprintf("delete %v %v", k, at), func(c ulvs.Control) error { return c.DeleteDestination(k, at) })
+	case 9:
+		name := choose(r, "expire_quiescent_template", "expire_nodest_conn", "conn_reuse_mode", "sloppy_tcp", "secure_tcp", "drop_packet")
+		n := r.IntN(8) / 7
+		if name == "secure_tcp" || name == "drop_packet" {
+			n *= 3
+		}
+		if name == "drop_packet" && w.restarts {
+			return // it counts anew with each daemon
+		}
+		w.both(fmt.Sprint(name, "=", n), func(c ulvs.Control) error { return c.SetSysctl(name, n) })
+	}
+}
+
+// frame is a random packet.
+func (w *pair) frame() []byte {
+	r := w.rng
+	eth := &layers.Ethernet{SrcMAC: []byte{2, 0, 0, 0, 0, 7}, DstMAC: own[:], EthernetType: layers.EthernetTypeIPv4}
+	proto := choose(r, layers.IPProtocolTCP, layers.IPProtocolTCP, layers.IPProtocolUDP)
+	var ip gopacket.SerializableLayer
+	var network gopacket.NetworkLayer
+	if ttl := uint8(64 - 63*(r.IntN(30)/29)); r.IntN(3) == 0 {
+		eth.EthernetType = layers.EthernetTypeIPv6
+		src := choose(r, "fd01::1", "fd01::1", "fd01::2", "fd01::2", "fd01:0:0:1::1", "fd01:0:0:1::2", choose(r, "::1", "ff02::1"))
+		h := &layers.IPv6{Version: 6, HopLimit: ttl, NextHeader: proto, SrcIP: netip.MustParseAddr(src).AsSlice(), DstIP: pairVIP(true).AsSlice()}
+		ip, network = h, h
+	} else {
+		src := choose(r, "10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.2", "10.0.1.1", "198.51.100.7", "203.0.113.9", "203.0.113.8",
+			choose(r, "10.0.0.3", "127.0.0.1", "0.1.1.1", "240.0.0.1", "224.0.0.1"))
+		h := &layers.IPv4{Version: 4, TTL: ttl, Protocol: proto, SrcIP: netip.MustParseAddr(src).AsSlice(), DstIP: pairVIP(false).AsSlice(), Id: 7}
+		ip, network = h, h
+	}
+	sport, dport := uint16(1000+r.IntN(400)), choose[uint16](r, 80, 80, 80, 81, 4000, 21)
+	if r.IntN(30) == 0 {
+		sport = 20
+	}
+	var upper gopacket.SerializableLayer
+	if proto == layers.IPProtocolTCP {
+		f := choose(r, "S", "S", "S", "S", "A", "A", "F", "R", "SA", "SR", "")
+		h := &layers.TCP{
+			SrcPort: layers.TCPPort(sport), DstPort: layers.TCPPort(dport), Window: 9,
+			SYN: strings.Contains(f, "S"), ACK: strings.Contains(f, "A"), FIN: strings.Contains(f, "F"), RST: strings.Contains(f, "R"),
+		}
+		upper = h
+		w.must(h.SetNetworkLayerForChecksum(network))
+	} else {
+		h := &layers.UDP{SrcPort: layers.UDPPort(sport), DstPort: layers.UDPPort(dport)}
+		upper = h
+		w.must(h.SetNetworkLayerForChecksum(network))
+	}
+	buf := gopacket.NewSerializeBuffer()
+	size := choose(r, 1, 10, 1400)
+	if r.IntN(30) == 0 {
+		size = 1500
+	}
+	w.must(gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, eth, ip, upper, gopacket.Payload(make([]byte, size))))
+	return buf.Bytes()
+}
+
+// fate is what a director does with a frame.
+func (w *pair) fate(d *ulvs.Director, frame []byte) string {
+	plane := dataplane.Frame{Data: bytes.Clone(frame), In: 1, Room: make([]byte, 0, 2048)}
+	list := []dataplane.Frame{plane}
+	d.Handle(w.still.now, list)
+	f := &list[0]
+	if f.Verdict == dataplane.Transmit && f.Hop != nil {
+		n := f.Hop.Neighbor()
+		copy(f.Data, n.Dst[:])
+		copy(f.Data[6:], n.Src[:])
+	}
+	return fmt.Sprintf("verdict %d: %x", f.Verdict, f.Data)
+}
+
+// send sends both the same frame. The clock does not stand still in between for a
+// program that opens connections.
+func (w *pair) send(frame []byte) {
+	var p = gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
+	w.log = append(w.log, fmt.Sprint(p.NetworkLayer().NetworkFlow(), p.TransportLayer().TransportFlow()))
+	want := w.fate(w.plain, frame)
+	out := make([]byte, len(frame)+64)
+	o := &ebpf.RunOptions{Data: frame, DataOut: out, Context: testContext(len(frame))}
+	action, err := w.still.prog.Run(o)
+	w.must(err)
+	got := ""
+	if action == actionTX {
+		got = fmt.Sprintf("verdict %d: %x", dataplane.Transmit, o.DataOut)
+	} else {
+		got = w.fate(w.fast, frame)
+	}
+	if got != want {
+		a, _ := w.fast.Counters()
+		b, _ := w.plain.Counters()
+		w.fail("%v\naction %d, %.100s\nwant      %.100s\n%v\n%v", p, action, got, want, a, b)
+	}
+}
+
+// listing is all that an operator sees.
+func (w *pair) listing(d *ulvs.Director) string {
+	var b strings.Builder
+	var lines []string
+	w.must(d.Conns(func(c ulvs.ConnStatus) bool {
+		lines = append(lines, fmt.Sprintf("%+v", c))
+		return true
+	}))
+	slices.Sort(lines)
+	list, err := d.Services()
+	w.must(err)
+	slices.SortFunc(list, func(a, b ulvs.ServiceStatus) int {
+		return cmp.Compare(fmt.Sprint(a.ServiceKey), fmt.Sprint(b.ServiceKey))
+	})
+	for _, s := range list {
+		fmt.Fprintf(&b, "%+v\n", s)
+	}
+	return b.String() + strings.Join(lines, "\n")
+}
+
+func (w *pair) compare() {
+	if got, want := w.listing(w.fast), w.listing(w.plain); got != want {
+		w.fail("%s\nwant\n%s", got, want)
+	}
+	d, err := w.fast.Counters()
+	w.must(err)
+	p, err := w.plain.Counters()
+	w.must(err)
+	if d["connections"] != p["connections"] || d["templates"] != p["templates"] {
+		w.fail("%d connections and %d templates, want %d and %d", d["connections"], d["templates"], p["connections"], p["templates"])
+	}
+}
+
+// openedNow is how many connections the program opened since the last restart.
+func (w *pair) openedNow() uint64 {
+	c, err := w.fast.Counters()
+	w.must(err)
+	return c["opened_by_plane"]
+}
+
+// move moves the clock.
+func (w *pair) move(d time.Duration) {
+	w.log = append(w.log, fmt.Sprint("+", d))
+	for d > 0 {
+		step := min(d, 500*time.Millisecond)
+		w.still.now += step
+		d -= step
+		w.fast.Tick(w.still.now)
+		w.plain.Tick(w.still.now)
+	}
+	w.must(w.still.load())
+}
+
+// restart has another director go on, as after kill -9.
+func (w *pair) restart() {
+	w.log = append(w.log, "restart")
+	w.start()
+	if !w.fast.Adopted() {
+		w.fail("nothing was adopted")
+	}
+}
+
+// TestOpens has a program open connections, and compares each packet, and all that is
+// listed, with a director that has no such program.
+func TestOpens(t *testing.T) {
+	seeds := uint64(24)
+	if testing.Short() {
+		seeds = 8
+	}
+	opened := uint64(0)
+	for seed := range seeds {
+		w := newPair(t, seed)
+		w.restarts = seed%2 == 0
+		for range 80 {
+			w.command()
+		}
+		for range 700 {
+			switch n := w.rng.IntN(100); {
+			case n < 8:
+				w.command()
+			case n < 92:
+				before := w.openedNow()
+				w.send(w.frame())
+				opened += w.openedNow() - before
+			case n < 96:
+				w.compare()
+			case n < 98:
+				w.move(time.Duration(1+w.rng.IntN(90)) * time.Second)
+			case w.restarts:
+				w.restart()
+			}
+		}
+		w.compare()
+	}
+	t.Logf("the program opened %d connections", opened)
+	if opened < 20*seeds {
+		t.Error("that was not much")
+	}
+}

@@ -1,0 +1,141 @@
+// Package ahead is what a director decides before packets come, for programs that
+// open connections by themselves: for each virtual service whether they may, by which
+// bits of a flow its connection templates are found, and its scheduler's next choices.
+// All of it lies in memory that programs read and that outlives the process.
+//
+// The choices are a ring. Where it stands is one word, the number of the next choice
+// and that of the first which is not there yet. Whoever takes a choice reads it and
+// then moves the word on, by compare and swap: the choice was the next one if that
+// succeeds, as none is overwritten before it was taken. The owner adds behind, and
+// ends the ring in the same way: choices that nobody took were never made. The last
+// choice that was taken stays where it is, so that the memory itself says where the
+// scheduler stands.
+package ahead
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/ulvs/ulvs/internal/shtab"
+)
+
+// Key is a service as programs look for it: the address (an IPv4 address first, then
+// zeros), the port in network byte order, or 0 for every port, the protocol, and the
+// family, 4 or 6.
+type Key [20]byte
+
+// What programs may open connections by.
+const (
+	// ByTurns: by the next choice. The service is not persistent.
+	ByTurns = 1
+	// ByTemplate: by the client's template, if it has one. The service is persistent.
+	ByTemplate = 2
+)
+
+// Choice is one of a scheduler's: the number of a real server, and what else the
+// scheduler knows after it (sched.Turns).
+type Choice struct {
+	Dest    uint32
+	Current int32
+}
+
+func (c Choice) pack() uint64      { return uint64(c.Dest)<<32 | uint64(uint32(c.Current)) }
+func unpackChoice(v uint64) Choice { return Choice{uint32(v >> 32), int32(uint32(v))} }
+
+// Service is what is decided for one service. Its methods are the owner's, one
+// goroutine's at a time, beside any programs.
+type Service struct {
+	turns uint64 // the first choice that is not there yet 32 | the next choice 32
+	key   Key
+	by    uint32
+	_     [8]uint32
+	keep  [5]uint64
+	_     [3]uint64
+	cells [Choices]uint64
+}
+
+// Over lays services over a block, which must have Size bytes, start on a cache line,
+// and be zero or have had services. Nothing is changed.
+func Over(block []byte) ([]Service, error) {
+	list, err := shtab.RecordsOver[Service](block, Services)
+	if err != nil {
+		return nil, fmt.Errorf("ahead: %w", err)
+	}
+	return list, nil
+}
+
+// Size is how many bytes Services services take.
+func Size() int { return shtab.RecordsSize[Service](Services) }
+
+// Open has programs open connections to a service: by is ByTurns or ByTemplate, keep
+// which bits of a flow its templates are found by, and last where its scheduler
+// stands. It must be closed. (A program that has read the service before it was closed
+// may put old bits and new ones together. It finds no template then, or one that the
+// client had.)
+func (s *Service) Open(by uint32, key Key, keep [5]uint64, last Choice) {
+	s.key, s.keep = key, keep
+	s.Note(last)
+	atomic.StoreUint32(&s.by, by)
+}
+
+// Close has programs open no more connections. by is what they did it by, 0 if they
+// did not; with ByTurns, last is the last choice that was taken.
+func (s *Service) Close() (by uint32, last Choice) {
+	by = atomic.SwapUint32(&s.by, 0)
+	for {
+		w := atomic.LoadUint64(&s.turns)
+		if atomic.CompareAndSwapUint64(&s.turns, w, w&0xffff_ffff|w<<32) {
+			return by, unpackChoice(atomic.LoadUint64(&s.cells[uint32(w-1)%Choices]))
+		}
+	}
+}
+
+// Note writes down where the scheduler stands. No choice may be left.
+func (s *Service) Note(last Choice) {
+	at := uint32(atomic.LoadUint64(&s.turns) - 1)
+	atomic.StoreUint64(&s.cells[at%Choices], last.pack())
+}
+
+// Take takes the next choice, if there is one.
+func (s *Service) Take() (c Choice, ok bool) {
+	for {
+		w := atomic.LoadUint64(&s.turns)
+		if uint32(w) == uint32(w>>32) {
+			return Choice{}, false
+		}
+		v := atomic.LoadUint64(&s.cells[uint32(w)%Choices])
+		if atomic.CompareAndSwapUint64(&s.turns, w, w+1) {
+			return unpackChoice(v), true
+		}
+	}
+}
+
+// Room is how many choices may be added.
+func (s *Service) Room() int {
+	w := atomic.LoadUint64(&s.turns)
+	return Choices - 1 - int(uint32(w>>32)-uint32(w))
+}
+
+// Add puts a choice behind those that there are and the n that were added since the
+// last Publish, which lets programs have n of them. There must be Room.
+func (s *Service) Add(n int, c Choice) {
+	tail := uint32(atomic.LoadUint64(&s.turns)>>32) + uint32(n)
+	atomic.StoreUint64(&s.cells[tail%Choices], c.pack())
+}
+
+// Publish lets the n choices that were added be taken.
+func (s *Service) Publish(n int) {
+	// The numbers start again before the lower one could run into the upper one.
+	const far = 1 << 30
+	for {
+		w := atomic.LoadUint64(&s.turns)
+		to := w + uint64(n)<<32
+		if next := uint32(w); next >= far {
+			whole := uint64(next - next%Choices)
+			to -= whole<<32 | whole
+		}
+		if atomic.CompareAndSwapUint64(&s.turns, w, to) {
+			return
+		}
+	}
+}

@@ -1,0 +1,34 @@
+package ahead
+
+import "unsafe"
+
+// The layout of a service's memory, which programs compile in.
+//
+//	  0  turns   8  the first choice that is not there yet 32 | the next choice 32
+//	  8  key    20
+//	 28  by      4  0: closed
+//	 64  keep   40
+//	128  cells     choices: the real server's number 32 | the scheduler's own 32
+const (
+	// Services is how many services there is room for, by number, 0 included; those
+	// with higher numbers are Go's. Choices is a ring's size, a power of two, of which
+	// one is always kept.
+	Services = 1 << 11
+	Choices  = 1 << 7
+
+	Stride = 128 + 8*Choices
+
+	OffTurns   = 0
+	OffKey     = 8
+	OffBy      = 28
+	OffKeep    = 64
+	OffChoices = 128
+)
+
+var (
+	_ = [1]struct{}{}[unsafe.Sizeof(Service{})-Stride]
+	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.key)-OffKey]
+	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.by)-OffBy]
+	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.keep)-OffKeep]
+	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.cells)-OffChoices]
+)

@@ -1,0 +1,343 @@
+package ulvs
+
+import (
+	"encoding/binary"
+
+	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/ahead"
+	"github.com/ulvs/ulvs/internal/shtab"
+	"github.com/ulvs/ulvs/sched"
+)
+
+// making is the director's side of a plane that opens connections by itself: what is
+// decided ahead for it, and what it says it has made. The forwarding lock guards it.
+//
+// Programs open a connection as schedule would, and where a packet is one of those that
+// schedule looks at more closely, they leave it to Go: with mark rules, with a defence
+// under way, with thresholds, FTP, one-packet scheduling or a persistence engine, for a
+// client's first connection to a persistent service, from the host's own addresses.
+type making struct {
+	fast     dataplane.Maker
+	rings    *shtab.Rings
+	cpus     int
+	services []ahead.Service
+	// lent is how many overflow slots each CPU's programs have, of share at most.
+	lent  []int
+	share int
+	// locals are the addresses that the plane was told of, and apart whether that
+	// sufficed, by family; open is what it was told by SetMaking.
+	locals      *dataplane.Locals
+	apart, open [2]bool
+	thirsty     []*virtual
+	opened      uint64 // connections that the plane has opened
+}
+
+// prepare takes the memory of what is decided ahead, in which an earlier process may
+// have left something: how far its schedulers had come goes to their cells.
+func (d *Director) prepare(block []byte) error {
+	fast, ok := d.table.fast.(dataplane.Maker)
+	if !ok {
+		return nil
+	}
+	services, err := ahead.Over(block)
+	if err != nil {
+		return err
+	}
+	for n := range services {
+		if by, last := services[n].Close(); by == ahead.ByTurns {
+			c := &d.table.cells.kept[cellCount+n]
+			c.last, c.current = last.Dest, last.Current
+		}
+	}
+	d.making = &making{fast: fast, services: services}
+	return nil
+}
+
+// startMaking lets the plane open connections.
+func (d *Director) startMaking() error {
+	m := d.making
+	if m == nil {
+		return nil
+	}
+	block, cpus := m.fast.Rings()
+	var err error
+	if m.rings, err = shtab.NewRings(block, cpus); err != nil {
+		return err
+	}
+	d.fwd.Lock()
+	defer d.fwd.Unlock()
+	d.conns.Beside()
+	m.cpus, m.lent = cpus, make([]int, cpus)
+	// What is lent does not count as room for chance: a 64th of the slots is that.
+	m.share = min(shtab.RingCells-1, d.conns.Max()/128/cpus)
+	m.rings.Open()
+	d.lend()
+	for s := range d.table.Each {
+		d.offer(s)
+	}
+	d.review()
+	return nil
+}
+
+// gather takes over the connections that the plane has made. The caller holds fwd.
+func (d *Director) gather() {
+	m := d.making
+	if m == nil || m.rings == nil {
+		return
+	}
+	any := false
+	for cpu := range m.cpus {
+		for slot, ok := m.rings.Next(cpu); ok; slot, ok = m.rings.Next(cpu) {
+			any = true
+			if int(slot) >= d.conns.Homes() {
+				m.lent[cpu]--
+			}
+			d.take(conn.ID(slot))
+		}
+	}
+	if any {
+		d.lend()
+		d.review()
+	}
+	d.quench()
+}
+
+// quench decides ahead for the services that may need it.
+func (d *Director) quench() {
+	m := d.making
+	if m == nil {
+		return
+	}
+	for _, s := range m.thirsty {
+		s.thirsty = false
+		d.fill(s)
+	}
+	m.thirsty = m.thirsty[:0]
+}
+
+// lock takes the forwarding lock, and sees what there is to see.
+func (d *Director) lock() {
+	d.fwd.Lock()
+	d.gather()
+}
+
+// take takes over a connection that the plane has made, unless that has been done.
+func (d *Director) take(id conn.ID) {
+	if d.conns.Made(id) {
+		d.own(id)
+	}
+}
+
+// own makes a connection that the plane has made one of the director's: it does what
+// serve, connect and state would have done for its first packet.
+func (d *Director) own(id conn.ID) {
+	if d.making != nil {
+		d.making.opened++
+	}
+	dst := d.table.dests[d.conns.Dest(id)]
+	s := dst.svc
+	flow := d.conns.Flow(id)
+	own := true
+	template := uint32(0)
+	if s.Persistence.Timeout != 0 {
+		var e early
+		own = flow.VirtualPort() == s.Port
+		d.templateKey(s, flow, &e)
+		if ct, ok := d.templates.Lookup(&e.key, e.keyHash); ok && d.templates.Dest(ct) == dst.ID {
+			template = uint32(ct) + 1
+			d.templates.Controlled(ct, d.conns.Stamp(id))
+		}
+	}
+	c := d.conns.Take(id, template, ownerBits(own && dst.conf.Port != 0, DirectRoute))
+	dst.Bind(false, false)
+	dst.refs++
+	dst.Conns++
+	s.Conns++
+	if c.Activated {
+		dst.Activate(true)
+	}
+	d.wants(s)
+}
+
+// wants has a service's choices looked at when the next batch begins, or this one.
+func (d *Director) wants(s *virtual) {
+	if d.making != nil && s.turning && !s.thirsty {
+		s.thirsty = true
+		d.making.thirsty = append(d.making.thirsty, s)
+	}
+}
+
+// lend gives the plane overflow slots.
+func (d *Director) lend() {
+	m := d.making
+	for cpu := range m.cpus {
+		for m.lent[cpu] < m.share {
+			slot, ok := d.conns.Lend()
+			if !ok {
+				return
+			}
+			if !m.rings.Give(cpu, slot) {
+				d.conns.TakeBack(slot)
+				break
+			}
+			m.lent[cpu]++
+		}
+	}
+}
+
+// fill decides ahead, if it is time.
+func (d *Director) fill(s *virtual) {
+	if !s.turning {
+		return
+	}
+	room := s.ahead.Room()
+	if room < ahead.Choices/4 {
+		return
+	}
+	n := 0
+	for ; n < room; n++ {
+		last, current := s.turns.Turn()
+		chosen := s.scheduler.Schedule(&d.request)
+		if chosen == nil {
+			s.turns.SetTurn(last, current) // nobody has asked yet
+			break
+		}
+		_, current = s.turns.Turn()
+		s.ahead.Add(n, ahead.Choice{Dest: chosen.ID, Current: current})
+	}
+	s.ahead.Publish(n)
+}
+
+// offer lets the plane open connections to a service, if it can do that as the
+// director would.
+func (d *Director) offer(s *virtual) {
+	m := d.making
+	if m == nil || m.rings == nil || s.ahead != nil || int(s.number) >= len(m.services) {
+		return
+	}
+	by := d.openable(s)
+	if by == 0 {
+		return
+	}
+	var key ahead.Key
+	copy(key[:], s.Addr.AsSlice())
+	binary.BigEndian.PutUint16(key[16:], s.Port)
+	key[18], key[19] = byte(s.Protocol), 4
+	if s.Is6() {
+		key[19] = 6
+	}
+	keep, _ := s.form.Keep(s.Port != 0)
+	s.ahead, s.turning = &m.services[s.number], by == ahead.ByTurns
+	last := ahead.Choice{}
+	if s.turning {
+		at, current := s.turns.Turn()
+		if last.Current = current; at != nil {
+			last.Dest = at.ID
+		}
+	}
+	s.ahead.Open(by, key, keep, last)
+	d.fill(s)
+}
+
+// openable is by what the plane may open a service's connections: 0, or as
+// ahead.Open has it.
+func (d *Director) openable(s *virtual) uint32 {
+	if s.Mark != 0 || s.Protocol != TCP && s.Protocol != UDP || s.OnePacket || s.Persistence.Engine != "" || s.Port == ftpPort || len(s.dests) == 0 {
+		return 0
+	}
+	for _, dst := range s.dests {
+		if dst.conf.Forward != DirectRoute || dst.conf.UpperThreshold != 0 || dst.conf.LowerThreshold != 0 || dst.Overloaded() {
+			return 0
+		}
+	}
+	switch {
+	case s.Port == 0 && d.table.find(ServiceKey{Protocol: TCP, Addr: s.Addr, Port: ftpPort}) != nil:
+		return 0 // some ports are that one's
+	case s.Persistence.Timeout != 0:
+		return ahead.ByTemplate
+	case s.turns != nil && s.Port != 0:
+		return ahead.ByTurns
+	}
+	return 0
+}
+
+// withdraw takes back what was offered: what is decided ahead and was not used was
+// never decided. It comes before each change of a service, of its real servers or of
+// its scheduler.
+func (d *Director) withdraw(s *virtual) {
+	if s.ahead == nil {
+		return
+	}
+	d.gather()
+	_, last := s.ahead.Close()
+	if s.turning {
+		s.last, s.current = last.Dest, last.Current
+		s.goOn()
+	}
+	s.ahead, s.turning = nil, false
+}
+
+// around withdraws a service, which may be nil, for a change.
+func (d *Director) around(s *virtual, change func()) {
+	if d.making == nil || s == nil {
+		change()
+		return
+	}
+	d.withdraw(s)
+	change()
+	if d.table.find(s.ServiceKey) == s {
+		d.offer(s)
+	}
+}
+
+// beside is the service of every port that a service takes ports from, or nil.
+func (d *Director) beside(k ServiceKey) *virtual {
+	if k.Mark != 0 || k.Port != ftpPort || k.Protocol != TCP {
+		return nil
+	}
+	k.Port = 0
+	return d.table.find(k)
+}
+
+// review tells the plane whether connections may be opened now.
+func (d *Director) review() {
+	m := d.making
+	if m == nil || m.rings == nil {
+		return
+	}
+	if l := d.resolver.Locals(); l != m.locals {
+		m.locals = l
+		m.apart[0], m.apart[1] = m.fast.SetLocals(l)
+	}
+	// Those that the plane may have made and not told of yet have to find room.
+	able := d.conns.Len()+m.cpus*shtab.RingCells <= d.conns.Max() &&
+		d.sysctl.ExpireQuiescentTemplate == 0 && d.defense.rate == 0 && !d.conns.Secure()
+	var open [2]bool
+	for family := range open {
+		open[family] = able && m.apart[family] && !d.table.marked(family)
+	}
+	if open != m.open {
+		m.open = open
+		m.fast.SetMaking(open[0], open[1])
+	}
+}
+
+// marked reports whether a packet of a family may belong to a service by its mark.
+func (t *table) marked(family int) bool {
+	return t.sets[family] != nil && t.markServices[family] > 0
+}
+
+// goOn has the scheduler go on from where its service's cell says.
+func (s *virtual) goOn() {
+	if s.turns == nil {
+		return
+	}
+	var last *sched.Dest
+	for _, dst := range s.dests {
+		if dst.ID == s.last {
+			last = &dst.Dest
+		}
+	}
+	s.turns.SetTurn(last, s.current)
+}
