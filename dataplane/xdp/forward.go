@@ -200,7 +200,10 @@ func (p *program) decide() {
 		asm.And.Imm32(asm.R0, -1<<conn.GenShift|7<<(conn.OwnerShift+1)|conn.SetFlag), // the owner's other three bits are the forwarding method
 		asm.LoadMapValue(asm.R2, p.settings, settingsExpected),
 		asm.LoadMem(asm.R2, asm.R2, 0, asm.Word),
-		asm.JNE.Reg(asm.R0, asm.R2, pass),
+		asm.JNE.Reg(asm.R0, asm.R2, p.unexpected()),
+	)
+	p.label("expected")
+	p.emit(
 		asm.And.Imm(asm.R1, conn.StateMask),
 		asm.RSh.Reg(kept, asm.R1),
 		asm.And.Imm(kept, 1),

@@ -54,6 +54,7 @@ func (p *program) miss() {
 	if p.makes() {
 		p.label("service")
 		p.open()
+		p.fresh()
 	}
 	p.ask()
 }
@@ -88,6 +89,15 @@ func (p *program) ask() {
 func (p *program) undecided() string {
 	if p.asks() {
 		return p.here("ask")
+	}
+	return pass
+}
+
+// unexpected is the label of what a packet goes to whose connection is not for the
+// program alone.
+func (p *program) unexpected() string {
+	if p.makes() {
+		return p.here("fresh")
 	}
 	return pass
 }

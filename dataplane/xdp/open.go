@@ -38,6 +38,18 @@ func (p *program) open() {
 	p.emit(asm.Mov.Reg(slot, asm.R5), asm.Ja.Label(p.here("stays")))
 }
 
+// fresh is where packets of a connection go, whose state is in R1, that is not as
+// expected: one that a program has made and Go has not seen yet is expected too.
+func (p *program) fresh() {
+	p.label("fresh")
+	p.emit(
+		asm.Mov.Reg(asm.R0, asm.R1),
+		asm.And.Imm(asm.R0, conn.MadeUDP),
+		asm.JNE.Imm(asm.R0, 0, p.here("expected")),
+		asm.Ja.Label(pass),
+	)
+}
+
 // opens finds the service, R6, and whether it and the packet are such as the program
 // deals with.
 func (p *program) opens() {
