@@ -63,8 +63,9 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 		}
 		s.early[i].templated = false
 	}
-	d.lock()
+	d.fwd.Lock()
 	defer d.fwd.Unlock()
+	d.gather()
 	d.advance(tick)
 	if d.table.fast != nil {
 		d.table.fast.Attend(tick)

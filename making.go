@@ -100,10 +100,10 @@ func (d *Director) gather() {
 		d.lend()
 		d.review()
 	}
-	d.quench()
 }
 
-// quench decides ahead for the services that may need it.
+// quench decides ahead for the services that may need it. Of a batch of packets it
+// comes last: those are older than what a program will see.
 func (d *Director) quench() {
 	m := d.making
 	if m == nil {
@@ -120,6 +120,7 @@ func (d *Director) quench() {
 func (d *Director) lock() {
 	d.fwd.Lock()
 	d.gather()
+	d.quench()
 }
 
 // take takes over a connection that the plane has made, unless that has been done.

@@ -59,6 +59,7 @@ var counterGroups = []struct {
 	}},
 	{"packets", [][2]string{
 		{"xdp_frames", "forwarded by the XDP program"},
+		{"opened_by_plane", "connections that the XDP program opened itself"},
 		{"rx_frames", "given to the daemon by AF_PACKET"},
 		{"af_xdp_rx_frames", "given to the daemon by AF_XDP"},
 		{"tx_frames", "sent by AF_PACKET"},
