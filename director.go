@@ -221,24 +221,25 @@ func (d *Director) accelerate() error {
 	return d.startMaking()
 }
 
-// freeRetired gives back the slots of connections that ended, once the plane has
-// seen the last of them.
+// freeRetired gives back the slots of connections and templates that ended, once the
+// plane has seen the last of them.
 func (d *Director) freeRetired() {
 	if d.table.fast == nil {
 		return
 	}
 	d.fwd.Lock()
-	list := d.conns.Retired()
+	conns, templates := d.conns.Retired(), d.templates.Retired()
 	d.fwd.Unlock()
-	if len(list) == 0 {
+	if len(conns)+len(templates) == 0 {
 		return
 	}
 	if err := d.table.fast.Grace(); err != nil {
-		d.log.Error("slots of connections cannot be used again", "slots", len(list), "err", err)
+		d.log.Error("slots of connections and templates cannot be used again", "slots", len(conns)+len(templates), "err", err)
 		return
 	}
 	d.fwd.Lock()
-	d.conns.Free(list)
+	d.conns.Free(conns)
+	d.templates.Free(templates)
 	d.fwd.Unlock()
 }
 

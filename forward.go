@@ -200,7 +200,7 @@ func (d *Director) transport(f *dataplane.Frame, p *packet.Packet, e *early, tic
 func (d *Director) find(f *packet.Flow, hash uint64) (id conn.ID, found bool) {
 	id, found = d.conns.Lookup(f, hash)
 	if found && d.making != nil && d.conns.Untaken(id) {
-		d.take(id) // just made, on another CPU
+		d.takeConn(uint32(id)) // just made, on another CPU
 	}
 	return id, found
 }

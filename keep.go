@@ -55,7 +55,7 @@ func (d *Director) shareMemory(o *Options, conns *conn.Options, templates *persi
 	if err != nil {
 		return nil, err
 	}
-	conns.Quarantine = true
+	conns.Quarantine, templates.Quarantine = true, true
 	conns.Memory, conns.Records, conns.Adopt = list[partConns].Block, list[partConnRecords].Block, adopt
 	templates.Memory, templates.Records, templates.Adopt = list[partTemplates].Block, list[partTemplateRecords].Block, adopt
 	if d.table.cells.kept, err = shtab.RecordsOver[cell](list[partCells].Block, 2*cellCount); err != nil {
@@ -336,13 +336,7 @@ func (d *Director) bind() {
 			}
 		})
 	}
-	d.conns.EachUntaken(func(id conn.ID) {
-		if known(d.conns.Dest(id)) == nil {
-			d.conns.Remove(id)
-			return
-		}
-		d.own(id)
-	})
+	d.ownAll(known)
 }
 
 // forget takes a real server out of the trash, as the process before did.

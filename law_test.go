@@ -40,7 +40,7 @@ var law = map[string][]string{
 	"internal/expiring":       {"internal/shtab", "internal/timerwheel"},
 	"dataplane/afpacket":      {"dataplane"},
 	"dataplane/neigh":         {"dataplane"},
-	"dataplane/xdp":           {"dataplane", "packet", "conn", "internal/ahead", "internal/shtab", "internal/xsk"},
+	"dataplane/xdp":           {"dataplane", "packet", "conn", "persist", "internal/ahead", "internal/shtab", "internal/xsk"},
 	"dataplane/dataplanetest": {"dataplane"},
 	"":                        {"packet", "fwmark", "fragment", "conn", "persist", "sched", "service", "estimator", "sysctl", "dataplane", "internal/ahead", "internal/shtab", "internal/timerwheel", "internal/journal"},
 	"internal/hostmark":       {"fwmark"},

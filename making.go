@@ -2,11 +2,13 @@ package ulvs
 
 import (
 	"encoding/binary"
+	"errors"
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/internal/ahead"
 	"github.com/ulvs/ulvs/internal/shtab"
+	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
 )
 
@@ -15,22 +17,22 @@ import (
 //
 // Programs open a connection as schedule would, and where a packet is one of those that
 // schedule looks at more closely, they leave it to Go: with mark rules, with a defence
-// under way, with thresholds, FTP, one-packet scheduling or a persistence engine, for a
-// client's first connection to a persistent service, from the host's own addresses.
+// under way, with thresholds, FTP, one-packet scheduling or a persistence engine, from
+// the host's own addresses; and where a scheduler is to be asked that does not take its
+// real servers in turn.
 type making struct {
-	fast     dataplane.Maker
-	rings    *shtab.Rings
-	cpus     int
-	services []ahead.Service
-	// lent is how many overflow slots each CPU's programs have, of share at most.
-	lent  []int
-	share int
+	fast             dataplane.Maker
+	cpus             int
+	services         []ahead.Service
+	begun            bool
+	conns, templates *shtab.Loan
 	// locals are the addresses that the plane was told of, and apart whether that
 	// sufficed, by family; open is what it was told by SetMaking.
-	locals      *dataplane.Locals
-	apart, open [2]bool
-	thirsty     []*virtual
-	opened      uint64 // connections that the plane has opened
+	locals  *dataplane.Locals
+	apart   [2]bool
+	open    dataplane.Making
+	thirsty []*virtual
+	opened  uint64 // connections that the plane has opened
 }
 
 // prepare takes the memory of what is decided ahead, in which an earlier process may
@@ -45,7 +47,7 @@ func (d *Director) prepare(block []byte) error {
 		return err
 	}
 	for n := range services {
-		if by, last := services[n].Close(); by == ahead.ByTurns {
+		if by, last := services[n].Close(); by&ahead.ByTurns != 0 {
 			c := &d.table.cells.kept[cellCount+n]
 			c.last, c.current = last.Dest, last.Current
 		}
@@ -60,19 +62,18 @@ func (d *Director) startMaking() error {
 	if m == nil {
 		return nil
 	}
-	block, cpus := m.fast.Rings()
-	var err error
-	if m.rings, err = shtab.NewRings(block, cpus); err != nil {
-		return err
+	conns, templates, cpus := m.fast.Rings()
+	m.cpus = cpus
+	var failed, err error
+	m.conns, err = shtab.NewLoan(d.conns, conns, cpus)
+	if m.templates, failed = shtab.NewLoan(d.templates, templates, cpus); err != nil || failed != nil {
+		return errors.Join(err, failed)
 	}
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
-	d.conns.Beside()
-	m.cpus, m.lent = cpus, make([]int, cpus)
-	// What is lent does not count as room for chance: a 64th of the slots is that.
-	m.share = min(shtab.RingCells-1, d.conns.Max()/128/cpus)
-	m.rings.Open()
-	d.lend()
+	m.conns.Begin()
+	m.templates.Begin()
+	m.begun = true
 	for s := range d.table.Each {
 		d.offer(s)
 	}
@@ -80,24 +81,15 @@ func (d *Director) startMaking() error {
 	return nil
 }
 
-// gather takes over the connections that the plane has made. The caller holds fwd.
+// gather takes over what the plane has made. The caller holds fwd.
 func (d *Director) gather() {
 	m := d.making
-	if m == nil || m.rings == nil {
+	if m == nil || !m.begun {
 		return
 	}
-	any := false
-	for cpu := range m.cpus {
-		for slot, ok := m.rings.Next(cpu); ok; slot, ok = m.rings.Next(cpu) {
-			any = true
-			if int(slot) >= d.conns.Homes() {
-				m.lent[cpu]--
-			}
-			d.take(conn.ID(slot))
-		}
-	}
-	if any {
-		d.lend()
+	// A connection was told of after its template.
+	templates := m.templates.Gather(d.takeTemplate)
+	if m.conns.Gather(d.takeConn) || templates {
 		d.review()
 	}
 }
@@ -123,10 +115,17 @@ func (d *Director) lock() {
 	d.quench()
 }
 
-// take takes over a connection that the plane has made, unless that has been done.
-func (d *Director) take(id conn.ID) {
-	if d.conns.Made(id) {
+// takeConn takes over a connection that the plane has made, unless that has been done,
+// and takeTemplate a template.
+func (d *Director) takeConn(slot uint32) {
+	if id := conn.ID(slot); d.conns.Made(id) {
 		d.own(id)
+	}
+}
+
+func (d *Director) takeTemplate(slot uint32) {
+	if id := persist.ID(slot); d.templates.Made(id) {
+		d.ownTemplate(id)
 	}
 }
 
@@ -145,7 +144,7 @@ func (d *Director) own(id conn.ID) {
 		var e early
 		own = flow.VirtualPort() == s.Port
 		d.templateKey(s, flow, &e)
-		if ct, ok := d.templates.Lookup(&e.key, e.keyHash); ok && d.templates.Dest(ct) == dst.ID {
+		if ct, ok := d.findTemplate(&e.key, e.keyHash); ok && d.templates.Dest(ct) == dst.ID {
 			template = uint32(ct) + 1
 			d.templates.Controlled(ct, d.conns.Stamp(id))
 		}
@@ -161,29 +160,48 @@ func (d *Director) own(id conn.ID) {
 	d.wants(s)
 }
 
+// ownTemplate makes a template that the plane has made one of the director's: it does
+// what persistent would have done.
+func (d *Director) ownTemplate(id persist.ID) {
+	dst := d.table.dests[d.templates.Dest(id)]
+	d.templates.Take(id, dst.svc.Persistence.Timeout)
+	dst.Bind(true, false)
+	dst.refs++
+	d.wants(dst.svc)
+}
+
+// ownAll takes over what an earlier process had not. What has no real server ends.
+func (d *Director) ownAll(known func(uint32) *dest) {
+	d.templates.EachUntaken(func(id persist.ID) {
+		if known(d.templates.Dest(id)) == nil {
+			d.templates.Discard(id)
+			return
+		}
+		d.ownTemplate(id)
+	})
+	d.conns.EachUntaken(func(id conn.ID) {
+		if known(d.conns.Dest(id)) == nil {
+			d.conns.Remove(id)
+			return
+		}
+		d.own(id)
+	})
+}
+
+// findTemplate is the template of a key.
+func (d *Director) findTemplate(k *persist.Key, hash uint64) (ct persist.ID, found bool) {
+	ct, found = d.templates.Lookup(k, hash)
+	if found && d.making != nil && d.templates.Untaken(ct) {
+		d.takeTemplate(uint32(ct)) // just made, on another CPU
+	}
+	return ct, found
+}
+
 // wants has a service's choices looked at when the next batch begins, or this one.
 func (d *Director) wants(s *virtual) {
 	if d.making != nil && s.turning && !s.thirsty {
 		s.thirsty = true
 		d.making.thirsty = append(d.making.thirsty, s)
-	}
-}
-
-// lend gives the plane overflow slots.
-func (d *Director) lend() {
-	m := d.making
-	for cpu := range m.cpus {
-		for m.lent[cpu] < m.share {
-			slot, ok := d.conns.Lend()
-			if !ok {
-				return
-			}
-			if !m.rings.Give(cpu, slot) {
-				d.conns.TakeBack(slot)
-				break
-			}
-			m.lent[cpu]++
-		}
 	}
 }
 
@@ -214,7 +232,7 @@ func (d *Director) fill(s *virtual) {
 // director would.
 func (d *Director) offer(s *virtual) {
 	m := d.making
-	if m == nil || m.rings == nil || s.ahead != nil || int(s.number) >= len(m.services) {
+	if m == nil || !m.begun || s.ahead != nil || int(s.number) >= len(m.services) {
 		return
 	}
 	by := d.openable(s)
@@ -229,7 +247,7 @@ func (d *Director) offer(s *virtual) {
 		key[19] = 6
 	}
 	keep, _ := s.form.Keep(s.Port != 0)
-	s.ahead, s.turning = &m.services[s.number], by == ahead.ByTurns
+	s.ahead, s.turning = &m.services[s.number], by&ahead.ByTurns != 0
 	last := ahead.Choice{}
 	if s.turning {
 		at, current := s.turns.Turn()
@@ -243,7 +261,7 @@ func (d *Director) offer(s *virtual) {
 
 // openable is by what the plane may open a service's connections: 0, or as
 // ahead.Open has it.
-func (d *Director) openable(s *virtual) uint32 {
+func (d *Director) openable(s *virtual) (by uint32) {
 	if s.Mark != 0 || s.Protocol != TCP && s.Protocol != UDP || s.OnePacket || s.Persistence.Engine != "" || s.Port == ftpPort || len(s.dests) == 0 {
 		return 0
 	}
@@ -256,11 +274,14 @@ func (d *Director) openable(s *virtual) uint32 {
 	case s.Port == 0 && d.table.find(ServiceKey{Protocol: TCP, Addr: s.Addr, Port: ftpPort}) != nil:
 		return 0 // some ports are that one's
 	case s.Persistence.Timeout != 0:
-		return ahead.ByTemplate
-	case s.turns != nil && s.Port != 0:
-		return ahead.ByTurns
+		by = ahead.ByTemplate
+	case s.Port == 0:
+		return 0
 	}
-	return 0
+	if s.turns != nil {
+		by |= ahead.ByTurns
+	}
+	return by
 }
 
 // withdraw takes back what was offered: what is decided ahead and was not used was
@@ -304,7 +325,7 @@ func (d *Director) beside(k ServiceKey) *virtual {
 // review tells the plane whether connections may be opened now.
 func (d *Director) review() {
 	m := d.making
-	if m == nil || m.rings == nil {
+	if m == nil || !m.begun {
 		return
 	}
 	if l := d.resolver.Locals(); l != m.locals {
@@ -312,16 +333,24 @@ func (d *Director) review() {
 		m.apart[0], m.apart[1] = m.fast.SetLocals(l)
 	}
 	// Those that the plane may have made and not told of yet have to find room.
-	able := d.conns.Len()+m.cpus*shtab.RingCells <= d.conns.Max() &&
-		d.sysctl.ExpireQuiescentTemplate == 0 && d.defense.rate == 0 && !d.conns.Secure()
-	var open [2]bool
-	for family := range open {
-		open[family] = able && m.apart[family] && !d.table.marked(family)
+	able := room(d.conns, m.cpus) && d.sysctl.ExpireQuiescentTemplate == 0 && d.defense.rate == 0 && !d.conns.Secure()
+	open := dataplane.Making{
+		IPv4:      able && m.apart[0] && !d.table.marked(0),
+		IPv6:      able && m.apart[1] && !d.table.marked(1),
+		Templates: room(d.templates, m.cpus),
 	}
 	if open != m.open {
 		m.open = open
-		m.fast.SetMaking(open[0], open[1])
+		m.fast.SetMaking(open)
 	}
+}
+
+// room reports whether a table has room for all that programs may make.
+func room(t interface {
+	Len() int
+	Max() int
+}, cpus int) bool {
+	return t.Len()+cpus*shtab.RingCells <= t.Max()
 }
 
 // marked reports whether a packet of a family may belong to a service by its mark.

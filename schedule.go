@@ -215,7 +215,7 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 		of := key.With(call)
 		key, hash = &of, d.templates.Hash(&of)
 	}
-	ct, found := d.templates.Lookup(key, hash)
+	ct, found := d.findTemplate(key, hash)
 	var dst *dest
 	if found {
 		dst = d.table.dests[d.templates.Dest(ct)]

@@ -6,7 +6,7 @@ func (t *Table) Beside() { t.t.Beside() }
 
 // Homes is how many slots flows hash to. Slots from there on have to be lent to
 // programs, and TakeBack gives one back that they did not get.
-func (t *Table) Homes() int                   { return int(t.t.Homes()) }
+func (t *Table) Homes() uint32                { return t.t.Homes() }
 func (t *Table) Lend() (slot uint32, ok bool) { return t.t.Lend() }
 func (t *Table) TakeBack(slot uint32)         { t.t.TakeBack(slot) }
 
@@ -18,13 +18,17 @@ func (t *Table) Made(id ID) bool {
 	if !t.t.Valid(i) || !t.Untaken(id) {
 		return false
 	}
+	t.t.Made(i)
+	return t.first(i)
+}
+
+// first ends an entry that a look-up of its key does not find.
+func (t *Table) first(i uint32) bool {
 	k := t.t.Key(i)
 	if at, ok := t.t.Lookup(k, t.t.Hash(k)); !ok || at != i {
-		t.t.Made(i)
 		t.t.End(i)
 		return false
 	}
-	t.t.Made(i)
 	return true
 }
 
@@ -36,15 +40,9 @@ func (t *Table) Untaken(id ID) bool { return t.t.State(uint32(id))&flagMade != 0
 // adopted, and ends those of which there are doubles. yield takes or removes them.
 func (t *Table) EachUntaken(yield func(ID)) {
 	for i := range uint32(t.t.Slots()) {
-		if !t.t.Valid(i) || !t.Untaken(ID(i)) {
-			continue
+		if t.t.Valid(i) && t.Untaken(ID(i)) && t.first(i) {
+			yield(ID(i))
 		}
-		k := t.t.Key(i)
-		if at, ok := t.t.Lookup(k, t.t.Hash(k)); !ok || at != i {
-			t.t.End(i)
-			continue
-		}
-		yield(ID(i))
 	}
 }
 

@@ -40,16 +40,18 @@ type Accelerator interface {
 // has decided ahead (internal/ahead), and tells of them (internal/shtab, Rings).
 type Maker interface {
 	Accelerator
-	// Rings is the memory of the rings, closed, and for how many CPUs. It is there
-	// after Memory.
-	Rings() (block []byte, cpus int)
-	// SetMaking says whether connections may be opened now, by family. They may not
-	// before it is called.
-	SetMaking(ipv4, ipv6 bool)
+	// Rings is the memory of the connections' and of the templates' rings, closed, and
+	// for how many CPUs. It is there after Memory.
+	Rings() (conns, templates []byte, cpus int)
+	// SetMaking says what may be made now. Nothing may before it is called.
+	SetMaking(Making)
 	// SetLocals says which source addresses are the director's to judge: the host's
 	// own. False: they cannot be told apart, and nothing may be opened.
 	SetLocals(l *Locals) (ipv4, ipv6 bool)
 }
+
+// Making is what a Maker may make: connections of a family, and templates too.
+type Making struct{ IPv4, IPv6, Templates bool }
 
 // Locals are all of the host's own addresses at one moment. They are immutable: a
 // change is a new Locals.

@@ -22,7 +22,8 @@ import (
 type ID uint32
 
 // ErrFull says that there are as many templates as there may be, and that all
-// of them control connections.
+// of them control connections; or that the slots of those that have ended are in
+// quarantine still.
 var ErrFull = errors.New("persist: every template controls a connection")
 
 // grace is what a template gets whose time is over while it controls
@@ -41,6 +42,9 @@ type Options struct {
 	// a process before this one left there. nil is anonymous memory.
 	Memory, Records []byte
 	Adopt           bool
+	// Quarantine keeps the slots of templates that ended until Free: an XDP program
+	// reads Memory too.
+	Quarantine bool
 	// Ended is called for each template that goes, expired or evicted, just
 	// before it does. It must not change the table. Required.
 	Ended func(ID)
@@ -65,15 +69,20 @@ const (
 	flagAssured = 1 << iota // IP_VS_CTPL_S_ASSURED
 	flagInvalid             // its real server was gone when it was tried
 	flagStarted             // its record is its own
+	flagMade                // a program has made it, and Take was not called yet
 )
+
+// MadeState is the state word of a template that a program makes.
+const MadeState = flagMade
 
 // Table is a table of templates. Make it with New. It is not safe for
 // concurrent use: the director's forwarding lock guards it.
 type Table struct {
-	t         *expiring.Table[record]
-	ended     func(ID)
-	evicted   uint64
-	described map[ID]engineTemplate
+	t          *expiring.Table[record]
+	ended      func(ID)
+	evicted    uint64
+	quarantine bool
+	described  map[ID]engineTemplate
 
 	oldest, newest uint32 // of those that control nothing, as index+1
 	// One that was just made, as index+1, and that is not on that list: it is most
@@ -86,9 +95,9 @@ func New(o Options) (*Table, error) {
 	if o.Ended == nil {
 		return nil, errors.New("persist: Options need Ended")
 	}
-	t := &Table{ended: o.Ended}
+	t := &Table{ended: o.Ended, quarantine: o.Quarantine}
 	var err error
-	t.t, err = expiring.New[record](expiring.Options{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt, Ahead: t.ahead}, t.over)
+	t.t, err = expiring.New[record](expiring.Options{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt, Quarantine: o.Quarantine, Ahead: t.ahead}, t.over)
 	if err != nil {
 		return nil, fmt.Errorf("persist: %w", err)
 	}
@@ -104,7 +113,7 @@ func (t *Table) adopt() {
 	var all []uint32
 	for i := range uint32(t.t.Slots()) {
 		switch {
-		case !t.t.Valid(i):
+		case !t.t.Valid(i), t.t.State(i)&flagMade != 0:
 		case t.t.State(i)&flagStarted == 0: // whoever made it was interrupted
 			t.t.End(i)
 		default:
@@ -166,7 +175,8 @@ func (t *Table) Insert(k *Key, hash uint64, dest uint32, timeout time.Duration, 
 	sk := (*shtab.Key)(k)
 	i, err := t.t.Insert(sk, hash, uint64(dest), now, 0)
 	for err != nil {
-		if t.settle(); t.oldest == 0 {
+		// In quarantine, what is ended makes no room yet.
+		if t.settle(); t.oldest == 0 || t.quarantine && t.t.Len() < t.t.Max() {
 			return 0, ErrFull
 		}
 		t.end(t.oldest - 1)

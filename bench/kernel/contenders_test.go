@@ -45,7 +45,7 @@ var contenders = []contender{
 	{"forward", []string{established}, false, always(xdpSink), startForward},
 	{"ipvs-4k", []string{established, fresh}, true, always(xdpSink), startIPVS},
 	{"ipvs-1M", []string{established, fresh}, true, always(xdpSink), startIPVS},
-	{"ulvs-xdp", []string{established, fresh}, true, ulvsSink, func(s *site, l load) { startUlvs(s, l, true) }},
+	{"ulvs-xdp", []string{established, fresh}, true, always(xdpSink), func(s *site, l load) { startUlvs(s, l, true) }},
 	{"ulvs-afpacket", []string{established, fresh}, true, always(plainSink), func(s *site, l load) {
 		s.attach(actionPass)
 		startUlvs(s, l, false)
@@ -53,14 +53,6 @@ var contenders = []contender{
 }
 
 func always(k sinkKind) func(load) sinkKind { return func(load) sinkKind { return k } }
-
-// ulvsSink: connections' packets leave by XDP_TX, those that Go decides by a socket.
-func ulvsSink(l load) sinkKind {
-	if l.flows == 0 {
-		return plainSink
-	}
-	return xdpSink
-}
 
 func contenderOf(name string) (c contender, ok bool) {
 	i := slices.IndexFunc(contenders, func(c contender) bool { return c.name == name })

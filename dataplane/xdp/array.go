@@ -71,7 +71,7 @@ func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
 		{Name: "servers", Size: serverSize * p.rooms},
 		{Name: "counts", Size: countSize * p.rooms * p.cpus},
 		{Name: "settings", Size: settingsSize},
-		{Name: "rings", Size: shtab.RingsSize(p.cpus)},
+		{Name: "rings", Size: 2 * shtab.RingsSize(p.cpus)},
 	}
 	all := append(append([]dataplane.Part{}, list...), own...)
 	var arrays []*array
@@ -105,13 +105,12 @@ func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
 	p.settings = &elements[settings](p.settingsArray.memory, 1)[0]
 	p.settings.fill()
 	p.kept = kept
-	// An earlier daemon's programs end to make connections, and what they were given is
-	// taken back, before the table is adopted.
+	// An earlier daemon's programs end to open connections before the tables are
+	// adopted.
 	p.ringArray = last[3]
-	if _, err := shtab.NewRings(p.ringArray.memory, p.cpus); err != nil {
+	if err := p.closeRings(); err != nil {
 		return false, err
 	}
-	p.settings.setMaking(false, false)
 	if !kept {
 		p.settings.setGeneration(0)
 		return false, nil

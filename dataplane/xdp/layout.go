@@ -44,22 +44,25 @@ type count struct{ packets, bytes uint64 }
 //	 0  expected    4  what an entry's state word has, of what forwarding asks for
 //	 4  attended    4  when a daemon showed itself last, in ticks
 //	 8  making      4  families (a bit each, see makingBit) that connections may be made of
+//	12  templates   4  1: templates may be made, too
 //	64  TCP       128  by FIN, SYN, RST and ACK of the flags: which states stay
 //	256 locals    512  a bit for the fold of each of the host's own addresses
 const (
-	settingsSize     = 1024
-	settingsExpected = 0
-	settingsAttended = 4
-	settingsMaking   = 8
-	settingsTCP      = 64
-	settingsLocals   = 256
+	settingsSize      = 1024
+	settingsExpected  = 0
+	settingsAttended  = 4
+	settingsMaking    = 8
+	settingsTemplates = 12
+	settingsTCP       = 64
+	settingsLocals    = 256
 )
 
 type settings struct {
 	expected uint32
 	attended uint32
 	making   uint32
-	_        [13]uint32
+	template uint32
+	_        [12]uint32
 	tcp      [32]uint32
 	_        [16]uint32
 	locals   [localBits / 32]uint32
@@ -103,6 +106,7 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.attended)-settingsAttended]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.tcp)-settingsTCP]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.making)-settingsMaking]
+	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.template)-settingsTemplates]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.locals)-settingsLocals]
 )
 

@@ -6,13 +6,30 @@ import (
 	"sync/atomic"
 
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/shtab"
 )
 
 // Rings implements dataplane.Maker.
-func (p *Plane) Rings() (block []byte, cpus int) { return p.ringArray.memory, p.cpus }
+func (p *Plane) Rings() (conns, templates []byte, cpus int) {
+	size := shtab.RingsSize(p.cpus)
+	return p.ringArray.memory[:size], p.ringArray.memory[size : 2*size], p.cpus
+}
+
+// closeRings ends that programs make entries, of which it takes back what they were
+// given.
+func (p *Plane) closeRings() error {
+	p.settings.setMaking(dataplane.Making{})
+	conns, templates, cpus := p.Rings()
+	for _, block := range [][]byte{conns, templates} {
+		if _, err := shtab.NewRings(block, cpus); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // SetMaking implements dataplane.Maker.
-func (p *Plane) SetMaking(ipv4, ipv6 bool) { p.settings.setMaking(ipv4, ipv6) }
+func (p *Plane) SetMaking(m dataplane.Making) { p.settings.setMaking(m) }
 
 // makingBit is a family's bit in the settings.
 func makingBit(six bool) uint32 {
@@ -22,14 +39,18 @@ func makingBit(six bool) uint32 {
 	return 1
 }
 
-func (s *settings) setMaking(ipv4, ipv6 bool) {
-	var bits uint32
-	if ipv4 {
+func (s *settings) setMaking(m dataplane.Making) {
+	var bits, templates uint32
+	if m.IPv4 {
 		bits |= makingBit(false)
 	}
-	if ipv6 {
+	if m.IPv6 {
 		bits |= makingBit(true)
 	}
+	if m.Templates {
+		templates = 1
+	}
+	atomic.StoreUint32(&s.template, templates)
 	atomic.StoreUint32(&s.making, bits)
 }
 

@@ -18,7 +18,6 @@ import (
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
-	"github.com/ulvs/ulvs/internal/shtab"
 )
 
 // still is a plane whose program is run by hand, at a time that stands still, and whose
@@ -41,9 +40,7 @@ func (s *still) Memory(parts []dataplane.Part) (kept bool, err error) {
 	for i := range parts {
 		parts[i].Block = s.parts[i].Block
 	}
-	s.settings.setMaking(false, false)
-	_, err = shtab.NewRings(s.ringArray.memory, s.cpus)
-	return true, errors.Join(err, s.Grace())
+	return true, errors.Join(s.closeRings(), s.Grace())
 }
 
 func (s *still) Accelerate(a dataplane.Acceleration) error {

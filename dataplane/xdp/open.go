@@ -13,11 +13,10 @@ import (
 // More of the stack.
 const (
 	stackTick     = -120
-	stackNumber   = -128 // a slot's, and 1
-	stackSpot     = -136 // its address
-	stackTold     = -144 // the address of the cell in which it will be told of
-	stackTemplate = -176 // words 2 to 4 of a template's key
-	stackDest     = -184
+	stackRings    = -128
+	stackTemplate = -168 // the five words of a template's key
+	stackHash     = -176 // its hash
+	stackNew      = -184 // whether a template is to be made
 )
 
 // makes reports whether the program opens connections: where there are sockets for
@@ -28,13 +27,15 @@ func (p *program) makes() bool { return p.asks() && p.services != 0 && !p.looked
 // the packet go on as one of it. R0 is the claim in which the service's number is. What
 // is not clear is Go's, whose words for all of it are in the root's schedule.go.
 func (p *program) open() {
+	conns, templates := p.connTable(), p.templateTable()
 	p.opens()
 	p.source()
 	p.ring()
-	p.spot()
-	p.choose()
-	p.place()
-	p.tell()
+	p.room(conns)
+	p.spot(conns)
+	p.choose(templates)
+	p.placeTemplate(templates)
+	p.place(conns)
 	p.emit(asm.Mov.Reg(slot, asm.R5), asm.Ja.Label(p.here("stays")))
 }
 
@@ -146,13 +147,25 @@ func (p *program) source() {
 }
 
 // choose finds the real server: that of the client's template, or the scheduler's next
-// choice. Its number goes to dest, in place of the service.
-func (p *program) choose() {
+// choice, for which a template is to be made if the service is persistent. Its number
+// goes to dest, in place of the service.
+func (p *program) choose(templates entries) {
 	const service = asm.R6
 	no := p.here("ask")
 	p.emit(
+		asm.Mov.Imm(asm.R1, 0),
+		asm.StoreMem(asm.RFP, stackNew, asm.R1, asm.DWord),
 		asm.LoadMem(asm.R1, service, ahead.OffBy, asm.Word),
-		asm.JNE.Imm(asm.R1, ahead.ByTurns, p.here("template")),
+		asm.And.Imm(asm.R1, ahead.ByTemplate),
+		asm.JEq.Imm(asm.R1, 0, p.here("turns")),
+	)
+	p.template(templates)
+
+	p.label("turns")
+	p.emit(
+		asm.LoadMem(asm.R1, service, ahead.OffBy, asm.Word),
+		asm.And.Imm(asm.R1, ahead.ByTurns),
+		asm.JEq.Imm(asm.R1, 0, no),
 		// The next choice is read, and is taken if it still is the next (ahead.Take).
 		asm.LoadMem(asm.R3, service, ahead.OffTurns, asm.DWord),
 		asm.Mov.Reg(asm.R1, asm.R3),
@@ -173,10 +186,7 @@ func (p *program) choose() {
 		atomically(asm.CmpXchg, service, asm.R1, asm.DWord, ahead.OffTurns),
 		asm.JNE.Reg(asm.R0, asm.R3, no),
 		asm.Mov.Reg(dest, asm.R2),
-		asm.Ja.Label(p.here("place")),
 	)
-	p.label("template")
-	p.template()
 }
 
 // reachable leaves packets to Go that cannot be sent to the real server in a register.
@@ -196,54 +206,117 @@ func (p *program) reachable(number asm.Register) {
 	)
 }
 
-// template finds the client's template, and restarts its time.
-func (p *program) template() {
+// template finds the client's template, and restarts its time. If it has none, there
+// is a place for one, unless Go is to make it.
+func (p *program) template(t entries) {
+	p.templateKey(t)
+	p.findTemplate(t)
+	p.label("templated")
+	p.emit(
+		asm.Mov.Reg(dest, asm.R1),
+		asm.And.Imm(dest, conn.DestMask),
+	)
+	p.reachable(dest)
+	p.emit(
+		asm.LoadMem(asm.R1, asm.RFP, stackTick, asm.DWord),
+		asm.StoreMem(asm.R0, shtab.OffStamp, asm.R1, asm.Word),
+		asm.LoadMem(asm.R8, asm.RFP, stackRings, asm.DWord),
+		asm.Ja.Label(p.here("place")),
+	)
+	p.label("newcomer")
+	p.emit(
+		asm.LoadMem(asm.R8, asm.RFP, stackRings, asm.DWord),
+		asm.LoadMapValue(asm.R1, p.settings, settingsTemplates),
+		asm.LoadMem(asm.R1, asm.R1, 0, asm.Word),
+		asm.JEq.Imm(asm.R1, 0, p.here("ask")),
+		asm.Mov.Imm(asm.R1, 1),
+		asm.StoreMem(asm.RFP, stackNew, asm.R1, asm.DWord),
+		asm.Add.Imm(asm.R8, t.rings),
+	)
+	p.room(t)
+	p.spot(t)
+	p.emit(asm.Sub.Imm(asm.R8, t.rings))
+}
+
+// templateKey makes the key of the template on the stack, and its hash and home slot.
+func (p *program) templateKey(t entries) {
 	const service = asm.R6
 	p.emit(
-		asm.JNE.Imm(asm.R1, ahead.ByTemplate, p.here("ask")), // it was closed just now
 		asm.LoadMem(addrs, asm.RFP, stackKey, asm.DWord),
 		asm.LoadMem(asm.R0, service, ahead.OffKeep, asm.DWord),
 		asm.And.Reg(addrs, asm.R0),
 		asm.LoadMem(ports, asm.RFP, stackKey+8, asm.DWord),
 		asm.LoadMem(asm.R0, service, ahead.OffKeep+8, asm.DWord),
 		asm.And.Reg(ports, asm.R0),
+		asm.StoreMem(asm.RFP, stackTemplate, addrs, asm.DWord),
+		asm.StoreMem(asm.RFP, stackTemplate+8, ports, asm.DWord),
+		asm.Mov.Imm(asm.R0, 0),
 	)
-	for i, w := range words6 {
+	for _, w := range words6 {
 		if p.six {
 			p.emit(
 				asm.LoadMem(asm.R0, data, p.atIP()+w.off, asm.DWord),
 				asm.LoadMem(asm.R1, service, ahead.OffKeep+8*w.word, asm.DWord),
 				asm.And.Reg(asm.R0, asm.R1),
 			)
-		} else {
-			p.emit(asm.Mov.Imm(asm.R0, 0))
 		}
-		p.emit(asm.StoreMem(asm.RFP, stackTemplate+8*int16(i), asm.R0, asm.DWord))
+		p.emit(asm.StoreMem(asm.RFP, stackTemplate+8*w.word, asm.R0, asm.DWord))
 	}
-	p.templateHome()
-	// R2 is the home slot (find). A template lies as a connection does.
-	last := int32(p.Templates.Slots)
+	seed := p.Templates.Seed
+	if p.six {
+		p.emit(asm.Mov.Imm(asm.R2, 0))
+		half := func(word int16, seed uint64) {
+			p.emit(
+				asm.LoadMem(asm.R0, asm.RFP, stackTemplate+8*word, asm.Word),
+				asm.Add.Imm32(asm.R0, int32(uint32(seed))),
+				asm.LoadMem(asm.R1, asm.RFP, stackTemplate+8*word+4, asm.Word),
+				asm.Add.Imm32(asm.R1, int32(seed>>32)),
+				asm.Mul.Reg(asm.R0, asm.R1),
+				asm.Add.Reg(asm.R2, asm.R0),
+			)
+		}
+		half(0, seed[5])
+		for _, w := range words6 {
+			half(w.word, seed[w.word])
+		}
+	} else {
+		p.emit(asm.Mov.Reg(asm.R2, addrs))
+	}
+	p.mix(seed)
+	p.emit(
+		asm.StoreMem(asm.RFP, stackHash, asm.R2, asm.DWord),
+		asm.RSh.Imm(asm.R2, 32),
+		asm.Mul.Imm(asm.R2, int32(t.homes)),
+		asm.RSh.Imm(asm.R2, 32),
+		asm.StoreMem(asm.RFP, t.stack+entryHome, asm.R2, asm.DWord),
+	)
+}
+
+// findTemplate goes to templated with the slot in R0 and its word in R1, or to
+// newcomer. It is find for a key on the stack: home slot, the one beside it, the chain.
+func (p *program) findTemplate(t entries) {
+	const scratch = asm.R8
 	for i := range 2 + chain {
 		next := p.here(fmt.Sprint("held", i+1))
 		switch i {
 		case 0, 2:
 			p.emit(asm.Mov.Reg(asm.R1, asm.R2))
-			p.templateAt(0)
+			p.entryAt(t, 0)
 		case 1:
 			p.emit(
 				asm.Mov.Reg(asm.R1, asm.R2),
 				asm.Xor.Imm(asm.R1, 1),
-				asm.JGE.Imm(asm.R1, int32(p.Templates.Homes), p.here("ask")), // never: for the verifier
+				asm.JGE.Imm(asm.R1, int32(t.homes), p.here("ask")), // never: for the verifier
 			)
-			p.templateAt(0)
+			p.entryAt(t, 0)
 		}
 		if i >= 2 {
 			p.emit(
 				asm.LoadMem(asm.R1, asm.R0, shtab.OffNext, asm.Word),
-				asm.JEq.Imm(asm.R1, 0, p.here("ask")),
-				asm.JGT.Imm(asm.R1, last, p.here("ask")),
+				asm.JEq.Imm(asm.R1, 0, p.here("newcomer")),
+				asm.JGT.Imm(asm.R1, int32(t.slots), p.here("ask")),
 			)
-			p.templateAt(-1)
+			p.entryAt(t, -1)
 		}
 		p.emit(
 			asm.LoadMem(asm.R1, asm.R0, shtab.OffWord, asm.DWord),
@@ -251,11 +324,11 @@ func (p *program) template() {
 			asm.LoadMem(asm.R5, asm.R0, shtab.OffKey+8, asm.DWord), asm.JNE.Reg(asm.R5, ports, next),
 		)
 		if p.six {
-			for i, w := range words6 {
+			for _, w := range words6 {
 				p.emit(
 					asm.LoadMem(asm.R5, asm.R0, shtab.OffKey+8*w.word, asm.DWord),
-					asm.LoadMem(service, asm.RFP, stackTemplate+8*int16(i), asm.DWord),
-					asm.JNE.Reg(asm.R5, service, next),
+					asm.LoadMem(scratch, asm.RFP, stackTemplate+8*w.word, asm.DWord),
+					asm.JNE.Reg(asm.R5, scratch, next),
 				)
 			}
 		}
@@ -266,56 +339,5 @@ func (p *program) template() {
 		)
 		p.symbol = next
 	}
-	p.emit(asm.Ja.Label(p.here("ask")))
-	p.label("templated")
-	p.emit(
-		asm.Mov.Reg(dest, asm.R1),
-		asm.And.Imm(dest, conn.DestMask),
-	)
-	p.reachable(dest)
-	p.emit(
-		asm.LoadMem(asm.R1, asm.RFP, stackTick, asm.DWord),
-		asm.StoreMem(asm.R0, shtab.OffStamp, asm.R1, asm.Word),
-	)
-}
-
-// templateAt is a template's slot, R0, by its number in R1.
-func (p *program) templateAt(add int32) {
-	p.emit(
-		asm.LSh.Imm(asm.R1, slotShift),
-		asm.LoadMapValue(asm.R0, p.templates, uint32(shtab.HeaderSize+add*shtab.SlotSize)),
-		asm.Add.Reg(asm.R0, asm.R1),
-	)
-}
-
-// templateHome leaves the home slot of the template's key in R2 (shtab.Hash).
-func (p *program) templateHome() {
-	seed := p.Templates.Seed
-	if p.six {
-		p.emit(asm.Mov.Imm(asm.R2, 0))
-		half := func(w asm.Register, seed uint64) {
-			p.emit(
-				asm.Mov.Reg32(asm.R0, w),
-				asm.Add.Imm32(asm.R0, int32(uint32(seed))),
-				asm.Mov.Reg(asm.R1, w),
-				asm.RSh.Imm(asm.R1, 32),
-				asm.Add.Imm32(asm.R1, int32(seed>>32)),
-				asm.Mul.Reg(asm.R0, asm.R1),
-				asm.Add.Reg(asm.R2, asm.R0),
-			)
-		}
-		half(addrs, seed[5])
-		for i, w := range words6 {
-			p.emit(asm.LoadMem(asm.R5, asm.RFP, stackTemplate+8*int16(i), asm.DWord))
-			half(asm.R5, seed[w.word])
-		}
-	} else {
-		p.emit(asm.Mov.Reg(asm.R2, addrs))
-	}
-	p.mix(seed)
-	p.emit(
-		asm.RSh.Imm(asm.R2, 32),
-		asm.Mul.Imm(asm.R2, int32(p.Templates.Homes)),
-		asm.RSh.Imm(asm.R2, 32),
-	)
+	p.emit(asm.Ja.Label(p.here("ask"))) // a longer chain is Go's
 }

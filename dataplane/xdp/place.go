@@ -4,12 +4,50 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/internal/shtab"
+	"github.com/ulvs/ulvs/persist"
 )
 
-// How the program makes an entry in the connection table, by the steps of shtab.Rings.
+// How the program makes an entry in the connection table or in that of the templates,
+// by the steps of shtab.Rings.
 
-// ring finds this CPU's rings, R8, with room to tell of the connection. It reads the
-// clock.
+// entries is a table in which the program makes entries.
+type entries struct {
+	name         string // of its labels
+	table        int    // its map's file descriptor
+	homes, slots uint32
+	rings        int32 // how far from the connections' rings are this table's
+	stack        int16
+}
+
+// What is kept of an entry to be, from entries.stack on.
+const (
+	entryHome   = 0  // the number of its key's home slot
+	entryNumber = 8  // that of its slot, and 1
+	entrySpot   = 16 // the slot's address
+	entryTold   = 24 // the address of the cell in which it will be told of
+)
+
+func (p *program) connTable() entries {
+	return entries{"conn", p.conns, p.Homes, p.Slots, 0, -216}
+}
+
+func (p *program) templateTable() entries {
+	return entries{"template", p.templates, p.Templates.Homes, p.Templates.Slots, int32(p.cpus) * shtab.RingsStride, -248}
+}
+
+func (t entries) label(p *program, name string) string { return p.here(t.name + "-" + name) }
+
+// entryAt is a slot's address, R0, by its number in R1, to which add is added.
+func (p *program) entryAt(t entries, add int32) {
+	p.emit(
+		asm.LSh.Imm(asm.R1, slotShift),
+		asm.LoadMapValue(asm.R0, t.table, uint32(shtab.HeaderSize+add*shtab.SlotSize)),
+		asm.Add.Reg(asm.R0, asm.R1),
+	)
+}
+
+// ring finds this CPU's rings, R8, and keeps their address, the time, and the home slot
+// of the connection that is to be.
 func (p *program) ring() {
 	p.emit(asm.FnJiffies64.Call())
 	p.ticks.emit(p)
@@ -19,10 +57,14 @@ func (p *program) ring() {
 		asm.JGE.Imm(asm.R0, int32(p.cpus), p.here("ask")), // never: for the verifier
 	)
 	p.ringsOf(asm.R0)
-	p.room()
+	p.emit(
+		asm.StoreMem(asm.RFP, stackRings, asm.R8, asm.DWord),
+		asm.LoadMem(asm.R1, asm.RFP, stackHome, asm.DWord),
+		asm.StoreMem(asm.RFP, p.connTable().stack+entryHome, asm.R1, asm.DWord),
+	)
 }
 
-// ringsOf is the rings of the CPU in a register, R8.
+// ringsOf is the connections' rings of the CPU in a register, R8.
 func (p *program) ringsOf(cpu asm.Register) {
 	p.emit(
 		asm.Mul.Imm(cpu, shtab.RingsStride),
@@ -31,14 +73,15 @@ func (p *program) ringsOf(cpu asm.Register) {
 	)
 }
 
-// room keeps the address of the cell in which a connection will be told of.
-func (p *program) room() {
+// room keeps the address of the cell in which an entry will be told of. R8 are the
+// CPU's rings of the table.
+func (p *program) room(t entries) {
 	p.emit(asm.LoadMem(asm.R1, asm.R8, shtab.OffPutAt, asm.Word))
 	p.cell(asm.R2)
 	p.emit(
 		asm.LoadMem(asm.R1, asm.R2, shtab.OffMade, asm.Word),
 		asm.JNE.Imm(asm.R1, 0, p.here("ask")),
-		asm.StoreMem(asm.RFP, stackTold, asm.R2, asm.DWord),
+		asm.StoreMem(asm.RFP, t.stack+entryTold, asm.R2, asm.DWord),
 	)
 }
 
@@ -54,19 +97,19 @@ func (p *program) cell(to asm.Register) {
 
 // spot looks for a free slot. It comes before a choice is made that would be lost
 // without.
-func (p *program) spot() {
+func (p *program) spot(t entries) {
 	for beside := range int32(2) {
 		p.emit(
-			asm.LoadMem(asm.R1, asm.RFP, stackHome, asm.DWord),
+			asm.LoadMem(asm.R1, asm.RFP, t.stack+entryHome, asm.DWord),
 			asm.Xor.Imm(asm.R1, beside),
-			asm.JGE.Imm(asm.R1, int32(p.Homes), p.here("ask")), // never: for the verifier
+			asm.JGE.Imm(asm.R1, int32(t.homes), p.here("ask")), // never: for the verifier
 			asm.Mov.Reg(asm.R2, asm.R1),
 			asm.Add.Imm(asm.R2, 1),
 		)
-		p.slotAt(asm.R1, 0)
+		p.entryAt(t, 0)
 		p.emit(
 			asm.LoadMem(asm.R1, asm.R0, shtab.OffWord, asm.DWord),
-			asm.JEq.Imm(asm.R1, 0, p.here("spot")),
+			asm.JEq.Imm(asm.R1, 0, t.label(p, "spot")),
 		)
 	}
 	p.emit(asm.LoadMem(asm.R1, asm.R8, shtab.OffTakeAt, asm.Word))
@@ -74,30 +117,49 @@ func (p *program) spot() {
 	p.emit(
 		asm.LoadMem(asm.R2, asm.R3, shtab.OffFree, asm.Word),
 		asm.JEq.Imm(asm.R2, 0, p.here("ask")),
-		asm.JGT.Imm(asm.R2, int32(p.Slots), p.here("ask")),
+		asm.JGT.Imm(asm.R2, int32(t.slots), p.here("ask")),
 		asm.Mov.Reg(asm.R1, asm.R2),
 	)
-	p.slotAt(asm.R1, -1)
-	p.label("spot")
+	p.entryAt(t, -1)
+	p.symbol = t.label(p, "spot")
 	p.emit(
-		asm.StoreMem(asm.RFP, stackSpot, asm.R0, asm.DWord),
-		asm.StoreMem(asm.RFP, stackNumber, asm.R2, asm.DWord),
+		asm.StoreMem(asm.RFP, t.stack+entrySpot, asm.R0, asm.DWord),
+		asm.StoreMem(asm.RFP, t.stack+entryNumber, asm.R2, asm.DWord),
 	)
 }
 
-// place claims the slot, and makes the connection to dest in it (shtab.Rings). The
-// slot is R5 then, and the home slot's number is where it was.
-func (p *program) place() {
-	no := p.here("ask")
+// placeTemplate makes the template that leads to dest, if there is to be one.
+func (p *program) placeTemplate(t entries) {
+	p.emit(
+		asm.LoadMem(asm.R1, asm.RFP, stackNew, asm.DWord),
+		asm.JEq.Imm(asm.R1, 0, p.here("place")),
+		asm.Add.Imm(asm.R8, t.rings),
+	)
+	p.claim(t)
+	for word := int16(0); word < 5; word++ {
+		p.emit(
+			asm.LoadMem(asm.R0, asm.RFP, stackTemplate+8*word, asm.DWord),
+			asm.StoreMem(asm.R5, shtab.OffKey+8*word, asm.R0, asm.DWord),
+		)
+	}
+	p.emit(asm.Mov.Imm(asm.R0, persist.MadeState))
+	p.begin()
+	p.emit(asm.LoadMem(asm.R2, asm.RFP, stackHash, asm.DWord))
+	p.publish(t, dest)
+	p.tell(t)
+	p.emit(asm.Sub.Imm(asm.R8, t.rings))
+}
+
+// place makes the connection to dest. Its slot is R5 then.
+func (p *program) place(t entries) {
 	p.label("place")
-	p.claimSlot(no)
+	p.claim(t)
 	p.emit(
 		asm.LoadMem(addrs, asm.RFP, stackKey, asm.DWord),
 		asm.LoadMem(ports, asm.RFP, stackKey+8, asm.DWord),
 		asm.StoreMem(asm.R5, shtab.OffKey, addrs, asm.DWord),
 		asm.StoreMem(asm.R5, shtab.OffKey+8, ports, asm.DWord),
 		asm.Mov.Imm(asm.R0, 0),
-		asm.StoreMem(asm.R5, shtab.OffCount, asm.R0, asm.Word),
 	)
 	for _, w := range words6 {
 		if p.six {
@@ -106,32 +168,43 @@ func (p *program) place() {
 		p.emit(asm.StoreMem(asm.R5, shtab.OffKey+8*w.word, asm.R0, asm.DWord))
 	}
 	p.emit(
-		asm.LoadMem(asm.R0, asm.RFP, stackTick, asm.DWord),
-		asm.StoreMem(asm.R5, shtab.OffStamp, asm.R0, asm.Word),
 		asm.Mov.Imm(asm.R0, conn.MadeUDP),
 		asm.LoadMem(asm.R1, data, p.atProto(), asm.Byte),
 		asm.JEq.Imm(asm.R1, protoUDP, p.here("state")),
 		asm.Mov.Imm(asm.R0, conn.MadeTCP),
 	)
 	p.label("state")
-	p.emit(asm.StoreMem(asm.R5, shtab.OffState, asm.R0, asm.Word))
+	p.begin()
 	p.sum()
-	p.publish(dest)
+	p.publish(t, dest)
+	p.tell(t)
 }
 
-// claimSlot claims the slot that spot has found, R5, for which R8 are the CPU's rings.
-func (p *program) claimSlot(no string) {
+// begin writes the state in R0, when the entry was made, and that it has had no packet.
+func (p *program) begin() {
 	p.emit(
-		asm.LoadMem(asm.R5, asm.RFP, stackSpot, asm.DWord),
-		asm.LoadMem(asm.R2, asm.RFP, stackNumber, asm.DWord),
-		asm.JGT.Imm(asm.R2, int32(p.Homes), p.here("over")),
+		asm.StoreMem(asm.R5, shtab.OffState, asm.R0, asm.Word),
+		asm.LoadMem(asm.R0, asm.RFP, stackTick, asm.DWord),
+		asm.StoreMem(asm.R5, shtab.OffStamp, asm.R0, asm.Word),
+		asm.Mov.Imm(asm.R0, 0),
+		asm.StoreMem(asm.R5, shtab.OffCount, asm.R0, asm.Word),
+	)
+}
+
+// claim claims the slot that spot has found, R5. R8 are the CPU's rings of the table.
+func (p *program) claim(t entries) {
+	no := p.here("ask")
+	p.emit(
+		asm.LoadMem(asm.R5, asm.RFP, t.stack+entrySpot, asm.DWord),
+		asm.LoadMem(asm.R2, asm.RFP, t.stack+entryNumber, asm.DWord),
+		asm.JGT.Imm(asm.R2, int32(t.homes), t.label(p, "over")),
 		asm.Mov.Imm(asm.R0, 0),
 		asm.LoadImm(asm.R1, shtab.MaxValue, asm.DWord),
 		atomically(asm.CmpXchg, asm.R5, asm.R1, asm.DWord, shtab.OffWord),
 		asm.JNE.Imm(asm.R0, 0, no),
-		asm.Ja.Label(p.here("write")),
+		asm.Ja.Label(t.label(p, "write")),
 	)
-	p.label("over")
+	p.symbol = t.label(p, "over")
 	p.emit(asm.LoadMem(asm.R1, asm.R8, shtab.OffTakeAt, asm.Word))
 	p.cell(asm.R3)
 	p.emit(
@@ -142,24 +215,24 @@ func (p *program) claimSlot(no string) {
 		asm.Add.Imm(asm.R0, 1),
 		asm.StoreMem(asm.R8, shtab.OffTakeAt, asm.R0, asm.Word),
 	)
-	p.label("write")
+	p.symbol = t.label(p, "write")
 }
 
 // publish lets the entry be found, with the key's hash in R2 and a value, and puts an
 // overflow slot into its chain. R2 is the slot's number, and 1, then.
-func (p *program) publish(value asm.Register) {
+func (p *program) publish(t entries, value asm.Register) {
 	p.emit( // shtab.tagOf
 		asm.RSh.Imm(asm.R2, 16),
 		asm.Or.Imm(asm.R2, 1),
 		asm.LSh.Imm(asm.R2, shtab.ValueBits),
 		asm.Or.Reg(asm.R2, value),
 		atomically(asm.Xchg, asm.R5, asm.R2, asm.DWord, shtab.OffWord),
-		asm.LoadMem(asm.R2, asm.RFP, stackNumber, asm.DWord),
-		asm.JLE.Imm(asm.R2, int32(p.Homes), p.here("tell")),
-		asm.LoadMem(asm.R1, asm.RFP, stackHome, asm.DWord),
-		asm.JGE.Imm(asm.R1, int32(p.Homes), pass), // never: for the verifier
+		asm.LoadMem(asm.R2, asm.RFP, t.stack+entryNumber, asm.DWord),
+		asm.JLE.Imm(asm.R2, int32(t.homes), t.label(p, "tell")),
+		asm.LoadMem(asm.R1, asm.RFP, t.stack+entryHome, asm.DWord),
+		asm.JGE.Imm(asm.R1, int32(t.homes), pass), // never: for the verifier
 	)
-	p.slotAt(asm.R1, 0)
+	p.entryAt(t, 0)
 	p.emit(asm.Mov.Reg(asm.R3, asm.R0))
 	for range 3 {
 		p.emit(
@@ -167,16 +240,16 @@ func (p *program) publish(value asm.Register) {
 			asm.Mov.Reg(asm.R4, asm.R0),
 			asm.StoreMem(asm.R5, shtab.OffNext, asm.R0, asm.Word),
 			atomically(asm.CmpXchg, asm.R3, asm.R2, asm.Word, shtab.OffNext),
-			asm.JEq.Reg(asm.R0, asm.R4, p.here("tell")),
+			asm.JEq.Reg(asm.R0, asm.R4, t.label(p, "tell")),
 		)
 	}
 }
 
 // tell puts the slot's number, which is R2 less 1, into the ring of those made.
-func (p *program) tell() {
-	p.label("tell")
+func (p *program) tell(t entries) {
+	p.symbol = t.label(p, "tell")
 	p.emit(
-		asm.LoadMem(asm.R1, asm.RFP, stackTold, asm.DWord),
+		asm.LoadMem(asm.R1, asm.RFP, t.stack+entryTold, asm.DWord),
 		asm.Mov.Imm(asm.R0, 0),
 		atomically(asm.CmpXchg, asm.R1, asm.R2, asm.Word, shtab.OffMade),
 		asm.LoadMem(asm.R0, asm.R8, shtab.OffPutAt, asm.Word),

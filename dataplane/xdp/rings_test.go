@@ -44,15 +44,16 @@ func (p *program) maker() asm.Instructions {
 		asm.StoreMem(asm.RFP, stackKey, addrs, asm.DWord),
 	)
 	p.hash()
-	p.emit(asm.StoreMem(asm.RFP, stackHome, asm.R2, asm.DWord))
+	t := p.connTable()
+	p.emit(asm.StoreMem(asm.RFP, t.stack+entryHome, asm.R2, asm.DWord))
 	p.find()
 	p.label("found")
 	p.emit(asm.Mov.Imm(asm.R0, makerFound), asm.Return())
 
 	p.label("miss")
-	p.room()
-	p.spot()
-	p.claimSlot(p.here("ask"))
+	p.room(t)
+	p.spot(t)
+	p.claim(t)
 	p.emit(
 		asm.LoadMem(addrs, asm.RFP, stackKey, asm.DWord),
 		asm.LoadImm(ports, makerPorts, asm.DWord),
@@ -66,8 +67,8 @@ func (p *program) maker() asm.Instructions {
 	}
 	p.sum()
 	p.emit(asm.Mov.Reg(asm.R1, addrs), asm.Add.Imm(asm.R1, 1)) // a value that says whose it is
-	p.publish(asm.R1)
-	p.tell()
+	p.publish(t, asm.R1)
+	p.tell(t)
 	p.emit(asm.Mov.Imm(asm.R0, makerMade), asm.Return())
 	p.label("ask")
 	p.emit(asm.Mov.Imm(asm.R0, makerBusy), asm.Return())

@@ -1,0 +1,74 @@
+package shtab
+
+// Lender is a table in which programs make entries: Table, or what is around it.
+type Lender interface {
+	Beside()
+	Homes() uint32
+	Max() int
+	Lend() (slot uint32, ok bool)
+	TakeBack(slot uint32)
+}
+
+// Loan is what programs have of a table: rings, and overflow slots. Its methods are the
+// table's owner's.
+type Loan struct {
+	rings *Rings
+	table Lender
+	// lent is how many slots each CPU's programs have, of share at most.
+	lent  []int
+	share int
+}
+
+// NewLoan lays rings of so many CPUs over block (NewRings), from which nothing is lent
+// yet.
+func NewLoan(table Lender, block []byte, cpus int) (*Loan, error) {
+	rings, err := NewRings(block, cpus)
+	if err != nil {
+		return nil, err
+	}
+	// A 64th of the slots is the table's room for chance: half of that is not missed.
+	share := min(RingCells-1, table.Max()/128/cpus)
+	return &Loan{rings: rings, table: table, lent: make([]int, cpus), share: share}, nil
+}
+
+// Begin lets programs make entries.
+func (l *Loan) Begin() {
+	l.table.Beside()
+	l.rings.Open()
+	l.lend()
+}
+
+// lend fills up what programs have.
+func (l *Loan) lend() {
+	for cpu := range l.lent {
+		for l.lent[cpu] < l.share {
+			slot, ok := l.table.Lend()
+			if !ok {
+				return
+			}
+			if !l.rings.Give(cpu, slot) {
+				l.table.TakeBack(slot)
+				break
+			}
+			l.lent[cpu]++
+		}
+	}
+}
+
+// Gather calls take for the slots in which programs have made entries, and reports
+// whether there were any.
+func (l *Loan) Gather(take func(slot uint32)) (some bool) {
+	for cpu := range l.lent {
+		for slot, ok := l.rings.Next(cpu); ok; slot, ok = l.rings.Next(cpu) {
+			some = true
+			if slot >= l.table.Homes() {
+				l.lent[cpu]--
+			}
+			take(slot)
+		}
+	}
+	if some {
+		l.lend()
+	}
+	return some
+}
