@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -18,6 +19,7 @@ import (
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+	"golang.org/x/sys/unix"
 )
 
 // still is a plane whose program is run by hand, at a time that stands still, and whose
@@ -109,8 +111,14 @@ func newPair(t *testing.T, seed uint64) *pair {
 	}
 	w.resolver.SetLocal(netip.MustParseAddr("10.0.0.3"), true)
 	w.start()
+	t.Cleanup(func() {
+		for _, part := range w.still.parts {
+			_ = unix.Munmap(part.Block[:cap(part.Block)])
+		}
+	})
 	w.plain, err = ulvs.New(w.options(dataplanetest.New()))
 	w.must(err)
+	t.Cleanup(w.plain.Close)
 	return w
 }
 
@@ -349,40 +357,43 @@ func (w *pair) restart() {
 	}
 }
 
+var pairSeeds = flag.Int("pairs", 16, "how many random courses TestOpens takes")
+
 // TestOpens has a program open connections, and compares each packet, and all that is
 // listed, with a director that has no such program.
 func TestOpens(t *testing.T) {
-	seeds := uint64(24)
-	if testing.Short() {
-		seeds = 8
-	}
 	opened := uint64(0)
-	for seed := range seeds {
-		w := newPair(t, seed)
-		w.restarts = seed%2 == 0
-		for range 80 {
-			w.command()
-		}
-		for range 700 {
-			switch n := w.rng.IntN(100); {
-			case n < 8:
-				w.command()
-			case n < 92:
-				before := w.openedNow()
-				w.send(w.frame())
-				opened += w.openedNow() - before
-			case n < 96:
-				w.compare()
-			case n < 98:
-				w.move(time.Duration(1+w.rng.IntN(90)) * time.Second)
-			case w.restarts:
-				w.restart()
-			}
-		}
-		w.compare()
+	for seed := range *pairSeeds {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) { opened += pairCourse(newPair(t, uint64(seed)), seed%2 == 0) })
 	}
 	t.Logf("the program opened %d connections", opened)
-	if opened < 20*seeds {
+	if opened < 30*uint64(*pairSeeds) {
 		t.Error("that was not much")
 	}
+}
+
+// pairCourse is a random course of events.
+func pairCourse(w *pair, restarts bool) (opened uint64) {
+	w.restarts = restarts
+	for range 80 {
+		w.command()
+	}
+	for range 700 {
+		switch n := w.rng.IntN(100); {
+		case n < 8:
+			w.command()
+		case n < 92:
+			before := w.openedNow()
+			w.send(w.frame())
+			opened += w.openedNow() - before
+		case n < 96:
+			w.compare()
+		case n < 98:
+			w.move(time.Duration(1+w.rng.IntN(90)) * time.Second)
+		case w.restarts:
+			w.restart()
+		}
+	}
+	w.compare()
+	return opened
 }
