@@ -2,11 +2,12 @@
 // packets of connections, from the connection table that it shares with the
 // director, in front of another plane, which gets all other packets.
 //
-// The program is assembled in Go for the table at hand; program.go, forward.go and
-// handover.go are to be read from top to bottom, as a packet goes through it. It
-// stamps and counts a connection, and leaves its state to Go: a packet that would
+// The program is assembled in Go for the table at hand; program.go, forward.go,
+// handover.go and open.go are to be read from top to bottom, as a packet goes through
+// it. It stamps and counts a connection, and leaves its state to Go: a packet that would
 // change it is handed over. So Go alone writes states, and counts of connections are
-// exact.
+// exact. It opens connections by what the director has decided ahead, and tells of
+// them.
 package xdp
 
 import (

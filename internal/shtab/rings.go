@@ -7,9 +7,9 @@ import (
 
 // Rings are how a table's owner and programs that make entries by themselves work
 // together: for each CPU, a ring of overflow slots that its programs may use, and a
-// ring of the slots in which they have made entries. No program makes any yet; a
-// daemon that has such programs may leave its table to one that has not, and the
-// other way round, as both keep to this.
+// ring of the slots in which they have made entries. A daemon that has such programs
+// may leave its table to one that has not, and the other way round, as both keep to
+// this.
 //
 // A cell holds 0, or a slot's number and 1. The giving side puts where it finds 0,
 // the taking side takes by exchanging with 0, and each keeps its own position: a
