@@ -56,10 +56,15 @@ func (l *Loan) lend() {
 }
 
 // Gather calls take for the slots in which programs have made entries, and reports
-// whether there were any.
+// whether there were any. Of each CPU it takes a ring's cells at most, however fast
+// programs are.
 func (l *Loan) Gather(take func(slot uint32)) (some bool) {
 	for cpu := range l.lent {
-		for slot, ok := l.rings.Next(cpu); ok; slot, ok = l.rings.Next(cpu) {
+		for range RingCells {
+			slot, ok := l.rings.Next(cpu)
+			if !ok {
+				break
+			}
 			some = true
 			if slot >= l.table.Homes() {
 				l.lent[cpu]--
