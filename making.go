@@ -211,7 +211,7 @@ func (d *Director) fill(s *virtual) {
 		return
 	}
 	room := s.ahead.Room()
-	if room < ahead.Choices/4 {
+	if room < ahead.Choices/8 {
 		return
 	}
 	n := 0
@@ -332,7 +332,9 @@ func (d *Director) review() {
 		m.locals = l
 		m.apart[0], m.apart[1] = m.fast.SetLocals(l)
 	}
-	// Those that the plane may have made and not told of yet have to find room.
+	// Those that the plane may have made and not told of yet have to find room. (Where
+	// there are so many CPUs that they might be more than a quarter of the table, that
+	// has a few more entries for a moment.)
 	able := room(d.conns, m.cpus) && d.sysctl.ExpireQuiescentTemplate == 0 && d.defense.rate == 0 && !d.conns.Secure()
 	open := dataplane.Making{
 		IPv4:      able && m.apart[0] && !d.table.marked(0),
@@ -350,7 +352,7 @@ func room(t interface {
 	Len() int
 	Max() int
 }, cpus int) bool {
-	return t.Len()+cpus*shtab.RingCells <= t.Max()
+	return t.Len()+min(cpus*shtab.RingCells, t.Max()/4) <= t.Max()
 }
 
 // marked reports whether a packet of a family may belong to a service by its mark.

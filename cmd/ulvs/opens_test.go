@@ -30,9 +30,6 @@ func TestOpensAlone(t *testing.T) {
 		t.Helper()
 		for i := range n {
 			s.send(s.frame(1000+from+i, 80, "S", number+i))
-			if i%50 == 49 { // what is decided ahead would come to an end
-				time.Sleep(200 * time.Millisecond)
-			}
 		}
 		for i, at := range s.got(number, int(n)) {
 			if want := order(from + uint32(i)); at != want {

@@ -123,7 +123,7 @@ func newPair(t *testing.T, seed uint64) *pair {
 }
 
 func (w *pair) options(p dataplane.Plane) ulvs.Options {
-	return ulvs.Options{Plane: p, Resolver: w.resolver, Connections: 1 << 14, Clock: func() time.Duration { return w.still.now }}
+	return ulvs.Options{Plane: p, Resolver: w.resolver, Connections: 1 << 15, Clock: func() time.Duration { return w.still.now }}
 }
 
 // start starts a director on the program's plane, which goes on with what the one

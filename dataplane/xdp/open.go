@@ -172,6 +172,12 @@ func (p *program) choose(templates entries) {
 		asm.RSh.Imm(asm.R1, 32),
 		asm.Mov.Reg32(asm.R2, asm.R3),
 		asm.JEq.Reg(asm.R1, asm.R2, no),
+		asm.Sub.Reg(asm.R1, asm.R2),
+		asm.JGE.Imm(asm.R1, ahead.Choices/2, p.here("many")),
+	)
+	p.wake()
+	p.label("many")
+	p.emit(
 		asm.And.Imm(asm.R2, ahead.Choices-1),
 		asm.LSh.Imm(asm.R2, 3),
 		asm.Add.Reg(asm.R2, service),

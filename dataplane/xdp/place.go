@@ -82,6 +82,26 @@ func (p *program) room(t entries) {
 		asm.LoadMem(asm.R1, asm.R2, shtab.OffMade, asm.Word),
 		asm.JNE.Imm(asm.R1, 0, p.here("ask")),
 		asm.StoreMem(asm.RFP, t.stack+entryTold, asm.R2, asm.DWord),
+		asm.LoadMem(asm.R1, asm.R8, shtab.OffPutAt, asm.Word),
+		asm.Add.Imm(asm.R1, shtab.RingCells/2),
+	)
+	p.cell(asm.R2)
+	p.emit(
+		asm.LoadMem(asm.R1, asm.R2, shtab.OffMade, asm.Word),
+		asm.JEq.Imm(asm.R1, 0, t.label(p, "roomy")),
+	)
+	p.wake()
+	p.symbol = t.label(p, "roomy")
+}
+
+// wake gives one packet of many to Go, which has to be awake before what it has
+// prepared comes to an end: it looks after all of that then.
+func (p *program) wake() {
+	const many = 32 // a power of two
+	p.emit(
+		asm.LoadMem(asm.R1, asm.RFP, p.connTable().stack+entryHome, asm.DWord),
+		asm.And.Imm(asm.R1, many-1),
+		asm.JEq.Imm(asm.R1, 0, p.here("ask")),
 	)
 }
 

@@ -13,8 +13,8 @@ const (
 	// Services is how many services there is room for, by number, 0 included; those
 	// with higher numbers are Go's. Choices is a ring's size, a power of two, of which
 	// one is always kept.
-	Services = 1 << 11
-	Choices  = 1 << 7
+	Services = 1 << 10
+	Choices  = 1 << 10
 
 	Stride = 128 + 8*Choices
 

@@ -61,10 +61,10 @@ type slot struct {
 //
 //	  0  takeAt     4  the programs' position in free
 //	 64  putAt      4  their position in made
-//	128  free    4096  cells of slots that may be used
-//	     made    4096  cells of slots that were used
+//	128  free   16384  cells of slots that may be used
+//	     made   16384  cells of slots that were used
 const (
-	RingCells   = 1 << 10
+	RingCells   = 1 << 12
 	RingsStride = 2*SlotSize + 2*RingCells*4
 
 	OffTakeAt = 0

@@ -292,7 +292,7 @@ func (s *slot) holds(k *Key, tag uint64) bool {
 // Insert puts in an entry and returns its slot. The key must not be there.
 // value is 1 to MaxValue-1. The error is ErrFull.
 func (t *Table) Insert(k *Key, h uint64, value uint64, stamp, state uint32) (uint32, error) {
-	if t.used == t.max {
+	if t.used >= t.max {
 		return 0, ErrFull
 	}
 	i := t.homeOf(h)
