@@ -114,8 +114,9 @@ type Director struct {
 	answered   uint64        // answers given in the place of the host or of IPVS
 	nextEst    *uint32       // tick of the estimator's next round
 	making     *making       // or nil
-	touched    uint32        // keeps the look-ahead's loads from being left out
-	claimDue   bool          // the plane has to be told anew
+	locals     *dataplane.Locals
+	touched    uint32 // keeps the look-ahead's loads from being left out
+	claimDue   bool   // the plane has to be told anew
 
 	// scratch is working memory, for as many Handle calls at once as it holds;
 	// more allocate.
@@ -144,7 +145,7 @@ func New(o Options) (*Director, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	d := &Director{
-		plane: o.Plane, resolver: o.Resolver, mac: o.MAC, log: o.Log, clock: o.Clock,
+		locals: o.Resolver.Locals(), plane: o.Plane, resolver: o.Resolver, mac: o.MAC, log: o.Log, clock: o.Clock,
 		marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true),
 		table: newTable(), sysctl: sysctl.Defaults(),
 		fragments: fragment.New(fragments, fragmentLife), early: fragment.NewHold[dataplane.Frame](earlyFragments, fragmentLife), scratch: make(chan *scratch, 64),

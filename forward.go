@@ -66,6 +66,7 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	d.gather()
+	d.locals = d.resolver.Locals()
 	d.advance(tick)
 	if d.table.fast != nil {
 		d.table.fast.Attend(tick)
@@ -371,29 +372,4 @@ const (
 	echoRequest          = 8
 	echoRequest6         = 128
 	neighborSolicitation = 135
-	arpRequest           = 1
 )
-
-// arp answers for virtual addresses that the host does not have.
-func (d *Director) arp(f *dataplane.Frame, p *packet.Packet) {
-	if p.ARPOp != arpRequest || !d.standsFor(p.ARPTarget) {
-		return
-	}
-	if mac, ok := d.resolver.LinkAddr(f.In); ok {
-		d.answer(f, packet.AppendARPReply(f.Room[:0], f.Data, p, d.ownMAC(mac)))
-	}
-}
-
-// ownMAC is the address under which virtual addresses are announced.
-func (d *Director) ownMAC(link dataplane.MAC) dataplane.MAC {
-	if d.mac != (dataplane.MAC{}) {
-		return d.mac
-	}
-	return link
-}
-
-// intact reports whether a packet's transport checksum is right, or not there
-// yet because the sender is on this machine.
-func intact(f *dataplane.Frame, p *packet.Packet) bool {
-	return f.Offload.Flags&(dataplane.NeedsChecksum|dataplane.ChecksumValid) != 0 || packet.TransportIntact(f.Data, p)
-}

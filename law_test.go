@@ -148,7 +148,7 @@ func TestUnsafe(t *testing.T) {
 	}
 }
 
-// The root is a thin facade: at most twelve files; and no file is longer than a
+// The root is a thin facade: at most thirteen files; and no file is longer than a
 // person reads at one go.
 func TestSizes(t *testing.T) {
 	root := 0
@@ -164,8 +164,8 @@ func TestSizes(t *testing.T) {
 			t.Errorf("%s has %d lines, the limit is 400: one job has become two", f.path, n)
 		}
 	}
-	if root > 12 {
-		t.Errorf("the root package has %d files, the limit is 12: move a stage into a leaf", root)
+	if root > 13 {
+		t.Errorf("the root package has %d files, the limit is 13: move a stage into a leaf", root)
 	}
 }
 

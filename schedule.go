@@ -2,7 +2,6 @@ package ulvs
 
 import (
 	"encoding/binary"
-	"net/netip"
 	"time"
 
 	"github.com/ulvs/ulvs/conn"
@@ -40,7 +39,7 @@ func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, e *early, tick
 	if !e.looked {
 		s = d.service(f, p, p)
 	}
-	if s == nil || !d.startsConn(p) || d.martian(p.Source()) {
+	if s == nil || !d.startsConn(p) || d.martian(p) {
 		d.accept(f, p, s)
 		return 0, nil, false
 	}
@@ -156,6 +155,20 @@ func (d *Director) pick(s *virtual, a *attempt) *dest {
 			return d.table.dests[c.Dest]
 		}
 	}
+	r := &d.request
+	if s.turns == nil {
+		d.describe(a)
+	}
+	chosen := s.scheduler.Schedule(r)
+	d.table.note(s)
+	if chosen == nil {
+		return nil
+	}
+	return d.table.dests[chosen.ID]
+}
+
+// describe says who asks, for schedulers that want to know.
+func (d *Director) describe(a *attempt) {
 	p := a.p
 	r := &d.request
 	*r = sched.Request{
@@ -170,12 +183,6 @@ func (d *Director) pick(s *virtual, a *attempt) *dest {
 		// the inverse).
 		r.Virtual = r.Client
 	}
-	chosen := s.scheduler.Schedule(r)
-	d.table.note(s)
-	if chosen == nil {
-		return nil
-	}
-	return d.table.dests[chosen.ID]
 }
 
 // plain is scheduling without persistence (ip_vs_schedule).
@@ -307,89 +314,6 @@ func (d *Director) leave(s *virtual, a *attempt) {
 	if !a.quoted {
 		d.unreachable(a.f, a.p, packet.PortUnreachable)
 	}
-}
-
-// accept is IPVS's NF_ACCEPT: the packet goes up the host's stack. Where the
-// host does not get it, because the plane keeps the packets of service s from it
-// and has no way past that, or because the virtual address is not the host's, the
-// host's answer is given here: that of a host on which nothing listens.
-func (d *Director) accept(f *dataplane.Frame, p *packet.Packet, s *virtual) {
-	to := p.Dest()
-	switch local := d.resolver.Local(to); {
-	case local && !(d.plane.Withholds() && d.table.claimed(s, to, p)), !local && !d.isVIP(to):
-		return
-	case local && d.plane.Injects():
-		f.Verdict = dataplane.Host
-		return
-	}
-	d.drop(f, dropHost)
-	switch {
-	case !intact(f, p):
-	case d.martian(p.Source()):
-	case p.Kind == packet.TCP:
-		d.answer(f, packet.AppendRST(f.Room[:0], f.Data, p))
-	case p.Kind == packet.UDP:
-		d.unreachable(f, p, packet.PortUnreachable)
-	default:
-		d.unreachable(f, p, packet.ProtocolUnreachable)
-	}
-}
-
-// martian reports a source address that no packet from the wire has; the kernel
-// drops such packets before IPVS (net/ipv4/route.c, ip_route_input_slow).
-func (d *Director) martian(a netip.Addr) bool {
-	return a.IsLoopback() || a.IsMulticast() || a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240) || d.resolver.Local(a)
-}
-
-// isVIP reports whether an address is that of a service, or named by a mark
-// rule of one.
-func (d *Director) isVIP(a netip.Addr) bool { return d.table.vips[a] > 0 || d.table.markVIPs[a] }
-
-// standsFor reports whether the director answers for an address in the place
-// of a host: a virtual address that the host does not have.
-func (d *Director) standsFor(a netip.Addr) bool { return d.isVIP(a) && !d.resolver.Local(a) }
-
-// local is a packet whose real server is the director itself: the host gets
-// it (ip_vs_dr_xmit, local), if the plane has a way.
-func (d *Director) local(f *dataplane.Frame) {
-	switch {
-	case !d.plane.Withholds():
-	case d.plane.Injects():
-		f.Verdict = dataplane.Host
-	default:
-		d.drop(f, dropLocal)
-	}
-}
-
-func (d *Director) unreachable(f *dataplane.Frame, p *packet.Packet, what packet.Unreachable) {
-	d.answer(f, packet.AppendUnreachable(f.Room[:0], f.Data, p, p.Dest(), what))
-}
-
-// hostUnreachable makes the answer to a frame whose next hop did not answer
-// (net/ipv4/arp.c, arp_error_report; net/ipv6/ndisc.c, ndisc_error_report).
-func hostUnreachable(f *dataplane.Frame) bool {
-	var p packet.Packet
-	p.Parse(f.Data)
-	if !p.IsIP() {
-		return false
-	}
-	answer := packet.AppendUnreachable(nil, f.Data, &p, p.Dest(), packet.HostUnreachable)
-	if len(answer) == 0 {
-		return false
-	}
-	*f = dataplane.Frame{Data: answer, In: f.In, Verdict: dataplane.Transmit}
-	return true
-}
-
-// answer sends a frame back in the place of the one that came; none if it is
-// empty.
-func (d *Director) answer(f *dataplane.Frame, frame []byte) {
-	if len(frame) == 0 {
-		return
-	}
-	f.Data, f.Offload, f.Hop = frame, dataplane.Offload{}, nil
-	f.Verdict = dataplane.Transmit
-	d.answered++
 }
 
 // drop ends a frame. An answer may follow.

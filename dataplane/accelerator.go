@@ -1,7 +1,5 @@
 package dataplane
 
-import "net/netip"
-
 // Accelerator is a Plane that forwards packets of connections by itself, where
 // the table that the director keeps of them lies in memory that the plane has.
 // It hands the director only what may change something: packets without a
@@ -52,10 +50,6 @@ type Maker interface {
 
 // Making is what a Maker may make: connections of a family, and templates too.
 type Making struct{ IPv4, IPv6, Templates bool }
-
-// Locals are all of the host's own addresses at one moment. They are immutable: a
-// change is a new Locals.
-type Locals struct{ Prefixes []netip.Prefix }
 
 // Names of parts that planes look into themselves.
 const (

@@ -82,14 +82,14 @@ func (r *Resolver) SetLocal(addr netip.Addr, yes bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	local := with(r.local.Load(), addr.Unmap(), yes)
-	all := new(dataplane.Locals)
+	var all []netip.Prefix
 	for a, is := range *local {
 		if is {
-			all.Prefixes = append(all.Prefixes, netip.PrefixFrom(a, a.BitLen()))
+			all = append(all, netip.PrefixFrom(a, a.BitLen()))
 		}
 	}
 	r.local.Store(local)
-	r.locals.Store(all)
+	r.locals.Store(dataplane.NewLocals(all))
 }
 
 // SetLink says what interface ifindex is: its name, its link address, and its

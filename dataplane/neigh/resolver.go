@@ -194,7 +194,7 @@ func (r *Resolver) want(h *hop) {
 func (r *Resolver) Local(addr netip.Addr) bool { return r.snap.Load().local(addr) }
 
 // Locals implements dataplane.Resolver.
-func (r *Resolver) Locals() *dataplane.Locals { return &r.snap.Load().locals }
+func (r *Resolver) Locals() *dataplane.Locals { return r.snap.Load().locals }
 
 // Source implements dataplane.Resolver: the interface's primary address, or,
 // if it has none, the first one of another interface (inet_select_addr in

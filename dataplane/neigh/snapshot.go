@@ -20,7 +20,7 @@ type snapshot struct {
 	addrs6    map[[16]byte]struct{}
 	prefixes4 []prefix4
 	prefixes6 []netip.Prefix
-	locals    dataplane.Locals
+	locals    *dataplane.Locals
 	links     map[int]link
 	first4    netip.Addr // of any interface, for those that have none
 	first6    netip.Addr
@@ -38,7 +38,7 @@ type link struct {
 }
 
 func newSnapshot() *snapshot {
-	return &snapshot{addrs4: make(map[uint32]struct{}), addrs6: make(map[[16]byte]struct{}), links: make(map[int]link)}
+	return &snapshot{addrs4: make(map[uint32]struct{}), addrs6: make(map[[16]byte]struct{}), locals: new(dataplane.Locals), links: make(map[int]link)}
 }
 
 // prefix4 is a range of IPv4 addresses.
@@ -72,7 +72,6 @@ func (s *snapshot) local(a netip.Addr) bool {
 // addLocal makes a range local, which may be one address.
 func (s *snapshot) addLocal(p netip.Prefix) {
 	p = p.Masked()
-	s.locals.Prefixes = append(s.locals.Prefixes, p)
 	switch a := p.Addr(); {
 	case a.Is4():
 		b := a.As4()
@@ -175,6 +174,7 @@ func (s *snapshot) readSources(k *netlink.Handle) error {
 // readLocal reads the local tables, by which the kernel itself decides what
 // is its own (inet_addr_type in net/ipv4/fib_frontend.c).
 func (s *snapshot) readLocal(k *netlink.Handle) error {
+	var all []netip.Prefix
 	filter := &netlink.Route{Table: unix.RT_TABLE_LOCAL, Type: unix.RTN_LOCAL}
 	for _, fam := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		routes, err := k.RouteListFiltered(fam, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
@@ -184,9 +184,11 @@ func (s *snapshot) readLocal(k *netlink.Handle) error {
 		for _, rt := range routes {
 			if p, ok := prefix(rt.Dst); ok {
 				s.addLocal(p)
+				all = append(all, p.Masked())
 			}
 		}
 	}
+	s.locals = dataplane.NewLocals(all)
 	return nil
 }
 

@@ -65,7 +65,7 @@ type settings struct {
 	_        [12]uint32
 	tcp      [32]uint32
 	_        [16]uint32
-	locals   [localBits / 32]uint32
+	locals   [dataplane.LocalBits / 32]uint32
 	_        [64]uint32
 }
 

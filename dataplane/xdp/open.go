@@ -6,6 +6,7 @@ import (
 
 	"github.com/cilium/ebpf/asm"
 	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/internal/ahead"
 	"github.com/ulvs/ulvs/internal/shtab"
 )
@@ -129,10 +130,10 @@ func (p *program) source() {
 			asm.LoadMem(asm.R1, data, atIP+12, asm.Word),
 		)
 	}
-	factor := uint32(localFactor)
+	factor := uint32(dataplane.LocalFactor)
 	p.emit(
 		asm.Mul.Imm32(asm.R1, int32(factor)),
-		asm.RSh.Imm32(asm.R1, localShift),
+		asm.RSh.Imm32(asm.R1, dataplane.LocalShift),
 		asm.Mov.Reg(asm.R2, asm.R1),
 		asm.RSh.Imm(asm.R2, 5),
 		asm.LSh.Imm(asm.R2, 2),

@@ -1,12 +1,15 @@
 // Package timerwheel expires entries of a table that somebody else owns.
 //
-// It is a hierarchical timing wheel (Varghese and Lauck, 1987) of four levels
-// with 1024 lists each. Its links are indices that lie inside the owner's records,
+// It is a hierarchical timing wheel (Varghese and Lauck, 1987) of three levels. Its
+// links are indices that lie inside the owner's records,
 // so that it allocates nothing, holds no pointer into the records, and works on
 // memory that the garbage collector does not know.
 //
 // Records lie anywhere in memory, and what it costs are misses of the cache. So there
-// are few levels, each of which a timer comes down is one more. And a list is eight
+// are few levels, each of which a timer comes down is one more: at 250 ticks a second
+// the lowest is for the next 524 seconds, which most timers are within. Its lists are
+// used one after the other, so that those of the present are in the cache, however many
+// there are. And a list is eight
 // chains, which are gone through side by side: eight misses at a time, and not one
 // after the other.
 //
@@ -16,15 +19,34 @@ package timerwheel
 
 import "math/bits"
 
+// The levels: a list of the lowest is for one tick, one of the next for as many ticks
+// as the level below has lists.
 const (
-	levels    = 4 // 1024^4 ticks are more than 32 bits hold
-	levelBits = 10
-	lists     = 1 << levelBits
-	slotMask  = lists - 1
+	levels    = 3
+	nearBits  = 17
+	farBits   = 10
+	outerBits = 32 - nearBits - farBits
+
+	nearLists  = 1 << nearBits
+	farLists   = 1 << farBits
+	outerLists = 1 << outerBits
+	lists      = nearLists + farLists + outerLists
 
 	ways  = 8       // chains of a list
 	first = 1 << 31 // prev holds first|chain for the first entry of a chain
 )
+
+// level is one of the levels: its lists begin at base, and each is for 1<<shift ticks.
+type level struct{ base, mask, shift uint32 }
+
+var wheels = [levels]level{
+	{0, nearLists - 1, 0},
+	{nearLists, farLists - 1, nearBits},
+	{nearLists + farLists, outerLists - 1, nearBits + farBits},
+}
+
+// list is the number of the list that a tick has at a level.
+func (l *level) list(tick uint32) uint32 { return l.base + tick>>l.shift&l.mask }
 
 // Link ties one record into the wheel. The zero value is a record without a
 // timer. It belongs to the wheel: owners only keep it in their records.
@@ -42,10 +64,10 @@ type Wheel struct {
 	sum    uint32 // of what was touched: the compiler cannot leave it out
 	now    uint32
 	armed  int
-	heads  [levels * lists * ways]uint32 // of chains: index+1
-	filled [levels][lists / 64]uint64    // a bit a list: it may hold entries
-	todo   [levels]uint16                // lists that the present tick has to empty
-	doing  int                           // how many of todo
+	heads  [lists * ways]uint32      // of chains: index+1
+	filled [(lists + 63) / 64]uint64 // a bit a list: it may hold entries
+	todo   [levels]uint32            // lists that the present tick has to empty
+	doing  int                       // how many of todo
 }
 
 // New makes a wheel over the timers of records, at tick now. link says where
@@ -96,9 +118,9 @@ func (w *Wheel) Unset(i uint32) {
 func (w *Wheel) Advance(now uint32, budget int) (more bool) {
 	for {
 		for w.doing > 0 {
-			n := uint32(w.todo[w.doing-1])
+			n := w.todo[w.doing-1]
 			list := w.heads[n*ways:][:ways]
-			if !w.touch(list, n < lists) {
+			if !w.touch(list, n < nearLists) {
 				w.doing--
 				continue
 			}
@@ -156,8 +178,8 @@ func (w *Wheel) step(limit uint32) {
 	}
 	t := w.now + 1
 	// What remains of this round of the lowest level.
-	if t&slotMask != 0 {
-		t = t&^slotMask + w.next(t&slotMask)
+	if t&(nearLists-1) != 0 {
+		t = w.next(t, limit)
 	}
 	if int32(t-limit) > 0 {
 		w.now = limit
@@ -165,36 +187,36 @@ func (w *Wheel) step(limit uint32) {
 	}
 	w.now = t
 	w.doing = 0
-	w.take(0, t)
+	w.take(wheels[0].list(t))
 	// At the start of a round, the list of the level above that covers the
 	// round is spread over the level below.
-	for level := 1; level < levels && t&(1<<(level*levelBits)-1) == 0; level++ {
-		w.take(level, t>>(level*levelBits))
+	for i := 1; i < levels && t&(1<<wheels[i].shift-1) == 0; i++ {
+		w.take(wheels[i].list(t))
 	}
 }
 
-// next is the first list of the lowest level, from list n on, that may hold entries;
-// the number of lists if none does.
-func (w *Wheel) next(n uint32) uint32 {
-	word := n / 64
-	rest := w.filled[0][word] >> (n % 64) << (n % 64)
+// next is the first tick from t on, in this round of the lowest level, whose list may
+// hold entries; or, if none does, one that is the start of a round or after limit.
+func (w *Wheel) next(t, limit uint32) uint32 {
+	n := t & (nearLists - 1)
+	rest := w.filled[n/64] >> (n % 64) << (n % 64)
 	for rest == 0 {
-		if word++; word == lists/64 {
-			return lists
+		t = t&^63 + 64
+		if n = t & (nearLists - 1); n == 0 || int32(t-limit) > 0 {
+			return t
 		}
-		rest = w.filled[0][word]
+		rest = w.filled[n/64]
 	}
-	return word*64 + uint32(bits.TrailingZeros64(rest))
+	return t&^63 + uint32(bits.TrailingZeros64(rest))
 }
 
-// take puts a level's list on the present tick's list of things to do.
-func (w *Wheel) take(level int, round uint32) {
-	n := round & slotMask
-	if w.filled[level][n/64]&(1<<(n%64)) == 0 {
+// take puts a list on the present tick's list of things to do.
+func (w *Wheel) take(n uint32) {
+	if w.filled[n/64]&(1<<(n%64)) == 0 {
 		return
 	}
-	w.filled[level][n/64] &^= 1 << (n % 64)
-	w.todo[w.doing] = uint16(level*lists) + uint16(n)
+	w.filled[n/64] &^= 1 << (n % 64)
+	w.todo[w.doing] = n
 	w.doing++
 }
 
@@ -205,10 +227,15 @@ func (w *Wheel) link(i uint32, l *Link) {
 	if int32(delta) <= 0 {
 		due, delta = w.now+1, 1
 	}
-	level := (bits.Len32(delta) - 1) / levelBits
-	n := due >> (level * levelBits) & slotMask
-	chain := (uint32(level*lists)+n)*ways + i%ways
-	w.filled[level][n/64] |= 1 << (n % 64)
+	n := due & (nearLists - 1)
+	if delta >= nearLists {
+		n = wheels[1].list(due)
+		if delta >= 1<<(nearBits+farBits) {
+			n = wheels[2].list(due)
+		}
+	}
+	chain := n*ways + i%ways
+	w.filled[n/64] |= 1 << (n % 64)
 	head := w.heads[chain]
 	l.next = head
 	l.prev = first | chain
