@@ -23,7 +23,8 @@ type scratch struct {
 // it needs is on its way.
 type early struct {
 	hash    uint64   // of its flow
-	service *virtual // of a packet that opens a connection
+	opens   bool     // it opens a connection
+	service *virtual // of a packet that does
 	looked  bool     // for the service
 	// If its service is persistent, the key of the template that it has, and its hash.
 	templated bool
@@ -55,13 +56,12 @@ func (d *Director) Handle(now time.Duration, batch []dataplane.Frame) {
 
 func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	for i := range batch {
-		p := &s.packets[i]
+		p, e := &s.packets[i], &s.early[i]
 		p.Parse(batch[i].Data)
+		e.opens, e.looked, e.templated = false, false, false
 		if p.Kind == packet.TCP || p.Kind == packet.UDP || p.Kind == packet.SCTP {
-			e := &s.early[i]
-			e.hash, e.service, e.looked = d.conns.Hash(&p.Flow), nil, false
+			e.hash, e.opens = d.conns.Hash(&p.Flow), opens(p)
 		}
-		s.early[i].templated = false
 	}
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
@@ -73,19 +73,21 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	}
 	var lines uint32
 	for i := range batch {
-		if opens(&s.packets[i]) {
-			lines += d.conns.TouchNew(s.early[i].hash)
+		if e := &s.early[i]; e.opens {
+			lines += d.conns.TouchNew(e.hash)
 		} else {
-			lines += d.conns.Touch(s.early[i].hash)
+			lines += d.conns.Touch(e.hash)
 		}
 	}
+	templated := false
 	for i := range batch {
-		if opens(&s.packets[i]) {
-			d.ahead(&batch[i], &s.packets[i], &s.early[i])
+		if e := &s.early[i]; e.opens {
+			d.ahead(&batch[i], &s.packets[i], e)
+			templated = templated || e.templated
 		}
 	}
 	// By itself, so that a processor has many of these loads under way.
-	for i := range batch {
+	for i := 0; templated && i < len(batch); i++ {
 		if e := &s.early[i]; e.templated {
 			lines += d.templates.Touch(e.keyHash)
 		}
@@ -159,7 +161,7 @@ func (d *Director) transport(f *dataplane.Frame, p *packet.Packet, e *early, tic
 	var method ForwardMethod
 	if found {
 		dst = d.table.dests[d.conns.Dest(id)]
-		over := opens(p) && d.reschedules(id, dst)
+		over := e.opens && d.reschedules(id, dst)
 		if !over && !dst.available {
 			if d.sysctl.ExpireNodestConn == 0 {
 				d.drop(f, dropDestGone)
@@ -180,14 +182,14 @@ func (d *Director) transport(f *dataplane.Frame, p *packet.Packet, e *early, tic
 		d.account(dst, p)
 		d.state(id, dst, p, tick)
 	} else {
-		var oneShot bool
-		if id, dst, oneShot = d.schedule(f, p, e, tick); dst == nil {
+		var done bool
+		if id, dst, done = d.schedule(f, p, e, tick); dst == nil {
 			d.hostFragment(f, p, tick)
 			return
 		}
 		method = dst.conf.Forward
 		d.account(dst, p)
-		if !oneShot {
+		if !done {
 			d.state(id, dst, p, tick)
 		}
 	}

@@ -22,15 +22,17 @@ type attempt struct {
 	early *early
 	// oneShot: the service schedules each packet by itself; no connection.
 	oneShot bool
+	// syn: it opens a TCP connection, and has made its state.
+	syn bool
 	// quoted: p is not what f carries, and nobody is told if it goes wrong.
 	quoted bool
 }
 
 // schedule gives a packet without a connection a real server and a connection
 // (ip_vs_try_to_schedule, tcp_conn_schedule and its siblings, ip_vs_schedule).
-// A nil destination means that the frame's verdict is said. oneShot means that
-// there is a destination but no connection.
-func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) (id conn.ID, dst *dest, oneShot bool) {
+// A nil destination means that the frame's verdict is said. done means that the packet
+// moves no state: it has made its connection's, or has no connection.
+func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) (id conn.ID, dst *dest, done bool) {
 	if p.Kind == packet.SCTP && !p.HasChunk {
 		d.drop(f, dropDamaged) // sctp_conn_schedule: no ports without a chunk
 		return 0, nil, false
@@ -52,9 +54,12 @@ func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, e *early, tick
 		d.accept(f, p, s)
 		return 0, nil, false
 	}
-	a := attempt{f: f, p: p, hash: e.hash, tick: tick, early: e, oneShot: s.OnePacket && p.Kind == packet.UDP}
+	a := attempt{
+		f: f, p: p, hash: e.hash, tick: tick, early: e,
+		oneShot: s.OnePacket && p.Kind == packet.UDP, syn: p.Kind == packet.TCP && p.TCPFlags&packet.SYN != 0,
+	}
 	id, dst = d.serve(s, &a)
-	return id, dst, a.oneShot
+	return id, dst, a.oneShot || a.syn
 }
 
 // scheduleQuoted opens the connection that an ICMP error is about
@@ -112,6 +117,11 @@ func (d *Director) startsConn(p *packet.Packet) bool {
 // packets do not need it.
 func (d *Director) service(f *dataplane.Frame, p, of *packet.Packet) *virtual {
 	mark := d.mark(f, p)
+	if mark == 0 && !of.Is6 {
+		var b [8]byte
+		binary.NativeEndian.PutUint64(b[:], of.Flow[0])
+		return d.table.LookupIPv4(binary.BigEndian.Uint32(b[4:]), of.Flow.VirtualPort(), of.Proto)
+	}
 	k := service.Key{Port: of.Flow.VirtualPort(), Proto: of.Proto, IPv6: of.Is6}
 	virtualAddr(&of.Flow, of.Is6, &k.Addr)
 	return d.table.Lookup(k, mark)
@@ -288,16 +298,26 @@ func (dst *dest) once() *dest {
 }
 
 // connect makes the connection (ip_vs_conn_new). It is inactive until its
-// first state says otherwise. destPort says that it is listed with its real
-// server's port.
-func (d *Director) connect(a *attempt, dst *dest, template uint32, destPort bool) (conn.ID, *dest) {
-	id, err := d.conns.Insert(&a.p.Flow, a.hash, dst.ID, template, a.tick, ownerBits(destPort, dst.conf.Forward))
+// first state says otherwise, which that of a SYN does here. destPort says that it is
+// listed with its real server's port.
+func (d *Director) connect(a *attempt, dst *dest, template uint32, destPort bool) (id conn.ID, chosen *dest) {
+	var c conn.Change
+	var err error
+	owner := ownerBits(destPort, dst.conf.Forward)
+	if a.syn {
+		id, c, err = d.conns.InsertSYN(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
+	} else {
+		id, err = d.conns.Insert(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
+	}
 	if err != nil {
 		d.drop(a.f, dropConnsFull)
 		return 0, nil
 	}
 	dst.Bind(false, false)
 	dst.refs++
+	if c.Activated {
+		dst.Activate(true)
+	}
 	return id, dst
 }
 

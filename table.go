@@ -177,9 +177,9 @@ func (t *table) addDest(s *virtual, d *dest) {
 	t.note(s)
 }
 
-// note writes down where a service's scheduler stands.
+// note writes down where a service's scheduler stands, where that outlives the process.
 func (t *table) note(s *virtual) {
-	if s.turns == nil || t.replaying {
+	if t.fast == nil || s.turns == nil || t.replaying {
 		return
 	}
 	last, current := s.turns.Turn()

@@ -144,6 +144,29 @@ func (t *Table) Insert(f *packet.Flow, hash uint64, dest, template, now uint32, 
 	return ID(i), nil
 }
 
+// InsertSYN is Insert, and TCP with the SYN that opens the connection.
+func (t *Table) InsertSYN(f *packet.Flow, hash uint64, dest, template, now uint32, owner uint8) (ID, Change, error) {
+	kept := uint32(owner&0xf) << ownerShift
+	i, err := t.t.Insert((*shtab.Key)(f), hash, uint64(dest), now, kept)
+	if err != nil {
+		return 0, Change{}, err
+	}
+	to := uint32(tcpSynRecv)
+	if t.secure {
+		to = tcpSynAck
+	}
+	t.t.Owner(i).template = template
+	t.t.Resume(i, t.timeouts.tcp[to])
+	t.t.SetCount(i, 1)
+	c := Change{Activated: tcpActive>>to&1 != 0}
+	is := kept | to | t.timeouts.gen<<genShift | flagSet
+	if c.Activated {
+		is |= flagActive
+	}
+	t.t.SetState(i, is)
+	return ID(i), c, nil
+}
+
 // Hide keeps a connection, with all it counts for, and has Lookup not find it:
 // its flow may have another.
 func (t *Table) Hide(id ID) { t.t.Detach(uint32(id)) }

@@ -86,16 +86,10 @@ func (t *Table[S]) Add(k Key, s *S) {
 }
 
 // word is an IPv4 key in one word.
-func (k *Key) word() uint64 {
-	return uint64(binary.BigEndian.Uint32(k.Addr[:]))<<32 | uint64(k.Port)<<16 | uint64(k.Proto)
-}
+func (k *Key) word() uint64 { return word(binary.BigEndian.Uint32(k.Addr[:]), k.Port, k.Proto) }
 
-// at is the service at exactly this key, or nil.
-func (t *Table[S]) at(k *Key) *S {
-	if !k.IPv6 {
-		return t.ip4[k.word()]
-	}
-	return t.byAddr[*k].service
+func word(addr uint32, port uint16, proto uint8) uint64 {
+	return uint64(addr)<<32 | uint64(port)<<16 | uint64(proto)
 }
 
 // AddMark puts in a service by firewall mark, which is not 0.
@@ -142,22 +136,45 @@ func (t *Table[S]) Lookup(k Key, mark uint32) *S {
 			return s
 		}
 	}
-	if s := t.at(&k); s != nil {
+	if !k.IPv6 {
+		return t.LookupIPv4(binary.BigEndian.Uint32(k.Addr[:]), k.Port, k.Proto)
+	}
+	if s := t.byAddr[k].service; s != nil {
 		return s
 	}
-	port := k.Port
 	// FTP's data connections come to ports that nobody knows beforehand.
-	if t.ftp > 0 && k.Proto == tcp && (port == ftpDataPort || port >= Unprivileged) {
+	if t.ftp > 0 && ftpData(k.Port, k.Proto) {
 		k.Port = ftpPort
-		if s := t.at(&k); s != nil {
+		if s := t.byAddr[k].service; s != nil {
 			return s
 		}
 	}
 	if t.null > 0 {
 		k.Port = 0
-		return t.at(&k)
+		return t.byAddr[k].service
 	}
 	return nil
+}
+
+// LookupIPv4 is Lookup of a packet without a mark, for an IPv4 address as a number.
+func (t *Table[S]) LookupIPv4(addr uint32, port uint16, proto uint8) *S {
+	if s := t.ip4[word(addr, port, proto)]; s != nil {
+		return s
+	}
+	if t.ftp > 0 && ftpData(port, proto) {
+		if s := t.ip4[word(addr, ftpPort, proto)]; s != nil {
+			return s
+		}
+	}
+	if t.null > 0 {
+		return t.ip4[word(addr, 0, proto)]
+	}
+	return nil
+}
+
+// ftpData reports a port that a data connection of FTP may have.
+func ftpData(port uint16, proto uint8) bool {
+	return proto == tcp && (port == ftpDataPort || port >= Unprivileged)
 }
 
 // Len is how many services there are.
