@@ -104,6 +104,7 @@ func TestResults(t *testing.T) {
 		sample{"new/plain", "ipvs-1M", 6900}.String(),
 		sample{"new/plain", "generator", 300}.String(),
 		sample{"new/plain", "ulvs-xdp", 5000}.String(),
+		sample{"new/plain", "ulvs-afpacket", 7800}.String(),
 		sample{sinkLoad, intoSink, 3800}.String(),
 		sample{sinkLoad, intoDummy, 2000}.String(),
 		"PASS",
@@ -113,8 +114,9 @@ func TestResults(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"ipvs-1M":       "6599.75 instructions, spread 0.0303, true",
-		"ulvs-xdp":      "2900.00 instructions, spread 0.0000, true",
-		"ulvs-afpacket": "0.00 instructions, spread 0.0000, false",
+		"ulvs-xdp":      "4599.75 instructions, spread 0.0000, true",
+		"ulvs-afpacket": "5700.00 instructions, spread 0.0000, true",
+		"ipvs-4k":       "0.00 instructions, spread 0.0000, false",
 	} {
 		c, _ := contenderOf(name)
 		f, ok := r.figure(newPlain, c)

@@ -110,6 +110,7 @@ type station struct {
 // The planes, as in the options of "ulvs run".
 const (
 	planeXDP      = "xdp"          // --plane xdp: AF_XDP sockets for what Go decides
+	planeSockets  = "af_xdp"       // the same, where Go opens all connections: servers have a threshold
 	planeBehind   = "xdp+afpacket" // --plane xdp --af-xdp off
 	planeAFPacket = "afpacket"     // --plane afpacket
 )
@@ -148,7 +149,11 @@ func newStation(b testing.TB, plane string, connections int, persistence time.Du
 	k := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: vip.Addr(), Port: vip.Port()}
 	s.must(s.director.AddService(ulvs.Service{ServiceKey: k, Scheduler: "rr", Persistence: ulvs.Persistence{Timeout: persistence}}))
 	for _, a := range servers {
-		s.must(s.director.AddDestination(k, ulvs.Destination{Addr: a, Port: vip.Port(), Weight: 1}))
+		d := ulvs.Destination{Addr: a, Port: vip.Port(), Weight: 1}
+		if plane == planeSockets {
+			d.UpperThreshold = 1 << 30
+		}
+		s.must(s.director.AddDestination(k, d))
 	}
 	ctx, end := context.WithCancel(context.Background())
 	g, ctx := errgroup.WithContext(ctx)

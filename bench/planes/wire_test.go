@@ -110,7 +110,11 @@ func (s *station) contender(name string, g *wire.Generator, o wire.SinkOptions) 
 
 // threaded is a contender whose packets this process carries.
 func (s *station) threaded(name string, g *wire.Generator) race.Contender {
-	c := s.contender(name, g, wire.SinkOptions{Stack: true})
+	return s.threadedTo(name, g, wire.SinkOptions{Stack: true})
+}
+
+func (s *station) threadedTo(name string, g *wire.Generator, o wire.SinkOptions) race.Contender {
+	c := s.contender(name, g, o)
 	c.Packets, c.Burst, c.Threads = fewPackets, burst, true
 	return c
 }
@@ -149,7 +153,10 @@ func carryNew(b testing.TB, persistence time.Duration, portBits uint8) []race.Co
 		t.SYN, t.PortBits = true, portBits
 	}
 	list := []race.Contender{bare(b, traffic)}
-	for _, plane := range []string{planeXDP, planeBehind, planeAFPacket} {
+	s := newStation(b, planeXDP, newConnections, persistence)
+	// Most are sent by the program.
+	list = append(list, s.threadedTo(planeXDP, s.generate(traffic), wire.SinkOptions{}))
+	for _, plane := range []string{planeSockets, planeBehind, planeAFPacket} {
 		s := newStation(b, plane, newConnections, persistence)
 		list = append(list, s.threaded(plane, s.generate(traffic)))
 	}
@@ -162,7 +169,7 @@ func carryNew(b testing.TB, persistence time.Duration, portBits uint8) []race.Co
 // handedOver sends an ACK for each connection that was just asked for.
 func handedOver(b testing.TB) []race.Contender {
 	list := []race.Contender{bare(b, ever)}
-	for _, plane := range []string{planeXDP, planeBehind} {
+	for _, plane := range []string{planeSockets, planeBehind} {
 		s := newStation(b, plane, newConnections, 0)
 		syn := s.generate(func(t *wire.Traffic) { ever(t); t.SYN = true })
 		i := len(list)
