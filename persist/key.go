@@ -70,9 +70,11 @@ func (f *Form) Fill(k *Key, flow *[5]uint64, keepPort bool) {
 	if keepPort {
 		c = &f.own
 	}
-	for i := range k {
-		k[i] = flow[i]&c.keep[i] | c.put[i]
-	}
+	k[0] = flow[0]&c.keep[0] | c.put[0]
+	k[1] = flow[1]&c.keep[1] | c.put[1]
+	k[2] = flow[2]&c.keep[2] | c.put[2]
+	k[3] = flow[3]&c.keep[3] | c.put[3]
+	k[4] = flow[4]&c.keep[4] | c.put[4]
 }
 
 // Keep is which bits of a flow are a template's key, for a program that makes keys by

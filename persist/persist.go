@@ -209,7 +209,7 @@ func (t *Table) Control(id ID, now uint32) {
 		t.wake(i)
 	}
 	r.controls++
-	t.t.Restart(i, t.t.Timeout(i), now)
+	t.t.SetStamp(i, now) // which the timer, set for no later, looks at
 }
 
 // Controlled says that a program has given a connection by the template, at a tick

@@ -63,7 +63,12 @@ type Table[S any] struct {
 	byMark map[markKey]item[S]
 	// ip4 is byAddr for IPv4, by keys of one word, which Go's maps find in a fifth of
 	// the instructions: each new connection asks.
-	ip4   map[uint64]*S
+	ip4 map[uint64]*S
+	// last is what LookupIPv4 found last, by its key of one word: most packets in a
+	// row are for the same few services.
+	last    *S
+	lastKey uint64
+
 	ftp   int // services on port 21
 	null  int // services on port 0
 	added uint64
@@ -77,6 +82,7 @@ func New[S any]() *Table[S] {
 // Add puts in a service by address; AddMark by firewall mark and family. What
 // had the key before is replaced.
 func (t *Table[S]) Add(k Key, s *S) {
+	t.lastKey = 0
 	t.count(k, 1)
 	t.added++
 	t.byAddr[k] = item[S]{s, t.added}
@@ -100,6 +106,7 @@ func (t *Table[S]) AddMark(mark uint32, ipv6 bool, s *S) {
 
 // Remove takes out a service by address, RemoveMark by firewall mark.
 func (t *Table[S]) Remove(k Key) {
+	t.lastKey = 0
 	t.count(k, -1)
 	delete(t.byAddr, k)
 	if !k.IPv6 {
@@ -158,6 +165,16 @@ func (t *Table[S]) Lookup(k Key, mark uint32) *S {
 
 // LookupIPv4 is Lookup of a packet without a mark, for an IPv4 address as a number.
 func (t *Table[S]) LookupIPv4(addr uint32, port uint16, proto uint8) *S {
+	key := word(addr, port, proto)
+	if key == t.lastKey {
+		return t.last
+	}
+	s := t.lookupIPv4(addr, port, proto)
+	t.last, t.lastKey = s, key
+	return s
+}
+
+func (t *Table[S]) lookupIPv4(addr uint32, port uint16, proto uint8) *S {
 	if s := t.ip4[word(addr, port, proto)]; s != nil {
 		return s
 	}

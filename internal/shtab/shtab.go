@@ -200,14 +200,13 @@ func (t *Table) walk() (chained []bool) {
 	return chained
 }
 
-// Len is how many entries there are; Max how many there may be; Slots how many
-// slots, so that a record a slot can lie beside the table.
+// Len is how many entries there are, Max how many there may be, Slots how many slots.
 func (t *Table) Len() int   { return int(t.used) }
 func (t *Table) Max() int   { return int(t.max) }
 func (t *Table) Slots() int { return len(t.slots) }
 
-// Seed and Homes are what an XDP program works out a key's slot with: the seed of
-// Hash, and the number of slots that keys hash to.
+// Seed and Homes are what a key's slot is worked out with: the seed of Hash, and the
+// number of slots that keys hash to.
 func (t *Table) Seed() Seed    { return t.seed }
 func (t *Table) Homes() uint32 { return t.home }
 
@@ -286,7 +285,8 @@ func (t *Table) Lookup(k *Key, h uint64) (i uint32, ok bool) {
 
 // holds reports whether the slot has a key.
 func (s *slot) holds(k *Key, tag uint64) bool {
-	return atomic.LoadUint64(&s.word)>>ValueBits == tag && s.key == *k
+	a := &s.key // to compare arrays is a call
+	return atomic.LoadUint64(&s.word)>>ValueBits == tag && a[0] == k[0] && a[1] == k[1] && a[2]^k[2]|a[3]^k[3]|a[4]^k[4] == 0
 }
 
 // Insert puts in an entry and returns its slot. The key must not be there.
