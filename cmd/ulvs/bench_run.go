@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -51,8 +52,9 @@ func (m *meter) begin() (err error) {
 	return err
 }
 
-// watch takes a sample a second, until ctx ends, and the last one then.
-func (m *meter) watch(ctx context.Context, sent func() uint64, each func(sample)) {
+// watch takes a sample a second, until ctx ends, and the last one then. ended returns
+// when no more is sent after that.
+func (m *meter) watch(ctx context.Context, sent func() uint64, ended func(), each func(sample)) {
 	began, first := time.Now(), m.sink.Count(0)
 	cpus := make([]uint64, m.sink.CPUs())
 	for cpu := range cpus {
@@ -80,6 +82,7 @@ func (m *meter) watch(ctx context.Context, sent func() uint64, each func(sample)
 		}
 	}
 	took := time.Since(began).Seconds()
+	ended()
 	// What is on its way still counts.
 	for end := time.Now().Add(time.Second); time.Now().Before(end) && sent() > m.sink.Count(0)-first; {
 		time.Sleep(5 * time.Millisecond)
@@ -114,7 +117,7 @@ func (o *counting) run(ctx context.Context, out io.Writer) error {
 	printer.begin(&m.report)
 	timed, end := context.WithTimeout(ctx, time.Duration(o.seconds)*time.Second)
 	defer end()
-	m.watch(timed, func() uint64 { return 0 }, printer.second)
+	m.watch(timed, func() uint64 { return 0 }, func() {}, printer.second)
 	m.report.Interrupted = ctx.Err() != nil
 	return printer.end(&m.report)
 }
@@ -155,15 +158,16 @@ func (g *generation) run(ctx context.Context, out io.Writer) error {
 	defer team.close()
 	timed, end := context.WithTimeout(ctx, time.Duration(g.seconds)*time.Second)
 	defer end()
-	failed := make(chan error, 1)
-	go func() {
-		failed <- team.run(timed, func(wire.Traffic) uint64 { return 1 << 62 })
+	var failed error
+	var running sync.WaitGroup
+	running.Go(func() {
+		failed = team.run(timed, func(wire.Traffic) uint64 { return 1 << 62 })
 		end()
-	}()
-	m.watch(timed, team.sent, printer.second)
+	})
+	m.watch(timed, team.sent, running.Wait, printer.second)
 	m.report.Interrupted = ctx.Err() != nil
-	if err := <-failed; err != nil {
-		return err
+	if failed != nil {
+		return failed
 	}
 	return printer.end(&m.report)
 }

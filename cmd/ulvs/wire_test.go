@@ -117,11 +117,12 @@ func testXDP(t *testing.T, sockets string) {
 	}
 }
 
-// serve adds a persistent service with one real server.
+// serve adds a persistent service with one real server, whose first connection of each
+// client Go opens: its scheduler's choices are not made ahead.
 func (s *site) serve() {
 	s.t.Helper()
 	for _, c := range []string{
-		"ipvsadm -A -t 192.168.10.101:80 -s rr -p 300",
+		"ipvsadm -A -t 192.168.10.101:80 -s sh -p 300",
 		"ipvsadm -a -t 192.168.10.101:80 -r 192.168.10.200 -g",
 	} {
 		if out, code := s.ulvs("", strings.Fields(c)...); code != 0 {
