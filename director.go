@@ -329,7 +329,7 @@ func (d *Director) advance(tick uint32) (more bool) {
 // connAhead reads what connExpired will need.
 func (d *Director) connAhead(id conn.ID) (sum uint32) {
 	if dst := d.table.dests[d.conns.Dest(id)]; dst != nil {
-		sum = uint32(dst.refs)
+		sum = dst.Bound()
 	}
 	if t := d.conns.Template(id); t != 0 {
 		sum += d.templates.Awaits(persist.ID(t - 1))
@@ -342,7 +342,6 @@ func (d *Director) connAhead(id conn.ID) (sum uint32) {
 func (d *Director) connExpired(id conn.ID) {
 	dst := d.table.dests[d.conns.Dest(id)]
 	dst.Unbind(false, d.conns.Active(id))
-	dst.refs--
 	if t := d.conns.Template(id); t != 0 {
 		d.templates.Release(persist.ID(t - 1))
 	}
@@ -360,7 +359,6 @@ func (d *Director) templateEnded(id persist.ID) {
 	}
 	dst := d.table.dests[d.templates.Dest(id)]
 	dst.Unbind(true, false)
-	dst.refs--
 }
 
 func tickOf(now time.Duration) uint32 { return uint32(now / (time.Second / hz)) }

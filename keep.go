@@ -315,7 +315,6 @@ func (d *Director) bind() {
 				return
 			}
 			dst.Bind(true, false)
-			dst.refs++
 		})
 	}
 	for at, more := conn.ID(0), true; more; {
@@ -326,7 +325,6 @@ func (d *Director) bind() {
 				return
 			}
 			dst.Bind(false, d.conns.Active(id))
-			dst.refs++
 			if t := d.conns.Template(id); t != 0 {
 				if int(t) > d.templates.Slots() || !d.templates.Live(persist.ID(t-1)) {
 					d.conns.Orphan(id)

@@ -65,8 +65,8 @@ func (d *Director) startMaking() error {
 	conns, templates, cpus := m.fast.Rings()
 	m.cpus = cpus
 	var failed, err error
-	m.conns, err = shtab.NewLoan(d.conns, conns, cpus)
-	if m.templates, failed = shtab.NewLoan(d.templates, templates, cpus); err != nil || failed != nil {
+	m.conns, err = d.conns.Lend(conns, cpus)
+	if m.templates, failed = d.templates.Lend(templates, cpus); err != nil || failed != nil {
 		return errors.Join(err, failed)
 	}
 	d.fwd.Lock()
@@ -150,13 +150,9 @@ func (d *Director) own(id conn.ID) {
 		}
 	}
 	c := d.conns.Take(id, template, ownerBits(own && dst.conf.Port != 0, DirectRoute))
-	dst.Bind(false, false)
-	dst.refs++
+	dst.Bind(false, c.Activated)
 	dst.Conns++
 	s.Conns++
-	if c.Activated {
-		dst.Activate(true)
-	}
 	d.wants(s)
 }
 
@@ -166,7 +162,6 @@ func (d *Director) ownTemplate(id persist.ID) {
 	dst := d.table.dests[d.templates.Dest(id)]
 	d.templates.Take(id, dst.svc.Persistence.Timeout)
 	dst.Bind(true, false)
-	dst.refs++
 	d.wants(dst.svc)
 }
 
@@ -197,7 +192,8 @@ func (d *Director) findTemplate(k *persist.Key, hash uint64) (ct persist.ID, fou
 	return ct, found
 }
 
-// wants has a service's choices looked at when the next batch begins, or this one.
+// wants has quench look at a service's choices: before the next packets, commands or
+// listing, at the end of a batch.
 func (d *Director) wants(s *virtual) {
 	if d.making != nil && s.turning && !s.thirsty {
 		s.thirsty = true

@@ -252,7 +252,6 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 			return 0, nil
 		}
 		dst.Bind(true, false)
-		dst.refs++
 		if call != nil {
 			d.templates.Describe(ct, e.key, s.Persistence.Engine, call)
 		}
@@ -313,11 +312,7 @@ func (d *Director) connect(a *attempt, dst *dest, template uint32, destPort bool
 		d.drop(a.f, dropConnsFull)
 		return 0, nil
 	}
-	dst.Bind(false, false)
-	dst.refs++
-	if c.Activated {
-		dst.Activate(true)
-	}
+	dst.Bind(false, c.Activated)
 	return id, dst
 }
 

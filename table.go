@@ -36,7 +36,6 @@ type dest struct {
 	svc       *virtual
 	hop       *dataplane.NextHop
 	available bool
-	refs      int // connections and templates
 	// told is what the plane has been told of where the server is; until trusted,
 	// what it knows from before holds.
 	told    *dataplane.Neighbor
@@ -239,7 +238,7 @@ func (t *table) emptyTrash(now uint32) (gone []*dest) {
 	*t.trashAt = now + trashPeriod/2
 	t.trash = slices.DeleteFunc(t.trash, func(d *dest) bool {
 		switch {
-		case d.refs > 0 || d.Held():
+		case d.Bound() > 0 || d.Held():
 			return false
 		case d.idle == 0:
 			d.idle = max(now, 1)

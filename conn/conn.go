@@ -99,7 +99,7 @@ func New(o Options) (*Table, error) {
 // interrupted, and the record may be another's still.
 func (t *Table) endEmbryos() {
 	for i := range uint32(t.t.Slots()) {
-		if state := t.t.State(i); t.t.Valid(i) && !t.recordSet(state) && state&flagMade == 0 {
+		if state := t.t.State(i); t.t.Live(i) && !t.recordSet(state) {
 			t.t.End(i)
 		}
 	}
@@ -155,15 +155,9 @@ func (t *Table) InsertSYN(f *packet.Flow, hash uint64, dest, template, now uint3
 	if t.secure {
 		to = tcpSynAck
 	}
-	t.t.Owner(i).template = template
-	t.t.Resume(i, t.timeouts.tcp[to])
 	t.t.SetCount(i, 1)
 	c := Change{Activated: tcpActive>>to&1 != 0}
-	is := kept | to | t.timeouts.gen<<genShift | flagSet
-	if c.Activated {
-		is |= flagActive
-	}
-	t.t.SetState(i, is)
+	t.open(i, template, t.timeouts.tcp[to], kept|to, c)
 	return ID(i), c, nil
 }
 
@@ -216,7 +210,7 @@ func (t *Table) Idle(id ID, now uint32) uint32 { return now - t.t.Stamp(uint32(i
 // Slots is how many slots there are, and Live whether one holds a connection that is
 // not Untaken: for looking at some at random.
 func (t *Table) Slots() int      { return t.t.Slots() }
-func (t *Table) Live(id ID) bool { return t.t.Valid(uint32(id)) && !t.Untaken(id) }
+func (t *Table) Live(id ID) bool { return t.t.Live(uint32(id)) }
 
 // Expires is how long the connection has to live if no packet comes.
 func (t *Table) Expires(id ID, now uint32) time.Duration { return t.t.Expires(uint32(id), now) }
@@ -226,10 +220,6 @@ func (t *Table) Expires(id ID, now uint32) time.Duration { return t.t.Expires(ui
 // end. Connections that come and go between two calls may be missed, and those that
 // are Untaken are; yield may remove the one that it is called for.
 func (t *Table) Each(from ID, budget int, yield func(ID)) (next ID, more bool) {
-	n, more := t.t.Each(uint32(from), budget, func(i uint32) {
-		if id := ID(i); !t.Untaken(id) {
-			yield(id)
-		}
-	})
+	n, more := t.t.Each(uint32(from), budget, func(i uint32) { yield(ID(i)) })
 	return ID(n), more
 }

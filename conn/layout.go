@@ -1,8 +1,11 @@
 package conn
 
+import "github.com/ulvs/ulvs/internal/expiring"
+
 // What an XDP program needs to know of an entry's state word, besides the shared
 // table's layout: it forwards a packet by itself that leaves the entry in the
-// state in which it is, and only stamps and counts it. All else is Go's.
+// state in which it is, and only stamps and counts it. It may make entries of new
+// connections (package dataplane, Maker). All else is Go's.
 const (
 	// DestMask are the bits of an entry's value that are its real server.
 	DestMask = MaxDest
@@ -14,10 +17,12 @@ const (
 	OwnerShift = ownerShift
 	// GenShift is where the generation of the timeouts is, to the word's end.
 	GenShift = genShift
+	// MadeFlag is set from when a program made the entry until Take.
+	MadeFlag = expiring.Made
 	// MadeTCP and MadeUDP are the state words of connections that a program makes of
-	// a SYN or of a UDP packet. Packets that follow are Go's until Take was called.
-	MadeTCP = flagMade | tcpSynRecv
-	MadeUDP = flagMade
+	// a SYN or of a UDP packet.
+	MadeTCP = MadeFlag | tcpSynRecv
+	MadeUDP = MadeFlag
 )
 
 // StatesKept has a bit for each TCP state that a packet with some flags does not

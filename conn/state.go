@@ -4,11 +4,10 @@ import "github.com/ulvs/ulvs/packet"
 
 // An entry's state word: the protocol's state in the lowest byte, by which an XDP
 // program knows what it may forward; above it, flags and the generation of the
-// timeouts that the record's timeout was taken from.
+// timeouts that the record's timeout was taken from. Bit 15 is expiring.Made.
 const (
 	stateMask  = 0xff
 	flagActive = 1 << 8 // counts as active; the kernel's IP_VS_CONN_F_INACTIVE, negated
-	flagMade   = 1 << 9 // a program has made it, and Take was not called yet
 	ownerShift = 11     // four bits of the owner's
 	ownerBits  = 0xf << ownerShift
 	genShift   = 16

@@ -8,9 +8,8 @@ import (
 // Locals are all of the host's own addresses at one moment. They are immutable: a
 // change is a new Locals. The zero value is that of none.
 type Locals struct {
-	prefixes []netip.Prefix
-	bits     [LocalBits / 32]uint32
-	wide     [2]bool // IPv4, IPv6: there are more than single addresses and loopback
+	bits [LocalBits / 32]uint32
+	wide [2]bool // IPv4, IPv6: there are more than single addresses and loopback
 }
 
 // A Fold of an address has one of LocalBits bits, by a multiplication with LocalFactor
@@ -24,7 +23,7 @@ const (
 
 // NewLocals are the addresses in some prefixes.
 func NewLocals(prefixes []netip.Prefix) *Locals {
-	l := &Locals{prefixes: prefixes}
+	l := new(Locals)
 	for _, p := range prefixes {
 		a := p.Addr()
 		switch {
@@ -58,9 +57,6 @@ func (l *Locals) May(fold uint32, ipv6 bool) bool {
 	}
 	return l.bits[i/32]>>(i%32)&1 != 0
 }
-
-// Prefixes are what NewLocals was given.
-func (l *Locals) Prefixes() []netip.Prefix { return l.prefixes }
 
 // Filter is what May goes by: the bits of all single addresses, and whether that
 // suffices for a family.

@@ -44,7 +44,7 @@ func (t *Table) Idle(id ID, now uint32) uint32 { return now - t.t.Stamp(uint32(i
 // Slots is how many slots there are, and Live whether one holds a template that is not
 // Untaken: for looking at some at random.
 func (t *Table) Slots() int      { return t.t.Slots() }
-func (t *Table) Live(id ID) bool { return t.t.Valid(uint32(id)) && !t.Untaken(id) }
+func (t *Table) Live(id ID) bool { return t.t.Live(uint32(id)) }
 
 // Expires is how long the template has to live if it is not used.
 func (t *Table) Expires(id ID, now uint32) time.Duration { return t.t.Expires(uint32(id), now) }
@@ -54,10 +54,6 @@ func (t *Table) Expires(id ID, now uint32) time.Duration { return t.t.Expires(ui
 // end. Templates that come and go between two calls may be missed, and those that are
 // Untaken are; yield may remove the one that it is called for.
 func (t *Table) Each(from ID, budget int, yield func(ID)) (next ID, more bool) {
-	n, more := t.t.Each(uint32(from), budget, func(i uint32) {
-		if id := ID(i); !t.Untaken(id) {
-			yield(id)
-		}
-	})
+	n, more := t.t.Each(uint32(from), budget, func(i uint32) { yield(ID(i)) })
 	return ID(n), more
 }

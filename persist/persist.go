@@ -64,16 +64,15 @@ type record struct {
 	older, newer uint32
 }
 
-// Flags in an entry's state word.
+// Flags in an entry's state word, beside expiring.Made.
 const (
 	flagAssured = 1 << iota // IP_VS_CTPL_S_ASSURED
 	flagInvalid             // its real server was gone when it was tried
 	flagStarted             // its record is its own
-	flagMade                // a program has made it, and Take was not called yet
 )
 
 // MadeState is the state word of a template that a program makes.
-const MadeState = flagMade
+const MadeState = expiring.Made
 
 // Table is a table of templates. Make it with New. It is not safe for
 // concurrent use: the director's forwarding lock guards it.
@@ -113,7 +112,7 @@ func (t *Table) adopt() {
 	var all []uint32
 	for i := range uint32(t.t.Slots()) {
 		switch {
-		case !t.t.Valid(i), t.t.State(i)&flagMade != 0:
+		case !t.t.Live(i):
 		case t.t.State(i)&flagStarted == 0: // whoever made it was interrupted
 			t.t.End(i)
 		default:

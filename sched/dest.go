@@ -67,6 +67,9 @@ func (d *Dest) InactConns() uint32 { return uint32(d.inact) }
 // PersistConns are the templates that lead to this destination.
 func (d *Dest) PersistConns() uint32 { return uint32(d.templ) }
 
+// Bound is how many connections and templates lead to this destination.
+func (d *Dest) Bound() uint32 { return uint32(d.active + d.inact + d.templ) }
+
 // usable is what rr, wrr and others ask of a destination.
 func (d *Dest) usable() bool { return !d.overloaded && d.weight > 0 }
 

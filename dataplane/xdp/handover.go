@@ -14,7 +14,7 @@ func (p *program) miss() {
 		p.emit(
 			asm.StoreMem(asm.RFP, stackKey, addrs, asm.DWord),
 			asm.StoreMem(asm.RFP, stackKey+8, ports, asm.DWord),
-			asm.StoreMem(asm.RFP, stackHome, asm.R2, asm.DWord),
+			asm.StoreMem(asm.RFP, p.connTable().stack+entryHome, asm.R2, asm.DWord),
 		)
 	}
 	const claim = stackClaim

@@ -46,7 +46,7 @@ func (p *program) fresh() {
 	p.label("fresh")
 	p.emit(
 		asm.Mov.Reg(asm.R0, asm.R1),
-		asm.And.Imm(asm.R0, conn.MadeUDP),
+		asm.And.Imm(asm.R0, conn.MadeFlag),
 		asm.JNE.Imm(asm.R0, 0, p.here("expected")),
 		asm.Ja.Label(pass),
 	)

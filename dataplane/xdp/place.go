@@ -46,8 +46,7 @@ func (p *program) entryAt(t entries, add int32) {
 	)
 }
 
-// ring finds this CPU's rings, R8, and keeps their address, the time, and the home slot
-// of the connection that is to be.
+// ring finds this CPU's rings, R8, and keeps their address and the time.
 func (p *program) ring() {
 	p.emit(asm.FnJiffies64.Call())
 	p.ticks.emit(p)
@@ -59,8 +58,6 @@ func (p *program) ring() {
 	p.ringsOf(asm.R0)
 	p.emit(
 		asm.StoreMem(asm.RFP, stackRings, asm.R8, asm.DWord),
-		asm.LoadMem(asm.R1, asm.RFP, stackHome, asm.DWord),
-		asm.StoreMem(asm.RFP, p.connTable().stack+entryHome, asm.R1, asm.DWord),
 	)
 }
 

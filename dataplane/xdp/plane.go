@@ -5,9 +5,9 @@
 // The program is assembled in Go for the table at hand; program.go, forward.go,
 // handover.go and open.go are to be read from top to bottom, as a packet goes through
 // it. It stamps and counts a connection, and leaves its state to Go: a packet that would
-// change it is handed over. So Go alone writes states, and counts of connections are
-// exact. It opens connections by what the director has decided ahead, and tells of
-// them.
+// change it is handed over. So Go alone moves connections from state to state, and
+// counts of connections are exact. It opens connections, in their first state, by what
+// the director has decided ahead, and tells of them.
 package xdp
 
 import (

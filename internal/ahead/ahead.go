@@ -24,11 +24,12 @@ import (
 // family, 4 or 6.
 type Key [20]byte
 
-// What programs may open connections by.
+// What programs may open connections by, one or both.
 const (
-	// ByTurns: by the next choice. The service is not persistent.
+	// ByTurns: by the next choice; with ByTemplate, if the client has no template, and
+	// then with a template for it.
 	ByTurns = 1
-	// ByTemplate: by the client's template, if it has one. The service is persistent.
+	// ByTemplate: by the client's template. The service is persistent.
 	ByTemplate = 2
 )
 
@@ -67,7 +68,7 @@ func Over(block []byte) ([]Service, error) {
 // Size is how many bytes Services services take.
 func Size() int { return shtab.RecordsSize[Service](Services) }
 
-// Open has programs open connections to a service: by is ByTurns or ByTemplate, keep
+// Open has programs open connections to a service: by are ByTurns and ByTemplate, keep
 // which bits of a flow its templates are found by, and last where its scheduler
 // stands. It must be closed. (A program that has read the service before it was closed
 // may put old bits and new ones together. It finds no template then, or one that the

@@ -195,9 +195,6 @@ func (t *Table[E]) Resume(i, timeout uint32) {
 	t.wheel.Set(i, t.Stamp(i)+timeout)
 }
 
-// Timeout is an entry's time to live, in ticks.
-func (t *Table[E]) Timeout(i uint32) uint32 { return t.recs[i].timeout }
-
 // End removes an entry, and frees its slot at once, or in quarantine.
 func (t *Table[E]) End(i uint32) {
 	if t.fresh == i+1 {
@@ -266,12 +263,12 @@ func (t *Table[E]) Ticks(d time.Duration) uint32 {
 
 // Each calls yield for the entries in slots from on, and looks at no more than
 // budget slots. It returns where to go on, and false when it came to the end.
-// Entries that come and go between two calls may be missed; yield may end the
-// one that it is called for.
+// Entries that come and go between two calls may be missed, and those that are Untaken
+// are; yield may end the one that it is called for.
 func (t *Table[E]) Each(from uint32, budget int, yield func(i uint32)) (next uint32, more bool) {
 	end := min(int(from)+budget, t.Slots())
 	for i := from; i < uint32(end); i++ {
-		if t.Valid(i) {
+		if t.Live(i) {
 			yield(i)
 		}
 	}

@@ -1,19 +1,10 @@
 package shtab
 
-// Lender is a table in which programs make entries: Table, or what is around it.
-type Lender interface {
-	Beside()
-	Homes() uint32
-	Max() int
-	Lend() (slot uint32, ok bool)
-	TakeBack(slot uint32)
-}
-
 // Loan is what programs have of a table: rings, and overflow slots. Its methods are the
 // table's owner's.
 type Loan struct {
 	rings *Rings
-	table Lender
+	table *Table
 	// lent is how many slots each CPU's programs have, of share at most.
 	lent  []int
 	share int
@@ -21,7 +12,7 @@ type Loan struct {
 
 // NewLoan lays rings of so many CPUs over block (NewRings), from which nothing is lent
 // yet.
-func NewLoan(table Lender, block []byte, cpus int) (*Loan, error) {
+func NewLoan(table *Table, block []byte, cpus int) (*Loan, error) {
 	rings, err := NewRings(block, cpus)
 	if err != nil {
 		return nil, err

@@ -1,17 +1,16 @@
 // Package timerwheel expires entries of a table that somebody else owns.
 //
 // It is a hierarchical timing wheel (Varghese and Lauck, 1987) of three levels. Its
-// links are indices that lie inside the owner's records,
-// so that it allocates nothing, holds no pointer into the records, and works on
-// memory that the garbage collector does not know.
+// links are indices that lie inside the owner's records, so that it allocates nothing,
+// holds no pointer into the records, and works on memory that the garbage collector
+// does not know.
 //
-// Records lie anywhere in memory, and what it costs are misses of the cache. So there
-// are few levels, each of which a timer comes down is one more: at 250 ticks a second
+// Records lie anywhere in memory, and what a timer costs are misses of the cache: one
+// for each level that it comes down. So there are few levels, and at 250 ticks a second
 // the lowest is for the next 524 seconds, which most timers are within. Its lists are
 // used one after the other, so that those of the present are in the cache, however many
-// there are. And a list is eight
-// chains, which are gone through side by side: eight misses at a time, and not one
-// after the other.
+// there are. And a list is eight chains, which are gone through side by side: eight
+// misses at a time, and not one after the other.
 //
 // Time is counted in ticks of the owner's choice, 32 bits wide; times further
 // apart than 2^31 ticks may not meet in one wheel.
