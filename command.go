@@ -48,6 +48,7 @@ func (d *Director) addService(c Service, number uint32) error {
 	if err != nil {
 		return fmt.Errorf("%w: %v", ErrNoScheduler, err)
 	}
+	d.persists(c)
 	s := &virtual{Service: c, scheduler: sc}
 	s.turns, _ = sc.(sched.Turns)
 	s.form = persist.FormFor(c.Is6(), c.Mark, c.Persistence.Netmask)
@@ -114,6 +115,7 @@ func (d *Director) EditService(c Service) error {
 	if err := c.check(); err != nil {
 		return err
 	}
+	d.persists(c)
 	was := s.ftp()
 	if err := d.edit(s, c); err != nil {
 		return err
@@ -122,6 +124,13 @@ func (d *Director) EditService(c Service) error {
 		err = d.claim(nil)
 	}
 	return errors.Join(err, d.keep(change{Do: "edit service", Service: &c}))
+}
+
+// persists sees to the memory for templates, if c is the first service to have some.
+func (d *Director) persists(c Service) {
+	if c.Persistence.Timeout != 0 {
+		d.persisting.Do(d.templates.Populate)
+	}
 }
 
 func (d *Director) edit(s *virtual, c Service) error {

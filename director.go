@@ -87,14 +87,15 @@ type Director struct {
 	log      *slog.Logger
 	clock    func() time.Duration
 
-	ctl       sync.Mutex
-	journal   *journal.Journal // or nil; guarded by ctl
-	adopted   bool
-	behind    bool          // a command is missing in the journal
-	loading   bool          // Load is under way
-	forgotten []uint32      // by the trash, and not yet in the journal; Tick's alone
-	marks4    *fwmark.Table // guarded by ctl
-	marks6    *fwmark.Table
+	ctl        sync.Mutex
+	persisting sync.Once
+	journal    *journal.Journal // or nil; guarded by ctl
+	adopted    bool
+	behind     bool          // a command is missing in the journal
+	loading    bool          // Load is under way
+	forgotten  []uint32      // by the trash, and not yet in the journal; Tick's alone
+	marks4     *fwmark.Table // guarded by ctl
+	marks6     *fwmark.Table
 	// When the last claim ended, and how long it took.
 	claimed   time.Time
 	claimCost time.Duration
@@ -152,7 +153,7 @@ func New(o Options) (*Director, error) {
 	}
 	now := tickOf(o.Clock())
 	d.nextEst = new(uint32)
-	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Populate: true, Expired: d.connExpired, Ahead: d.connAhead}
+	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Expired: d.connExpired, Ahead: d.connAhead}
 	templates := persist.Options{Max: o.Templates, Hz: hz, Now: now, Ended: d.templateEnded}
 	var kept [][]byte
 	var err error
@@ -165,6 +166,7 @@ func New(o Options) (*Director, error) {
 	if d.conns, err = conn.New(conns); err != nil {
 		return nil, fmt.Errorf("ulvs: connection table: %w", unusable(kept, err))
 	}
+	d.conns.Populate()
 	if d.templates, err = persist.New(templates); err != nil {
 		d.conns.Close()
 		return nil, fmt.Errorf("ulvs: template table: %w", unusable(kept, err))

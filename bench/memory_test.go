@@ -44,7 +44,7 @@ func BenchmarkMemory(b *testing.B) {
 	b.Run("connection", func(b *testing.B) {
 		for b.Loop() {
 			before := resident(b)
-			t, err := conn.New(conn.Options{Max: n, Hz: 250, Populate: true, Expired: func(conn.ID) {}})
+			t, err := conn.New(conn.Options{Max: n, Hz: 250, Expired: func(conn.ID) {}})
 			if err != nil {
 				b.Fatal(err)
 			}

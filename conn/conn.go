@@ -35,11 +35,9 @@ type Options struct {
 	Hz, Now uint32
 	// Memory is the shared memory to use, MemorySize(Max) bytes, and Records what
 	// Go alone uses, RecordsSize(Max) bytes. They are zero, or with Adopt hold what
-	// a process before this one left there. nil is anonymous memory. With Populate,
-	// that is there from the start.
+	// a process before this one left there. nil is anonymous memory.
 	Memory, Records []byte
 	Adopt           bool
-	Populate        bool
 	// Quarantine keeps the slots of connections that ended until Free: an XDP
 	// program reads Memory too.
 	Quarantine bool
@@ -80,7 +78,7 @@ func New(o Options) (*Table, error) {
 	t := &Table{expired: o.Expired, timeouts: defaultTimeouts(o.Hz)}
 	var err error
 	x := expiring.Options{
-		Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt, Populate: o.Populate, Quarantine: o.Quarantine,
+		Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt, Quarantine: o.Quarantine,
 	}
 	if o.Ahead != nil {
 		x.Ahead = func(i uint32) uint32 { return o.Ahead(ID(i)) }
@@ -104,6 +102,10 @@ func (t *Table) endEmbryos() {
 		}
 	}
 }
+
+// Populate has all memory of the table's own be there, before the first connection: else
+// the first ones each wait for some.
+func (t *Table) Populate() { t.t.Populate() }
 
 // Close gives back the memory that New took. The table is gone then.
 func (t *Table) Close() { t.t.Close() }

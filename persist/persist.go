@@ -138,6 +138,10 @@ func (t *Table) Adopt(id ID) {
 	r.controls++
 }
 
+// Populate has all memory of the table's own be there, before the first template: else
+// the first ones each wait for some.
+func (t *Table) Populate() { t.t.Populate() }
+
 // Close gives back the memory that New took. The table is gone then.
 func (t *Table) Close() { t.t.Close() }
 

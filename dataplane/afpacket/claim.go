@@ -3,6 +3,7 @@ package afpacket
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -204,41 +205,61 @@ func (b *builder) laterMarks(chain *nftables.Chain, c *dataplane.Claims) {
 	b.err = in.err
 }
 
+// target is what a service's packets are addressed to, but for the port.
+type target struct {
+	addr  netip.Addr
+	proto uint8
+}
+
+// key is a target in registers. Fields of a concatenation are padded to four bytes.
+func (t target) key() []byte { return append(t.addr.AsSlice(), t.proto, 0, 0, 0) }
+
+func (t target) compare(o target) int { return slices.Compare(t.key(), o.key()) }
+
+// few is up to how many targets it costs less to compare a packet with one after the
+// other than to look for it in a set.
+const few = 4
+
 // services drops packets to the services of one family: to their ports, to
 // all ports, and fragments without ports, which may be theirs.
 func (b *builder) services(f *ipFamily, services []dataplane.Claim) {
-	var ports, anyPort, fragments [][]byte
+	var anyPort, fragments [][]byte
 	var ranges []dataplane.Claim
-	type target struct {
-		addr  netip.Addr
-		proto uint8
-	}
-	seen := make(map[target]bool)
+	ports := map[target][][]byte{}
 	for _, s := range services {
 		addr := s.Addr.Unmap()
 		if addr.Is4() != f.is4 {
 			continue
 		}
-		// Fields of a concatenation are padded to four bytes.
-		key := append(addr.AsSlice(), s.Proto, 0, 0, 0)
+		t := target{addr, s.Proto}
 		if s.Port == 0 {
-			anyPort = append(anyPort, key)
+			anyPort = append(anyPort, t.key())
 			continue
 		}
 		if s.Last != 0 {
 			ranges = append(ranges, s)
 		} else {
-			ports = append(ports, append(key[:len(key):len(key)], byte(s.Port>>8), byte(s.Port), 0, 0))
+			ports[t] = append(ports[t], netOrder(s.Port))
 		}
-		if t := (target{addr, s.Proto}); !seen[t] {
-			seen[t] = true
-			fragments = append(fragments, key)
-		}
+		fragments = append(fragments, t.key())
 	}
 	addrReg, protoReg, portReg := f.registers()
 	who := exprs{f.load(f.dst, addrReg), meta(metaL4Proto, protoReg)}
+	port := exprs{transport(2, 2, portReg)}
 	b.drop(f.addrProto(), anyPort, addrReg, f.is(), who)
-	b.drop(f.addrProtoPort(), ports, addrReg, f.is(), who, exprs{transport(2, 2, portReg)})
+	var all [][]byte
+	for _, t := range slices.SortedFunc(maps.Keys(ports), target.compare) {
+		list := ports[t]
+		if len(ports) <= few {
+			is := exprs{equals(addrReg, t.addr.AsSlice()), equals(protoReg, []byte{t.proto})}
+			b.drop(nftables.TypeInetService, list, portReg, f.is(), who, is, port)
+			continue
+		}
+		for _, p := range list {
+			all = append(all, append(t.key(), p[0], p[1], 0, 0))
+		}
+	}
+	b.drop(f.addrProtoPort(), all, addrReg, f.is(), who, port)
 	b.drop(f.addrProto(), fragments, addrReg, f.is(), f.laterFragment(), who)
 	for _, s := range ranges {
 		rule := append(exprs{}, f.is()...)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -67,6 +68,8 @@ func TestClaim(t *testing.T) {
 			{"port 80", both(80), map[int]bool{80: false, 81: true}},
 			{"port 81 instead", both(81), map[int]bool{80: true, 81: false}},
 			{"another protocol", dataplane.Claims{Services: []dataplane.Claim{{Addr: virtual4, Proto: unix.IPPROTO_UDP}, {Addr: virtual6, Proto: unix.IPPROTO_UDP}}}, map[int]bool{80: true}},
+			{"two ports, another's and another protocol's", among(1, 80, 443), map[int]bool{80: false, 443: false, 81: true, 82: true}},
+			{"two ports, and those of many others", among(6, 80, 443), map[int]bool{80: false, 443: false, 81: true, 82: true}},
 			{"all ports", both(0), map[int]bool{80: false, 81: false}},
 			{"a mark, of both families", marked(82, 83), map[int]bool{80: true, 82: false, 83: false}},
 			{"nothing again", dataplane.Claims{}, map[int]bool{80: true}},
@@ -104,6 +107,23 @@ func TestClaim(t *testing.T) {
 			t.Error("a plane that ended took a claim")
 		}
 	})
+}
+
+// among claims TCP ports of both virtual addresses, port 81 by UDP, and port 82 of n
+// other addresses.
+func among(n byte, ports ...uint16) (c dataplane.Claims) {
+	for _, addr := range []netip.Addr{virtual4, virtual6} {
+		for _, port := range ports {
+			c.Services = append(c.Services, dataplane.Claim{Addr: addr, Proto: unix.IPPROTO_TCP, Port: port})
+		}
+		c.Services = append(c.Services, dataplane.Claim{Addr: addr, Proto: unix.IPPROTO_UDP, Port: 81})
+		other := addr.AsSlice()
+		for other[0] = 100; other[0] < 100+n; other[0]++ {
+			to, _ := netip.AddrFromSlice(other)
+			c.Services = append(c.Services, dataplane.Claim{Addr: to, Proto: unix.IPPROTO_TCP, Port: 82})
+		}
+	}
+	return c
 }
 
 // marked claims TCP ports by a mark rule.

@@ -52,7 +52,13 @@ func unique(keys [][]byte) [][]byte {
 	return slices.CompactFunc(keys, func(a, b []byte) bool { return slices.Equal(a, b) })
 }
 
+// lookup is a comparison where there is only one key, which costs every packet 300
+// instructions less than a set (Linux 6.1).
 func (b *builder) lookup(t nftables.SetDatatype, keys [][]byte, reg uint32) expr.Any {
+	const comparable = 16 // bytes
+	if len(keys) == 1 && len(keys[0]) <= comparable {
+		return equals(reg, keys[0])
+	}
 	elements := make([]nftables.SetElement, len(keys))
 	for i, k := range keys {
 		elements[i].Key = k

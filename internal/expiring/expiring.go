@@ -26,10 +26,9 @@ type Options struct {
 	// Memory is the shared memory to use, shtab.Size(Max) bytes, and Records that
 	// for the records beside it, RecordsSize(Max) bytes. They are zero, or with
 	// Adopt hold what a process before this one left there. nil is anonymous
-	// memory. With Populate, that is there from the start.
+	// memory.
 	Memory, Records []byte
 	Adopt           bool
-	Populate        bool
 	// Ahead, if it is not nil, is called for some entries before the time of the
 	// first of them is over. If it reads what over will need, that is loaded for all
 	// of them at the same time. What it returns means nothing.
@@ -47,13 +46,19 @@ type Table[E any] struct {
 	wheel *timerwheel.Wheel
 	hz    uint32
 	over  func(i uint32)
-	free  []func()
+	own   []block
 	// The slot, and 1, of an entry that has been started and whose timer is not set:
 	// it is most probably given another timeout at once.
 	fresh uint32
 	// Slots that are not to be used yet.
 	quarantine bool
 	retired    []uint32
+}
+
+// block is memory of the table's own.
+type block struct {
+	bytes []byte
+	free  func()
 }
 
 type record[E any] struct {
@@ -70,36 +75,9 @@ func New[E any](o Options, over func(i uint32)) (*Table[E], error) {
 		return nil, errors.New("expiring: Options need Hz")
 	}
 	t := &Table[E]{hz: o.Hz, over: over, quarantine: o.Quarantine}
-	block := o.Memory
-	if block == nil {
-		var free func()
-		var err error
-		if block, free, err = shtab.Memory(shtab.Size(max(o.Max, 1)), o.Populate); err != nil {
-			return nil, err
-		}
-		t.free = append(t.free, free)
-	}
-	var err error
-	if o.Adopt {
-		t.Table, t.retired, err = shtab.Adopt(block, o.Max, o.Hz)
-	} else {
-		t.Table, err = shtab.New(block, o.Max, o.Hz)
-	}
-	if err != nil {
+	if err := t.lay(o); err != nil {
 		t.Close()
 		return nil, err
-	}
-	if o.Records != nil {
-		t.recs, err = shtab.RecordsOver[record[E]](o.Records, t.Slots())
-	} else {
-		var free func()
-		if t.recs, free, err = shtab.AllocRecords[record[E]](t.Slots(), o.Populate); err == nil {
-			t.free = append(t.free, free)
-		}
-	}
-	if err != nil {
-		t.Close()
-		return nil, fmt.Errorf("expiring: %w", err)
 	}
 	if o.Adopt {
 		for i := range t.recs {
@@ -121,6 +99,50 @@ func New[E any](o Options, over func(i uint32)) (*Table[E], error) {
 	return t, nil
 }
 
+// lay lays the table and its records over their memory.
+func (t *Table[E]) lay(o Options) error {
+	memory, err := t.memory(o.Memory, shtab.Size(max(o.Max, 1)))
+	if err != nil {
+		return err
+	}
+	if o.Adopt {
+		t.Table, t.retired, err = shtab.Adopt(memory, o.Max, o.Hz)
+	} else {
+		t.Table, err = shtab.New(memory, o.Max, o.Hz)
+	}
+	if err != nil {
+		return err
+	}
+	if memory, err = t.memory(o.Records, RecordsSize[E](o.Max)); err != nil {
+		return err
+	}
+	if t.recs, err = shtab.RecordsOver[record[E]](memory, t.Slots()); err != nil {
+		return fmt.Errorf("expiring: %w", err)
+	}
+	return nil
+}
+
+// memory is what was given, or if that is nil the table's own.
+func (t *Table[E]) memory(given []byte, size int) ([]byte, error) {
+	if given != nil {
+		return given, nil
+	}
+	bytes, free, err := shtab.Memory(size)
+	if err != nil {
+		return nil, err
+	}
+	t.own = append(t.own, block{bytes, free})
+	return bytes, nil
+}
+
+// Populate has all memory of the table's own be there: else the first entries each wait
+// for some. It comes before them.
+func (t *Table[E]) Populate() {
+	for _, b := range t.own {
+		shtab.Populate(b.bytes)
+	}
+}
+
 // wind sets the timers of adopted entries.
 func (t *Table[E]) wind() {
 	for i := range uint32(t.Slots()) {
@@ -135,10 +157,10 @@ func RecordsSize[E any](max int) int { return shtab.RecordsSize[record[E]](shtab
 
 // Close gives back the memory that New took. The table is gone then.
 func (t *Table[E]) Close() {
-	for _, free := range t.free {
-		free()
+	for _, b := range t.own {
+		b.free()
 	}
-	t.free = nil
+	t.own = nil
 }
 
 // Owner is the record of the owner's beside slot i.

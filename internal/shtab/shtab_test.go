@@ -10,7 +10,7 @@ import (
 
 func newTable(t testing.TB, max int) *Table {
 	t.Helper()
-	block, free, err := Memory(Size(max), false)
+	block, free, err := Memory(Size(max))
 	if err != nil {
 		t.Fatal(err)
 	}
