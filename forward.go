@@ -157,43 +157,47 @@ func (d *Director) damaged(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 // transport is the way of a packet that has ports.
 func (d *Director) transport(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) {
 	id, found := d.find(&p.Flow, e.hash)
-	var dst *dest
-	var method ForwardMethod
-	if found {
-		dst = d.table.dests[d.conns.Dest(id)]
-		over := e.opens && d.reschedules(id, dst)
-		if !over && !dst.available {
-			if d.sysctl.ExpireNodestConn == 0 {
-				d.drop(f, dropDestGone)
-				return
-			}
-			over = true
-		}
-		if over {
-			// It counts until its timer runs out a moment later, and so it does
-			// while the scheduler chooses (ip_vs_conn_expire_now).
-			d.conns.Hide(id)
-			defer d.removeConn(id)
-			found = false
-		}
+	if !found {
+		d.begin(f, p, e, tick)
+		return
 	}
-	if found {
-		method = methodOf(d.conns.Owner(id))
-		d.account(dst, p)
-		d.state(id, dst, p, tick)
-	} else {
-		var done bool
-		if id, dst, done = d.schedule(f, p, e, tick); dst == nil {
-			d.hostFragment(f, p, tick)
+	dst := d.table.dests[d.conns.Dest(id)]
+	over := e.opens && d.reschedules(id, dst)
+	if !over && !dst.available {
+		if d.sysctl.ExpireNodestConn == 0 {
+			d.drop(f, dropDestGone)
 			return
 		}
-		method = dst.conf.Forward
-		d.account(dst, p)
-		if !done {
-			d.state(id, dst, p, tick)
-		}
+		over = true
 	}
-	d.transmit(f, p, dst, method)
+	if over {
+		// It counts until its timer runs out a moment later, and so it does
+		// while the scheduler chooses (ip_vs_conn_expire_now).
+		d.conns.Hide(id)
+		d.begin(f, p, e, tick)
+		d.removeConn(id)
+		return
+	}
+	d.account(dst, p)
+	d.state(id, dst, p, tick)
+	d.transmit(f, p, dst, methodOf(d.conns.Owner(id)))
+	if p.Fragment {
+		d.firstFragment(f, p, dst, tick)
+	}
+}
+
+// begin is the way of a packet without a connection.
+func (d *Director) begin(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) {
+	id, dst, done := d.schedule(f, p, e, tick)
+	if dst == nil {
+		d.hostFragment(f, p, tick)
+		return
+	}
+	d.account(dst, p)
+	if !done {
+		d.state(id, dst, p, tick)
+	}
+	d.transmit(f, p, dst, dst.conf.Forward)
 	if p.Fragment {
 		d.firstFragment(f, p, dst, tick)
 	}

@@ -23,6 +23,12 @@ func (s *rr) Schedule(*Request) *Dest {
 	if s.last != nil {
 		i = s.last.pos + 1
 	}
+	if i < len(s.weights.dests) {
+		if d := s.weights.dests[i]; d.usable() { // as most are
+			s.last = d
+			return d
+		}
+	}
 	d := s.weights.usable(i, len(s.weights.dests), 1)
 	if d == nil {
 		d = s.weights.usable(0, i, 1)

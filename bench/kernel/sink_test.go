@@ -61,19 +61,28 @@ func (s *site) measureSink() {
 	s.must(nl.LinkSetUp(dummy))
 	for name, ifindex := range map[string]int{intoSink: s.director.Index, intoDummy: dummy.Attrs().Index} {
 		socket := s.socket(ifindex)
-		for round := range rounds + 1 {
+		done := -1 // the first round is to warm up
+		for try := 0; done < rounds; try++ {
+			if try == attempts {
+				s.Fatalf("%s: of %d rounds, %d lost no frame", name, try, done+1)
+			}
 			s.must(settle())
 			total := s.sink.Total()
 			before, err := work()
 			s.must(err)
 			const frames = 32 * piece
 			s.sendFrom(socket, frames)
+			var lost error
 			if name == intoSink {
-				s.must(s.sink.Await(total+frames, 5*time.Second))
+				lost = s.sink.Await(total+frames, 5*time.Second)
 			}
 			after, err := work()
 			s.must(err)
-			if round > 0 {
+			if lost != nil {
+				s.Logf("a round does not count: %v", lost)
+				continue
+			}
+			if done++; done > 0 {
 				fmt.Println(sample{sinkLoad, name, float64(after-before) / frames})
 			}
 		}

@@ -2,10 +2,8 @@ package afpacket
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
-	"os"
 	"sync"
 	"time"
 
@@ -35,9 +33,8 @@ type receiver struct {
 	rooms       []byte // where the handler may write answers to them
 	large       [largeBatch][]byte
 	touched     []*sender // to be flushed at the end of the batch
-	readable    func(uintptr) bool
-	sockErr     error // what the socket said last about its interface
-	down        bool  // the interface was, when we last heard
+	sockErr     error     // what the socket said last about its interface
+	down        bool      // the interface was, when we last heard
 	interrupted sync.WaitGroup
 
 	mu     sync.Mutex // guards the socket against Counters
@@ -62,16 +59,6 @@ func newReceiver(p *Plane, name string) (*receiver, error) {
 	}
 	for i := range r.large {
 		r.large[i] = make([]byte, tagLen+vnetLen+largest)
-	}
-	r.readable = func(uintptr) bool {
-		if loadStatus(r.slot(0))&unix.TP_STATUS_USER != 0 {
-			return true
-		}
-		code, err := unix.GetsockoptInt(r.sock.fd, unix.SOL_SOCKET, unix.SO_ERROR)
-		if err == nil && code != 0 {
-			r.sockErr = unix.Errno(code)
-		}
-		return r.sockErr != nil
 	}
 	r.interrupted.Add(1)
 	return r, nil
@@ -98,7 +85,7 @@ func (r *receiver) run(ctx context.Context, h dataplane.Handler) error {
 
 // interrupt ends a wait, for good. It is called at most once.
 func (r *receiver) interrupt() {
-	_ = r.sock.conn.SetReadDeadline(time.Unix(1, 0))
+	r.sock.interrupt()
 	r.interrupted.Done()
 }
 
@@ -111,16 +98,20 @@ func (r *receiver) wait(ctx context.Context) error {
 		pause(ctx, 20*time.Millisecond)
 		return r.look()
 	}
-	err := r.sock.raw.Read(r.readable)
+	failed := r.sockErr == nil && r.sock.wait()
+	if failed {
+		code, err := unix.GetsockoptInt(r.sock.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+		if err == nil && code != 0 {
+			r.sockErr = unix.Errno(code)
+		}
+	}
 	if r.sockErr != nil {
 		r.p.log.Warn("afpacket: interface is down; going on when it is up again", "interface", r.name, "err", r.sockErr)
 		r.sockErr, r.down = nil, true
 		return r.look()
 	}
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-		// The runtime's poller was told of an error only (os.ErrNotPollable),
-		// and refuses to wait until something else happens.
-		pause(ctx, 10*time.Millisecond)
+	if failed {
+		pause(ctx, 10*time.Millisecond) // not over and over again
 	}
 	return nil
 }
@@ -325,7 +316,7 @@ func (r *receiver) countLosses() {
 	if r.closed {
 		return
 	}
-	if st, err := r.sock.conn.Stats(); err == nil {
+	if st, err := unix.GetsockoptTpacketStats(r.sock.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
 		r.p.c.rxRingLost.Add(uint64(st.Drops))
 	}
 }

@@ -122,8 +122,11 @@ func (s *sender) put(data []byte, o dataplane.Offload, strip int, to *dataplane.
 func fill(b, data []byte, o dataplane.Offload, strip int, to *dataplane.Neighbor) int {
 	writeVnet(b, o)
 	n := vnetLen
-	n += copy(b[n:], data[:12])
-	n += copy(b[n:], data[12+strip:])
+	if strip > 0 {
+		n += copy(b[n:], data[:12])
+		data = data[12+strip:]
+	}
+	n += copy(b[n:], data)
 	if to != nil {
 		copy(b[vnetLen:], to.Dst[:])
 		copy(b[vnetLen+6:], to.Src[:])

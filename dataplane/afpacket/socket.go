@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"syscall"
 
 	"github.com/mdlayher/packet"
 	"github.com/ulvs/ulvs/dataplane"
@@ -28,12 +27,14 @@ const (
 	largest = macLen + 2*tagLen + 65535
 )
 
-// receiveSocket is a socket with a receive ring on one interface.
+// receiveSocket is a socket with a receive ring on one interface. It is not in the Go
+// runtime's epoll set, where each frame would be made known, whether its receiver waits
+// or not.
 type receiveSocket struct {
-	conn *packet.Conn
-	raw  syscall.RawConn
-	fd   int // valid as long as conn is open
+	fd   int
 	mem  []byte
+	end  int            // an eventfd: interrupt
+	poll [2]unix.PollFd // of both
 }
 
 func openReceive(ifi *net.Interface, extra dataplane.MAC) (*receiveSocket, error) {
@@ -49,37 +50,54 @@ func openReceive(ifi *net.Interface, extra dataplane.MAC) (*receiveSocket, error
 		}
 		return nil, fmt.Errorf("afpacket: cannot open a packet socket on %s: %w", ifi.Name, err)
 	}
-	s := &receiveSocket{conn: conn}
-	if err := s.setup(ifi, extra); err != nil {
-		_ = conn.Close()
-		return nil, err
+	s := &receiveSocket{fd: -1, end: -1}
+	err = s.setup(conn, ifi, extra)
+	// This takes it out of the epoll set. It lives on as s.fd.
+	if err = errors.Join(err, conn.Close()); err != nil {
+		s.close()
+		return nil, fmt.Errorf("afpacket: cannot set up the socket on %s: %w", ifi.Name, err)
 	}
 	return s, nil
 }
 
-func (s *receiveSocket) setup(ifi *net.Interface, extra dataplane.MAC) error {
-	var err error
-	if s.raw, err = s.conn.SyscallConn(); err != nil {
+func (s *receiveSocket) setup(conn *packet.Conn, ifi *net.Interface, extra dataplane.MAC) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
 		return err
 	}
 	var inner error
-	err = s.raw.Control(func(fd uintptr) {
-		s.fd = int(fd)
-		inner = s.options(ifi, extra)
-	})
+	err = raw.Control(func(fd uintptr) { s.fd, inner = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
 	if err = errors.Join(err, inner); err != nil {
-		return fmt.Errorf("afpacket: cannot set up the socket on %s: %w", ifi.Name, err)
+		return err
+	}
+	if s.end, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return fmt.Errorf("an eventfd: %w", err)
+	}
+	s.poll = [2]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.end), Events: unix.POLLIN}}
+	if err := s.options(ifi, extra); err != nil {
+		return err
 	}
 	filter, err := bpf.Assemble(receiveFilter(extra))
 	if err == nil {
-		err = s.conn.SetBPF(filter)
+		err = conn.SetBPF(filter)
 	}
 	if err != nil {
-		_ = unix.Munmap(s.mem)
-		return fmt.Errorf("afpacket: cannot filter the socket on %s: %w", ifi.Name, err)
+		return fmt.Errorf("its filter: %w", err)
 	}
 	return nil
 }
+
+// wait returns when there may be a frame, when the socket has an error (failed), or for
+// no reason; and at once from interrupt on.
+func (s *receiveSocket) wait() (failed bool) {
+	if _, err := unix.Ppoll(s.poll[:], nil, nil); err != nil {
+		return !errors.Is(err, unix.EINTR)
+	}
+	return s.poll[0].Revents&unix.POLLERR != 0
+}
+
+// interrupt ends all waits.
+func (s *receiveSocket) interrupt() { _, _ = unix.Write(s.end, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
 
 func (s *receiveSocket) options(ifi *net.Interface, extra dataplane.MAC) error {
 	// Version and header must be set before the ring is.
@@ -137,8 +155,14 @@ func receiveFilter(extra dataplane.MAC) []bpf.Instruction {
 }
 
 func (s *receiveSocket) close() {
-	_ = unix.Munmap(s.mem)
-	_ = s.conn.Close()
+	if s.mem != nil {
+		_ = unix.Munmap(s.mem)
+	}
+	for _, fd := range []int{s.fd, s.end} {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
 }
 
 // mapRing makes a ring of slots on the socket and maps it.
