@@ -31,8 +31,8 @@
 //	forward        the kernel's forwarding by a route, no IPVS
 //	ipvs-4k        kernel IPVS in direct routing, 4,096 buckets, as Debian has it
 //	ipvs-1M        the same with conn_tab_bits=20, with which all are compared
-//	ulvs-xdp       ulvs's XDP plane in the driver: connections' packets are forwarded
-//	               by its program, first packets go through Go by AF_XDP in copy mode
+//	ulvs-xdp       ulvs's XDP plane in the driver: its program forwards connections'
+//	               packets, and opens connections by what Go has decided ahead
 //	ulvs-afpacket  ulvs's AF_PACKET plane alone
 //
 // Loads: established connections, one, ten thousand and a hundred thousand, drawn

@@ -2,6 +2,7 @@ package xdp
 
 import (
 	"fmt"
+	"math/bits"
 	"net/netip"
 	"runtime"
 	"testing"
@@ -11,12 +12,15 @@ import (
 	"github.com/ulvs/ulvs/bench/wire"
 	"github.com/ulvs/ulvs/bench/wire/race"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/shtab"
+	"golang.org/x/sys/unix"
 )
 
 // BenchmarkWire is what established connections get through a veth pair and back on
 // one CPU, generator, driver and sink included, flows drawn at random: the program
 // with the shared array, and the same with a BPF hash and an LRU hash, as a share of
-// a program that sends everything back. All are medians of nine rounds that take
+// a program that sends everything back; and "line", the floor of all that have a word
+// for each connection. All are medians of nine rounds that take
 // turns; a round counts only if the sink saw every frame.
 //
 // two-cpus has one flow on each of two CPUs, which enters by an interface of its own:
@@ -81,6 +85,38 @@ func newLoop(b *testing.B, t wire.Traffic) *loop {
 // bareProgram sends everything back.
 var bareProgram = asm.Instructions{asm.Mov.Imm(asm.R0, actionTX), asm.Return()}
 
+// lineProgram sends everything back, and counts it in one of so many cache lines (a
+// power of two), which the source address says: an array that is as large as a table
+// with a line for each connection.
+func lineProgram(b *testing.B, lines uint32) asm.Instructions {
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: lines * shtab.SlotSize, MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = m.Close() })
+	factor := uint32(dataplane.LocalFactor)
+	return asm.Instructions{
+		asm.Mov.Imm(asm.R0, actionPass),
+		asm.LoadMem(asm.R2, asm.R1, 0, asm.Word),
+		asm.LoadMem(asm.R3, asm.R1, 4, asm.Word),
+		asm.Mov.Reg(asm.R4, asm.R2),
+		asm.Add.Imm(asm.R4, 34),
+		asm.JGT.Reg(asm.R4, asm.R3, "out"),
+		asm.LoadMem(asm.R2, asm.R2, 26, asm.Word),
+		asm.HostTo(asm.BE, asm.R2, asm.Word),
+		asm.Mul.Imm32(asm.R2, int32(factor)),
+		asm.RSh.Imm32(asm.R2, 33-int32(bits.Len32(lines))),
+		asm.LSh.Imm(asm.R2, slotShift),
+		asm.LoadMapValue(asm.R3, m.FD(), 0),
+		asm.Add.Reg(asm.R3, asm.R2),
+		asm.LoadMem(asm.R2, asm.R3, 0, asm.Word),
+		asm.Add.Imm(asm.R2, 1),
+		asm.StoreMem(asm.R3, 0, asm.R2, asm.Word),
+		asm.Mov.Imm(asm.R0, actionTX),
+		asm.Return().WithSymbol("out"),
+	}
+}
+
 func wireRounds(b *testing.B, flows uint32) {
 	t := wireTraffic(flows, 1)
 	r := newBench(b, int(max(2*flows, 1024)))
@@ -99,7 +135,7 @@ func wireRounds(b *testing.B, flows uint32) {
 	}
 	l := newLoop(b, t)
 	r.wired(l.director.Index)
-	variants := []variant{{"bare", bareProgram}, {"array", r.sourceFor(l.director.Index).assemble()}}
+	variants := []variant{{"bare", bareProgram}, {"line", lineProgram(b, max(2*flows, 1024))}, {"array", r.sourceFor(l.director.Index).assemble()}}
 	for i, name := range []string{"hash", "lru"} {
 		p := r.sourceFor(l.director.Index)
 		p.hashed, p.hashedWords = maps[i].FD(), 5
@@ -109,7 +145,7 @@ func wireRounds(b *testing.B, flows uint32) {
 	for _, v := range variants {
 		p := loaded(b, v.list)
 		room := int(to[5])
-		if v.name == "bare" {
+		if v.name == "bare" || v.name == "line" {
 			room = int(own[5])
 		}
 		list = append(list, race.Contender{

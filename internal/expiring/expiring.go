@@ -136,7 +136,7 @@ func (t *Table[E]) memory(given []byte, size int) ([]byte, error) {
 }
 
 // Populate has all memory of the table's own be there: else the first entries each wait
-// for some. It comes before them.
+// for some.
 func (t *Table[E]) Populate() {
 	for _, b := range t.own {
 		shtab.Populate(b.bytes)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -332,5 +333,31 @@ func BenchmarkLookup(b *testing.B) {
 			}
 			_ = sum
 		})
+	}
+}
+
+// Populate, in either way, leaves what is there.
+func TestPopulate(t *testing.T) {
+	const max = 1000
+	block, free, err := Memory(Size(max))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer free()
+	tab, err := New(block, max, 250)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range uint64(max) {
+		k := key(n)
+		if _, err := tab.Insert(&k, tab.Hash(&k), 1+n, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := slices.Clone(block)
+	Populate(block)
+	writeAll(block)
+	if !slices.Equal(block, before) {
+		t.Error("the table is another one")
 	}
 }
