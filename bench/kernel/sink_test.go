@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/ulvs/ulvs/bench/wire"
@@ -61,31 +60,14 @@ func (s *site) measureSink() {
 	s.must(nl.LinkSetUp(dummy))
 	for name, ifindex := range map[string]int{intoSink: s.director.Index, intoDummy: dummy.Attrs().Index} {
 		socket := s.socket(ifindex)
-		done := -1 // the first round is to warm up
-		for try := 0; done < rounds; try++ {
-			if try == attempts {
-				s.Fatalf("%s: of %d rounds, %d lost no frame", name, try, done+1)
-			}
-			s.must(settle())
+		s.rounds(sinkLoad, name, 32*piece, func(frames uint64) error {
 			total := s.sink.Total()
-			before, err := work()
-			s.must(err)
-			const frames = 32 * piece
-			s.sendFrom(socket, frames)
-			var lost error
-			if name == intoSink {
-				lost = s.sink.Await(total+frames, 5*time.Second)
+			s.sendFrom(socket, int(frames))
+			if name == intoDummy {
+				return nil
 			}
-			after, err := work()
-			s.must(err)
-			if lost != nil {
-				s.Logf("a round does not count: %v", lost)
-				continue
-			}
-			if done++; done > 0 {
-				fmt.Println(sample{sinkLoad, name, float64(after-before) / frames})
-			}
-		}
+			return s.sink.Await(total+frames, 5*time.Second)
+		})
 	}
 }
 

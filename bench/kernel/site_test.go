@@ -159,13 +159,20 @@ func (s *site) measure(l load, contender string) {
 	if l.flows == 0 {
 		packets /= 2
 	}
+	s.rounds(l.name, contender, packets, func(n uint64) error { return s.send(g, n, piece) })
+}
+
+// rounds prints a sample for each of so many rounds in which send sends packets. Its
+// error says that some were lost.
+func (s *site) rounds(load, contender string, packets uint64, send func(n uint64) error) {
+	s.Helper()
 	done := -1 // the first round is to warm up
 	for range attempts {
 		runtime.GC()
 		s.must(settle())
 		before, err := work()
 		s.must(err)
-		lost := s.send(g, packets, piece)
+		lost := send(packets)
 		after, err := work()
 		s.must(err)
 		if lost != nil {
@@ -173,7 +180,7 @@ func (s *site) measure(l load, contender string) {
 			continue
 		}
 		if done++; done > 0 {
-			fmt.Println(sample{l.name, contender, float64(after-before) / float64(packets)})
+			fmt.Println(sample{load, contender, float64(after-before) / float64(packets)})
 		}
 		if done == rounds {
 			return
