@@ -9,7 +9,7 @@ const Made = 1 << 15
 // Lend lends programs what they need to make entries: the rings in block, of so many
 // CPUs (shtab.NewLoan).
 func (t *Table[E]) Lend(block []byte, cpus int) (*shtab.Loan, error) {
-	return shtab.NewLoan(t.Table, block, cpus)
+	return shtab.NewLoan(t.Table, block, cpus, func(i uint32) uint32 { return t.Stamp(i) + t.recs[i].timeout })
 }
 
 // Untaken reports whether a program has made the entry, and its owner has not taken it

@@ -8,18 +8,21 @@ type Loan struct {
 	// lent is how many slots each CPU's programs have, of share at most.
 	lent  []int
 	share int
+	touch func(slot uint32) uint32
+	sum   uint32 // of what was touched: the compiler cannot leave it out
 }
 
 // NewLoan lays rings of so many CPUs over block (NewRings), from which nothing is lent
-// yet.
-func NewLoan(table *Table, block []byte, cpus int) (*Loan, error) {
+// yet. touch reads what the owner will need of an entry that a program has made; what
+// it returns means nothing.
+func NewLoan(table *Table, block []byte, cpus int, touch func(slot uint32) uint32) (*Loan, error) {
 	rings, err := NewRings(block, cpus)
 	if err != nil {
 		return nil, err
 	}
 	// A 64th of the slots is the table's room for chance: half of that is not missed.
 	share := min(RingCells-1, table.Max()/128/cpus)
-	return &Loan{rings: rings, table: table, lent: make([]int, cpus), share: share}, nil
+	return &Loan{rings: rings, table: table, lent: make([]int, cpus), share: share, touch: touch}, nil
 }
 
 // Begin lets programs make entries.
@@ -51,20 +54,39 @@ func (l *Loan) lend() {
 // programs are.
 func (l *Loan) Gather(take func(slot uint32)) (some bool) {
 	for cpu := range l.lent {
-		for range RingCells {
-			slot, ok := l.rings.Next(cpu)
-			if !ok {
+		for range RingCells / atOnce {
+			n := l.look(cpu)
+			for range n {
+				slot, _ := l.rings.Next(cpu)
+				if slot >= l.table.Homes() {
+					l.lent[cpu]--
+				}
+				take(slot)
+			}
+			some = some || n > 0
+			if n < atOnce {
 				break
 			}
-			some = true
-			if slot >= l.table.Homes() {
-				l.lent[cpu]--
-			}
-			take(slot)
 		}
 	}
 	if some {
 		l.lend()
 	}
 	return some
+}
+
+// atOnce is of how many entries what another CPU has written is loaded side by side.
+const atOnce = 16
+
+// look touches the next entries that a CPU's programs have made, and says how many.
+func (l *Loan) look(cpu int) (n int) {
+	for n < atOnce {
+		slot, ok := l.rings.peek(cpu, uint32(n))
+		if !ok {
+			break
+		}
+		l.sum += l.touch(slot)
+		n++
+	}
+	return n
 }

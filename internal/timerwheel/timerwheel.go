@@ -10,7 +10,7 @@
 // the lowest is for the next 524 seconds, which most timers are within. Its lists are
 // used one after the other, so that those of the present are in the cache, however many
 // there are. And a list is eight chains, which are gone through side by side: eight
-// misses at a time, and not one after the other.
+// misses at a time, while the eight before are worked on, and not one after the other.
 //
 // Time is counted in ticks of the owner's choice, 32 bits wide; times further
 // apart than 2^31 ticks may not meet in one wheel.
@@ -116,13 +116,20 @@ func (w *Wheel) Unset(i uint32) {
 // true, it is not there yet and wants to be called again.
 func (w *Wheel) Advance(now uint32, budget int) (more bool) {
 	for {
+		begun := uint32(lists)
 		for w.doing > 0 {
 			n := w.todo[w.doing-1]
 			list := w.heads[n*ways:][:ways]
-			if !w.touch(list, n < nearLists) {
+			if n != begun {
+				begun = n
+				w.touch(list, n < nearLists)
+			}
+			behind, any := w.behind(list)
+			if !any {
 				w.doing--
 				continue
 			}
+			w.touch(behind[:], n < nearLists)
 			for chain := range list {
 				if list[chain] == 0 {
 					continue
@@ -148,25 +155,34 @@ func (w *Wheel) Advance(now uint32, budget int) (more bool) {
 	}
 }
 
-// touch starts to load the first records of a list's chains, and what they need if
-// they expire, as those of the lowest level do. It reports whether there are any.
-func (w *Wheel) touch(list []uint32, expire bool) (any bool) {
-	for _, head := range list {
-		if head == 0 {
-			continue
+// behind are the records behind the first ones of a list's chains, and whether there
+// are first ones. They are loaded while those are worked on.
+func (w *Wheel) behind(list []uint32) (next [ways]uint32, any bool) {
+	for chain, head := range list {
+		if head != 0 {
+			any = true
+			next[chain] = w.links.at(head - 1).next
 		}
-		any = true
-		w.sum += w.links.at(head - 1).next
+	}
+	return next, any
+}
+
+// touch starts to load records, and what they need if they expire, as those of the
+// lowest level do.
+func (w *Wheel) touch(recs []uint32, expire bool) {
+	for _, i := range recs {
+		if i != 0 {
+			w.sum += w.links.at(i - 1).next
+		}
 	}
 	if !expire || w.ahead == nil {
-		return any
+		return
 	}
-	for _, head := range list {
-		if head != 0 {
-			w.sum += w.ahead(head - 1)
+	for _, i := range recs {
+		if i != 0 {
+			w.sum += w.ahead(i - 1)
 		}
 	}
-	return any
 }
 
 // step goes to the next tick that has something to do, or to limit.
