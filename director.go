@@ -116,6 +116,7 @@ type Director struct {
 	nextEst    *uint32       // tick of the estimator's next round
 	making     *making       // or nil
 	locals     *dataplane.Locals
+	in         link   // of the batch's last packet that rules looked at
 	touched    uint32 // keeps the look-ahead's loads from being left out
 	claimDue   bool   // the plane has to be told anew
 

@@ -66,7 +66,7 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	d.gather()
-	d.locals = d.resolver.Locals()
+	d.locals, d.in = d.resolver.Locals(), link{}
 	d.advance(tick)
 	if d.table.fast != nil {
 		d.table.fast.Attend(tick)

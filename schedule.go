@@ -117,14 +117,20 @@ func (d *Director) startsConn(p *packet.Packet) bool {
 // packets do not need it.
 func (d *Director) service(f *dataplane.Frame, p, of *packet.Packet) *virtual {
 	mark := d.mark(f, p)
-	if mark == 0 && !of.Is6 {
+	if !of.Is6 {
 		var b [8]byte
 		binary.NativeEndian.PutUint64(b[:], of.Flow[0])
-		return d.table.LookupIPv4(binary.BigEndian.Uint32(b[4:]), of.Flow.VirtualPort(), of.Proto)
+		return d.table.LookupIPv4(binary.BigEndian.Uint32(b[4:]), of.Flow.VirtualPort(), of.Proto, mark)
 	}
 	k := service.Key{Port: of.Flow.VirtualPort(), Proto: of.Proto, IPv6: of.Is6}
 	virtualAddr(&of.Flow, of.Is6, &k.Addr)
 	return d.table.Lookup(k, mark)
+}
+
+// link is an interface.
+type link struct {
+	index int
+	name  string
 }
 
 // mark is the firewall mark that the rules give a packet.
@@ -133,7 +139,10 @@ func (d *Director) mark(f *dataplane.Frame, p *packet.Packet) uint32 {
 	if set == nil {
 		return 0
 	}
-	return set.Mark(p, d.resolver.LinkName(f.In))
+	if f.In != d.in.index {
+		d.in = link{f.In, d.resolver.LinkName(f.In)}
+	}
+	return set.Mark(p, d.in.name)
 }
 
 // virtualAddr and clientAddr are a flow's addresses as packed bytes.

@@ -64,10 +64,12 @@ type Table[S any] struct {
 	// ip4 is byAddr for IPv4, by keys of one word, which Go's maps find in a fifth of
 	// the instructions: each new connection asks.
 	ip4 map[uint64]*S
-	// last is what LookupIPv4 found last, by its key of one word: most packets in a
-	// row are for the same few services.
-	last    *S
-	lastKey uint64
+	// last is what LookupIPv4 found last by address, by its key of one word, and marked
+	// what was found by mark: most packets in a row are for the same few services.
+	last      *S
+	lastKey   uint64
+	marked    *S
+	markedKey markKey
 
 	ftp   int // services on port 21
 	null  int // services on port 0
@@ -100,6 +102,7 @@ func word(addr uint32, port uint16, proto uint8) uint64 {
 
 // AddMark puts in a service by firewall mark, which is not 0.
 func (t *Table[S]) AddMark(mark uint32, ipv6 bool, s *S) {
+	t.markedKey = 0
 	t.added++
 	t.byMark[markKeyOf(mark, ipv6)] = item[S]{s, t.added}
 }
@@ -115,7 +118,10 @@ func (t *Table[S]) Remove(k Key) {
 }
 
 // RemoveMark takes out a service by firewall mark.
-func (t *Table[S]) RemoveMark(mark uint32, ipv6 bool) { delete(t.byMark, markKeyOf(mark, ipv6)) }
+func (t *Table[S]) RemoveMark(mark uint32, ipv6 bool) {
+	t.markedKey = 0
+	delete(t.byMark, markKeyOf(mark, ipv6))
+}
 
 // count keeps the numbers that spare Lookup its last two steps.
 func (t *Table[S]) count(k Key, n int) {
@@ -138,13 +144,11 @@ func (t *Table[S]) FindMark(mark uint32, ipv6 bool) *S {
 // Lookup is the service of a packet with this destination and mark, or nil. It
 // allocates nothing.
 func (t *Table[S]) Lookup(k Key, mark uint32) *S {
-	if mark != 0 && len(t.byMark) > 0 {
-		if s := t.byMark[markKeyOf(mark, k.IPv6)].service; s != nil {
-			return s
-		}
-	}
 	if !k.IPv6 {
-		return t.LookupIPv4(binary.BigEndian.Uint32(k.Addr[:]), k.Port, k.Proto)
+		return t.LookupIPv4(binary.BigEndian.Uint32(k.Addr[:]), k.Port, k.Proto, mark)
+	}
+	if s := t.lookupMark(mark, true); s != nil {
+		return s
 	}
 	if s := t.byAddr[k].service; s != nil {
 		return s
@@ -163,8 +167,23 @@ func (t *Table[S]) Lookup(k Key, mark uint32) *S {
 	return nil
 }
 
-// LookupIPv4 is Lookup of a packet without a mark, for an IPv4 address as a number.
-func (t *Table[S]) LookupIPv4(addr uint32, port uint16, proto uint8) *S {
+// lookupMark is the service of a mark, or nil, as it is of 0.
+func (t *Table[S]) lookupMark(mark uint32, ipv6 bool) *S {
+	if mark == 0 {
+		return nil
+	}
+	key := markKeyOf(mark, ipv6)
+	if key != t.markedKey {
+		t.marked, t.markedKey = t.byMark[key].service, key
+	}
+	return t.marked
+}
+
+// LookupIPv4 is Lookup for an IPv4 address as a number.
+func (t *Table[S]) LookupIPv4(addr uint32, port uint16, proto uint8, mark uint32) *S {
+	if s := t.lookupMark(mark, false); s != nil {
+		return s
+	}
 	key := word(addr, port, proto)
 	if key == t.lastKey {
 		return t.last

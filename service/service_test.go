@@ -61,6 +61,58 @@ func TestLookup(t *testing.T) {
 	}
 }
 
+// What was found last is remembered, and has to be forgotten when services change: a
+// slow look-up by the same rules, which remembers nothing, says the same.
+func TestRemembers(t *testing.T) {
+	type marked struct {
+		mark uint32
+		ipv6 bool
+	}
+	tab := New[int]()
+	byKey, byMark := map[Key]*int{}, map[marked]*int{}
+	slow := func(k Key, mark uint32) *int {
+		ports := []uint16{k.Port, 0}
+		if ftpData(k.Port, k.Proto) {
+			ports = []uint16{k.Port, ftpPort, 0}
+		}
+		if s := byMark[marked{mark, k.IPv6}]; s != nil {
+			return s
+		}
+		for _, k.Port = range ports {
+			if s := byKey[k]; s != nil {
+				return s
+			}
+		}
+		return nil
+	}
+	rng := rand.New(rand.NewPCG(3, 4))
+	for n := range 20_000 {
+		k := key([]string{"192.0.2.1", "fd00::1"}[rng.IntN(2)], 6, []uint16{0, 21, 80, 2000}[rng.IntN(4)])
+		m := marked{1 + rng.Uint32N(2), k.IPv6}
+		switch s := new(int); rng.IntN(16) {
+		case 0:
+			tab.Add(k, s)
+			byKey[k] = s
+		case 1:
+			if byKey[k] != nil {
+				tab.Remove(k)
+				delete(byKey, k)
+			}
+		case 2:
+			tab.AddMark(m.mark, m.ipv6, s)
+			byMark[m] = s
+		case 3:
+			tab.RemoveMark(m.mark, m.ipv6)
+			delete(byMark, m)
+		default:
+			mark := rng.Uint32N(3)
+			if got, want := tab.Lookup(k, mark), slow(k, mark); got != want {
+				t.Fatalf("look-up %d, of %v with mark %d: %p, and not %p", n, k, mark, got, want)
+			}
+		}
+	}
+}
+
 // All yields each service once, those of marks last.
 func TestAll(t *testing.T) {
 	tab := New[int]()
