@@ -103,7 +103,6 @@ func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
 	p.servers = elements[server](p.serverArray.memory, p.rooms)
 	p.counts = elements[count](p.countArray.memory, p.rooms*p.cpus)
 	p.settings = &elements[settings](p.settingsArray.memory, 1)[0]
-	p.settings.fill()
 	p.kept = kept
 	// An earlier daemon's programs end to open connections before the tables are
 	// adopted.

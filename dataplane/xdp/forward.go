@@ -2,21 +2,32 @@ package xdp
 
 import (
 	"fmt"
+	"math/bits"
 
 	"github.com/cilium/ebpf/asm"
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
-// hash leaves the number of the key's home slot in R2 (shtab's homeOf).
+// hash leaves the number of the key's home slot in R2.
 func (p *program) hash() {
 	if p.hashed != 0 {
 		return
 	}
 	p.sum()
+	p.home(p.Homes)
+}
+
+// home makes of the hash in R2 the number of its home slot among so many (shtab's
+// homeOf).
+func (p *program) home(homes uint32) {
+	if bits.OnesCount32(homes) == 1 { // the same, in fewer steps
+		p.emit(asm.RSh.Imm(asm.R2, int32(64-bits.TrailingZeros32(homes))))
+		return
+	}
 	p.emit(
 		asm.RSh.Imm(asm.R2, 32),
-		asm.Mul.Imm(asm.R2, int32(p.Homes)),
+		asm.Mul.Imm(asm.R2, int32(homes)),
 		asm.RSh.Imm(asm.R2, 32),
 	)
 }
@@ -67,8 +78,7 @@ func (p *program) halves(off int16, seed uint64) {
 }
 
 // find looks into the home slot, whose number is in R2, into the one beside it, and
-// then into the home slot's chain (shtab.Lookup). It leaves the slot in R0 and its
-// word in R1.
+// then into the home slot's chain (shtab.Lookup). It leaves the slot and its word.
 func (p *program) find() {
 	if p.hashed != 0 {
 		p.findHashed()
@@ -93,7 +103,7 @@ func (p *program) find() {
 			fallthrough
 		default:
 			p.emit(
-				asm.LoadMem(asm.R1, asm.R0, shtab.OffNext, asm.Word),
+				asm.LoadMem(asm.R1, slot, shtab.OffNext, asm.Word),
 				asm.JEq.Imm(asm.R1, 0, p.here("miss")),
 				asm.JGT.Imm(asm.R1, int32(p.Slots), pass),
 			)
@@ -101,36 +111,33 @@ func (p *program) find() {
 		}
 		// The word comes first, see shtab. Its tag is only looked at for being
 		// there, as the whole key is compared.
-		p.emit(asm.LoadMem(asm.R1, asm.R0, shtab.OffWord, asm.DWord))
+		p.emit(asm.LoadMem(word, slot, shtab.OffWord, asm.DWord))
 		p.compare(0, addrs, next)
 		p.compare(1, ports, next)
 		if p.six {
 			for _, w := range words6 {
-				p.emit(asm.LoadMem(scratch, data, p.atIP()+w.off, asm.DWord), asm.LoadMem(keyWord, asm.R0, shtab.OffKey+8*w.word, asm.DWord), asm.JNE.Reg(scratch, keyWord, next))
+				p.emit(asm.LoadMem(asm.R1, data, p.atIP()+w.off, asm.DWord))
+				p.compare(w.word, asm.R1, next)
 			}
 		}
-		p.emit(
-			asm.Mov.Reg(scratch, asm.R1),
-			asm.RSh.Imm(scratch, shtab.ValueBits),
-			asm.JNE.Imm(scratch, 0, p.here("found")),
-		)
+		p.emit(asm.JSLT.Imm(word, 0, p.here("found")))
 		p.symbol = next
 	}
 	p.emit(asm.Ja.Label(p.here("miss")))
 }
 
-func (p *program) compare(word int16, with asm.Register, next string) {
-	p.emit(asm.LoadMem(scratch, asm.R0, shtab.OffKey+8*word, asm.DWord), asm.JNE.Reg(scratch, with, next))
+// compare goes to next if a word of the slot's key is another than with.
+func (p *program) compare(n int16, with asm.Register, next string) {
+	p.emit(asm.LoadMem(asm.R0, slot, shtab.OffKey+8*n, asm.DWord), asm.JNE.Reg(asm.R0, with, next))
 }
 
-// slotAt is a slot's address, R0, by its number in i, to which add is added. What
-// i was is lost.
+// slotAt finds the slot by its number in i, to which add is added. What i was is lost.
 func (p *program) slotAt(i asm.Register, add int32) {
 	if !p.looked {
 		p.emit(
 			asm.LSh.Imm(i, slotShift),
-			asm.LoadMapValue(asm.R0, p.conns, uint32(shtab.HeaderSize+add*shtab.SlotSize)),
-			asm.Add.Reg(asm.R0, i),
+			asm.LoadMapValue(slot, p.conns, uint32(shtab.HeaderSize+add*shtab.SlotSize)),
+			asm.Add.Reg(slot, i),
 		)
 		return
 	}
@@ -146,6 +153,7 @@ func (p *program) slotAt(i asm.Register, add int32) {
 		asm.Add.Imm(asm.R2, stackIndex),
 		asm.FnMapLookupElem.Call(),
 		asm.JEq.Imm(asm.R0, 0, pass),
+		asm.Mov.Reg(slot, asm.R0),
 		asm.LoadMem(asm.R2, asm.RFP, stackHome, asm.DWord),
 		asm.LoadMem(addrs, asm.RFP, stackKey, asm.DWord),
 		asm.LoadMem(ports, asm.RFP, stackKey+8, asm.DWord),
@@ -173,16 +181,15 @@ func (p *program) findHashed() {
 		asm.FnMapLookupElem.Call(),
 		asm.JEq.Imm(asm.R0, 0, p.here("miss")),
 		asm.LoadMem(kept, asm.RFP, stackKept, asm.DWord),
-		asm.LoadMem(asm.R1, asm.R0, shtab.OffWord, asm.DWord),
+		asm.Mov.Reg(slot, asm.R0),
+		asm.LoadMem(word, slot, shtab.OffWord, asm.DWord),
 	)
 }
 
-// found keeps the slot, and the number of the real server in its word.
+// found takes the number of the real server out of the slot's word.
 func (p *program) found() {
 	p.label("found")
 	p.emit(
-		asm.Mov.Reg(slot, asm.R0),
-		asm.Mov.Reg(dest, asm.R1),
 		asm.And.Imm(dest, conn.DestMask),
 		asm.JGE.Imm(dest, int32(p.rooms), pass),
 	)
@@ -196,18 +203,16 @@ func (p *program) decide() {
 	p.found()
 	p.emit(
 		asm.LoadMem(asm.R1, slot, shtab.OffState, asm.Word),
-		asm.Mov.Reg(asm.R0, asm.R1),
-		asm.And.Imm32(asm.R0, -1<<conn.GenShift|7<<(conn.OwnerShift+1)|conn.SetFlag), // the owner's other three bits are the forwarding method
 		asm.LoadMapValue(asm.R2, p.settings, settingsExpected),
 		asm.LoadMem(asm.R2, asm.R2, 0, asm.Word),
-		asm.JNE.Reg(asm.R0, asm.R2, p.unexpected()),
+		asm.Xor.Reg(asm.R2, asm.R1),
+		asm.JSet.Imm32(asm.R2, -1<<conn.GenShift|7<<(conn.OwnerShift+1)|conn.SetFlag, p.unexpected()), // the owner's other three bits are the forwarding method
 	)
 	p.label("expected")
 	p.emit(
 		asm.And.Imm(asm.R1, conn.StateMask),
 		asm.RSh.Reg(kept, asm.R1),
-		asm.And.Imm(kept, 1),
-		asm.JNE.Imm(kept, 0, p.here("stays")),
+		asm.JSet.Imm(kept, 1, p.here("stays")),
 		// Nobody will change the state where no daemon has shown itself for a while:
 		// better to send the packet.
 		asm.FnJiffies64.Call(),
@@ -234,16 +239,14 @@ func (p *program) address() {
 		asm.LSh.Imm(asm.R1, serverShift),
 		asm.LoadMapValue(server, p.servers, 0),
 		asm.Add.Reg(server, asm.R1),
+		asm.LoadMem(asm.R1, server, serverMTU, asm.Word),
+		asm.JGT.Reg(total, asm.R1, pass),
 		asm.LoadMem(asm.R3, server, serverIfindex, asm.Word),
 	)
 	if p.tags > 0 { // the tag is this interface's
 		p.emit(asm.JNE.Imm(asm.R3, int32(p.ifindex), pass))
-	} else {
-		p.emit(asm.JEq.Imm(asm.R3, 0, pass)) // it is not known
 	}
 	p.emit(
-		asm.LoadMem(asm.R1, server, serverMTU, asm.Word),
-		asm.JGT.Reg(total, asm.R1, pass),
 		asm.LoadMem(address, server, serverMACs, asm.DWord),
 		asm.StoreMem(data, 0, address, asm.DWord),
 		asm.LoadMem(address, server, serverMACs+8, asm.Word),
@@ -299,14 +302,11 @@ func (p *program) hop() {
 		// but when that was 0xfffe or more.
 		p.emit(
 			asm.LoadMem(asm.R1, data, atIP+8, asm.Word),
-			asm.Mov.Reg(asm.R0, asm.R1),
-			asm.RSh.Imm(asm.R0, 16),
-			asm.Add.Imm(asm.R1, 1<<16-1),
-			asm.JLT.Imm(asm.R0, 0xfffe, p.here("sum")),
+			asm.JLT.Imm32(asm.R1, -2<<16, p.here("sum")),
 			asm.Add.Imm(asm.R1, 1<<16),
 		)
 		p.label("sum")
-		p.emit(asm.StoreMem(data, atIP+8, asm.R1, asm.Word))
+		p.emit(asm.Add.Imm(asm.R1, 1<<16-1), asm.StoreMem(data, atIP+8, asm.R1, asm.Word))
 	}
 }
 

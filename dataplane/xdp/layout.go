@@ -11,8 +11,8 @@ import (
 // An element of the array of servers, by a real server's number. Element 0 is no
 // server's.
 //
-//	 0  ifindex     4  out of which the server is reached; 0: not known
-//	 4  MTU         4
+//	 0  ifindex     4  out of which the server is reached
+//	 4  MTU         4  0: the way is not known
 //	 8  MACs       12  the server's, then the interface's: as at the frame's start
 //	20  zero       12
 const (
@@ -45,16 +45,14 @@ type count struct{ packets, bytes uint64 }
 //	 4  attended    4  when a daemon showed itself last, in ticks
 //	 8  making      4  families (a bit each, see makingBit) that connections may be made of
 //	12  templates   4  1: templates may be made, too
-//	64  TCP       128  by FIN, SYN, RST and ACK of the flags: which states stay
-//	256 locals    512  a bit for the fold of each of the host's own addresses
+//	64  locals    512  a bit for the fold of each of the host's own addresses
 const (
 	settingsSize      = 1024
 	settingsExpected  = 0
 	settingsAttended  = 4
 	settingsMaking    = 8
 	settingsTemplates = 12
-	settingsTCP       = 64
-	settingsLocals    = 256
+	settingsLocals    = 64
 )
 
 type settings struct {
@@ -63,29 +61,8 @@ type settings struct {
 	making   uint32
 	template uint32
 	_        [12]uint32
-	tcp      [32]uint32
-	_        [16]uint32
 	locals   [dataplane.LocalBits / 32]uint32
-	_        [64]uint32
-}
-
-// fill writes what never changes.
-func (s *settings) fill() {
-	const fin, syn, rst, ack = 1, 2, 4, 16
-	kept := conn.TCPKept()
-	for flags := range s.tcp {
-		switch {
-		case flags&syn != 0: // Go looks at each
-		case flags&rst != 0:
-			s.tcp[flags] = kept.OnRST
-		case flags&fin != 0:
-			s.tcp[flags] = kept.OnFIN
-		case flags&ack != 0:
-			s.tcp[flags] = kept.OnACK
-		default:
-			s.tcp[flags] = kept.OnNone
-		}
-	}
+	_        [112]uint32
 }
 
 func (s *settings) attend(tick uint32) { atomic.StoreUint32(&s.attended, tick) }
@@ -104,7 +81,6 @@ var (
 	_ = [1]struct{}{}[unsafe.Sizeof(count{})-countSize]
 	_ = [1]struct{}{}[unsafe.Sizeof(settings{})-settingsSize]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.attended)-settingsAttended]
-	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.tcp)-settingsTCP]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.making)-settingsMaking]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.template)-settingsTemplates]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.locals)-settingsLocals]
@@ -115,11 +91,11 @@ func elements[E any](memory []byte, n int) []E {
 	return unsafe.Slice((*E)(unsafe.Pointer(unsafe.SliceData(memory))), n)
 }
 
-// set publishes where a server is. The program reads the interface first, and the
+// set publishes where a server is. The program reads the MTU first, and the
 // server's address with the first two bytes of the other as one word: no frame
 // goes to half an address.
 func (s *server) set(to dataplane.Server) {
-	atomic.StoreUint32(&s.ifindex, 0)
+	atomic.StoreUint32(&s.mtu, 0)
 	if !to.Reachable {
 		return
 	}
@@ -128,8 +104,8 @@ func (s *server) set(to dataplane.Server) {
 	copy(b[6:], to.Src[:])
 	atomic.StoreUint64((*uint64)(unsafe.Pointer(&s.macs)), uint64(le32(b[:]))|uint64(le32(b[4:]))<<32)
 	atomic.StoreUint32(&s.macs[2], le32(b[8:]))
-	atomic.StoreUint32(&s.mtu, uint32(to.MTU))
 	atomic.StoreUint32(&s.ifindex, uint32(to.Ifindex))
+	atomic.StoreUint32(&s.mtu, uint32(to.MTU))
 }
 
 func (c *count) load() (packets, bytes uint64) {

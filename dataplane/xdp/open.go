@@ -206,8 +206,6 @@ func (p *program) reachable(number asm.Register) {
 		asm.LSh.Imm(asm.R4, serverShift),
 		asm.LoadMapValue(asm.R5, p.servers, 0),
 		asm.Add.Reg(asm.R5, asm.R4),
-		asm.LoadMem(asm.R1, asm.R5, serverIfindex, asm.Word),
-		asm.JEq.Imm(asm.R1, 0, no),
 		asm.LoadMem(asm.R1, asm.R5, serverMTU, asm.Word),
 		asm.JGT.Reg(total, asm.R1, no),
 	)
@@ -290,13 +288,9 @@ func (p *program) templateKey(t entries) {
 		p.emit(asm.Mov.Reg(asm.R2, addrs))
 	}
 	p.mix(seed)
-	p.emit(
-		asm.StoreMem(asm.RFP, stackHash, asm.R2, asm.DWord),
-		asm.RSh.Imm(asm.R2, 32),
-		asm.Mul.Imm(asm.R2, int32(t.homes)),
-		asm.RSh.Imm(asm.R2, 32),
-		asm.StoreMem(asm.RFP, t.stack+entryHome, asm.R2, asm.DWord),
-	)
+	p.emit(asm.StoreMem(asm.RFP, stackHash, asm.R2, asm.DWord))
+	p.home(t.homes)
+	p.emit(asm.StoreMem(asm.RFP, t.stack+entryHome, asm.R2, asm.DWord))
 }
 
 // findTemplate goes to templated with the slot in R0 and its word in R1, or to
@@ -339,11 +333,7 @@ func (p *program) findTemplate(t entries) {
 				)
 			}
 		}
-		p.emit(
-			asm.Mov.Reg(asm.R5, asm.R1),
-			asm.RSh.Imm(asm.R5, shtab.ValueBits),
-			asm.JNE.Imm(asm.R5, 0, p.here("templated")),
-		)
+		p.emit(asm.JSLT.Imm(asm.R1, 0, p.here("templated")))
 		p.symbol = next
 	}
 	p.emit(asm.Ja.Label(p.here("ask"))) // a longer chain is Go's

@@ -19,7 +19,7 @@ import (
 
 // layout is the number of the layout of everything that is pinned: it changes when
 // that does. The connection table has one of its own.
-const layout = 3<<16 | shtab.Layout
+const layout = 4<<16 | shtab.Layout
 
 // pins is a folder of a BPF file system with the arrays, by the names of their
 // parts, and a link an interface. One array, which is pinned last, says what the

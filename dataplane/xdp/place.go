@@ -240,7 +240,7 @@ func (p *program) claim(t entries) {
 func (p *program) publish(t entries, value asm.Register) {
 	p.emit( // shtab.tagOf
 		asm.RSh.Imm(asm.R2, 16),
-		asm.Or.Imm(asm.R2, 1),
+		asm.Or.Imm(asm.R2, 1<<15),
 		asm.LSh.Imm(asm.R2, shtab.ValueBits),
 		asm.Or.Reg(asm.R2, value),
 		atomically(asm.Xchg, asm.R5, asm.R2, asm.DWord, shtab.OffWord),

@@ -18,13 +18,11 @@ const (
 	kept  = asm.R5 // a bit for each state that the packet leaves as it is
 	dest  = asm.R6 // the real server's number
 	data  = asm.R7
-	slot  = asm.R8 // the end of the packet until the connection was found
+	slot  = asm.R8 // the end of the packet until the connection is looked for
 	end   = asm.R8
 	total = asm.R9 // bytes from the IP header on
 
-	// While the connection is looked for, and dest and end are not needed.
-	scratch = asm.R6
-	keyWord = asm.R8
+	word = dest // the slot's, until dest is all that is left of it
 )
 
 // The stack, from the frame pointer down.
@@ -45,8 +43,9 @@ func (p *program) atIP() int16   { return int16(14 + 4*p.tags) }
 // maxTags is how many there may be: 802.1Q in 802.1ad.
 const maxTags = 2
 
-// chain is how many slots of a chain are looked at. A longer one is Go's.
-const chain = 6
+// chain is how many slots of a chain are looked at. A longer one is Go's: of full tables
+// of a million, one in thousands has one.
+const chain = 10
 
 const (
 	actionPass = 2 // XDP_PASS
@@ -163,7 +162,7 @@ func (p *program) ours() {
 		asm.LoadMem(end, asm.R1, 4, asm.Word),
 	)
 	p.need(14 + 20 + 8)
-	p.emit(asm.LoadMem(asm.R2, data, 0, asm.Word), asm.LoadMem(asm.R3, data, 4, asm.Half))
+	p.emit(asm.LoadMem(asm.R2, data, 0, asm.DWord), asm.LSh.Imm(asm.R2, 16))
 	for i, m := range p.mac {
 		if i > 0 {
 			p.symbol = fmt.Sprint("mac", i)
@@ -173,9 +172,8 @@ func (p *program) ours() {
 			next = fmt.Sprint("mac", i+1)
 		}
 		p.emit(
-			asm.Mov.Imm32(asm.R1, int32(le32(m[:4]))),
+			asm.LoadImm(asm.R1, int64(uint64(le32(m[:4]))<<16|uint64(le16(m[4:]))<<48), asm.DWord),
 			asm.JNE.Reg(asm.R2, asm.R1, next),
-			asm.JNE.Imm(asm.R3, int32(le16(m[4:])), next),
 		)
 		if next != pass {
 			p.emit(asm.Ja.Label(p.here("family")))
@@ -236,6 +234,7 @@ func (p *program) ipv4() {
 	const versionLength, fragment = 0xff, 0x3fff // in bytes 0, and 6 and 7
 	p.emit(
 		asm.LoadMem(asm.R0, data, atIP, asm.DWord),
+		asm.Mov.Reg(asm.R2, asm.R0),
 		asm.LoadImm(asm.R1, int64(bytesOf(0, versionLength)|bytesOf(6, fragment>>8)|bytesOf(7, fragment&0xff)), asm.DWord),
 		asm.And.Reg(asm.R0, asm.R1),
 		asm.JNE.Imm(asm.R0, 0x45, pass),
@@ -246,16 +245,16 @@ func (p *program) ipv4() {
 	)
 	p.whole()
 	// The header's checksum: damaged packets are for the host to count. The sum of
-	// its words, carries included, is a multiple of 65535; of those, and of no
-	// other number below 2^48, the product with the inverse of 65535 is small.
-	p.emit(asm.LoadMem(asm.R2, data, atIP, asm.Word))
-	for off := int16(4); off < 20; off += 4 {
+	// its words, carries included, is a multiple of 65535; of those, and of no other
+	// number, the product with the inverse of 65535 is below 2^48. The first eight
+	// bytes, whose last one is of the offset and so 0, leave room for the others.
+	for off := int16(8); off < 20; off += 4 {
 		p.emit(asm.LoadMem(asm.R0, data, atIP+off, asm.Word), asm.Add.Reg(asm.R2, asm.R0))
 	}
 	p.emit(
 		asm.LoadImm(asm.R0, -0x0001_0001_0001_0001, asm.DWord),
 		asm.Mul.Reg(asm.R2, asm.R0),
-		asm.RSh.Imm(asm.R2, 31),
+		asm.RSh.Imm(asm.R2, 48),
 		asm.JNE.Imm(asm.R2, 0, pass),
 		asm.LoadMem(addrs, data, atIP+12, asm.DWord),
 		asm.LoadMem(ports, data, atIP+20, asm.Word),
@@ -300,33 +299,21 @@ var words6 = [...]struct{ word, off int16 }{{2, 16}, {3, 24}, {4, 32}}
 // out which states the packet leaves as they are (conn.StatesKept).
 func (p *program) ports(header int16) {
 	at := p.atIP() + header
-	family := int32(4)
-	if p.six {
-		family = 6
-	}
 	read, sctp, udp := p.here("read"), p.here("sctp"), p.here("udp")
 	p.emit(
-		asm.Mov.Reg(asm.R1, asm.R0),
-		asm.Or.Imm(asm.R1, family<<8),
-		asm.LSh.Imm(asm.R1, 32),
-		asm.Or.Reg(ports, asm.R1),
 		asm.JEq.Imm(asm.R0, protoUDP, udp),
 		asm.JNE.Imm(asm.R0, protoTCP, sctp),
 	)
-	const finSynRstAck = 0x17
+	p.proto(protoTCP)
 	p.need(int32(at) + 20)
 	p.emit(
 		asm.JLT.Imm(total, int32(header)+20, pass),
 		asm.LoadMem(asm.R0, data, at+13, asm.Byte),
-		asm.And.Imm(asm.R0, finSynRstAck),
-		asm.LSh.Imm(asm.R0, 2),
-		asm.LoadMapValue(asm.R1, p.settings, settingsTCP),
-		asm.Add.Reg(asm.R1, asm.R0),
-		asm.LoadMem(kept, asm.R1, 0, asm.Word),
-		asm.Ja.Label(read),
 	)
+	p.flags(read)
 	p.symbol = sctp
 	p.emit(asm.JNE.Imm(asm.R0, protoSCTP, pass))
+	p.proto(protoSCTP)
 	p.need(int32(at) + 16)
 	p.emit(
 		asm.JLT.Imm(total, int32(header)+16, pass),
@@ -341,11 +328,40 @@ func (p *program) ports(header int16) {
 		asm.Ja.Label(read),
 	)
 	p.symbol = udp
+	p.proto(protoUDP)
 	p.emit(
 		asm.JLT.Imm(total, int32(header)+8, pass),
 		asm.Mov.Imm(kept, -1),
 	)
 	p.symbol = read
+}
+
+// proto adds what the upper half of word 1 says to the ports.
+func (p *program) proto(number int64) {
+	family := int64(4)
+	if p.six {
+		family = 6
+	}
+	p.emit(asm.LoadImm(asm.R1, (family<<8|number)<<32, asm.DWord), asm.Or.Reg(ports, asm.R1))
+}
+
+// flags goes to read with the states in kept that the TCP flags in R0 do not change.
+func (p *program) flags(read string) {
+	const fin, syn, rst, ack = 1, 2, 4, 16
+	states := conn.TCPKept()
+	p.emit(
+		asm.And.Imm(asm.R0, fin|syn|rst|ack),
+		asm.Mov.Imm32(kept, int32(states.OnACK)),
+		asm.JEq.Imm(asm.R0, ack, read),
+		asm.Mov.Imm32(kept, 0), // Go looks at each
+		asm.JSet.Imm(asm.R0, syn, read),
+		asm.Mov.Imm32(kept, int32(states.OnRST)),
+		asm.JSet.Imm(asm.R0, rst, read),
+		asm.Mov.Imm32(kept, int32(states.OnFIN)),
+		asm.JSet.Imm(asm.R0, fin, read),
+		asm.Mov.Imm32(kept, int32(states.OnNone)),
+		asm.Ja.Label(read),
+	)
 }
 
 const (

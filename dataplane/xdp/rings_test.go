@@ -32,11 +32,6 @@ const makerPorts = 0x0406_5000_0400
 // entry by the steps of the product's.
 func (p *program) maker() asm.Instructions {
 	p.emit(
-		asm.FnGetSmpProcessorId.Call(),
-		asm.JGE.Imm(asm.R0, int32(p.cpus), pass),
-	)
-	p.ringsOf(asm.R0)
-	p.emit(
 		asm.FnGetPrandomU32.Call(),
 		asm.Mov.Reg(addrs, asm.R0),
 		asm.And.Imm(addrs, makerKeys-1),
@@ -51,6 +46,11 @@ func (p *program) maker() asm.Instructions {
 	p.emit(asm.Mov.Imm(asm.R0, makerFound), asm.Return())
 
 	p.label("miss")
+	p.emit(
+		asm.FnGetSmpProcessorId.Call(),
+		asm.JGE.Imm(asm.R0, int32(p.cpus), pass),
+	)
+	p.ringsOf(asm.R0)
 	p.room(t)
 	p.spot(t)
 	p.claim(t)

@@ -14,10 +14,10 @@ import (
 //
 // Each crowd has a home slot of its own, and the other one of its pair: three
 // connections come first and stay, one of them at the end of the chain; of seven
-// more as many come and go as the program still finds. There are so many crowds that
-// overflow slots are short: one that is released is taken at once, often by another
-// chain. A reader that stood on it would go astray. The first crowd has a quarter of
-// the packets, and half of the changes.
+// more, five at a time come and go. There are so many crowds that overflow slots are
+// short: one that is released is taken at once, often by another chain. A reader that
+// stood on it would go astray. The first crowd has a quarter of the packets, and half of
+// the changes.
 //
 // Swappers are two flows of one home, alone in its pair. They come together, in
 // turns the one first and the other, and go at once, so that each slot gets the key

@@ -14,14 +14,15 @@ import (
 //
 // A slot is one cache line of 64 bytes:
 //
-//	 0  word   8  tag 16 | owner's value 48; 0: not valid. Published last.
+//	 0  word   8  tag 16, of which the highest bit is set | owner's value 48;
+//	               without a tag: not valid. Published last.
 //	 8  key   40  as packet.Flow packs it
 //	48  next   4  index+1 of the next slot of the chain; 0: none
 //	52  stamp  4  when last used, in ticks
 //	56  state  4  the owner's
 //	60  count  4  the owner's
 const (
-	Layout     = 3
+	Layout     = 4
 	HeaderSize = 4096
 	SlotSize   = 64
 

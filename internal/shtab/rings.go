@@ -103,12 +103,18 @@ func (r *Rings) Give(cpu int, slot uint32) bool {
 // Next is the next slot in which one of a CPU's programs has made an entry, for
 // Table.Made.
 func (r *Rings) Next(cpu int) (slot uint32, ok bool) {
-	cell := &r.cpus[cpu].made[r.at[cpu].read%RingCells]
-	if v := atomic.LoadUint32(cell); v == 0 || v == closed {
+	if _, ok = r.peek(cpu, 0); !ok {
 		return 0, false
 	}
+	cell := &r.cpus[cpu].made[r.at[cpu].read%RingCells]
 	r.at[cpu].read++
 	return atomic.SwapUint32(cell, 0) - 1, true
+}
+
+// peek is what Next says after so many more.
+func (r *Rings) peek(cpu int, after uint32) (slot uint32, ok bool) {
+	v := atomic.LoadUint32(&r.cpus[cpu].made[(r.at[cpu].read+after)%RingCells])
+	return v - 1, v != 0 && v != closed
 }
 
 // Beside says that programs may make entries, before the rings are opened: Insert

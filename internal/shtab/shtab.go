@@ -244,8 +244,9 @@ func (t *Table) homeOf(h uint64) uint32 {
 // most probably lies.
 func (t *Table) Home(h uint64) uint32 { return t.homeOf(h) }
 
-// tagOf is never 0, so that a valid word is not.
-func tagOf(h uint64) uint64 { return (h>>16 | 1) & 0xffff }
+// tagOf has the highest bit set, so that a valid word is one that is negative if it is
+// taken for a signed number.
+func tagOf(h uint64) uint64 { return (h>>16 | 1<<15) & 0xffff }
 
 // Touch loads the line in which the look-up of a key starts. Touching all
 // keys of a batch before the first Lookup lets the misses run side by side.
