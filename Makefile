@@ -55,17 +55,17 @@ RECORD  = $(GO) run ./bench/report record
 STAGES  = ./packet ./fwmark ./conn ./sched ./internal/shtab ./internal/timerwheel ./bench
 
 .PHONY: bench
-bench: ## what every stage, the whole decision and the XDP program cost, without a network (7 minutes)
-	$(RECORD) decision -- $(GO) test -run '^$$' -bench . -benchmem -benchtime 0.3s -timeout 30m $(STAGES)
-	$(RECORD) program -- $(GO) test -run '^$$' -bench 'Established|Features' -benchtime 1x -timeout 30m ./dataplane/xdp
+bench: ## what every stage, the whole decision and the XDP program cost, without a network (11 minutes)
+	$(RECORD) decision 3 -- $(GO) test -run '^$$' -bench . -benchmem -benchtime 0.3s -timeout 30m $(STAGES)
+	$(RECORD) program 1 -- $(GO) test -run '^$$' -bench 'Established|Features' -benchtime 1x -timeout 30m ./dataplane/xdp
 
 .PHONY: bench-wire
 bench-wire: ## end to end over veth: XDP, AF_XDP, AF_PACKET, and others on the same wire (root; 5 minutes)
-	$(RECORD) wire -- $(GO) test -run '^$$' -bench '^BenchmarkWire$$' -benchtime 1x -timeout 30m -p 1 ./bench/planes ./dataplane/xdp
+	$(RECORD) wire 1 -- $(GO) test -run '^$$' -bench '^BenchmarkWire$$' -benchtime 1x -timeout 30m -p 1 ./bench/planes ./dataplane/xdp
 
 .PHONY: bench-kernel
 bench-kernel: ## beside kernel IPVS in one guest: instructions a packet (4 minutes)
-	$(RECORD) kernel -- $(GO) test -run '^$$' -bench Kernel -benchtime 1x -cpu 1 -count 1 -timeout 30m ./bench/kernel -guests
+	$(RECORD) kernel 1 -- $(GO) test -run '^$$' -bench Kernel -benchtime 1x -cpu 1 -count 1 -timeout 30m ./bench/kernel -guests
 
 .PHONY: bench-report
 bench-report: ## BENCHMARKS.md and its plots, from bench/results

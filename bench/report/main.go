@@ -1,7 +1,7 @@
 // Command report keeps the results of benchmarks, and writes BENCHMARKS.md from them.
 //
-//	report record NAME -- COMMAND ...    runs a benchmark and keeps what it prints
-//	report write                         writes BENCHMARKS.md and its plots
+//	report record NAME TIMES -- COMMAND ...    runs a benchmark so often, and keeps what it prints
+//	report write                               writes BENCHMARKS.md and its plots, with medians
 //
 // Both are run from the top of the repository, by make.
 package main
@@ -20,12 +20,12 @@ const (
 func main() {
 	var err error
 	switch args := os.Args[1:]; {
-	case len(args) > 3 && args[0] == "record" && args[2] == "--":
-		err = record(args[1], args[3:])
+	case len(args) > 4 && args[0] == "record" && args[3] == "--":
+		err = record(args[1], args[2], args[4:])
 	case len(args) == 1 && args[0] == "write":
 		err = write(".")
 	default:
-		err = fmt.Errorf("usage: report record NAME -- COMMAND ... | report write")
+		err = fmt.Errorf("usage: report record NAME TIMES -- COMMAND ... | report write")
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)

@@ -70,8 +70,12 @@ func (p *pageOf) about(file, target string) (string, error) {
 	if cpu == "" {
 		cpu = "the processor of the host"
 	}
-	return fmt.Sprintf("`%s` (%s, commit %s, %s × %s, Linux %s, %s); raw: [%s](%s/%s.txt)",
-		target, c["date"], c["commit"], c["cpus"], cpu, c["kernel"], c["go"], file, resultsDir, file), nil
+	runs := ""
+	if n := c["times"]; n != "" && n != "1" {
+		runs = "medians of " + n + " runs, "
+	}
+	return fmt.Sprintf("`%s` (%s%s, commit %s, %s × %s, Linux %s, %s); raw: [%s](%s/%s.txt)",
+		target, runs, c["date"], c["commit"], c["cpus"], cpu, c["kernel"], c["go"], file, resultsDir, file), nil
 }
 
 // table has a line for each benchmark below path, and a column for each unit, given

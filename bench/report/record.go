@@ -8,17 +8,24 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 )
 
-// record runs a command, which is a benchmark of Go's or prints like one, and keeps
-// its output with what has to be known about the machine. Nothing is kept of one
-// that failed.
-func record(name string, command []string) error {
+// record runs a command a number of times, which is a benchmark of Go's or prints like
+// one, and keeps its output with what has to be known about the machine. Nothing is kept
+// of one that failed. A machine that is slow for minutes is slow in one run of each
+// benchmark then, and not in all runs of some.
+func record(name, times string, command []string) error {
+	n, err := strconv.Atoi(times)
+	if err != nil || n < 1 {
+		return fmt.Errorf("%q times: a number from 1 on is needed", times)
+	}
 	var out bytes.Buffer
 	for _, line := range [][2]string{
 		{"command", strings.Join(command, " ")},
+		{"times", times},
 		{"date", time.Now().UTC().Format(time.DateOnly)},
 		{"commit", commit()},
 		{"kernel", firstLine("/proc/sys/kernel/osrelease")},
@@ -27,10 +34,12 @@ func record(name string, command []string) error {
 	} {
 		fmt.Fprintf(&out, "%s: %s\n", line[0], line[1])
 	}
-	cmd := exec.Command(command[0], command[1:]...)
-	cmd.Stdout, cmd.Stderr = io.MultiWriter(os.Stdout, &out), os.Stderr
-	if err := cmd.Run(); err != nil {
-		return fmt.Errorf("%s: %w; nothing was kept", strings.Join(command, " "), err)
+	for range n {
+		cmd := exec.Command(command[0], command[1:]...)
+		cmd.Stdout, cmd.Stderr = io.MultiWriter(os.Stdout, &out), os.Stderr
+		if err := cmd.Run(); err != nil {
+			return fmt.Errorf("%s: %w; nothing was kept", strings.Join(command, " "), err)
+		}
 	}
 	if err := os.MkdirAll(resultsDir, 0o755); err != nil {
 		return err
