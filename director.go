@@ -130,7 +130,7 @@ var _ dataplane.Handler = (*Director)(nil)
 
 // New makes a director without services. It fails when there is not enough
 // memory for its tables, or when they are larger than they can be.
-func New(o Options) (*Director, error) {
+func New(o Options) (_ *Director, err error) {
 	if o.Plane == nil || o.Resolver == nil {
 		return nil, errors.New("ulvs: Options need a Plane and a Resolver")
 	}
@@ -157,9 +157,13 @@ func New(o Options) (*Director, error) {
 	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Expired: d.connExpired, Ahead: d.connAhead}
 	templates := persist.Options{Max: o.Templates, Hz: hz, Now: now, Ended: d.templateEnded}
 	var kept [][]byte
-	var err error
 	if fast, ok := d.plane.(dataplane.Accelerator); ok {
 		d.table.fast = fast
+		defer func() {
+			if err != nil {
+				fast.Release()
+			}
+		}()
 		if kept, err = d.shareMemory(&o, &conns, &templates); err != nil {
 			return nil, fmt.Errorf("ulvs: the %s plane: %w", d.plane.Name(), err)
 		}
@@ -247,12 +251,16 @@ func (d *Director) freeRetired() {
 	d.fwd.Unlock()
 }
 
-// Close frees the director's tables. Nothing may be called after it.
+// Close frees the director's tables, those in the plane's memory too. Run must have
+// returned; nothing may be called after it.
 func (d *Director) Close() {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	d.conns.Close()
 	d.templates.Close()
+	if d.table.fast != nil {
+		d.table.fast.Release()
+	}
 }
 
 // Run carries packets until ctx ends, and then returns nil; or until the plane

@@ -181,6 +181,39 @@ func anew(t *testing.T, seed uint64) {
 	w.same("after one more", w.listing)
 }
 
+// releasing is a plane that counts how often its memory was released.
+type releasing struct {
+	*dataplanetest.Keeper
+	released int
+	refusal  error // of Accelerate
+}
+
+func (r *releasing) Release() { r.released++ }
+
+func (r *releasing) Accelerate(dataplane.Acceleration) error { return r.refusal }
+
+// The plane's memory is released with the director that has its tables there, and
+// when there is none to be.
+func TestReleases(t *testing.T) {
+	b := emptyBed(t)
+	r := &releasing{Keeper: dataplanetest.NewKeeper(b.plane)}
+	d, err := ulvs.New(ulvs.Options{Plane: r, Resolver: b.resolver, Connections: 100})
+	if err != nil || r.released != 0 {
+		t.Fatalf("released %d times at the start, %v", r.released, err)
+	}
+	d.Close()
+	if r.released != 1 {
+		t.Errorf("Close has released the memory %d times", r.released)
+	}
+	r = &releasing{Keeper: dataplanetest.NewKeeper(b.plane), refusal: errMeasured}
+	if _, err := ulvs.New(ulvs.Options{Plane: r, Resolver: b.resolver, Connections: 100}); !errors.Is(err, errMeasured) {
+		t.Fatal(err)
+	}
+	if r.released == 0 {
+		t.Error("a director that cannot begin has not released the memory")
+	}
+}
+
 // measured is a plane that only wants to know how much memory a director asks for.
 type measured struct {
 	*dataplanetest.Keeper

@@ -32,6 +32,9 @@ type Accelerator interface {
 	Grace() error
 	// Served is what was forwarded to a real server since the memory was made.
 	Served(id uint32) (packets, bytes uint64)
+	// Release gives back what Memory made, but for what is kept for another process.
+	// Nothing may use that then; again, Release does nothing.
+	Release()
 }
 
 // Maker is an Accelerator that also opens connections by itself, where the director

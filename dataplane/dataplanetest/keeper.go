@@ -47,5 +47,8 @@ func (k *Keeper) SetServer(uint32, dataplane.Server) bool { return true }
 // Grace implements dataplane.Accelerator.
 func (k *Keeper) Grace() error { return nil }
 
+// Release implements dataplane.Accelerator: the memory is kept.
+func (k *Keeper) Release() {}
+
 // Served implements dataplane.Accelerator.
 func (k *Keeper) Served(uint32) (packets, bytes uint64) { return 0, 0 }

@@ -85,6 +85,7 @@ func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
 			return false, err
 		}
 	}
+	p.arrays = arrays
 	for i := range list {
 		list[i].Block = arrays[i].memory[:list[i].Size]
 	}
@@ -115,6 +116,17 @@ func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
 		return false, nil
 	}
 	return true, p.Grace()
+}
+
+// Release implements dataplane.Accelerator. What is pinned stays for another process.
+func (p *Plane) Release() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.servers, p.counts, p.settings = nil, nil, nil
+	for _, a := range p.arrays {
+		a.close()
+	}
+	p.arrays = nil
 }
 
 func (p *Plane) newArrays(parts []dataplane.Part) (list []*array, err error) {

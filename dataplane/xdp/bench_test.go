@@ -56,7 +56,7 @@ func newBenchWith(t testing.TB, max int, looked bool) *bench {
 	}
 	b := &bench{Plane: p, t: t}
 	b.must(err)
-	t.Cleanup(func() { _ = p.Close() })
+	gone(t, p)
 	p.looked, p.out = looked, map[int]bool{1: true, 2: true}
 	parts := []dataplane.Part{
 		{Name: dataplane.PartConns, Size: conn.MemorySize(max)},
@@ -75,6 +75,14 @@ func newBenchWith(t testing.TB, max int, looked bool) *bench {
 		p.SetServer(id, dataplane.Server{Reachable: true, Dst: to, Src: own, Ifindex: 1, MTU: 1500})
 	}
 	return b
+}
+
+// gone has nothing remain of a plane when a test ends: a guest's memory is small.
+func gone(t testing.TB, p *Plane) {
+	t.Cleanup(func() {
+		_ = p.Close()
+		p.Release()
+	})
 }
 
 func (b *bench) acceleration() dataplane.Acceleration {

@@ -60,14 +60,14 @@ func (p *Plane) size(prog *ebpf.Program) string {
 // program forwarded.
 func (p *Plane) Counters() map[string]uint64 {
 	all := maps.Clone(p.Plane.Counters())
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	var frames uint64
 	for i := range p.counts {
 		n, _ := p.counts[i].load()
 		frames += n
 	}
 	all["xdp_frames"] = frames
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	if p.sockets != nil {
 		for _, q := range p.sockets.queues {
 			for name, n := range q.s.Counters() {

@@ -81,8 +81,8 @@ type Plane struct {
 	claimed []dataplane.Claim
 
 	mu sync.Mutex
-	// The arrays, which are closed when nothing refers to them, and what is in
-	// three of them.
+	// The arrays until Release, each by what is in it, and three of them as that.
+	arrays                                        []*array
 	conns, serverArray, countArray, settingsArray *array
 	templateArray, serviceArray, ringArray        *array // the first two may be nil: no connections are made
 	servers                                       []server
@@ -277,13 +277,13 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 }
 
 // Close takes the programs away, unless they are kept; the slow plane is its
-// owner's to close. The memory stays for as long as the process: the director's
-// table lies in it.
+// owner's to close. The memory, in which the director's table lies, is its to
+// release.
 func (p *Plane) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed.Store(true)
-	if p.hz != 0 {
+	if p.hz != 0 && p.settings != nil {
 		p.settings.attend(uint32(monotonicNow()/(time.Second/time.Duration(p.hz))) - (unattended+1)*p.hz)
 	}
 	p.detach()

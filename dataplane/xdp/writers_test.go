@@ -92,7 +92,7 @@ func newWriters(t *testing.T, six, looked bool) *writers {
 	var err error
 	w.Plane, err = New(Options{Interfaces: []string{"lo"}, Slow: dataplanetest.New(), Servers: lastServer + 2})
 	w.must(err)
-	t.Cleanup(func() { _ = w.Plane.Close() })
+	gone(t, w.Plane)
 	w.looked = looked
 	parts := []dataplane.Part{{Name: "conns", Size: conn.MemorySize(writersMax)}}
 	_, err = w.Memory(parts)
