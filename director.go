@@ -252,7 +252,8 @@ func (d *Director) freeRetired() {
 }
 
 // Close frees the director's tables, those in the plane's memory too. Run must have
-// returned; nothing may be called after it.
+// returned; nothing may be called after it. A plane that never ran is still to be
+// closed by who made it.
 func (d *Director) Close() {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()

@@ -184,13 +184,23 @@ func anew(t *testing.T, seed uint64) {
 // releasing is a plane that counts how often its memory was released.
 type releasing struct {
 	*dataplanetest.Keeper
-	released int
-	refusal  error // of Accelerate
+	released    int
+	late        error // of Memory
+	refusal     error // of Accelerate
+	accelerated bool
 }
 
 func (r *releasing) Release() { r.released++ }
 
-func (r *releasing) Accelerate(dataplane.Acceleration) error { return r.refusal }
+func (r *releasing) Memory(parts []dataplane.Part) (bool, error) {
+	kept, err := r.Keeper.Memory(parts)
+	return kept, errors.Join(err, r.late)
+}
+
+func (r *releasing) Accelerate(dataplane.Acceleration) error {
+	r.accelerated = true
+	return r.refusal
+}
 
 // The plane's memory is released with the director that has its tables there, and
 // when there is none to be.
@@ -205,12 +215,14 @@ func TestReleases(t *testing.T) {
 	if r.released != 1 {
 		t.Errorf("Close has released the memory %d times", r.released)
 	}
-	r = &releasing{Keeper: dataplanetest.NewKeeper(b.plane), refusal: errMeasured}
-	if _, err := ulvs.New(ulvs.Options{Plane: r, Resolver: b.resolver, Connections: 100}); !errors.Is(err, errMeasured) {
-		t.Fatal(err)
-	}
-	if r.released == 0 {
-		t.Error("a director that cannot begin has not released the memory")
+	for _, r := range []*releasing{{late: errMeasured}, {refusal: errMeasured}} {
+		r.Keeper = dataplanetest.NewKeeper(b.plane)
+		if _, err := ulvs.New(ulvs.Options{Plane: r, Resolver: b.resolver, Connections: 100}); !errors.Is(err, errMeasured) {
+			t.Fatal(err)
+		}
+		if r.released == 0 || r.accelerated != (r.refusal != nil) {
+			t.Errorf("a director that cannot begin has released the memory %d times; accelerated: %v", r.released, r.accelerated)
+		}
 	}
 }
 

@@ -100,7 +100,7 @@ type Service struct {
 	// Scheduler is ipvsadm's name of it; "" is wlc.
 	Scheduler  string      `json:"scheduler,omitempty"`
 	SchedFlags sched.Flags `json:"sched_flags,omitempty"`
-	// Persistent is set for a persistent service; its timeout is then given.
+	// Persistence is set for a persistent service; its timeout is then given.
 	Persistence Persistence `json:"persistence,omitzero"`
 	// OnePacket schedules each UDP packet by itself (ipvsadm -o).
 	OnePacket bool `json:"one_packet,omitempty"`

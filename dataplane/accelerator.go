@@ -32,8 +32,9 @@ type Accelerator interface {
 	Grace() error
 	// Served is what was forwarded to a real server since the memory was made.
 	Served(id uint32) (packets, bytes uint64)
-	// Release gives back what Memory made, but for what is kept for another process.
-	// Nothing may use that then; again, Release does nothing.
+	// Release gives back the memory, but for what is kept for another process. Nothing
+	// may use a Block after it. Without a Memory that succeeded, or a second time, it does
+	// nothing.
 	Release()
 }
 

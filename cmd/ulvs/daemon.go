@@ -68,13 +68,13 @@ standard error. The control socket appears when it is ready.`,
 	f.StringVar(&d.sockets, "af-xdp", "auto", "where AF_XDP sockets take new connections: `WHERE` is auto (where the driver runs the program), on (also elsewhere: VLAN tags may be lost), or off")
 	f.IntVar(&d.ring, "af-xdp-ring", 2048, "`N`: how many frames wait in an AF_XDP socket; a power of two")
 	f.DurationVar(&d.busyPoll, "af-xdp-busy-poll", 0, "`TIME` for which AF_XDP sockets look for frames before they wait")
-	f.StringVar(&d.rules, "rules", "", "start with the services of `FILE`, which ipvsadm -Sn wrote")
-	f.StringVar(&d.marks, "marks", "", "start with the mangle rules of `FILE`, which iptables-save wrote")
+	f.StringVar(&d.rules, "rules", "", "start with the services of `FILE`, which ipvsadm -Sn wrote; only compared if there is what an earlier daemon left")
+	f.StringVar(&d.marks, "marks", "", "start with the mangle rules of `FILE`, which iptables-save wrote; only compared, likewise")
 	f.StringVar(&d.marks6, "marks6", "", "the same with `FILE` of ip6tables-save")
 	f.BoolVar(&d.follow, "follow-marks", false, "take the mark rules from the host's own iptables and nftables, and keep up with them")
-	f.StringVar(&d.mac, "mac", "", "also take frames to this `ADDRESS`, and announce virtual addresses with it (VRRP)")
+	f.StringVar(&d.mac, "mac", "", "also take frames to this `ADDRESS`, and answer ARP and neighbour solicitations for virtual addresses with it (VRRP)")
 	f.IntVar(&d.connections, "connections", ulvs.DefaultConnections, "`N`: how many connections there can be")
-	f.IntVar(&d.templates, "templates", 0, "`N`: how many connection templates there can be (default a quarter of the connections, but 65536 if there are as many)")
+	f.IntVar(&d.templates, "templates", 0, "`N`: how many connection templates there can be (default a quarter of --connections; at least 65536, but no more than --connections)")
 	pinFlag(c, &d.pin)
 	f.BoolVar(&d.fresh, "fresh", false, "begin without what an earlier daemon left in --pin")
 	f.BoolVar(&d.takeover, "takeover", false, "take the place of the daemon that has the control socket: end it, and go on with what it leaves")
@@ -118,6 +118,14 @@ func (d *daemon) run(ctx context.Context) error {
 			if _, err := net.InterfaceByName(name); err != nil {
 				return fmt.Errorf("--interface %s: %w", name, err)
 			}
+		}
+		for _, name := range []string{d.rules, d.marks, d.marks6} {
+			if _, err := os.ReadFile(name); name != "" && err != nil {
+				return err
+			}
+		}
+		if err := d.inheritable(); err != nil {
+			return err
 		}
 	}
 	name, err := d.reserve()

@@ -83,7 +83,7 @@ kernel's.`,
 		}))
 	for _, name := range []string{"iptables", "ip6tables"} {
 		root.AddCommand(
-			wordsCommand(name, "Firewall marks, in "+name+"' words", func(socket string, args []string) int { return runMarks(socket, name, args) }),
+			wordsCommand(name, "Firewall marks, in "+name+"' words; --unfollowed lists what --follow-marks cannot evaluate", func(socket string, args []string) int { return runMarks(socket, name, args) }),
 			wordsCommand(name+"-save", "The firewall mark rules, as "+name+"-save prints them", func(socket string, args []string) int { return runMarks(socket, name+"-save", args) }),
 			wordsCommand(name+"-restore", "Firewall mark rules from standard input, as "+name+"-save printed them", func(socket string, args []string) int { return runMarks(socket, name+"-restore", args) }))
 	}

@@ -33,17 +33,17 @@ func TestOpensAlone(t *testing.T) {
 		}
 		for i, at := range s.got(number, int(n)) {
 			if want := order(from + uint32(i)); at != want {
-				t.Fatalf("%s: connection %d went to server %d, not %d", what, i, at, want)
+				t.Fatalf("%s: connection %d went to server %d, not %d", what, from+uint32(i), at, want)
 			}
 		}
 		number += n
 	}
-	// While the servers' MAC addresses are not known, Go has the packets, and one that
-	// waits for it could be overtaken by a newer one.
-	for i := range uint32(3) {
-		check("at the beginning", i, 1)
+	// One after the other: a packet that is Go's (those before the servers' MAC addresses
+	// are known, and one now and then when Go has no time to decide ahead) is overtaken by
+	// a newer one.
+	for i := range uint32(flows) {
+		check("with a daemon", i, 1)
 	}
-	check("with a daemon", 3, flows-3)
 	opened := s.status()["opened_by_plane"]
 	if opened < flows*9/10 {
 		t.Errorf("the program opened %d of %d connections", opened, flows)
@@ -99,6 +99,8 @@ func TestOpensAlone(t *testing.T) {
 		t.Errorf("%d connections in SYN_RECV and %d templates, want %d and %d:\n%s", c, n, conns, templates, out)
 	}
 	columns((flows + alone) / 3)
-	check("with the next daemon", flows+alone, 30)
+	for i := range uint32(30) {
+		check("with the next daemon", flows+alone+i, 1)
+	}
 	clients(0, 24, 5000)
 }

@@ -64,6 +64,18 @@ func (d *daemon) findPins() error {
 	return err
 }
 
+// inheritable says why what the daemon keeps that is to be replaced could not be gone
+// on with.
+func (d *daemon) inheritable() error {
+	if d.pins == "" || d.fresh {
+		return nil
+	}
+	if err := xdp.CheckKept(d.pins); err != nil {
+		return fmt.Errorf("--takeover would lose what is in %s, services and connections: %w; save its services (ulvs ipvsadm -Sn), marks and sysctls, and take over with --fresh and --rules", d.pins, err)
+	}
+	return nil
+}
+
 // reserve takes the name of the control socket; with --takeover, from the daemon
 // that has it.
 func (d *daemon) reserve() (*control.Reservation, error) {
@@ -170,6 +182,9 @@ func (d *daemon) announce(plane dataplane.Plane, director *ulvs.Director) {
 			words = append(words, "adopted connections", counters["connections"], "templates", counters["templates"])
 		case discarded != "":
 			words = append(words, "discarded", discarded)
+			if !d.fresh {
+				d.log.Warn("what an earlier daemon left is lost: services, marks, sysctls and connections", "because", discarded)
+			}
 		}
 	}
 	d.log.Info("ready", words...)
@@ -178,6 +193,7 @@ func (d *daemon) announce(plane dataplane.Plane, director *ulvs.Director) {
 // detachCommand removes what a daemon left.
 func detachCommand() *cobra.Command {
 	var socket, dir string
+	var interfaces []string
 	c := &cobra.Command{
 		Use:   "detach",
 		Short: "Remove what a daemon that has ended left in place: programs, connections, services",
@@ -190,13 +206,19 @@ services, and the rules that keep the host from the services' packets.`,
 				return fmt.Errorf("a daemon runs at %s: end it first", socket)
 			}
 			at := pinsOf(dir, socket)
-			if _, err := os.Stat(at); err != nil {
-				return fmt.Errorf("nothing was left: %w", err)
+			_, missing := os.Stat(at)
+			if missing != nil && len(interfaces) == 0 {
+				return fmt.Errorf("nothing was left: %w (a daemon that kept nothing and was killed leaves rules: say --interface)", missing)
 			}
-			return detach(at)
+			var err error
+			for _, name := range interfaces {
+				err = errors.Join(err, afpacket.Withdraw(name))
+			}
+			return errors.Join(err, detach(at))
 		},
 	}
 	controlFlag(c, &socket)
+	c.Flags().StringSliceVar(&interfaces, "interface", nil, "also remove the rules on `IF`s of which nothing is kept")
 	c.Flags().StringVar(&dir, "pin", defaultPins, "where the daemon kept them: its --pin `DIR`")
 	return c
 }

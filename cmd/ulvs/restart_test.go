@@ -126,7 +126,7 @@ func (s *pinSite) send(frame []byte) {
 func (s *pinSite) got(first uint32, n int) []int {
 	s.t.Helper()
 	list := make([]int, n)
-	for begin := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
 		missing := 0
 		s.mu.Lock()
 		for i := range list {

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/ulvs/ulvs/internal/lab"
 	"github.com/vishvananda/netlink"
 )
@@ -199,13 +200,14 @@ func TestPins(t *testing.T) {
 	}
 
 	third := s.run("--connections", "30000")
-	if out := log(third); !strings.Contains(out, "discarded=") || !strings.Contains(out, "other sizes were asked for") {
+	if out := log(third); !strings.Contains(out, "level=WARN") || !strings.Contains(out, "is lost") || !strings.Contains(out, "discarded=") || !strings.Contains(out, "other sizes were asked for") {
 		t.Errorf("the third daemon, of another size: %s", out)
 	}
 	if got := services(); got != "" {
 		t.Errorf("the third daemon has\n%s", got)
 	}
 	s.serve()
+	s.otherLayout("--connections", "30000")
 	s.stop(third)
 
 	fourth := s.run("--connections", "30000", "--fresh", "--rules", rules)
@@ -230,10 +232,43 @@ func TestPins(t *testing.T) {
 	if out, code := s.ulvs("", "ulvs", "detach", "--pin", s.pins); code == 0 || !strings.Contains(out, "nothing was left") {
 		t.Errorf("detach of nothing: %d, %s", code, out)
 	}
+	if out, code := s.ulvs("", "ulvs", "detach", "--pin", s.pins, "--interface", "eth0"); code != 0 || out != "" {
+		t.Errorf("detach of one interface: %d, %s", code, out)
+	}
 	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "other.sock"), "--interface", "eth0", "--plane", "xdp", "--pin", s.dir); code == 0 || !strings.Contains(out, "not in a BPF file system") {
 		t.Errorf("pins in an ordinary folder: %d, %s", code, out)
 	}
 	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "other.sock"), "--interface", "eth0", "--plane", "afpacket", "--takeover"); code == 0 || !strings.Contains(out, "--takeover") {
 		t.Errorf("a takeover of nothing that is kept: %d, %s", code, out)
+	}
+}
+
+// otherLayout has what a running daemon keeps be of another layout for a while, as
+// after an upgrade: nobody takes over then, as all of it would be lost.
+func (s *pinSite) otherLayout(more ...string) {
+	s.t.Helper()
+	control := filepath.Join(s.dir, "ulvs.sock")
+	m, err := ebpf.LoadPinnedMap(filepath.Join(pinsOf(s.pins, control), "layout"), nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer m.Close()
+	var was [2]uint64
+	if err := m.Lookup(uint32(0), &was); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := m.Put(uint32(0), [2]uint64{was[0] - 1, was[1]}); err != nil {
+		s.t.Fatal(err)
+	}
+	services := s.output("ipvsadm -Sn")
+	words := append([]string{"ulvs", "run", "--control", control, "--interface", "eth0", "--plane", "xdp", "--pin", s.pins, "--takeover"}, more...)
+	if out, code := s.ulvs("", words...); code == 0 || !strings.Contains(out, "would lose") || !strings.Contains(out, "its layout is") {
+		s.t.Errorf("a takeover of another layout: %d, %s", code, out)
+	}
+	if got := s.output("ipvsadm -Sn"); got != services {
+		s.t.Errorf("the daemon that was not replaced has\n%s", got)
+	}
+	if err := m.Put(uint32(0), was); err != nil {
+		s.t.Fatal(err)
 	}
 }

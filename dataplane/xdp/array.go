@@ -45,6 +45,7 @@ func mapped(m *ebpf.Map) (*array, error) {
 
 func (a *array) close() {
 	_ = unix.Munmap(a.memory)
+	a.memory = nil
 	_ = a.Map.Close()
 }
 
@@ -122,11 +123,13 @@ func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
 func (p *Plane) Release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.servers, p.counts, p.settings = nil, nil, nil
+	p.leave()
 	for _, a := range p.arrays {
 		a.close()
 	}
-	p.arrays = nil
+	p.arrays, p.servers, p.counts, p.settings = nil, nil, nil, nil
+	p.conns, p.serverArray, p.countArray, p.settingsArray = nil, nil, nil, nil
+	p.templateArray, p.serviceArray, p.ringArray = nil, nil, nil
 }
 
 func (p *Plane) newArrays(parts []dataplane.Part) (list []*array, err error) {

@@ -123,7 +123,12 @@ func (p *program) find() {
 		p.emit(asm.JSLT.Imm(word, 0, p.here("found")))
 		p.symbol = next
 	}
-	p.emit(asm.Ja.Label(p.here("miss")))
+	// The connection may be further on: no second one is to be opened.
+	p.emit(
+		asm.LoadMem(asm.R1, slot, shtab.OffNext, asm.Word),
+		asm.JNE.Imm(asm.R1, 0, p.undecided()),
+		asm.Ja.Label(p.here("miss")),
+	)
 }
 
 // compare goes to next if a word of the slot's key is another than with.

@@ -45,14 +45,16 @@ type count struct{ packets, bytes uint64 }
 //	 4  attended    4  when a daemon showed itself last, in ticks
 //	 8  making      4  families (a bit each, see makingBit) that connections may be made of
 //	12  templates   4  1: templates may be made, too
-//	64  locals    512  a bit for the fold of each of the host's own addresses
+//	64  locals   4096  a bit for the fold of each of the host's own addresses, by family
 const (
-	settingsSize      = 1024
+	settingsSize      = settingsLocals + 2*localsSize
 	settingsExpected  = 0
 	settingsAttended  = 4
 	settingsMaking    = 8
 	settingsTemplates = 12
 	settingsLocals    = 64
+
+	localsSize = dataplane.LocalBits / 8 // a family's
 )
 
 type settings struct {
@@ -61,8 +63,7 @@ type settings struct {
 	making   uint32
 	template uint32
 	_        [12]uint32
-	locals   [dataplane.LocalBits / 32]uint32
-	_        [112]uint32
+	locals   dataplane.LocalFilter
 }
 
 func (s *settings) attend(tick uint32) { atomic.StoreUint32(&s.attended, tick) }

@@ -57,8 +57,10 @@ func (s *settings) setMaking(m dataplane.Making) {
 // Go decides.
 func (p *Plane) SetLocals(l *dataplane.Locals) (ipv4, ipv6 bool) {
 	bits, ipv4, ipv6 := l.Filter()
-	for i := range bits {
-		atomic.StoreUint32(&p.settings.locals[i], bits[i])
+	for family := range bits {
+		for i, b := range bits[family] {
+			atomic.StoreUint32(&p.settings.locals[family][i], b)
+		}
 	}
 	return ipv4, ipv6
 }

@@ -19,7 +19,6 @@ import (
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
-	"golang.org/x/sys/unix"
 )
 
 // still is a plane whose program is run by hand, at a time that stands still, and whose
@@ -111,11 +110,6 @@ func newPair(t *testing.T, seed uint64) *pair {
 	}
 	w.resolver.SetLocal(netip.MustParseAddr("10.0.0.3"), true)
 	w.start()
-	t.Cleanup(func() {
-		for _, part := range w.still.parts {
-			_ = unix.Munmap(part.Block[:cap(part.Block)])
-		}
-	})
 	w.plain, err = ulvs.New(w.options(dataplanetest.New()))
 	w.must(err)
 	t.Cleanup(w.plain.Close)

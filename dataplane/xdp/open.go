@@ -109,8 +109,9 @@ func (p *program) atPorts() int16 {
 // source leaves to Go what comes from an address that no packet from the wire has, or
 // that may be one of the host's own (the director's martian).
 func (p *program) source() {
-	no, atIP := p.here("ask"), p.atIP()
+	no, atIP, locals := p.here("ask"), p.atIP(), uint32(settingsLocals)
 	if p.six {
+		locals += localsSize
 		p.emit(
 			asm.LoadMem(asm.R1, data, atIP+8, asm.DWord),
 			asm.JEq.Imm(asm.R1, 0, no), // ::1
@@ -137,7 +138,7 @@ func (p *program) source() {
 		asm.Mov.Reg(asm.R2, asm.R1),
 		asm.RSh.Imm(asm.R2, 5),
 		asm.LSh.Imm(asm.R2, 2),
-		asm.LoadMapValue(asm.R3, p.settings, settingsLocals),
+		asm.LoadMapValue(asm.R3, p.settings, locals),
 		asm.Add.Reg(asm.R3, asm.R2),
 		asm.LoadMem(asm.R2, asm.R3, 0, asm.Word),
 		asm.And.Imm(asm.R1, 31),
@@ -176,8 +177,7 @@ func (p *program) choose(templates entries) {
 		asm.Sub.Reg(asm.R1, asm.R2),
 		asm.JGE.Imm(asm.R1, ahead.Choices/2, p.here("many")),
 	)
-	p.wake()
-	p.label("many")
+	p.wake(p.here("many"))
 	p.emit(
 		asm.And.Imm(asm.R2, ahead.Choices-1),
 		asm.LSh.Imm(asm.R2, 3),

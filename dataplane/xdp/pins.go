@@ -124,27 +124,44 @@ func (p *pins) arrays(parts []dataplane.Part) (list []*array, err error) {
 // errOther says that what is pinned is not what is wanted.
 var errOther = errors.New("not adopted")
 
-func (p *pins) load(parts []dataplane.Part) (list []*array, err error) {
+// CheckKept says why a plane of this build, in this network namespace, could not go on
+// with what is pinned in a folder, whatever the sizes; nil also if nothing is there.
+func CheckKept(dir string) error {
+	err := (&pins{dir: dir}).check()
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+func (p *pins) check() error {
 	m, err := ebpf.LoadPinnedMap(p.path(layoutPin), nil)
 	if err != nil {
-		return nil, fmt.Errorf("it is not complete: %w", err)
+		return fmt.Errorf("it is not complete: %w", err)
 	}
 	defer m.Close()
 	var about [2]uint64
 	if m.ValueSize() != 16 {
-		return nil, fmt.Errorf("%w: its layout is another", errOther)
+		return fmt.Errorf("%w: its layout is another", errOther)
 	}
 	if err := m.Lookup(uint32(0), &about); err != nil {
-		return nil, fmt.Errorf("its layout: %w", err)
+		return fmt.Errorf("its layout: %w", err)
 	}
 	number := about[0]
 	if here, err := namespace(); err != nil {
-		return nil, err
+		return err
 	} else if about[1] != here {
-		return nil, fmt.Errorf("%w: it is of another network namespace", errOther)
+		return fmt.Errorf("%w: it is of another network namespace", errOther)
 	}
 	if number != layout {
-		return nil, fmt.Errorf("%w: its layout is %d, this is %d", errOther, number, layout)
+		return fmt.Errorf("%w: its layout is %d, this is %d", errOther, number, layout)
+	}
+	return nil
+}
+
+func (p *pins) load(parts []dataplane.Part) (list []*array, err error) {
+	if err := p.check(); err != nil {
+		return nil, err
 	}
 	for _, part := range parts {
 		m, err := ebpf.LoadPinnedMap(p.path(part.Name), nil)

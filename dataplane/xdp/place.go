@@ -87,19 +87,25 @@ func (p *program) room(t entries) {
 		asm.LoadMem(asm.R1, asm.R2, shtab.OffMade, asm.Word),
 		asm.JEq.Imm(asm.R1, 0, t.label(p, "roomy")),
 	)
-	p.wake()
-	p.symbol = t.label(p, "roomy")
+	p.wake(t.label(p, "roomy"))
 }
 
-// wake gives one packet of many to Go, which has to be awake before what it has
-// prepared comes to an end: it looks after all of that then.
-func (p *program) wake() {
+// wake gives one packet of many to Go, if a daemon is there, which has to be awake
+// before what it has prepared comes to an end: it looks after all of that then. R1 is
+// lost, and asleep a label.
+func (p *program) wake(asleep string) {
 	const many = 32 // a power of two
 	p.emit(
 		asm.LoadMem(asm.R1, asm.RFP, p.connTable().stack+entryHome, asm.DWord),
 		asm.And.Imm(asm.R1, many-1),
-		asm.JEq.Imm(asm.R1, 0, p.here("ask")),
+		asm.JNE.Imm(asm.R1, 0, asleep),
+		asm.LoadMapValue(asm.R1, p.settings, settingsAttended),
+		asm.LoadMem(asm.R1, asm.R1, 0, asm.Word),
+		asm.LoadMem(asm.R4, asm.RFP, stackTick, asm.DWord),
+		asm.Sub.Reg32(asm.R4, asm.R1),
+		asm.JSLT.Imm32(asm.R4, int32(unattended*p.Hz), p.here("ask")),
 	)
+	p.symbol = asleep
 }
 
 // cell is the address of a ring's cell, less the ring's own, by its number in R1.

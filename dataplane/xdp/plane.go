@@ -81,7 +81,8 @@ type Plane struct {
 	claimed []dataplane.Claim
 
 	mu sync.Mutex
-	// The arrays until Release, each by what is in it, and three of them as that.
+	// From Memory to Release: the arrays, each by what is in it, and what is in three of
+	// them.
 	arrays                                        []*array
 	conns, serverArray, countArray, settingsArray *array
 	templateArray, serviceArray, ringArray        *array // the first two may be nil: no connections are made
@@ -282,10 +283,7 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 func (p *Plane) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.closed.Store(true)
-	if p.hz != 0 && p.settings != nil {
-		p.settings.attend(uint32(monotonicNow()/(time.Second/time.Duration(p.hz))) - (unattended+1)*p.hz)
-	}
+	p.leave()
 	p.detach()
 	p.closeSockets()
 	p.grace.close()
@@ -293,6 +291,14 @@ func (p *Plane) Close() error {
 		p.pins.close()
 	}
 	return nil
+}
+
+// leave has programs that are kept know at once that nobody attends them.
+func (p *Plane) leave() {
+	p.closed.Store(true)
+	if p.hz != 0 && p.settings != nil {
+		p.settings.attend(uint32(monotonicNow()/(time.Second/time.Duration(p.hz))) - (unattended+1)*p.hz)
+	}
 }
 
 func (p *Plane) detach() {

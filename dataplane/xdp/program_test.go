@@ -3,8 +3,8 @@ package xdp
 import (
 	"bytes"
 	"fmt"
-	"math/bits"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -228,8 +228,8 @@ func findsAll(t *testing.T, b *bench) {
 	for i := range n {
 		b.open(shape{proto: layers.IPProtocolUDP, port: uint16(1000 + i)}.frame(t), 3)
 	}
-	passed, late := 0, 0
-	now := uint32(0)
+	passed := 0
+	var ago []int32 // how many ticks
 	for i := range n {
 		frame := shape{proto: layers.IPProtocolUDP, port: uint16(1000 + i)}.frame(t)
 		if action, _ := b.run(frame); action != actionTX {
@@ -239,58 +239,22 @@ func findsAll(t *testing.T, b *bench) {
 		var p packet.Packet
 		p.Parse(frame)
 		id, _ := b.conns.Lookup(&p.Flow, b.conns.Hash(&p.Flow))
-		now = uint32(monotonicNow() / (time.Second / hz))
-		// A kernel's jiffies stand still while its host does not let it run. Stamps are
-		// late then, or ahead if the ticks were learned at such a time.
-		switch off := int32(b.conns.Idle(id, now)); {
-		case off < -hz:
-			t.Fatalf("stamped %d ticks ago", off)
-		case off > hz:
-			late++
-		}
+		ago = append(ago, int32(b.conns.Idle(id, uint32(monotonicNow()/(time.Second/hz)))))
 	}
-	if late > n/10 {
-		t.Errorf("%d of %d were stamped more than a second ago", late, n)
+	// A kernel's jiffies stand still while its host does not let it run. Stamps are of
+	// long ago then, or ahead if the ticks were learned at such a time.
+	slices.Sort(ago)
+	if len(ago) == 0 {
+		t.Fatal("no packet was forwarded")
+	}
+	if first, median, most := ago[0], ago[len(ago)/2], ago[len(ago)*9/10]; first < -hz || median < -hz/10 || median > hz/10 || most > hz {
+		t.Errorf("stamped %d ticks ago at least, %d in the middle, and of nine in ten %d at most", first, median, most)
 	}
 	if passed > 0 {
 		t.Errorf("%d of %d were passed", passed, n)
 	}
 	if got := fmt.Sprint(b.Counters()["xdp_frames"]); got != fmt.Sprint(n-passed) {
 		t.Errorf("xdp_frames is %s", got)
-	}
-}
-
-// A chain is looked through to the last slot that it should be; what lies behind is
-// passed.
-func TestLongChain(t *testing.T) { bothWays(t, 1000, longChain) }
-
-func longChain(t *testing.T, b *bench) {
-	_, homes := b.conns.Seed()
-	var frames [][]byte
-	first := uint64(0)
-	for port := uint16(1000); len(frames) < 2+chain+1; port++ {
-		frame := shape{proto: layers.IPProtocolUDP, port: port}.frame(t)
-		var p packet.Packet
-		p.Parse(frame)
-		home, _ := bits.Mul64(b.conns.Hash(&p.Flow)&^0xffff_ffff, uint64(homes))
-		if len(frames) == 0 {
-			first = home
-		}
-		if home == first {
-			frames = append(frames, frame)
-		}
-	}
-	for n := range frames {
-		b.open(frames[n], 3)
-		passed := 0
-		for _, frame := range frames[:n+1] {
-			if action, _ := b.run(frame); action != actionTX {
-				passed++
-			}
-		}
-		if want := max(0, n+1-(2+chain)); passed != want {
-			t.Errorf("of %d connections of one home slot the packets of %d were passed, and not of %d", n+1, passed, want)
-		}
 	}
 }
 
@@ -311,10 +275,7 @@ func million(t *testing.T, b *bench) {
 	}
 	passed, tried := 0, 0
 	for i := uint32(0); i < flows; i += 23 {
-		copy(frame[26:30], []byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
-		frame[24], frame[25] = 0, 0
-		sum := packet.Checksum(frame[14:34])
-		frame[24], frame[25] = byte(sum>>8), byte(sum)
+		from(frame, netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
 		tried++
 		switch action, out := b.run(frame); {
 		case action != actionTX:

@@ -40,7 +40,10 @@ func (p *program) maker() asm.Instructions {
 	)
 	p.hash()
 	t := p.connTable()
-	p.emit(asm.StoreMem(asm.RFP, t.stack+entryHome, asm.R2, asm.DWord))
+	p.emit(
+		asm.StoreMem(asm.RFP, t.stack+entryHome, asm.R2, asm.DWord),
+		asm.StoreMem(asm.RFP, stackTick, asm.R2, asm.DWord), // nobody attends
+	)
 	p.find()
 	p.label("found")
 	p.emit(asm.Mov.Imm(asm.R0, makerFound), asm.Return())
@@ -111,9 +114,12 @@ func newRingBed(t *testing.T) *ringBed {
 	t.Cleanup(rings.close)
 	r.rings, err = shtab.NewRings(rings.memory, cpus)
 	r.must(err)
+	settings, err := newArray("ulvs_settings", settingsSize)
+	r.must(err)
+	t.Cleanup(settings.close)
 	p := &program{
-		Acceleration: dataplane.Acceleration{TableShape: dataplane.TableShape{Seed: r.tab.Seed(), Homes: r.tab.Homes(), Slots: uint32(r.tab.Slots())}},
-		conns:        table.FD(), rings: rings.FD(), cpus: cpus,
+		Acceleration: dataplane.Acceleration{TableShape: dataplane.TableShape{Seed: r.tab.Seed(), Homes: r.tab.Homes(), Slots: uint32(r.tab.Slots())}, Hz: hz},
+		conns:        table.FD(), rings: rings.FD(), settings: settings.FD(), cpus: cpus,
 	}
 	r.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: p.maker()})
 	r.must(err)

@@ -12,9 +12,9 @@ import (
 
 // The flows of TestWriters are chosen by where their keys lie.
 //
-// Each crowd has a home slot of its own, and the other one of its pair: three
+// Each crowd has a home slot of its own, and the other one of its pair: seven
 // connections come first and stay, one of them at the end of the chain; of seven
-// more, five at a time come and go. There are so many crowds that overflow slots are
+// more, five at a time come and go, so that the chain is as long as programs look. There are so many crowds that overflow slots are
 // short: one that is released is taken at once, often by another chain. A reader that
 // stood on it would go astray. The first crowd has a quarter of the packets, and half of
 // the changes.
@@ -26,7 +26,7 @@ import (
 //
 // Loose flows lie as chance has them.
 const (
-	crowds, crowdSize, crowdStay, crowdLive = 360, 10, 3, 8
+	crowds, crowdSize, crowdStay, crowdLive = 120, crowdLive + 2, crowdLive - 5, 2 + chain
 	swaps                                   = 32
 	loose, looseStay, looseSize             = 400, 100, 6 // the last: most in a home, of those that are chosen
 

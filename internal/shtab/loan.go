@@ -57,7 +57,10 @@ func (l *Loan) Gather(take func(slot uint32)) (some bool) {
 		for range RingCells / atOnce {
 			n := l.look(cpu)
 			for range n {
-				slot, _ := l.rings.Next(cpu)
+				slot, ok := l.rings.Next(cpu)
+				if !ok { // closed meanwhile, by who takes over
+					return some
+				}
 				if slot >= l.table.Homes() {
 					l.lent[cpu]--
 				}

@@ -76,8 +76,8 @@ func New[R any](recs []R, link func(*R) *Link, now uint32, expire func(i uint32)
 	return &Wheel{links: newRecords(recs, link), expire: expire, now: now}
 }
 
-// Ahead has f be called for some records before the first of them expires. If f reads
-// what expire will need, that is loaded for all of them at the same time. What f
+// Ahead has f be called for records some time before they expire. If f reads what
+// expire will need, that is loaded for several of them at the same time. What f
 // returns means nothing.
 func (w *Wheel) Ahead(f func(i uint32) uint32) { w.ahead = f }
 
