@@ -196,7 +196,7 @@ func (d *daemon) newDirector(resolver dataplane.Resolver, mac dataplane.MAC) (pl
 		if err == nil {
 			return fast, func() error { return errors.Join(slow.Close(), d.discard(fast)) }, director, nil
 		}
-		if d.plane == "xdp" {
+		if d.plane == "xdp" || errors.Is(err, xdp.ErrTaken) {
 			return nil, nil, nil, errors.Join(err, slow.Close())
 		}
 		d.log.Info("packets are taken by AF_PACKET, not XDP", "because", err)

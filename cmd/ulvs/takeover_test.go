@@ -209,6 +209,10 @@ func TestPins(t *testing.T) {
 	s.serve()
 	s.otherLayout("--connections", "30000")
 	s.stop(third)
+	// Its program goes on forwarding: nobody begins behind it.
+	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "other.sock"), "--interface", "eth0", "--pin", s.pins); code == 0 || !strings.Contains(out, "another ulvs daemon's program") {
+		t.Errorf("a daemon with another socket: %d, %s", code, out)
+	}
 
 	fourth := s.run("--connections", "30000", "--fresh", "--rules", rules)
 	if got := services(); !strings.Contains(got, ":443") || strings.Contains(got, "-a") {

@@ -55,7 +55,7 @@ func (s *still) load() error {
 	}
 	source := s.source(s.shape, ticks{mul: 0, div: 1, offset: uint32(s.now / (time.Second / hz))}, 1, []dataplane.MAC{own}, s.sockets)
 	var err error
-	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "ulvs", Type: ebpf.XDP, License: "GPL", Instructions: source.assemble()})
+	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL", Instructions: source.assemble()})
 	return err
 }
 

@@ -50,3 +50,30 @@ func attach(prog *ebpf.Program, ifindex int, flags link.XDPAttachFlags) (l link.
 		}
 	}
 }
+
+// ErrTaken says that an interface has the program of another ulvs daemon, which would
+// go on forwarding in front of whatever takes packets there.
+var ErrTaken = errors.New("another ulvs daemon's program is in front of it: end that daemon, and remove what it left with \"ulvs detach\" and its --control and --pin")
+
+// taken reports whether an interface that has a program has one of ours. Where that is
+// not permitted to be seen, it has not.
+func taken(ifindex int) bool {
+	it := new(link.Iterator)
+	defer it.Close()
+	for it.Next() {
+		info, err := it.Link.Info()
+		if err != nil || info.XDP() == nil || int(info.XDP().Ifindex) != ifindex {
+			continue
+		}
+		prog, err := ebpf.NewProgramFromID(info.Program)
+		if err != nil {
+			continue
+		}
+		about, err := prog.Info()
+		_ = prog.Close()
+		if err == nil && about.Name == programName {
+			return true
+		}
+	}
+	return false
+}

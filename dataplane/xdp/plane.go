@@ -230,6 +230,9 @@ func (p *Plane) link(name string, ifindex int, prog *ebpf.Program, why error) (l
 		l, err = attach(prog, ifindex, link.XDPGenericMode)
 	}
 	if err != nil {
+		if taken(ifindex) {
+			err = fmt.Errorf("%w (%w)", ErrTaken, err)
+		}
 		return nil, "", fmt.Errorf("xdp: cannot attach to %s: %w", name, permitted(err))
 	}
 	if p.pins != nil {
@@ -256,10 +259,13 @@ func (p *Plane) source(a dataplane.Acceleration, t ticks, ifindex int, macs []da
 	return s
 }
 
+// programName is what bpftool lists the program by.
+const programName = "ulvs"
+
 // load loads a program for an interface with these addresses.
 func (p *Plane) load(a dataplane.Acceleration, t ticks, ifindex int, macs []dataplane.MAC, m *ebpf.Map) (*ebpf.Program, error) {
 	source := p.source(a, t, ifindex, macs, m)
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "ulvs", Type: ebpf.XDP, License: "GPL", Instructions: source.assemble()})
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL", Instructions: source.assemble()})
 	if err != nil {
 		return nil, permitted(err)
 	}
