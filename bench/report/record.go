@@ -52,13 +52,19 @@ func record(name, times string, command []string) error {
 	return nil
 }
 
-// commit is what the working tree is made from, as well as that can be said.
+// commit is what the working tree is made from, as well as that can be said. Results
+// that were recorded just before do not make it another.
 func commit() string {
-	out, err := exec.Command("git", "describe", "--always", "--dirty", "--exclude=*").Output()
+	out, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
 	if err != nil {
 		return "unknown"
 	}
-	return strings.TrimSpace(string(out))
+	name := strings.TrimSpace(string(out))
+	changed, err := exec.Command("git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!"+resultsDir).Output()
+	if err != nil || len(changed) > 0 {
+		name += "-dirty"
+	}
+	return name
 }
 
 func firstLine(file string) string {

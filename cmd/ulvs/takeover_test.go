@@ -105,7 +105,7 @@ func TestTakeover(t *testing.T) {
 			t.Errorf("a connection took %v", r.took)
 		}
 	}
-	if n < 500 {
+	if n < 100 { // a busy machine misses ticks
 		t.Errorf("%d connections were tried", n)
 	}
 	t.Logf("%d connections, one each %v; %d needed a second SYN\n%s", n, interval, retried, next.Stderr)
