@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -161,7 +162,7 @@ func (r *Running) file(ctx context.Context, good string, bad ...string) (string,
 		}
 		select {
 		case <-r.ended:
-			return "", fmt.Errorf("the guest ended (%w); its console:\n%s", r.err, r.console)
+			return "", r.failure()
 		case <-ctx.Done():
 			return "", ctx.Err()
 		case <-tick.C:
@@ -178,7 +179,7 @@ func (r *Running) Close() error {
 	}
 	select {
 	case <-r.ended:
-	case <-time.After(20 * time.Second):
+	case <-time.After(closing):
 		r.cancel()
 		<-r.ended
 	}
@@ -186,9 +187,20 @@ func (r *Running) Close() error {
 		r.guest.Log(r.console)
 	}
 	if r.err != nil {
-		return fmt.Errorf("user-mode Linux: %w; its console:\n%s", r.err, r.console)
+		return r.failure()
 	}
 	return nil
+}
+
+// closing is how long a guest may take to end: it takes down some hundred network
+// namespaces before, which on a busy machine is five seconds' work.
+const closing = 2 * time.Minute
+
+// failure says why the guest has ended, and what its console said last.
+func (r *Running) failure() error {
+	lines := strings.Split(strings.TrimSpace(r.console), "\n")
+	last := lines[max(0, len(lines)-10):]
+	return fmt.Errorf("its console said last:\n%s\nthe guest ended: %w", strings.Join(last, "\n"), r.err)
 }
 
 // fill prepares the guest's folder.
@@ -221,6 +233,10 @@ func boot(ctx context.Context, uml, dir string) (console string, err error) {
 	// whose first one is the guest's kernel, they all end when it does.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = 5 * time.Second
+	// The signal is sent when the thread ends that forked the child, which any thread
+	// may do that a lab had locked for a namespace.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	err = cmd.Run()
 	if ctx.Err() != nil {
 		err = ctx.Err()

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -166,7 +167,7 @@ func TestRandom(t *testing.T) {
 	if !*kernelFlag {
 		t.Skip("the kernel is asked by: go test ./conformance -run TestRandom -kernel [-seeds 1-500]")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 38*time.Minute)
 	defer cancel()
 	if _, err := lab.New(lab.Config{}); errors.Is(err, lab.ErrPrivileges) {
 		t.Skipf("%v: run as root, or allow user namespaces", err)
@@ -238,13 +239,17 @@ func TestRandom(t *testing.T) {
 	t.Logf("%d scenarios in %v: %.1f a second", len(names), took.Round(time.Second), float64(len(names))/took.Seconds())
 	t.Logf("coverage, in scenarios:\n%v", coverage)
 	results = slices.DeleteFunc(results, func(r result) bool { return r.diff == "" })
-	t.Logf("%d differ", len(results))
 	for _, r := range results {
 		t.Errorf("%s:\n%s", r.name, r.diff)
 	}
 	for _, r := range results[:min(*shrinkFlag, len(results))] {
 		shrinkOne(ctx, t, l, r.name, texts[r.name], r.diff)
 	}
+	// The last lines are what people see first.
+	for _, r := range results {
+		t.Logf("%s: %s", r.name, cmp.Or(diffKind(r.diff), r.diff))
+	}
+	t.Logf("%d of %d scenarios differ, %v", len(results), len(names), time.Since(began).Round(time.Second))
 }
 
 // again plays what differed again, alone: on a busy machine a packet or a second
@@ -264,6 +269,9 @@ func (l *live) again(ctx context.Context, t *testing.T, diff *string, name, text
 
 func shrinkOne(ctx context.Context, t *testing.T, l *live, name, text, diff string) {
 	kind := diffKind(diff)
+	if kind == "" {
+		return // an error, and no difference
+	}
 	if l.differs(ctx, kind)([]string{text}) < 0 {
 		t.Logf("%s: not again: a race?", name)
 		return
