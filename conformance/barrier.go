@@ -14,7 +14,9 @@ import (
 //
 // Kernel IPVS works where the packet arrives, so an echo request to the
 // director's own address will do. ulvs works beside the host's stack; its
-// barrier has to be a packet of a service.
+// barrier has to be a packet of a service. And on AF_XDP there are two ways to
+// it: first packets of TCP and UDP come by other sockets than SCTP, ICMP and
+// fragments do, so that there has to be one of each, the second a fragment.
 
 // BarrierService is where ulvs's barriers go: a UDP service in one-packet mode,
 // with one real server, which listings do not show.
@@ -38,6 +40,26 @@ func barrier(number int, service bool) Packet {
 	return p
 }
 
+// frames are the barrier's.
+func (p *player) frames(b Packet) ([][]byte, error) {
+	from, to := p.stage.client.MAC(), p.stage.director.MAC()
+	frames, err := craft(b, from, to)
+	if err != nil || !p.viaService {
+		return frames, err
+	}
+	b.Fragments, b.Size = 2, 64
+	pieces, err := craft(b, from, to)
+	if err != nil {
+		return nil, err
+	}
+	return append(frames, pieces[0]), nil // nobody waits for the rest
+}
+
+// passed reports whether the barrier of a number has come through, on each way.
+func (p *player) passed(number int) bool {
+	return p.observer.passed == number && (!p.viaService || p.observer.piece == number)
+}
+
 // barrierNumber recognizes a barrier that came through.
 func barrierNumber(d datagram) (number int, ok bool) {
 	p := d.payload
@@ -57,7 +79,7 @@ func barrierNumber(d datagram) (number int, ok bool) {
 func (p *player) settle(first, count int) error {
 	p.barriers++
 	b := barrier(p.barriers, p.viaService)
-	frames, err := craft(b, p.stage.client.MAC(), p.stage.director.MAC())
+	frames, err := p.frames(b)
 	if err != nil {
 		return err
 	}
@@ -69,7 +91,7 @@ func (p *player) settle(first, count int) error {
 		if err := p.wire.hear(p.observer); err != nil {
 			return err
 		}
-		if p.observer.passed == p.barriers {
+		if p.passed(p.barriers) {
 			break
 		}
 		if time.Now().After(deadline) {

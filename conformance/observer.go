@@ -13,8 +13,10 @@ import (
 // uses it.
 type observer struct {
 	sent map[int]*sentPacket
-	// passed is the number of the last barrier that came through.
+	// passed is the number of the last barrier that came through, and piece that of
+	// the last one that is a fragment.
 	passed  int
+	piece   int
 	flights map[flight]*reassembly
 }
 
@@ -66,7 +68,11 @@ func (o *observer) atServer(server string, frame []byte) {
 		return // not IP, so not one of ours
 	}
 	if n, ok := barrierNumber(d); ok {
-		o.passed = n
+		if d.isFragment() {
+			o.piece = n
+		} else {
+			o.passed = n
+		}
 		return
 	}
 	s := o.sent[d.number]
