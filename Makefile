@@ -2,6 +2,9 @@
 GO       ?= go
 FUZZTIME ?= 1m
 SEEDS    ?= 1-500
+# How long a package's tests may take before they count as hung, on a machine far
+# slower than those that the times below are of.
+PATIENCE ?= 40m
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
@@ -21,11 +24,11 @@ demo: build ## the three walk-throughs, in network namespaces of their own
 
 .PHONY: test
 test: ## all tests
-	$(GO) test ./...
+	$(GO) test -timeout $(PATIENCE) ./...
 
 .PHONY: race
 race: ## all tests under the race detector (needs gcc)
-	CGO_ENABLED=1 $(GO) test -race ./...
+	CGO_ENABLED=1 $(GO) test -race -timeout $(PATIENCE) ./...
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, and a build for arm64
@@ -73,14 +76,14 @@ bench-report: ## BENCHMARKS.md and its plots, from bench/results
 
 .PHONY: conformance
 conformance: ## ask the real kernel in user-mode Linux: all recorded scenarios again, and random ones (SEEDS, 1-500)
-	$(GO) test ./conformance -count=1 -run 'TestKernel|TestRestore' -kernel
-	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane afpacket -timeout 40m
-	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane xdp -timeout 40m
-	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane af_xdp -timeout 40m
+	$(GO) test ./conformance -count=1 -run 'TestKernel|TestRestore' -kernel -timeout $(PATIENCE)
+	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane afpacket -timeout $(PATIENCE)
+	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane xdp -timeout $(PATIENCE)
+	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane af_xdp -timeout $(PATIENCE)
 
 .PHONY: guests
 guests: ## the XDP tests on Debian's kernels 6.1 and 6.12, in qemu (fetches them once)
-	$(GO) test ./internal/guest -v -count=1 -run 'TestKernels|TestRun$$' -guests
+	$(GO) test ./internal/guest -v -count=1 -run 'TestKernels|TestRun$$' -guests -timeout $(PATIENCE)
 
 .PHONY: clean
 clean: ## remove what make made

@@ -110,7 +110,7 @@ func TestKernel(t *testing.T) {
 	if !*kernelFlag {
 		t.Skip("the kernel is asked by: go test ./conformance -run TestKernel -kernel [-record]")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
 	defer cancel()
 	recorded := recordings(t)
 	scenarios := make(map[string]string)

@@ -31,7 +31,7 @@ const (
 	alonePatience = 100 * time.Millisecond
 	// aloneTime bounds that for all of them: what is wrong with every scenario
 	// need not be tried for ever.
-	aloneTime = 2 * time.Minute
+	aloneTime = 5 * time.Minute
 )
 
 // replay plays all rounds, the first ones first, and wants the recorded
@@ -41,7 +41,7 @@ const (
 // counts. What then agrees was a slip of time, and is logged.
 func replay(t *testing.T, rounds []*round) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	inCompany(ctx, t, rounds)
 	slips, until := 0, time.Now().Add(aloneTime)

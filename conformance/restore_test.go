@@ -15,7 +15,7 @@ func TestRestore(t *testing.T) {
 	if !*kernelFlag {
 		t.Skip("the kernel is asked by: go test ./conformance -run TestRestore -kernel")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	theatre := quickUlvs(buildUlvs(t), "afpacket")
 	defer func() {

@@ -63,7 +63,7 @@ func TestKernels(t *testing.T) {
 	for _, s := range series {
 		t.Run(s, func(t *testing.T) {
 			kernel := image(t, s)
-			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 			defer cancel()
 			var out bytes.Buffer
 			code, err := Run(ctx, Options{
