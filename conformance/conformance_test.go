@@ -86,7 +86,19 @@ func recordingPath(name string) string {
 // bootGuest boots a kernel that ends with the test.
 func bootGuest(ctx context.Context, t *testing.T) *Running {
 	t.Helper()
-	// Cleanups come after the end of ctx.
+	guest := startGuest(ctx, t)
+	t.Cleanup(func() {
+		if err := guest.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return guest
+}
+
+// startGuest boots a kernel that the caller closes, maybe in a cleanup, which comes
+// after the end of ctx.
+func startGuest(ctx context.Context, t *testing.T) *Running {
+	t.Helper()
 	guest, err := Guest{Module: ".."}.Boot(context.WithoutCancel(ctx))
 	if errors.Is(err, ErrNoGuest) {
 		t.Skip(err)
@@ -94,11 +106,6 @@ func bootGuest(ctx context.Context, t *testing.T) *Running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := guest.Close(); err != nil {
-			t.Error(err)
-		}
-	})
 	return guest
 }
 

@@ -43,6 +43,9 @@ const QuickSuffix = ".quick"
 // ErrNoGuest says that user-mode Linux is not installed.
 var ErrNoGuest = errors.New("no user-mode Linux: apt-get install user-mode-linux ipvsadm iptables")
 
+// ErrGuestEnded says that a guest that was asked has ended.
+var ErrGuestEnded = errors.New("the guest ended")
+
 // Guest is a kernel to ask.
 type Guest struct {
 	// Module is the root of this Go module, to build the guest's program from.
@@ -107,7 +110,8 @@ func (g Guest) installed() (uml string, err error) {
 	return uml, nil
 }
 
-// Ask plays one scenario. Names must differ.
+// Ask plays one scenario. Names must differ. The error wraps ErrGuestEnded when there
+// is no use in asking this guest again.
 func (r *Running) Ask(ctx context.Context, name, text string) ([]string, error) {
 	to := filepath.Join(r.dir, ScenarioDir, name)
 	if err := os.WriteFile(filepath.Join(r.dir, name+".part"), []byte(text), 0o644); err != nil {
@@ -200,7 +204,7 @@ const closing = 2 * time.Minute
 func (r *Running) failure() error {
 	lines := strings.Split(strings.TrimSpace(r.console), "\n")
 	last := lines[max(0, len(lines)-10):]
-	return fmt.Errorf("its console said last:\n%s\nthe guest ended: %w", strings.Join(last, "\n"), r.err)
+	return fmt.Errorf("a guest's console said last:\n%s\n%w: %w", strings.Join(last, "\n"), ErrGuestEnded, r.err)
 }
 
 // fill prepares the guest's folder.

@@ -51,19 +51,29 @@ func splitFlag(s string) []string {
 
 // live asks kernels and ulvs the same.
 type live struct {
-	guests []*Running
-	binary string
+	t      *testing.T
 	free   chan *Theatre
 	asked  atomic.Int64
+	mu     sync.Mutex // guards what follows
+	guests []*Running
+	spares int // how many guests may yet be replaced
 }
 
 func newLive(ctx context.Context, t *testing.T) *live {
-	l := &live{binary: buildUlvs(t), free: make(chan *Theatre, *jobsFlag)}
+	l := &live{t: t, free: make(chan *Theatre, *jobsFlag), spares: 2}
+	t.Cleanup(func() {
+		for _, g := range l.guests {
+			if err := g.Close(); err != nil {
+				t.Log(err) // it has answered
+			}
+		}
+	})
 	for range *guestsFlag {
-		l.guests = append(l.guests, bootGuest(ctx, t))
+		l.guests = append(l.guests, startGuest(ctx, t))
 	}
+	binary := buildUlvs(t)
 	for range *jobsFlag {
-		l.free <- quickUlvs(l.binary, *planeFlag)
+		l.free <- quickUlvs(binary, *planeFlag)
 	}
 	t.Cleanup(func() {
 		for range *jobsFlag {
@@ -84,7 +94,73 @@ func quickUlvs(binary, plane string) *Theatre {
 
 func (l *live) kernel(ctx context.Context, text string) ([]string, error) {
 	n := l.asked.Add(1)
-	return l.guests[n%int64(len(l.guests))].Ask(ctx, fmt.Sprintf("s%d%s", n, QuickSuffix), text)
+	for {
+		guest := l.guest(n)
+		answers, err := guest.Ask(ctx, fmt.Sprintf("s%d%s", n, QuickSuffix), text)
+		if !errors.Is(err, ErrGuestEnded) || !l.replace(ctx, guest, err) {
+			return answers, err
+		}
+	}
+}
+
+func (l *live) guest(n int64) *Running {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.guests[n%int64(len(l.guests))]
+}
+
+// replace boots another guest in place of one that has ended, a few times: it is the
+// director that is on trial, and not the judge's health.
+func (l *live) replace(ctx context.Context, dead *Running, why error) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := slices.Index(l.guests, dead)
+	if i < 0 {
+		return true // somebody has replaced it
+	}
+	if l.spares == 0 {
+		return false
+	}
+	l.spares--
+	l.t.Logf("another guest is booted: %v", why)
+	fresh, err := Guest{Module: ".."}.Boot(context.WithoutCancel(ctx))
+	if err != nil {
+		l.t.Error(err)
+		return false
+	}
+	l.guests[i] = fresh
+	_ = dead.Close() // it has been said why
+	return true
+}
+
+// TestKernelReplaced has a guest end, as a machine without memory might have it: the
+// answer is another's, until there were too many.
+func TestKernelReplaced(t *testing.T) {
+	if !*kernelFlag {
+		t.Skip("kernels are booted by: go test ./conformance -run TestKernelReplaced -kernel")
+	}
+	l := newLive(t.Context(), t)
+	l.spares = 1
+	text := Generate(1, Features{Brief: true})
+	want, err := l.kernel(t.Context(), text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range l.guests {
+		g.cancel()
+		<-g.ended
+	}
+	var errs []error
+	for range l.guests {
+		got, err := l.kernel(t.Context(), text)
+		if diff := CompareNear(want, got); err == nil && diff != "" {
+			t.Error(diff)
+		}
+		errs = append(errs, err)
+	}
+	if ended := func(err error) bool { return errors.Is(err, ErrGuestEnded) }; !slices.Contains(errs, nil) || !slices.ContainsFunc(errs, ended) {
+		t.Errorf("of two guests that ended, one to be replaced, came: %v", errs)
+	}
 }
 
 func (l *live) ulvs(ctx context.Context, text string) ([]string, error) {
