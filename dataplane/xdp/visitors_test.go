@@ -30,10 +30,7 @@ const (
 	swaps                                   = 32
 	loose, looseStay, looseSize             = 400, 100, 6 // the last: most in a home, of those that are chosen
 
-	swapHomes  = 2 * crowds
-	looseHomes = swapHomes + 2*swaps
-
-	// Numbers of flows are below flowSpace, so that every home has enough.
+	// Numbers of flows are below flowSpace, so that most homes have enough for a crowd.
 	flowSpace = 1 << 16
 	// Real servers are 1 to lastServer, by the flow's number.
 	lastServer = 61
@@ -71,25 +68,27 @@ func (w *writers) choose() {
 		v := w.visitor(flow)
 		byHome[v.home] = append(byHome[v.home], v)
 	}
-	take := func(home, n int) []*visitor {
-		if len(byHome[home]) < n {
-			w.t.Fatalf("%d flows have home %d", len(byHome[home]), home)
+	pair := 0 // the next pair's first slot
+	take := func(n int) []*visitor {
+		for ; len(byHome[pair]) < n; pair += 2 {
 		}
-		w.all = append(w.all, byHome[home][:n]...)
-		return byHome[home][:n]
+		list := byHome[pair][:n]
+		w.all = append(w.all, list...)
+		pair += 2
+		return list
 	}
-	for i := range crowds {
-		list := take(2*i, crowdSize)
+	for range crowds {
+		list := take(crowdSize)
 		w.stay = append(w.stay, list[:crowdStay]...)
 		w.come = append(w.come, list[crowdStay:]...)
 	}
 	w.first = w.all[:crowdSize]
-	for i := range swaps {
-		w.swap = append(w.swap, take(swapHomes+2*i, 2)...)
+	for range swaps {
+		w.swap = append(w.swap, take(2)...)
 	}
 	for flow, n := uint32(0), 0; n < loose; flow++ {
 		v := w.visitor(flow)
-		if v.home < looseHomes || had[v.home] == looseSize {
+		if int(v.home) < pair || had[v.home] == looseSize {
 			continue
 		}
 		had[v.home]++
