@@ -44,6 +44,8 @@ type daemon struct {
 	busyPoll    time.Duration
 	pins        string // the folder that comes of it, or ""
 	unpinned    error  // why there is none
+	unusable    error  // why what an earlier daemon left there could not be gone on with
+	files       map[string]file
 	log         *slog.Logger
 }
 
@@ -113,15 +115,16 @@ func (d *daemon) run(ctx context.Context) error {
 	if err := d.findPins(); err != nil {
 		return err
 	}
+	d.read()
 	if d.takeover { // nothing that is wrong may come after the other daemon's end
 		for _, name := range d.interfaces {
 			if _, err := net.InterfaceByName(name); err != nil {
 				return fmt.Errorf("--interface %s: %w", name, err)
 			}
 		}
-		for _, name := range []string{d.rules, d.marks, d.marks6} {
-			if _, err := os.ReadFile(name); name != "" && err != nil {
-				return err
+		for _, f := range d.files {
+			if f.err != nil {
+				return f.err
 			}
 		}
 		if err := d.inheritable(); err != nil {
@@ -194,7 +197,7 @@ func (d *daemon) newDirector(resolver dataplane.Resolver, mac dataplane.MAC) (pl
 	if d.plane != "afpacket" {
 		fast, director, err := d.accelerated(options, slow)
 		if err == nil {
-			return fast, func() error { return errors.Join(slow.Close(), d.discard(fast)) }, director, nil
+			return fast, func() error { return errors.Join(slow.Close(), d.discard(fast, d.interfaces...)) }, director, nil
 		}
 		if d.plane == "xdp" || errors.Is(err, xdp.ErrTaken) {
 			return nil, nil, nil, errors.Join(err, slow.Close())

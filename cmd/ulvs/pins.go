@@ -65,9 +65,12 @@ func (d *daemon) findPins() error {
 }
 
 // inheritable says why what the daemon keeps that is to be replaced could not be gone
-// on with.
+// on with. If none runs, there is nothing to be spared.
 func (d *daemon) inheritable() error {
 	if d.pins == "" || d.fresh {
+		return nil
+	}
+	if _, _, err := control.Dial(d.control).Version(); errors.Is(err, ulvs.ErrUnreachable) {
 		return nil
 	}
 	if err := xdp.CheckKept(d.pins); err != nil {
@@ -131,23 +134,25 @@ func (d *daemon) accelerated(o ulvs.Options, slow dataplane.Plane) (*xdp.Plane, 
 		if err == nil {
 			return fast, director, nil
 		}
-		if !errors.Is(err, ulvs.ErrKept) || fresh {
+		if errors.Is(err, xdp.ErrTaken) { // and so are the claims on its interfaces
 			return nil, nil, errors.Join(err, d.discard(fast))
 		}
-		err = errors.Join(err, fast.Close())
-		d.log.Warn("starting without what an earlier daemon left", "because", err)
+		if !errors.Is(err, ulvs.ErrKept) || fresh {
+			return nil, nil, errors.Join(err, d.discard(fast, d.interfaces...))
+		}
+		d.unusable = errors.Join(err, fast.Close())
 		fresh = true
 	}
 }
 
 // discard closes a plane that never ran, and takes away what it has put in place,
-// unless that was there before.
-func (d *daemon) discard(fast *xdp.Plane) error {
+// and the claims on interfaces, unless that was there before.
+func (d *daemon) discard(fast *xdp.Plane, interfaces ...string) error {
 	err := fast.Close()
 	if d.pins == "" || fast.Adopted() {
 		return err
 	}
-	return errors.Join(err, detach(d.pins, d.interfaces...))
+	return errors.Join(err, detach(d.pins, interfaces...))
 }
 
 // detach removes what is pinned in a folder, if it is there, and the claims on its
@@ -169,6 +174,9 @@ func (d *daemon) announce(plane dataplane.Plane, director *ulvs.Director) {
 	if x, ok := plane.(*xdp.Plane); ok {
 		words[1] = "xdp: " + x.Mode()
 		dir, discarded := x.Kept()
+		if d.unusable != nil {
+			discarded = d.unusable.Error()
+		}
 		if dir == "" {
 			dir = noPins
 		}

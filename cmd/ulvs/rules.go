@@ -11,6 +11,23 @@ import (
 	"github.com/ulvs/ulvs/internal/ipvsadm"
 )
 
+// file is what a file said when it was read: once, since it may be a pipe.
+type file struct {
+	text string
+	err  error
+}
+
+// read reads the files that were given.
+func (d *daemon) read() {
+	d.files = make(map[string]file)
+	for _, name := range []string{d.rules, d.marks, d.marks6} {
+		if name != "" {
+			text, err := os.ReadFile(name)
+			d.files[name] = file{string(text), err}
+		}
+	}
+}
+
 // setUp gives the director what the files say, unless it goes on with what an
 // earlier daemon left.
 func (d *daemon) setUp(director *ulvs.Director, operated ulvs.Control) error {
@@ -29,23 +46,23 @@ func (d *daemon) load(director ulvs.Control) error {
 		if m.file == "" {
 			continue
 		}
-		text, err := os.ReadFile(m.file)
-		if err != nil {
-			return fmt.Errorf("mark rules: %w", err)
+		f := d.files[m.file]
+		if f.err != nil {
+			return fmt.Errorf("mark rules: %w", f.err)
 		}
-		if err := director.MarkRestore(m.ipv6, string(text)); err != nil {
+		if err := director.MarkRestore(m.ipv6, f.text); err != nil {
 			return fmt.Errorf("mark rules %s: %w", m.file, err)
 		}
 	}
 	if d.rules == "" {
 		return nil
 	}
-	text, err := os.ReadFile(d.rules)
-	if err != nil {
-		return fmt.Errorf("rules: %w", err)
+	f := d.files[d.rules]
+	if f.err != nil {
+		return fmt.Errorf("rules: %w", f.err)
 	}
 	// Line by line, to say which one is wrong.
-	lines := bufio.NewScanner(bytes.NewReader(text))
+	lines := bufio.NewScanner(strings.NewReader(f.text))
 	for n := 1; lines.Scan(); n++ {
 		if strings.HasPrefix(strings.TrimSpace(lines.Text()), "#") {
 			continue // Debian's init script writes one
@@ -80,16 +97,16 @@ func (d *daemon) compare(director ulvs.Control) error {
 		if f.file == "" {
 			continue
 		}
-		text, err := os.ReadFile(f.file)
-		if err != nil {
-			d.log.Warn("what an earlier daemon left counts, and cannot be compared with the file", "option", f.option, "err", err)
+		given := d.files[f.file]
+		if given.err != nil {
+			d.log.Warn("what an earlier daemon left counts, and cannot be compared with the file", "option", f.option, "err", given.err)
 			continue
 		}
 		now, err := f.now()
 		if err != nil {
 			return err
 		}
-		file, kept := lineSet(string(text)), lineSet(now)
+		file, kept := lineSet(given.text), lineSet(now)
 		missing, more := without(file, kept), without(kept, file)
 		if len(missing)+len(more) > 0 {
 			d.log.Warn("what an earlier daemon left counts, and differs from the file; --fresh begins with the file", "file", f.file,

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/ulvs/ulvs/internal/lab"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // A daemon is replaced by another under load: no packet of an established
@@ -213,11 +215,20 @@ func TestPins(t *testing.T) {
 	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "other.sock"), "--interface", "eth0", "--pin", s.pins); code == 0 || !strings.Contains(out, "another ulvs daemon's program") {
 		t.Errorf("a daemon with another socket: %d, %s", code, out)
 	}
+	if out, err := s.director.Command(t.Context(), "nft", "list", "table", "netdev", "ulvs-eth0").CombinedOutput(); err != nil || !bytes.Contains(out, []byte("192.168.10.101")) {
+		t.Errorf("it has left of the other's claims: %v, %s", err, out)
+	}
 
-	fourth := s.run("--connections", "30000", "--fresh", "--rules", rules)
+	// Where no daemon runs, --takeover spares nothing.
+	s.relayout()
+	fourth := s.run("--connections", "30000", "--takeover", "--rules", rules)
+	if out := log(fourth); !strings.Contains(out, "is lost") || !strings.Contains(out, "its layout is") {
+		t.Errorf("the fourth daemon, of another layout: %s", out)
+	}
 	if got := services(); !strings.Contains(got, ":443") || strings.Contains(got, "-a") {
 		t.Errorf("the fourth daemon has\n%s", got)
 	}
+	fifth := s.refresh(fourth, rules)
 	if out, code := s.ulvs("", "ulvs", "detach", "--pin", s.pins); code == 0 || !strings.Contains(out, "end it first") {
 		t.Errorf("detach beside a daemon: %d, %s", code, out)
 	}
@@ -225,7 +236,7 @@ func TestPins(t *testing.T) {
 	if err := os.WriteFile(rules, []byte("-A -t 192.168.10.101:80 -s nosuch\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s.stop(fourth)
+	s.stop(fifth)
 	broken := []string{"ulvs", "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--interface", "eth0", "--plane", "xdp", "--pin", s.pins, "--connections", "30000", "--rules", rules}
 	if out, code := s.ulvs("", append(broken, "--fresh")...); code == 0 {
 		t.Errorf("a daemon with bad rules: %s", out)
@@ -247,23 +258,61 @@ func TestPins(t *testing.T) {
 	}
 }
 
+// refresh has a daemon taken over by one that begins with rules from a pipe, which can
+// be read once.
+func (s *pinSite) refresh(before *lab.Cmd, rules string) *lab.Cmd {
+	s.t.Helper()
+	text, err := os.ReadFile(rules)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	pipe := filepath.Join(s.dir, "pipe")
+	if err := unix.Mkfifo(pipe, 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+	go func() {
+		if err := os.WriteFile(pipe, text, 0); err != nil {
+			s.t.Error(err)
+		}
+	}()
+	want := s.output("ipvsadm -Sn")
+	after := s.run("--connections", "30000", "--takeover", "--fresh", "--rules", pipe)
+	if err := before.Wait(); err != nil {
+		s.t.Errorf("the daemon that was replaced: %v", err)
+	}
+	if got := s.output("ipvsadm -Sn"); got != want {
+		s.t.Errorf("with rules from a pipe, the daemon has\n%snot\n%s", got, want)
+	}
+	return after
+}
+
+// relayout makes what a daemon keeps be of an earlier layout, and says how to undo that.
+func (s *pinSite) relayout() (undo func()) {
+	s.t.Helper()
+	m, err := ebpf.LoadPinnedMap(filepath.Join(pinsOf(s.pins, filepath.Join(s.dir, "ulvs.sock")), "layout"), nil)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { m.Close() })
+	var was [2]uint64
+	if err := m.Lookup(uint32(0), &was); err != nil {
+		s.t.Fatal(err)
+	}
+	put := func(layout uint64) {
+		if err := m.Put(uint32(0), [2]uint64{layout, was[1]}); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	put(was[0] - 1)
+	return func() { put(was[0]) }
+}
+
 // otherLayout has what a running daemon keeps be of another layout for a while, as
 // after an upgrade: nobody takes over then, as all of it would be lost.
 func (s *pinSite) otherLayout(more ...string) {
 	s.t.Helper()
 	control := filepath.Join(s.dir, "ulvs.sock")
-	m, err := ebpf.LoadPinnedMap(filepath.Join(pinsOf(s.pins, control), "layout"), nil)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer m.Close()
-	var was [2]uint64
-	if err := m.Lookup(uint32(0), &was); err != nil {
-		s.t.Fatal(err)
-	}
-	if err := m.Put(uint32(0), [2]uint64{was[0] - 1, was[1]}); err != nil {
-		s.t.Fatal(err)
-	}
+	undo := s.relayout()
 	services := s.output("ipvsadm -Sn")
 	words := append([]string{"ulvs", "run", "--control", control, "--interface", "eth0", "--plane", "xdp", "--pin", s.pins, "--takeover"}, more...)
 	if out, code := s.ulvs("", words...); code == 0 || !strings.Contains(out, "would lose") || !strings.Contains(out, "its layout is") {
@@ -272,7 +321,5 @@ func (s *pinSite) otherLayout(more ...string) {
 	if got := s.output("ipvsadm -Sn"); got != services {
 		s.t.Errorf("the daemon that was not replaced has\n%s", got)
 	}
-	if err := m.Put(uint32(0), was); err != nil {
-		s.t.Fatal(err)
-	}
+	undo()
 }

@@ -123,6 +123,9 @@ func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
 func (p *Plane) Release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.arrays == nil {
+		return
+	}
 	p.leave()
 	for _, a := range p.arrays {
 		a.close()

@@ -123,10 +123,12 @@ func (p *program) find() {
 		p.emit(asm.JSLT.Imm(word, 0, p.here("found")))
 		p.symbol = next
 	}
-	// The connection may be further on: no second one is to be opened.
+	// The connection may be further on: no second one is to be opened, for which spot
+	// wants a home slot.
 	p.emit(
 		asm.LoadMem(asm.R1, slot, shtab.OffNext, asm.Word),
-		asm.JNE.Imm(asm.R1, 0, p.undecided()),
+		asm.JEq.Imm(asm.R1, 0, p.here("miss")),
+		asm.Mov.Imm(asm.R2, nowhere),
 		asm.Ja.Label(p.here("miss")),
 	)
 }

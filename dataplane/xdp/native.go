@@ -1,8 +1,10 @@
 package xdp
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"syscall"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -55,17 +57,11 @@ func attach(prog *ebpf.Program, ifindex int, flags link.XDPAttachFlags) (l link.
 // go on forwarding in front of whatever takes packets there.
 var ErrTaken = errors.New("another ulvs daemon's program is in front of it: end that daemon, and remove what it left with \"ulvs detach\" and its --control and --pin")
 
-// taken reports whether an interface that has a program has one of ours. Where that is
-// not permitted to be seen, it has not.
+// taken reports whether an interface of the calling thread's network namespace has one
+// of our programs. Where that is not permitted to be seen, it has not.
 func taken(ifindex int) bool {
-	it := new(link.Iterator)
-	defer it.Close()
-	for it.Next() {
-		info, err := it.Link.Info()
-		if err != nil || info.XDP() == nil || int(info.XDP().Ifindex) != ifindex {
-			continue
-		}
-		prog, err := ebpf.NewProgramFromID(info.Program)
+	for _, id := range attached(ifindex) {
+		prog, err := ebpf.NewProgramFromID(id)
 		if err != nil {
 			continue
 		}
@@ -76,4 +72,43 @@ func taken(ifindex int) bool {
 		}
 	}
 	return false
+}
+
+// attached are the programs of an interface. (A link's info says of no namespace, and
+// numbers of interfaces are the same in many.)
+func attached(ifindex int) (ids []ebpf.ProgramID) {
+	rib, err := syscall.NetlinkRIB(unix.RTM_GETLINK, unix.AF_UNSPEC)
+	if err != nil {
+		return nil
+	}
+	messages, err := syscall.ParseNetlinkMessage(rib)
+	if err != nil {
+		return nil
+	}
+	native := binary.NativeEndian
+	for _, m := range messages {
+		if m.Header.Type != unix.RTM_NEWLINK || len(m.Data) < unix.SizeofIfInfomsg || int(native.Uint32(m.Data[4:])) != ifindex {
+			continue
+		}
+		attributes, err := syscall.ParseNetlinkRouteAttr(&m)
+		if err != nil {
+			return nil
+		}
+		for _, a := range attributes {
+			if a.Attr.Type&^unix.NLA_F_NESTED != unix.IFLA_XDP {
+				continue
+			}
+			for in := a.Value; len(in) >= unix.SizeofRtAttr; {
+				size, kind := int(native.Uint16(in)), native.Uint16(in[2:])
+				if kind >= unix.IFLA_XDP_PROG_ID && kind <= unix.IFLA_XDP_HW_PROG_ID && len(in) >= 8 {
+					ids = append(ids, ebpf.ProgramID(native.Uint32(in[4:])))
+				}
+				if size = (size + 3) &^ 3; size < unix.SizeofRtAttr || size > len(in) {
+					break
+				}
+				in = in[size:]
+			}
+		}
+	}
+	return ids
 }

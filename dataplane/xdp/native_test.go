@@ -23,3 +23,33 @@ func TestNative(t *testing.T) {
 		}
 	}
 }
+
+// An interface is taken in its own network namespace alone: in others, other ones have
+// its number.
+func TestTaken(t *testing.T) {
+	b := newBench(t, 16)
+	far := func() wire.End {
+		n, err := wire.NewNet()
+		b.must(err)
+		t.Cleanup(func() { b.must(n.Close()) })
+		_, end, err := n.Loop()
+		b.must(err)
+		return end
+	}
+	other, director := far(), far()
+	if other.Index != director.Index {
+		t.Fatalf("the two interfaces have numbers %d and %d", other.Index, director.Index)
+	}
+	takenAt := func(e wire.End) (yes bool) {
+		b.must(e.Space.Do(func() error { yes = taken(e.Index); return nil }))
+		return yes
+	}
+	if takenAt(director) {
+		t.Error("it is taken before anybody is there")
+	}
+	b.interfaces, b.inDriver = []string{director.Name}, true
+	b.must(director.Space.Do(func() error { return b.Accelerate(b.acceleration()) }))
+	if !takenAt(director) || takenAt(other) {
+		t.Errorf("taken: %v, and another namespace's interface %v", takenAt(director), takenAt(other))
+	}
+}

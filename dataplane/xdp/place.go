@@ -91,8 +91,8 @@ func (p *program) room(t entries) {
 }
 
 // wake gives one packet of many to Go, if a daemon is there, which has to be awake
-// before what it has prepared comes to an end: it looks after all of that then. R1 is
-// lost, and asleep a label.
+// before what it has prepared comes to an end: it looks after all of that then. R1 and
+// R4 are lost, and asleep is a label.
 func (p *program) wake(asleep string) {
 	const many = 32 // a power of two
 	p.emit(
@@ -118,6 +118,9 @@ func (p *program) cell(to asm.Register) {
 	)
 }
 
+// nowhere is the home slot of a key that gets no entry here: Go may have one of it.
+const nowhere = -1
+
 // spot looks for a free slot. It comes before a choice is made that would be lost
 // without.
 func (p *program) spot(t entries) {
@@ -125,7 +128,7 @@ func (p *program) spot(t entries) {
 		p.emit(
 			asm.LoadMem(asm.R1, asm.RFP, t.stack+entryHome, asm.DWord),
 			asm.Xor.Imm(asm.R1, beside),
-			asm.JGE.Imm(asm.R1, int32(t.homes), p.here("ask")), // never: for the verifier
+			asm.JGE.Imm(asm.R1, int32(t.homes), p.here("ask")), // nowhere
 			asm.Mov.Reg(asm.R2, asm.R1),
 			asm.Add.Imm(asm.R2, 1),
 		)

@@ -301,7 +301,9 @@ func (p *Plane) Close() error {
 
 // leave has programs that are kept know at once that nobody attends them.
 func (p *Plane) leave() {
-	p.closed.Store(true)
+	if p.closed.Swap(true) {
+		return // somebody else may attend them by now
+	}
 	if p.hz != 0 && p.settings != nil {
 		p.settings.attend(uint32(monotonicNow()/(time.Second/time.Duration(p.hz))) - (unattended+1)*p.hz)
 	}

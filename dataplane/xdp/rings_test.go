@@ -42,7 +42,8 @@ func (p *program) maker() asm.Instructions {
 	t := p.connTable()
 	p.emit(
 		asm.StoreMem(asm.RFP, t.stack+entryHome, asm.R2, asm.DWord),
-		asm.StoreMem(asm.RFP, stackTick, asm.R2, asm.DWord), // nobody attends
+		asm.Mov.Imm(asm.R1, 1<<30),
+		asm.StoreMem(asm.RFP, stackTick, asm.R1, asm.DWord), // nobody attends
 	)
 	p.find()
 	p.label("found")
