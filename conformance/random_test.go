@@ -21,7 +21,7 @@ import (
 
 var (
 	seedsFlag      = flag.String("seeds", "1-500", "TestRandom, with -kernel: the seeds to play, as in 7 or 1-500")
-	jobsFlag       = flag.Int("j", 6, "TestRandom, with -kernel: how many scenarios ulvs plays at once")
+	jobsFlag       = flag.Int("j", 10, "TestRandom, with -kernel: how many scenarios ulvs plays at once")
 	guestsFlag     = flag.Int("guests", 2, "TestRandom, with -kernel: how many kernels")
 	withoutFlag    = flag.String("without", "", fmt.Sprint("TestRandom, with -kernel: what to leave out, separated by commas: ", Kinds))
 	schedulersFlag = flag.String("schedulers", "", "TestRandom, with -kernel: the schedulers to use, separated by commas")
