@@ -16,19 +16,9 @@ func TestGuard(t *testing.T) {
 	if out, code := s.ulvs("", "ipvsadm", "-A", "-t", "192.168.10.101:80", "-s", "rr"); code != 0 {
 		t.Fatal(out)
 	}
-	tables := func() (n int) {
+	tables := func() int {
 		t.Helper()
-		if err := s.director.Do(func() error {
-			c, err := nftables.New()
-			if err != nil {
-				return err
-			}
-			list, err := c.ListTablesOfFamily(nftables.TableFamilyNetdev)
-			n = len(list)
-			return err
-		}); err != nil {
-			t.Fatal(err)
-		}
+		n, _ := s.claims()
 		return n
 	}
 	if tables() != 1 {
@@ -55,4 +45,36 @@ func TestGuard(t *testing.T) {
 			t.Fatal("the table does not come back")
 		}
 	}
+}
+
+// claims counts the director's netdev tables, and their rules, of which services
+// that are there have some.
+func (s *site) claims() (tables, rules int) {
+	s.t.Helper()
+	if err := s.director.Do(func() error {
+		c, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		list, err := c.ListTablesOfFamily(nftables.TableFamilyNetdev)
+		tables = len(list)
+		if err != nil {
+			return err
+		}
+		chains, err := c.ListChainsOfTableFamily(nftables.TableFamilyNetdev)
+		if err != nil {
+			return err
+		}
+		for _, chain := range chains {
+			of, err := c.GetRules(chain.Table, chain)
+			if err != nil {
+				return err
+			}
+			rules += len(of)
+		}
+		return nil
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+	return tables, rules
 }

@@ -141,6 +141,7 @@ func (d *daemon) accelerated(o ulvs.Options, slow dataplane.Plane) (*xdp.Plane, 
 			return nil, nil, errors.Join(err, d.discard(fast, d.interfaces...))
 		}
 		d.unusable = errors.Join(err, fast.Close())
+		d.warnLost(d.unusable.Error())
 		fresh = true
 	}
 }
@@ -168,6 +169,10 @@ func detach(pins string, interfaces ...string) error {
 	return err
 }
 
+func (d *daemon) warnLost(why string) {
+	d.log.Warn("what an earlier daemon left is lost: services, marks, sysctls and connections", "because", why)
+}
+
 // announce says what the daemon got.
 func (d *daemon) announce(plane dataplane.Plane, director *ulvs.Director) {
 	words := []any{"plane", plane.Name(), "interfaces", strings.Join(d.interfaces, ","), "control", d.control, "connections", d.connections}
@@ -190,8 +195,8 @@ func (d *daemon) announce(plane dataplane.Plane, director *ulvs.Director) {
 			words = append(words, "adopted connections", counters["connections"], "templates", counters["templates"])
 		case discarded != "":
 			words = append(words, "discarded", discarded)
-			if !d.fresh {
-				d.log.Warn("what an earlier daemon left is lost: services, marks, sysctls and connections", "because", discarded)
+			if !d.fresh && d.unusable == nil {
+				d.warnLost(discarded)
 			}
 		}
 	}

@@ -4,11 +4,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"syscall"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -77,37 +77,31 @@ func taken(ifindex int) bool {
 // attached are the programs of an interface. (A link's info says of no namespace, and
 // numbers of interfaces are the same in many.)
 func attached(ifindex int) (ids []ebpf.ProgramID) {
-	rib, err := syscall.NetlinkRIB(unix.RTM_GETLINK, unix.AF_UNSPEC)
+	c, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return nil
 	}
-	messages, err := syscall.ParseNetlinkMessage(rib)
+	defer c.Close()
+	ask := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(ask[4:], uint32(ifindex))
+	answers, err := c.Execute(netlink.Message{Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request}, Data: ask})
+	if err != nil || len(answers) != 1 || len(answers[0].Data) < len(ask) {
+		return nil
+	}
+	attributes, err := netlink.NewAttributeDecoder(answers[0].Data[len(ask):])
 	if err != nil {
 		return nil
 	}
-	native := binary.NativeEndian
-	for _, m := range messages {
-		if m.Header.Type != unix.RTM_NEWLINK || len(m.Data) < unix.SizeofIfInfomsg || int(native.Uint32(m.Data[4:])) != ifindex {
-			continue
-		}
-		attributes, err := syscall.ParseNetlinkRouteAttr(&m)
-		if err != nil {
-			return nil
-		}
-		for _, a := range attributes {
-			if a.Attr.Type&^unix.NLA_F_NESTED != unix.IFLA_XDP {
-				continue
-			}
-			for in := a.Value; len(in) >= unix.SizeofRtAttr; {
-				size, kind := int(native.Uint16(in)), native.Uint16(in[2:])
-				if kind >= unix.IFLA_XDP_PROG_ID && kind <= unix.IFLA_XDP_HW_PROG_ID && len(in) >= 8 {
-					ids = append(ids, ebpf.ProgramID(native.Uint32(in[4:])))
+	for attributes.Next() {
+		if attributes.Type() == unix.IFLA_XDP {
+			attributes.Nested(func(xdp *netlink.AttributeDecoder) error {
+				for xdp.Next() {
+					if xdp.Type() >= unix.IFLA_XDP_PROG_ID && xdp.Type() <= unix.IFLA_XDP_HW_PROG_ID {
+						ids = append(ids, ebpf.ProgramID(xdp.Uint32()))
+					}
 				}
-				if size = (size + 3) &^ 3; size < unix.SizeofRtAttr || size > len(in) {
-					break
-				}
-				in = in[size:]
-			}
+				return nil
+			})
 		}
 	}
 	return ids
