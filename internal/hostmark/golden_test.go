@@ -125,7 +125,7 @@ func TestGolden(t *testing.T) {
 				t.Fatal(err)
 			}
 			programs := map[string][]string{
-				"iptables": {"iptables-nft", "ip6tables-nft"}, "legacy": {"iptables-legacy", "ip6tables-legacy"}, "nft": {"nft"},
+				"iptables": {"iptables-nft", "ip6tables-nft"}, "legacy": {"iptables-legacy", "ip6tables-legacy"}, "nft": {"nft", "iptables-nft"},
 			}[name]
 			var got strings.Builder
 			for _, part := range strings.Split(strings.TrimSpace(string(b)), "\n\n") {
