@@ -50,9 +50,9 @@ func (d *Director) addService(c Service, number uint32) error {
 	}
 	d.persists(c)
 	s := &virtual{Service: c, scheduler: sc}
-	s.turns, _ = sc.(sched.Turns)
+	s.positioned, _ = sc.(sched.Positioned)
 	s.form = persist.FormFor(c.Is6(), c.Mark, c.Persistence.Netmask)
-	d.apply(func() { s.number, s.cell = d.table.cells.service(number) }, false)
+	d.change(func() { s.number, s.state = d.table.states.service(number) }, false)
 	// First claim, then serve: a packet in between is nobody's, and not the
 	// host's to reset.
 	err = d.claim(func(to *dataplane.Claims) {
@@ -63,27 +63,27 @@ func (d *Director) addService(c Service, number uint32) error {
 		}
 	})
 	if err != nil {
-		d.apply(func() { d.table.cells.freeService(s.number) }, false)
+		d.change(func() { d.table.states.freeService(s.number) }, false)
 		return err
 	}
-	d.apply(func() {
+	d.change(func() {
 		d.remember(s)
-		d.around(d.beside(c.ServiceKey), func() { d.table.addService(s) })
+		d.withOpeningDisabled(d.anyPortSibling(c.ServiceKey), func() { d.table.addService(s) })
 		d.table.nameMark(c.ServiceKey)
 	}, false)
-	return d.keep(change{Do: "service", Service: &s.Service, Number: s.number})
+	return d.record(command{Verb: "service", Service: &s.Service, Number: s.number})
 }
 
 // apply changes something under the forwarding lock. marks says that the addresses
 // that mark rules name are to be worked out anew.
-func (d *Director) apply(f func(), marks bool) {
+func (d *Director) change(f func(), marks bool) {
 	d.lock()
 	defer d.fwd.Unlock()
 	f()
 	if marks {
 		d.table.nameMarks(d.marks4, d.marks6)
 	}
-	d.review()
+	d.updateOpening()
 }
 
 // lookup is find under the lock. The caller holds ctl, so that the answer
@@ -123,7 +123,7 @@ func (d *Director) EditService(c Service) error {
 	if s.ftp() != was { // its claims go with its persistence
 		err = d.claim(nil)
 	}
-	return errors.Join(err, d.keep(change{Do: "edit service", Service: &c}))
+	return errors.Join(err, d.record(command{Verb: "edit service", Service: &c}))
 }
 
 // persists sees to the memory for templates, if c is the first service to have some.
@@ -136,8 +136,8 @@ func (d *Director) persists(c Service) {
 func (d *Director) edit(s *virtual, c Service) error {
 	d.lock()
 	defer d.fwd.Unlock()
-	d.withdraw(s)
-	defer d.offer(s)
+	d.disableOpening(s)
+	defer d.enableOpening(s)
 	if c.Scheduler != s.Scheduler {
 		sc, err := sched.New(c.Scheduler, s.schedDests(), c.SchedFlags)
 		if err != nil {
@@ -145,8 +145,8 @@ func (d *Director) edit(s *virtual, c Service) error {
 		}
 		s.retireScheduler()
 		s.scheduler = sc
-		s.turns, _ = sc.(sched.Turns)
-		d.table.note(s)
+		s.positioned, _ = sc.(sched.Positioned)
+		d.table.savePosition(s)
 		s.Scheduler = c.Scheduler
 		d.remember(s)
 	} else if f, ok := s.scheduler.(sched.Flagged); ok {
@@ -166,7 +166,7 @@ func (d *Director) DeleteService(k ServiceKey) error {
 		return err
 	}
 	d.remove(s)
-	return d.keep(change{Do: "delete service", Key: &s.ServiceKey})
+	return d.record(command{Verb: "delete service", Key: &s.ServiceKey})
 }
 
 // Clear implements Control.
@@ -177,18 +177,18 @@ func (d *Director) Clear() error {
 	all := slices.Collect(d.table.All())
 	d.fwd.Unlock()
 	d.remove(all...)
-	return d.keep(change{Do: "clear"})
+	return d.record(command{Verb: "clear"})
 }
 
 // remove takes services out, and gives their packets back to the host. The
 // caller holds ctl.
 func (d *Director) remove(list ...*virtual) {
 	now := tickOf(d.clock())
-	d.apply(func() {
+	d.change(func() {
 		for _, s := range list {
-			d.withdraw(s)
+			d.disableOpening(s)
 			s.retireScheduler()
-			d.around(d.beside(s.ServiceKey), func() { d.table.removeService(s, now) })
+			d.withOpeningDisabled(d.anyPortSibling(s.ServiceKey), func() { d.table.removeService(s, now) })
 		}
 	}, slices.ContainsFunc(list, func(s *virtual) bool { return s.Mark != 0 }))
 	if err := d.claim(nil); err != nil {
@@ -237,7 +237,7 @@ func (d *Director) addDestination(k ServiceKey, c Destination, number uint32) er
 		d.resolver.Release(hop)
 		return err
 	}
-	return d.keep(change{Do: "server", Key: &s.ServiceKey, Destination: &c, Number: dst.ID})
+	return d.record(command{Verb: "server", Key: &s.ServiceKey, Destination: &c, Number: dst.ID})
 }
 
 // enlist puts a real server into a service.
@@ -271,7 +271,7 @@ func (d *Director) enlist(s *virtual, c Destination, hop *dataplane.NextHop, num
 	copy(dst.Addr[:], c.Addr.AsSlice())
 	dst.Port, dst.IPv6 = c.Port, s.Is6()
 	dst.Enlist(c.Weight, c.UpperThreshold, c.LowerThreshold)
-	d.around(s, func() { d.table.addDest(s, dst) })
+	d.withOpeningDisabled(s, func() { d.table.addDest(s, dst) })
 	return dst, nil
 }
 
@@ -301,15 +301,15 @@ func (d *Director) EditDestination(k ServiceKey, c Destination) error {
 	if dst.conf.Forward != c.Forward {
 		d.warnMethod(c)
 	}
-	d.apply(func() {
-		d.around(s, func() {
+	d.change(func() {
+		d.withOpeningDisabled(s, func() {
 			dst.conf = c
 			dst.Set(c.Weight, c.UpperThreshold, c.LowerThreshold)
 			s.scheduler.Updated(s.schedDests(), &dst.Dest)
-			d.table.note(s)
+			d.table.savePosition(s)
 		})
 	}, false)
-	return d.keep(change{Do: "edit server", Key: &s.ServiceKey, Destination: &c})
+	return d.record(command{Verb: "edit server", Key: &s.ServiceKey, Destination: &c})
 }
 
 // DeleteDestination implements Control.
@@ -324,11 +324,11 @@ func (d *Director) DeleteDestination(k ServiceKey, at netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
-	d.apply(func() {
-		d.around(s, func() { d.table.removeDest(s, dst, tickOf(d.clock())) })
+	d.change(func() {
+		d.withOpeningDisabled(s, func() { d.table.removeDest(s, dst, tickOf(d.clock())) })
 	}, false)
 	d.sweepNoDest()
-	return d.keep(change{Do: "delete server", Key: &s.ServiceKey, Addr: at})
+	return d.record(command{Verb: "delete server", Key: &s.ServiceKey, Addr: at})
 }
 
 // Zero implements Control.
@@ -383,12 +383,12 @@ func (d *Director) SetTimeouts(t Timeouts) error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	var generation uint32
-	d.apply(func() {
+	d.change(func() {
 		d.conns.SetTimeouts(t.TCP, t.TCPFin, t.UDP)
 		generation = d.conns.Generation()
 		if d.table.fast != nil && !d.table.replaying {
 			d.table.fast.SetGeneration(generation)
 		}
 	}, false)
-	return d.keep(change{Do: "timeouts", Timeouts: &t, Generation: generation})
+	return d.record(command{Verb: "timeouts", Timeouts: &t, Generation: generation})
 }

@@ -212,13 +212,13 @@ func (d *Director) SetSysctl(name string, value int) error {
 	if err := d.setSysctl(name, value); err != nil {
 		return err
 	}
-	return d.keep(change{Do: "sysctl", Name: name, Value: value})
+	return d.record(command{Verb: "sysctl", Name: name, Value: value})
 }
 
 func (d *Director) setSysctl(name string, value int) error {
 	d.lock()
 	defer d.fwd.Unlock()
-	defer d.review()
+	defer d.updateOpening()
 	if _, ok := d.sysctl.Get(name); !ok {
 		return fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ErrUnsupported, name, d.sysctl.Names())
 	}

@@ -87,15 +87,15 @@ type Director struct {
 	log      *slog.Logger
 	clock    func() time.Duration
 
-	ctl        sync.Mutex
-	persisting sync.Once
-	journal    *journal.Journal // or nil; guarded by ctl
-	adopted    bool
-	behind     bool          // a command is missing in the journal
-	loading    bool          // Load is under way
-	forgotten  []uint32      // by the trash, and not yet in the journal; Tick's alone
-	marks4     *fwmark.Table // guarded by ctl
-	marks6     *fwmark.Table
+	ctl          sync.Mutex
+	persisting   sync.Once
+	journal      *journal.Journal // or nil; guarded by ctl
+	adopted      bool
+	journalStale bool          // a command is missing in the journal
+	loading      bool          // Load is under way
+	purged       []uint32      // by the trash, and not yet in the journal; Tick's alone
+	marks4       *fwmark.Table // guarded by ctl
+	marks6       *fwmark.Table
 	// When the last claim ended, and how long it took.
 	claimed   time.Time
 	claimCost time.Duration
@@ -114,7 +114,7 @@ type Director struct {
 	parkedLost uint64        // by servers that are gone
 	answered   uint64        // answers given in the place of the host or of IPVS
 	nextEst    *uint32       // tick of the estimator's next round
-	making     *making       // or nil
+	opener     *opener       // or nil
 	locals     *dataplane.Locals
 	in         link   // of the batch's last packet that rules looked at
 	touched    uint32 // keeps the look-ahead's loads from being left out
@@ -154,7 +154,7 @@ func New(o Options) (_ *Director, err error) {
 	}
 	now := tickOf(o.Clock())
 	d.nextEst = new(uint32)
-	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Expired: d.connExpired, Ahead: d.connAhead}
+	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Expired: d.connExpired, Prefetch: d.connAhead}
 	templates := persist.Options{Max: o.Templates, Hz: hz, Now: now, Ended: d.templateEnded}
 	var kept [][]byte
 	if fast, ok := d.plane.(dataplane.Accelerator); ok {
@@ -212,7 +212,7 @@ func (d *Director) accelerate() error {
 	}
 	seed, homes := d.conns.Seed()
 	d.table.fast.SetGeneration(d.conns.Generation())
-	d.table.fast.Attend(tickOf(d.clock()))
+	d.table.fast.Heartbeat(tickOf(d.clock()))
 	if d.adopted {
 		d.ctl.Lock()
 		defer d.ctl.Unlock()
@@ -226,7 +226,7 @@ func (d *Director) accelerate() error {
 	if err := d.table.fast.Accelerate(a); err != nil {
 		return err
 	}
-	return d.startMaking()
+	return d.startOpening()
 }
 
 // freeRetired gives back the slots of connections and templates that ended, once the
@@ -297,8 +297,8 @@ func (d *Director) Tick(now time.Duration) {
 	}
 	d.fwd.Lock()
 	if d.table.fast != nil {
-		d.table.fast.Attend(tick)
-		d.table.follow(tick)
+		d.table.fast.Heartbeat(tick)
+		d.table.syncServers(tick)
 	}
 	if int32(tick-*d.nextEst) >= 0 {
 		if d.sysctl.RunEstimation != 0 {
@@ -307,7 +307,7 @@ func (d *Director) Tick(now time.Duration) {
 		*d.nextEst = tick + estimatorPeriod
 	}
 	shed := d.defense.due(tick) && d.defend()
-	d.review()
+	d.updateOpening()
 	gone := d.table.emptyTrash(tick)
 	due := d.claimDue
 	for _, dst := range gone {
@@ -323,7 +323,7 @@ func (d *Director) Tick(now time.Duration) {
 	if shed {
 		d.shed(tick)
 	}
-	d.keepForgotten(gone)
+	d.recordPurged(gone)
 	for _, dst := range gone {
 		d.resolver.Release(dst.hop)
 	}
@@ -344,7 +344,7 @@ func (d *Director) connAhead(id conn.ID) (sum uint32) {
 		sum = dst.Bound()
 	}
 	if t := d.conns.Template(id); t != 0 {
-		sum += d.templates.Awaits(persist.ID(t - 1))
+		sum += d.templates.TouchRecord(persist.ID(t - 1))
 	}
 	return sum
 }

@@ -65,11 +65,11 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	}
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
-	d.gather()
+	d.drainOpened()
 	d.locals, d.in = d.resolver.Locals(), link{}
 	d.advance(tick)
 	if d.table.fast != nil {
-		d.table.fast.Attend(tick)
+		d.table.fast.Heartbeat(tick)
 	}
 	var lines uint32
 	for i := range batch {
@@ -96,7 +96,7 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	for i := range batch {
 		d.frame(&batch[i], &s.packets[i], &s.early[i], tick)
 	}
-	d.quench()
+	d.refillLow()
 }
 
 // ahead looks for the service of a packet that opens a connection, and works out which
@@ -206,8 +206,8 @@ func (d *Director) begin(f *dataplane.Frame, p *packet.Packet, e *early, tick ui
 // find is the connection of a flow from the client.
 func (d *Director) find(f *packet.Flow, hash uint64) (id conn.ID, found bool) {
 	id, found = d.conns.Lookup(f, hash)
-	if found && d.making != nil && d.conns.Untaken(id) {
-		d.takeConn(uint32(id)) // just made, on another CPU
+	if found && d.opener != nil && d.conns.Pending(id) {
+		d.acceptConn(uint32(id)) // just made, on another CPU
 	}
 	return id, found
 }
@@ -295,7 +295,7 @@ func (d *Director) transmit(f *dataplane.Frame, p *packet.Packet, dst *dest, met
 	n := dst.hop.Neighbor()
 	switch {
 	case n.State == dataplane.HopLocal:
-		d.local(f)
+		d.deliverLocal(f)
 		return
 	case n.State == dataplane.HopUnreachable && n.Ifindex == 0:
 		d.drop(f, dropNoRoute)
@@ -314,8 +314,8 @@ func (d *Director) transmit(f *dataplane.Frame, p *packet.Packet, dst *dest, met
 		d.answer(f, packet.AppendFragNeeded(f.Room[:0], f.Data, p, p.Dest(), n.MTU))
 		return
 	}
-	if d.table.fast != nil && dst.told != n {
-		d.table.tell(dst)
+	if d.table.fast != nil && dst.pushed != n {
+		d.table.pushServer(dst)
 	}
 	packet.DecrementTTL(f.Data, p)
 	f.Hop = dst.hop
@@ -358,7 +358,7 @@ func (d *Director) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 		return
 	}
 	if p.Is6 && p.ICMPType == neighborSolicitation {
-		if target, ok := p.NDTarget(f.Data); ok && d.standsFor(target) {
+		if target, ok := p.NDTarget(f.Data); ok && d.answersFor(target) {
 			if mac, ok := d.resolver.LinkAddr(f.In); ok {
 				d.answer(f, packet.AppendNeighborAdvert(f.Room[:0], f.Data, p, target, d.ownMAC(mac)))
 			}
@@ -369,7 +369,7 @@ func (d *Director) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	if p.Is6 {
 		echo = echoRequest6
 	}
-	if p.ICMPType == echo && !p.Fragment && d.standsFor(p.Dest()) && intact(f, p) {
+	if p.ICMPType == echo && !p.Fragment && d.answersFor(p.Dest()) && intact(f, p) {
 		d.answer(f, packet.AppendEchoReply(f.Room[:0], f.Data, p))
 	}
 }

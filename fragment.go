@@ -43,7 +43,7 @@ func (d *Director) hostFragment(f *dataplane.Frame, p *packet.Packet, tick uint3
 	for _, e := range d.early.Take(p, tick) {
 		var q packet.Packet
 		q.Parse(e.Data)
-		if d.host(&e, &q); e.Verdict == dataplane.Host {
+		if d.fragmentToHost(&e, &q); e.Verdict == dataplane.Host {
 			d.plane.Send(&e)
 		}
 	}
@@ -52,7 +52,7 @@ func (d *Director) hostFragment(f *dataplane.Frame, p *packet.Packet, tick uint3
 // host gives a later fragment to the host, if the plane withholds it: it has no
 // ports, and is claimed with those of a service on its address and protocol, and
 // by mark rules that do not ask for ports.
-func (d *Director) host(f *dataplane.Frame, p *packet.Packet) {
+func (d *Director) fragmentToHost(f *dataplane.Frame, p *packet.Packet) {
 	claimed := d.table.protocols[endpoint{p.Dest(), p.Proto}] > 0
 	if mark := d.mark(f, p); !claimed && mark != 0 {
 		claimed = d.table.FindMark(mark, p.Is6) != nil
@@ -71,7 +71,7 @@ func (d *Director) laterFragment(f *dataplane.Frame, p *packet.Packet, tick uint
 		d.hold(f, p, tick)
 		return
 	case id == toHost:
-		d.host(f, p)
+		d.fragmentToHost(f, p)
 		return
 	}
 	dst := d.table.dests[id]
@@ -90,7 +90,7 @@ func (d *Director) hold(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	}
 	e := dataplane.Frame{Data: append([]byte(nil), f.Data...), Offload: f.Offload, In: f.In}
 	d.drops[dropFragment] += uint64(d.early.Add(p, e, tick))
-	if d.standsFor(p.Dest()) {
+	if d.answersFor(p.Dest()) {
 		f.Verdict = dataplane.Drop
 	}
 }

@@ -71,11 +71,11 @@ func (d *Director) changeMarks(ipv6 bool, f func(*fwmark.Table) error) error {
 		return err
 	}
 	set := fwmark.Compile(now.Rules())
-	d.apply(func() {
+	d.change(func() {
 		*[]**fwmark.Table{&d.marks4, &d.marks6}[family(ipv6)] = now
 		d.table.sets[family(ipv6)] = set
 	}, true)
-	return d.keep(change{Do: "marks", IPv6: ipv6, Text: now.Save()})
+	return d.record(command{Verb: "marks", IPv6: ipv6, Text: now.Save()})
 }
 
 // wordsError is a mistake in the words of a mark command, not one that depends

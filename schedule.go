@@ -42,7 +42,7 @@ func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, e *early, tick
 		s = d.service(f, p, p)
 	}
 	if s == nil || !d.startsConn(p) || d.martian(p) {
-		d.accept(f, p, s)
+		d.passToHost(f, p, s)
 		return 0, nil, false
 	}
 	if d.todrop() {
@@ -51,7 +51,7 @@ func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, e *early, tick
 	}
 	// Active FTP's data comes from the server; it is never scheduled.
 	if p.Flow.ClientPort() == ftpDataPort {
-		d.accept(f, p, s)
+		d.passToHost(f, p, s)
 		return 0, nil, false
 	}
 	a := attempt{
@@ -168,18 +168,18 @@ func clientAddr(f *packet.Flow, is6 bool, to *[16]byte) {
 
 // pick asks the service's scheduler (ip_vs_scheduler.schedule).
 func (d *Director) pick(s *virtual, a *attempt) *dest {
-	if s.turning {
-		d.wants(s)
-		if c, ok := s.ahead.Take(); ok {
+	if s.usesPicks {
+		d.markLow(s)
+		if c, ok := s.picks.Take(); ok {
 			return d.table.dests[c.Dest]
 		}
 	}
 	r := &d.request
-	if s.turns == nil {
+	if s.positioned == nil {
 		d.describe(a)
 	}
 	chosen := s.scheduler.Schedule(r)
-	d.table.note(s)
+	d.table.savePosition(s)
 	if chosen == nil {
 		return nil
 	}
@@ -330,7 +330,7 @@ func (d *Director) connect(a *attempt, dst *dest, template uint32, destPort bool
 func (d *Director) leave(s *virtual, a *attempt) {
 	if s.Port == ftpPort && a.p.Flow.VirtualPort() != ftpPort {
 		if !a.quoted {
-			d.accept(a.f, a.p, s)
+			d.passToHost(a.f, a.p, s)
 		}
 		return
 	}

@@ -78,20 +78,20 @@ type Timeouts struct {
 }
 
 // cells gives out cells, by a real server's number and by a service's own.
-type cells struct {
-	kept     []cell
+type states struct {
+	kept     []state
 	services map[uint32]bool // numbers in use
 }
 
-func (c *cells) server(id uint32) *cell {
-	if int(id) < min(cellCount, len(c.kept)) {
+func (c *states) server(id uint32) *state {
+	if int(id) < min(stateCount, len(c.kept)) {
 		return &c.kept[id]
 	}
-	return new(cell)
+	return new(state)
 }
 
 // service is the cell of service number n; 0 takes a free number.
-func (c *cells) service(n uint32) (uint32, *cell) {
+func (c *states) service(n uint32) (uint32, *state) {
 	if c.services == nil {
 		c.services = map[uint32]bool{}
 	}
@@ -100,23 +100,23 @@ func (c *cells) service(n uint32) (uint32, *cell) {
 		n++
 	}
 	c.services[n] = true
-	at := new(cell)
-	if int(n) < cellCount && len(c.kept) > 0 {
-		at = &c.kept[cellCount+n]
+	at := new(state)
+	if int(n) < stateCount && len(c.kept) > 0 {
+		at = &c.kept[stateCount+n]
 	}
 	if fresh {
-		*at = cell{}
+		*at = state{}
 	}
 	return n, at
 }
 
 // clocks are where the ticks of the estimator's next round and of the next look at
 // the trash are kept: in the cell of service 0, which there is not.
-func (c *cells) clocks() (round, trash *uint32) {
-	return &c.kept[cellCount].last, &c.kept[cellCount].idle
+func (c *states) clocks() (round, trash *uint32) {
+	return &c.kept[stateCount].last, &c.kept[stateCount].idle
 }
 
-func (c *cells) freeService(n uint32) { delete(c.services, n) }
+func (c *states) freeService(n uint32) { delete(c.services, n) }
 
 func (s *virtual) status() ServiceStatus {
 	st := ServiceStatus{Service: s.Service, Stats: stats(&s.Estimator), Rate: rate(&s.Estimator), Destinations: make([]DestinationStatus, len(s.dests))}
@@ -254,8 +254,8 @@ func (d *Director) Counters() (map[string]uint64, error) {
 	c["templates_max"] = uint64(d.templates.Max())
 	c["templates_evicted"] = d.templates.Evicted()
 	c["parked_lost"] = d.parkedLost
-	if d.making != nil {
-		c["opened_by_plane"] = d.making.opened
+	if d.opener != nil {
+		c["opened_by_plane"] = d.opener.opened
 	}
 	for _, dst := range d.table.dests {
 		if dst != nil {

@@ -7,7 +7,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/estimator"
 	"github.com/ulvs/ulvs/fwmark"
-	"github.com/ulvs/ulvs/internal/ahead"
+	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
 	"github.com/ulvs/ulvs/service"
@@ -16,16 +16,16 @@ import (
 // virtual is a virtual service at work.
 type virtual struct {
 	Service
-	scheduler sched.Scheduler
-	turns     sched.Turns // the scheduler, or nil
-	dests     []*dest     // newest first, as the kernel's list; replaced, never edited
-	form      persist.Form
-	number    uint32 // of its cell
+	scheduler  sched.Scheduler
+	positioned sched.Positioned // the scheduler, or nil
+	dests      []*dest          // newest first, as the kernel's list; replaced, never edited
+	form       persist.Form
+	number     uint32 // of its cell
 	// ahead is what programs may open its connections by, or nil; turning says that
 	// its scheduler's choices lie there, and thirsty that they shall be looked at.
-	ahead            *ahead.Service
-	turning, thirsty bool
-	*cell
+	picks          *preselect.Service
+	usesPicks, low bool
+	*state
 }
 
 // dest is a real server at work. It outlives its place in a service as long as
@@ -38,18 +38,18 @@ type dest struct {
 	available bool
 	// told is what the plane has been told of where the server is; until trusted,
 	// what it knows from before holds.
-	told    *dataplane.Neighbor
-	trusted uint32
-	*cell
+	pushed     *dataplane.Neighbor
+	graceUntil uint32
+	*state
 }
 
 // cell is what of a service or a real server may outlive the process, besides its
 // configuration. It holds no pointers.
-type cell struct {
+type state struct {
 	estimator.Estimator
 	served [2]uint64 // packets and bytes that the plane had forwarded by itself when they were last counted
 	// last is the number of the real server that the scheduler chose last, and
-	// current what else it knows (sched.Turns).
+	// current what else it knows (sched.Positioned).
 	last       uint32
 	current    int32
 	overloaded uint32 // of a real server: sched.Dest.Keep
@@ -68,7 +68,7 @@ type table struct {
 	sets    [2]*fwmark.Set // IPv4, IPv6
 	// markServices is how many services there are by mark, by family.
 	markServices [2]int
-	cells        cells
+	states       states
 	// replaying is set while an earlier process's changes are made again: nothing
 	// is counted, and the plane goes on with what it knows.
 	replaying bool
@@ -138,7 +138,7 @@ func (t *table) removeService(s *virtual, now uint32) {
 	for _, d := range s.dests {
 		t.discard(d, now)
 	}
-	t.cells.freeService(s.number)
+	t.states.freeService(s.number)
 }
 
 // release takes one off a count.
@@ -160,50 +160,50 @@ func (t *table) addDest(s *virtual, d *dest) {
 			t.dests = append(t.dests, nil)
 		}
 		t.dests[d.ID] = d
-		d.cell = t.cells.server(d.ID)
-		*d.cell = cell{}
+		d.state = t.states.server(d.ID)
+		*d.state = state{}
 		d.Recall(0)
-		d.Keep(&d.cell.overloaded)
+		d.Keep(&d.state.overloaded)
 		if t.fast != nil {
 			d.served[0], d.served[1] = t.fast.Served(d.ID) // those of whoever had the number before
 		}
 	}
 	d.svc = s
 	d.available = true
-	t.tell(d)
+	t.pushServer(d)
 	s.dests = append([]*dest{d}, s.dests...)
 	s.scheduler.Added(s.schedDests(), &d.Dest)
-	t.note(s)
+	t.savePosition(s)
 }
 
 // note writes down where a service's scheduler stands, where that outlives the process.
-func (t *table) note(s *virtual) {
-	if t.fast == nil || s.turns == nil || t.replaying {
+func (t *table) savePosition(s *virtual) {
+	if t.fast == nil || s.positioned == nil || t.replaying {
 		return
 	}
-	last, current := s.turns.Turn()
+	last, current := s.positioned.Position()
 	s.last, s.current = 0, current
 	if last != nil {
 		s.last = last.ID
 	}
-	if s.turning {
-		s.ahead.Note(ahead.Choice{Dest: s.last, Current: s.current})
+	if s.usesPicks {
+		s.picks.SetLast(preselect.Pick{Dest: s.last, Current: s.current})
 	}
 }
 
 func (t *table) removeDest(s *virtual, d *dest, now uint32) {
 	s.dests = slices.DeleteFunc(slices.Clone(s.dests), func(x *dest) bool { return x == d })
 	s.scheduler.Removed(s.schedDests(), &d.Dest)
-	t.note(s)
+	t.savePosition(s)
 	t.discard(d, now)
 }
 
 // discard puts a destination into the trash, where it waits for its last
 // connection, or to be added again (__ip_vs_del_dest).
 func (t *table) discard(d *dest, now uint32) {
-	t.absorb(d)
+	t.collectCounters(d)
 	d.available = false
-	t.tell(d)
+	t.pushServer(d)
 	if !t.replaying {
 		d.idle = 0
 		if len(t.trash) == 0 {
@@ -255,16 +255,16 @@ func (t *table) emptyTrash(now uint32) (gone []*dest) {
 }
 
 // tell tells a plane that forwards by itself where a real server is now.
-func (t *table) tell(d *dest) {
+func (t *table) pushServer(d *dest) {
 	if t.fast == nil || t.replaying {
 		return
 	}
 	var s dataplane.Server
 	n := d.hop.Neighbor()
-	if d.available && d.trusted != 0 && n.State != dataplane.HopReachable && n.State != dataplane.HopLocal {
+	if d.available && d.graceUntil != 0 && n.State != dataplane.HopReachable && n.State != dataplane.HopLocal {
 		return // it may not be known yet, and was before
 	}
-	d.told, d.trusted = n, 0
+	d.pushed, d.graceUntil = n, 0
 	if d.available && n.State == dataplane.HopReachable {
 		s = dataplane.Server{Reachable: true, Dst: n.Dst, Src: n.Src, Ifindex: n.Ifindex, MTU: n.MTU}
 		if s.MTU == 0 {
@@ -275,19 +275,19 @@ func (t *table) tell(d *dest) {
 }
 
 // follow tells of all that has changed.
-func (t *table) follow(now uint32) {
+func (t *table) syncServers(now uint32) {
 	for _, d := range t.dests {
-		if d != nil && d.trusted != 0 && int32(now-d.trusted) >= 0 {
-			d.trusted = 0
+		if d != nil && d.graceUntil != 0 && int32(now-d.graceUntil) >= 0 {
+			d.graceUntil = 0
 		}
-		if d != nil && d.available && d.hop.Neighbor() != d.told {
-			t.tell(d)
+		if d != nil && d.available && d.hop.Neighbor() != d.pushed {
+			t.pushServer(d)
 		}
 	}
 }
 
 // absorb counts what the plane has forwarded by itself to a real server.
-func (t *table) absorb(d *dest) {
+func (t *table) collectCounters(d *dest) {
 	if t.fast == nil || t.replaying {
 		return
 	}
@@ -323,7 +323,7 @@ func (s *virtual) find(at netip.AddrPort) *dest {
 func (t *table) estimate() {
 	for s := range t.Each {
 		for _, d := range s.dests {
-			t.absorb(d)
+			t.collectCounters(d)
 			d.Round()
 		}
 		s.Round()

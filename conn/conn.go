@@ -47,7 +47,7 @@ type Options struct {
 	// Ahead, if it is not nil, is called for some connections before the first of
 	// them ends, to read what Expired will need: that is loaded for all of them at
 	// the same time. What it returns means nothing.
-	Ahead func(ID) uint32
+	Prefetch func(ID) uint32
 }
 
 // MemorySize is how many bytes of shared memory a table for max connections
@@ -80,10 +80,10 @@ func New(o Options) (*Table, error) {
 	x := expiring.Options{
 		Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt, Quarantine: o.Quarantine,
 	}
-	if o.Ahead != nil {
-		x.Ahead = func(i uint32) uint32 { return o.Ahead(ID(i)) }
+	if o.Prefetch != nil {
+		x.Prefetch = func(i uint32) uint32 { return o.Prefetch(ID(i)) }
 	}
-	t.t, err = expiring.New[record](x, t.over)
+	t.t, err = expiring.New[record](x, t.onExpire)
 	if err != nil {
 		return nil, fmt.Errorf("conn: %w", err)
 	}
@@ -142,7 +142,7 @@ func (t *Table) Insert(f *packet.Flow, hash uint64, dest, template, now uint32, 
 		return 0, err
 	}
 	t.t.Owner(i).template = template
-	t.t.Start(i, t.t.Ticks(3*time.Second), now)
+	t.t.Arm(i, t.t.Ticks(3*time.Second), now)
 	return ID(i), nil
 }
 
@@ -180,7 +180,7 @@ func (t *Table) Free(slots []uint32) { t.t.Free(slots) }
 func (t *Table) Advance(now uint32, budget int) (more bool) { return t.t.Advance(now, budget) }
 
 // over ends a connection whose time is over.
-func (t *Table) over(i uint32) {
+func (t *Table) onExpire(i uint32) {
 	t.expired(ID(i))
 	t.t.End(i)
 }
@@ -210,7 +210,7 @@ func (t *Table) Packets(id ID) uint32 { return t.t.Count(uint32(id)) }
 func (t *Table) Idle(id ID, now uint32) uint32 { return now - t.t.Stamp(uint32(id)) }
 
 // Slots is how many slots there are, and Live whether one holds a connection that is
-// not Untaken: for looking at some at random.
+// not Pending: for looking at some at random.
 func (t *Table) Slots() int      { return t.t.Slots() }
 func (t *Table) Live(id ID) bool { return t.t.Live(uint32(id)) }
 
@@ -220,7 +220,7 @@ func (t *Table) Expires(id ID, now uint32) time.Duration { return t.t.Expires(ui
 // Each calls yield for the connections in slots from on, and looks at no more
 // than budget slots. It returns where to go on, and false when it came to the
 // end. Connections that come and go between two calls may be missed, and those that
-// are Untaken are; yield may remove the one that it is called for.
+// are Pending are; yield may remove the one that it is called for.
 func (t *Table) Each(from ID, budget int, yield func(ID)) (next ID, more bool) {
 	n, more := t.t.Each(uint32(from), budget, func(i uint32) { yield(ID(i)) })
 	return ID(n), more

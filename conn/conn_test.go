@@ -72,7 +72,7 @@ func TestTCPStates(t *testing.T) {
 				state |= flagActive
 			}
 			tab.t.SetState(uint32(id), state)
-			tab.t.Start(uint32(id), uint32(seconds[tcpNames[from]])*hz, 0)
+			tab.t.Arm(uint32(id), uint32(seconds[tcpNames[from]])*hz, 0)
 			c := tab.TCP(id, flags, 100)
 			want := short[to]
 			toActive := strings.Contains(active, want)

@@ -5,7 +5,7 @@ import "github.com/ulvs/ulvs/internal/expiring"
 // What an XDP program needs to know of an entry's state word, besides the shared
 // table's layout: it forwards a packet by itself that leaves the entry in the
 // state in which it is, and only stamps and counts it. It may make entries of new
-// connections (package dataplane, Maker). All else is Go's.
+// connections (package dataplane, Opener). All else is Go's.
 const (
 	// DestMask are the bits of an entry's value that are its real server.
 	DestMask = MaxDest
@@ -17,12 +17,12 @@ const (
 	OwnerShift = ownerShift
 	// GenShift is where the generation of the timeouts is, to the word's end.
 	GenShift = genShift
-	// MadeFlag is set from when a program made the entry until Take.
-	MadeFlag = expiring.Made
-	// MadeTCP and MadeUDP are the state words of connections that a program makes of
+	// PendingFlag is set from when a program made the entry until Accept.
+	PendingFlag = expiring.PendingFlag
+	// OpenedTCP and OpenedUDP are the state words of connections that a program makes of
 	// a SYN or of a UDP packet.
-	MadeTCP = MadeFlag | tcpSynRecv
-	MadeUDP = MadeFlag
+	OpenedTCP = PendingFlag | tcpSynRecv
+	OpenedUDP = PendingFlag
 )
 
 // StatesKept has a bit for each TCP state that a packet with some flags does not

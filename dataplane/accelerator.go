@@ -19,10 +19,10 @@ type Accelerator interface {
 	// SetGeneration says that connections of another generation of timeouts are
 	// to be handed over.
 	SetGeneration(gen uint32)
-	// Attend says that somebody does what the plane leaves undone, at a tick of
+	// Heartbeat says that somebody does what the plane leaves undone, at a tick of
 	// Acceleration.Hz. Two seconds after the last call, it forwards packets too
 	// that would change their connection's state.
-	Attend(tick uint32)
+	Heartbeat(tick uint32)
 	// SetServer says where packets for a real server go, by the number that
 	// entries have of it; the zero Server has them handed over. False: there is
 	// no room for that number, and its packets are always handed over.
@@ -38,22 +38,22 @@ type Accelerator interface {
 	Release()
 }
 
-// Maker is an Accelerator that also opens connections by itself, where the director
-// has decided ahead (internal/ahead), and tells of them (internal/shtab, Rings).
-type Maker interface {
+// Opener is an Accelerator that also opens connections by itself, where the director
+// has decided ahead (internal/preselect), and tells of them (internal/shtab, Rings).
+type Opener interface {
 	Accelerator
 	// Rings is the memory of the connections' and of the templates' rings, closed, and
 	// for how many CPUs. It is there after Memory.
 	Rings() (conns, templates []byte, cpus int)
-	// SetMaking says what may be made now. Nothing may before it is called.
-	SetMaking(Making)
+	// SetOpening says what may be made now. Nothing may before it is called.
+	SetOpening(Opening)
 	// SetLocals says which source addresses are the director's to judge: the host's
 	// own. False: they cannot be told apart, and nothing may be opened.
 	SetLocals(l *Locals) (ipv4, ipv6 bool)
 }
 
-// Making is what a Maker may make: connections of a family, and templates too.
-type Making struct{ IPv4, IPv6, Templates bool }
+// Making is what a Opener may make: connections of a family, and templates too.
+type Opening struct{ IPv4, IPv6, Templates bool }
 
 // Names of parts that planes look into themselves.
 const (

@@ -9,7 +9,7 @@ type Claim struct {
 	Proto uint8  // IP protocol: 6, 17 or 132
 	Port  uint16 // 0: every port
 	Last  uint16 // the last port of a range that starts at Port; 0: Port alone
-	// Service is the number of the service, for a Maker.
+	// Service is the number of the service, for a Opener.
 	Service uint32
 }
 

@@ -42,7 +42,7 @@ func (t *Table) Packets(id ID) uint32 { return t.t.Count(uint32(id)) }
 func (t *Table) Idle(id ID, now uint32) uint32 { return now - t.t.Stamp(uint32(id)) }
 
 // Slots is how many slots there are, and Live whether one holds a template that is not
-// Untaken: for looking at some at random.
+// Pending: for looking at some at random.
 func (t *Table) Slots() int      { return t.t.Slots() }
 func (t *Table) Live(id ID) bool { return t.t.Live(uint32(id)) }
 
@@ -52,7 +52,7 @@ func (t *Table) Expires(id ID, now uint32) time.Duration { return t.t.Expires(ui
 // Each calls yield for the templates in slots from on, and looks at no more
 // than budget slots. It returns where to go on, and false when it came to the
 // end. Templates that come and go between two calls may be missed, and those that are
-// Untaken are; yield may remove the one that it is called for.
+// Pending are; yield may remove the one that it is called for.
 func (t *Table) Each(from ID, budget int, yield func(ID)) (next ID, more bool) {
 	n, more := t.t.Each(uint32(from), budget, func(i uint32) { yield(ID(i)) })
 	return ID(n), more

@@ -71,8 +71,8 @@ const (
 	flagStarted             // its record is its own
 )
 
-// MadeState is the state word of a template that a program makes.
-const MadeState = expiring.Made
+// OpenedState is the state word of a template that a program makes.
+const OpenedState = expiring.PendingFlag
 
 // Table is a table of templates. Make it with New. It is not safe for
 // concurrent use: the director's forwarding lock guards it.
@@ -86,7 +86,7 @@ type Table struct {
 	oldest, newest uint32 // of those that control nothing, as index+1
 	// One that was just made, as index+1, and that is not on that list: it is most
 	// probably given a connection at once.
-	made uint32
+	fresh uint32
 }
 
 // New makes an empty table, or takes one over.
@@ -96,7 +96,7 @@ func New(o Options) (*Table, error) {
 	}
 	t := &Table{ended: o.Ended, quarantine: o.Quarantine}
 	var err error
-	t.t, err = expiring.New[record](expiring.Options{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt, Quarantine: o.Quarantine, Ahead: t.ahead}, t.over)
+	t.t, err = expiring.New[record](expiring.Options{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt, Quarantine: o.Quarantine, Prefetch: t.prefetch}, t.onExpire)
 	if err != nil {
 		return nil, fmt.Errorf("persist: %w", err)
 	}
@@ -122,7 +122,7 @@ func (t *Table) adopt() {
 	slices.SortFunc(all, func(a, b uint32) int { return int(int32(t.t.Stamp(a) - t.t.Stamp(b))) })
 	for _, i := range all {
 		t.t.Owner(i).controls = 0
-		t.rest(i)
+		t.lruPush(i)
 		if k := (*Key)(t.t.Key(i)); k.engine() {
 			t.Describe(ID(i), k.anonymous(), "", nil)
 		}
@@ -133,7 +133,7 @@ func (t *Table) adopt() {
 func (t *Table) Adopt(id ID) {
 	r := t.t.Owner(uint32(id))
 	if r.controls == 0 {
-		t.wake(uint32(id))
+		t.lruRemove(uint32(id))
 	}
 	r.controls++
 }
@@ -179,17 +179,17 @@ func (t *Table) Insert(k *Key, hash uint64, dest uint32, timeout time.Duration, 
 	i, err := t.t.Insert(sk, hash, uint64(dest), now, 0)
 	for err != nil {
 		// In quarantine, what is ended makes no room yet.
-		if t.settle(); t.oldest == 0 || t.quarantine && t.t.Len() < t.t.Max() {
+		if t.lruFlush(); t.oldest == 0 || t.quarantine && t.t.Len() < t.t.Max() {
 			return 0, ErrFull
 		}
 		t.end(t.oldest - 1)
 		t.evicted++
 		i, err = t.t.Insert(sk, hash, uint64(dest), now, 0)
 	}
-	t.settle()
+	t.lruFlush()
 	*t.t.Owner(i) = record{}
-	t.made = i + 1
-	t.t.Start(i, t.t.Ticks(timeout), now)
+	t.fresh = i + 1
+	t.t.Arm(i, t.t.Ticks(timeout), now)
 	t.t.SetState(i, flagStarted)
 	return ID(i), nil
 }
@@ -209,7 +209,7 @@ func (t *Table) Control(id ID, now uint32) {
 	i := uint32(id)
 	r := t.t.Owner(i)
 	if r.controls == 0 {
-		t.wake(i)
+		t.lruRemove(i)
 	}
 	r.controls++
 	t.t.SetStamp(i, now) // which the timer, set for no later, looks at
@@ -229,13 +229,13 @@ func (t *Table) Controlled(id ID, at uint32) {
 func (t *Table) Release(id ID) {
 	r := t.t.Owner(uint32(id))
 	if r.controls--; r.controls == 0 {
-		t.settle()
-		t.rest(uint32(id))
+		t.lruFlush()
+		t.lruPush(uint32(id))
 	}
 }
 
-// Awaits starts to load what Release will need. What it returns means nothing.
-func (t *Table) Awaits(id ID) uint32 { return t.t.Owner(uint32(id)).controls }
+// TouchRecord starts to load what Release will need. What it returns means nothing.
+func (t *Table) TouchRecord(id ID) uint32 { return t.t.Owner(uint32(id)).controls }
 
 // Counted says that the template has given a packet that needed no connection.
 func (t *Table) Counted(id ID) { t.t.SetCount(uint32(id), t.t.Count(uint32(id))+1) }
@@ -256,16 +256,16 @@ func (t *Table) Advance(now uint32, budget int) (more bool) { return t.t.Advance
 
 // over is for a template whose time is over. One that controls connections
 // gets another minute, and keeps this as its timeout (ip_vs_conn_expire).
-func (t *Table) over(i uint32) {
+func (t *Table) onExpire(i uint32) {
 	if t.t.Owner(i).controls > 0 {
-		t.t.Again(i, t.t.Ticks(grace), t.t.Now())
+		t.t.Rearm(i, t.t.Ticks(grace), t.t.Now())
 		return
 	}
 	t.end(i)
 }
 
 // ahead loads the neighbour of a template that will end.
-func (t *Table) ahead(i uint32) uint32 {
+func (t *Table) prefetch(i uint32) uint32 {
 	newer := t.t.Owner(i).newer
 	if newer == 0 {
 		return 0
@@ -277,22 +277,22 @@ func (t *Table) ahead(i uint32) uint32 {
 func (t *Table) end(i uint32) {
 	t.ended(ID(i))
 	delete(t.described, ID(i))
-	t.wake(i)
+	t.lruRemove(i)
 	t.t.End(i)
 }
 
 // settle puts the template that was made last on the list of those that control
 // nothing, if that is what it does.
-func (t *Table) settle() {
-	if i := t.made; i != 0 {
-		t.made = 0
-		t.rest(i - 1)
+func (t *Table) lruFlush() {
+	if i := t.fresh; i != 0 {
+		t.fresh = 0
+		t.lruPush(i - 1)
 	}
 }
 
 // rest puts a template at the new end of the list of those that control
 // nothing; wake takes it off.
-func (t *Table) rest(i uint32) {
+func (t *Table) lruPush(i uint32) {
 	r := t.t.Owner(i)
 	r.older, r.newer = t.newest, 0
 	if t.newest != 0 {
@@ -303,9 +303,9 @@ func (t *Table) rest(i uint32) {
 	t.newest = i + 1
 }
 
-func (t *Table) wake(i uint32) {
-	if t.made == i+1 {
-		t.made = 0
+func (t *Table) lruRemove(i uint32) {
+	if t.fresh == i+1 {
+		t.fresh = 0
 		return
 	}
 	r := t.t.Owner(i)

@@ -61,12 +61,12 @@ type Flagged interface {
 	SetFlags(Flags)
 }
 
-// Turns is a Scheduler that takes destinations in turn: rr, wrr. Turn is where it
+// Positioned is a Scheduler that takes destinations in turn: rr, wrr. Turn is where it
 // stands: the destination that it chose last, nil before the first, and what it
-// needs besides. SetTurn has it go on from there.
-type Turns interface {
-	Turn() (last *Dest, current int32)
-	SetTurn(last *Dest, current int32)
+// needs besides. SetPosition has it go on from there.
+type Positioned interface {
+	Position() (last *Dest, current int32)
+	SetPosition(last *Dest, current int32)
 }
 
 // Forgetful is a Scheduler that forgets what was not used for a time: lblc,

@@ -92,9 +92,9 @@ func (s *wrr) Added(dests []*Dest, _ *Dest)   { s.changed(dests) }
 func (s *wrr) Removed(dests []*Dest, _ *Dest) { s.changed(dests) }
 func (s *wrr) Updated(dests []*Dest, _ *Dest) { s.changed(dests) }
 
-// Turn and SetTurn implement Turns.
-func (s *wrr) Turn() (last *Dest, current int32) { return s.last, s.current }
-func (s *wrr) SetTurn(last *Dest, current int32) {
+// Position and SetPosition implement Turns.
+func (s *wrr) Position() (last *Dest, current int32) { return s.last, s.current }
+func (s *wrr) SetPosition(last *Dest, current int32) {
 	s.last = last
 	if current > 0 {
 		s.current = current

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/ulvs/ulvs/bench/wire"
-	"github.com/ulvs/ulvs/bench/wire/race"
+	"github.com/ulvs/ulvs/bench/wire/rounds"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
@@ -33,7 +33,7 @@ var (
 var errAbsent = errors.New("not here")
 
 // peers are those that carry packets of connections.
-func peers(b testing.TB, flows uint32) (list []race.Contender) {
+func peers(b testing.TB, flows uint32) (list []rounds.Contender) {
 	for _, p := range []peer{forwarding, nftables, ipvs} {
 		if c, ok := p.contender(b, established(flows), flows); ok {
 			list = append(list, c)
@@ -43,25 +43,25 @@ func peers(b testing.TB, flows uint32) (list []race.Contender) {
 }
 
 // newPeers are those that know what a new connection is.
-func newPeers(b testing.TB, traffic func(*wire.Traffic)) (list []race.Contender) {
+func newPeers(b testing.TB, traffic func(*wire.Traffic)) (list []rounds.Contender) {
 	if c, ok := ipvs.contender(b, traffic, 0); ok {
 		list = append(list, c)
 	}
 	return list
 }
 
-func (p peer) contender(b testing.TB, traffic func(*wire.Traffic), flows uint32) (c race.Contender, ok bool) {
+func (p peer) contender(b testing.TB, traffic func(*wire.Traffic), flows uint32) (c rounds.Contender, ok bool) {
 	b.Helper()
 	s := newBed(b)
 	s.must(s.at.GRO())
 	if err := p.setUp(s); errors.Is(err, errAbsent) {
-		race.Absent(p.name, err)
+		rounds.Absent(p.name, err)
 		return c, false
 	} else if err != nil {
 		b.Fatalf("%s: %v", p.name, err)
 	}
 	g := s.generate(traffic)
-	c = race.Contender{
+	c = rounds.Contender{
 		Name: p.name, Generators: []*wire.Generator{g}, Sinks: []*wire.Sink{s.sink(wire.SinkOptions{Stack: true})}, Room: room, Packets: slowPackets,
 	}
 	if p.name == ipvs.name && flows > 0 { // every connection has to be made once

@@ -9,7 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/ulvs/ulvs/bench/wire"
-	"github.com/ulvs/ulvs/bench/wire/race"
+	"github.com/ulvs/ulvs/bench/wire/rounds"
 )
 
 // BenchmarkWire is what goes through a veth pair and back on the generator's CPU:
@@ -33,11 +33,11 @@ import (
 func BenchmarkWire(b *testing.B) {
 	for _, l := range loads() {
 		b.Run(l.name, func(b *testing.B) {
-			all, err := race.Run(rounds, l.contenders(b))
+			all, err := rounds.Run(turns, l.contenders(b))
 			if err != nil {
 				b.Fatal(err)
 			}
-			race.Report(b, all)
+			rounds.Report(b, all)
 		})
 	}
 }
@@ -45,17 +45,17 @@ func BenchmarkWire(b *testing.B) {
 // load is what contenders are given to carry.
 type load struct {
 	name       string
-	contenders func(testing.TB) []race.Contender
+	contenders func(testing.TB) []rounds.Contender
 }
 
 func loads() (list []load) {
 	for _, flows := range []uint32{1, 1 << 16, 1 << 20} {
-		list = append(list, load{fmt.Sprintf("established/%d", flows), func(b testing.TB) []race.Contender { return carryEstablished(b, flows) }})
+		list = append(list, load{fmt.Sprintf("established/%d", flows), func(b testing.TB) []rounds.Contender { return carryEstablished(b, flows) }})
 	}
 	return append(list,
-		load{"new", func(b testing.TB) []race.Contender { return carryNew(b, 0, 2) }},
-		load{"new-persistent", func(b testing.TB) []race.Contender { return carryNew(b, 5*time.Minute, 0) }},
-		load{"new-persistent-16", func(b testing.TB) []race.Contender { return carryNew(b, 5*time.Minute, 4) }},
+		load{"new", func(b testing.TB) []rounds.Contender { return carryNew(b, 0, 2) }},
+		load{"new-persistent", func(b testing.TB) []rounds.Contender { return carryNew(b, 5*time.Minute, 0) }},
+		load{"new-persistent-16", func(b testing.TB) []rounds.Contender { return carryNew(b, 5*time.Minute, 4) }},
 		load{"handed-over", handedOver},
 	)
 }
@@ -71,7 +71,7 @@ func TestWire(t *testing.T) {
 			for i := range list {
 				list[i].Packets = 2 * burst
 			}
-			if _, err := race.Run(1, list); err != nil {
+			if _, err := rounds.Run(1, list); err != nil {
 				t.Fatal(err)
 			}
 		})
@@ -79,7 +79,7 @@ func TestWire(t *testing.T) {
 }
 
 const (
-	rounds = 9
+	turns = 9
 	// What a round has, for contenders in the kernel, slow ones there, and those with
 	// threads, and how much of it at a time.
 	packets     = 1 << 20
@@ -89,7 +89,7 @@ const (
 )
 
 // bare is the program that sends everything back.
-func bare(b testing.TB, traffic func(*wire.Traffic)) race.Contender {
+func bare(b testing.TB, traffic func(*wire.Traffic)) rounds.Contender {
 	s := newBed(b)
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 3), asm.Return()}})
 	s.must(err)
@@ -99,29 +99,29 @@ func bare(b testing.TB, traffic func(*wire.Traffic)) race.Contender {
 	b.Cleanup(func() { _ = l.Close() })
 	// A link address as the servers', which the frames come back with.
 	g := s.generate(func(t *wire.Traffic) { t.Dst = [6]byte(serverOf(0)); traffic(t) })
-	return race.Contender{
+	return rounds.Contender{
 		Name: "bare", Generators: []*wire.Generator{g}, Sinks: []*wire.Sink{s.sink(wire.SinkOptions{})}, Room: room, Packets: packets, Program: p,
 	}
 }
 
-func (s *station) contender(name string, g *wire.Generator, o wire.SinkOptions) race.Contender {
-	return race.Contender{Name: name, Generators: []*wire.Generator{g}, Sinks: []*wire.Sink{s.sink(o)}, Room: room}
+func (s *station) contender(name string, g *wire.Generator, o wire.SinkOptions) rounds.Contender {
+	return rounds.Contender{Name: name, Generators: []*wire.Generator{g}, Sinks: []*wire.Sink{s.sink(o)}, Room: room}
 }
 
 // threaded is a contender whose packets this process carries.
-func (s *station) threaded(name string, g *wire.Generator) race.Contender {
+func (s *station) threaded(name string, g *wire.Generator) rounds.Contender {
 	return s.threadedTo(name, g, wire.SinkOptions{Stack: true})
 }
 
-func (s *station) threadedTo(name string, g *wire.Generator, o wire.SinkOptions) race.Contender {
+func (s *station) threadedTo(name string, g *wire.Generator, o wire.SinkOptions) rounds.Contender {
 	c := s.contender(name, g, o)
 	c.Packets, c.Burst, c.Threads = fewPackets, burst, true
 	return c
 }
 
-func carryEstablished(b testing.TB, flows uint32) []race.Contender {
+func carryEstablished(b testing.TB, flows uint32) []rounds.Contender {
 	traffic := established(flows)
-	list := []race.Contender{bare(b, traffic)}
+	list := []rounds.Contender{bare(b, traffic)}
 	size := int(max(2*flows, 1024))
 	fast := newStation(b, planeXDP, size, 0)
 	fast.establish(flows)
@@ -147,12 +147,12 @@ func carryEstablished(b testing.TB, flows uint32) []race.Contender {
 // newConnections is room for all connections of a benchmark.
 const newConnections = 1 << 19
 
-func carryNew(b testing.TB, persistence time.Duration, portBits uint8) []race.Contender {
+func carryNew(b testing.TB, persistence time.Duration, portBits uint8) []rounds.Contender {
 	traffic := func(t *wire.Traffic) {
 		ever(t)
 		t.SYN, t.PortBits = true, portBits
 	}
-	list := []race.Contender{bare(b, traffic)}
+	list := []rounds.Contender{bare(b, traffic)}
 	s := newStation(b, planeXDP, newConnections, persistence)
 	// Most are sent by the program.
 	list = append(list, s.threadedTo(planeXDP, s.generate(traffic), wire.SinkOptions{}))
@@ -167,8 +167,8 @@ func carryNew(b testing.TB, persistence time.Duration, portBits uint8) []race.Co
 }
 
 // handedOver sends an ACK for each connection that was just asked for.
-func handedOver(b testing.TB) []race.Contender {
-	list := []race.Contender{bare(b, ever)}
+func handedOver(b testing.TB) []rounds.Contender {
+	list := []rounds.Contender{bare(b, ever)}
 	for _, plane := range []string{planeSockets, planeBehind} {
 		s := newStation(b, plane, newConnections, 0)
 		syn := s.generate(func(t *wire.Traffic) { ever(t); t.SYN = true })

@@ -149,7 +149,7 @@ func (d *daemon) run(ctx context.Context) error {
 	operated := &warned{director, d.log, d.follow}
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	heir := &testator{warned: operated, pinned: d.pins != "", end: end, ended: make(chan struct{})}
+	heir := &handover{warned: operated, pinned: d.pins != "", end: end, ended: make(chan struct{})}
 	if err := d.setUp(director, operated); err != nil {
 		resolver.Close()
 		return errors.Join(err, giveBack())

@@ -101,7 +101,7 @@ func (d *daemon) reserve() (*control.Reservation, error) {
 }
 
 // testator is a director that can be told to leave everything to the next daemon.
-type testator struct {
+type handover struct {
 	*warned
 	pinned bool
 	end    func()
@@ -109,7 +109,7 @@ type testator struct {
 }
 
 // Handover implements control.Heir.
-func (t *testator) Handover() error {
+func (t *handover) Handover() error {
 	if !t.pinned {
 		return fmt.Errorf("%w: it keeps nothing for another one", ulvs.ErrUnsupported)
 	}

@@ -38,8 +38,8 @@ func (k *Keeper) Accelerate(dataplane.Acceleration) error { return nil }
 // SetGeneration implements dataplane.Accelerator.
 func (k *Keeper) SetGeneration(uint32) {}
 
-// Attend implements dataplane.Accelerator.
-func (k *Keeper) Attend(uint32) {}
+// Heartbeat implements dataplane.Accelerator.
+func (k *Keeper) Heartbeat(uint32) {}
 
 // SetServer implements dataplane.Accelerator.
 func (k *Keeper) SetServer(uint32, dataplane.Server) bool { return true }

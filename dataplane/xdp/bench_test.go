@@ -13,7 +13,7 @@ import (
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
-	"github.com/ulvs/ulvs/internal/ahead"
+	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/packet"
 	"github.com/ulvs/ulvs/persist"
 )
@@ -61,7 +61,7 @@ func newBenchWith(t testing.TB, max int, looked bool) *bench {
 	parts := []dataplane.Part{
 		{Name: dataplane.PartConns, Size: conn.MemorySize(max)},
 		{Name: dataplane.PartTemplates, Size: persist.MemorySize(1000)},
-		{Name: dataplane.PartServices, Size: ahead.Size()},
+		{Name: dataplane.PartServices, Size: preselect.Size()},
 	}
 	_, err = p.Memory(parts)
 	b.must(err)
@@ -104,7 +104,7 @@ func (b *bench) must(err error) {
 func (b *bench) run(frame []byte) (action uint32, out []byte) {
 	b.t.Helper()
 	if !b.unattended {
-		b.Attend(uint32(monotonicNow() / (time.Second / hz)))
+		b.Heartbeat(uint32(monotonicNow() / (time.Second / hz)))
 	}
 	out = make([]byte, len(frame)+64)
 	o := &ebpf.RunOptions{Data: frame, DataOut: out, Context: testContext(len(frame))}

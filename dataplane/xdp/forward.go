@@ -234,7 +234,7 @@ func (p *program) decide() {
 	p.label("stays")
 }
 
-// unattended is after how many seconds without Attend no daemon is there.
+// unattended is after how many seconds without Heartbeat no daemon is there.
 const unattended = 2
 
 // address finds the real server and writes the link addresses. From there on,

@@ -7,7 +7,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/internal/ahead"
+	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
@@ -46,7 +46,7 @@ func (p *program) fresh() {
 	p.label("fresh")
 	p.emit(
 		asm.Mov.Reg(asm.R0, asm.R1),
-		asm.And.Imm(asm.R0, conn.MadeFlag),
+		asm.And.Imm(asm.R0, conn.PendingFlag),
 		asm.JNE.Imm(asm.R0, 0, p.here("expected")),
 		asm.Ja.Label(pass),
 	)
@@ -59,11 +59,11 @@ func (p *program) opens() {
 	no := p.here("ask")
 	p.emit(
 		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word),
-		asm.JGE.Imm(asm.R1, ahead.Services, no),
-		asm.Mul.Imm(asm.R1, ahead.Stride),
+		asm.JGE.Imm(asm.R1, preselect.Services, no),
+		asm.Mul.Imm(asm.R1, preselect.Stride),
 		asm.LoadMapValue(service, p.services, 0),
 		asm.Add.Reg(service, asm.R1),
-		asm.LoadMem(asm.R1, service, ahead.OffBy, asm.Word),
+		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
 		asm.JEq.Imm(asm.R1, 0, no),
 		asm.LoadMapValue(asm.R1, p.settings, settingsMaking),
 		asm.LoadMem(asm.R1, asm.R1, 0, asm.Word),
@@ -73,7 +73,7 @@ func (p *program) opens() {
 	// The claims are told of later than the services.
 	for off := int16(0); off < int16(claimSize); off += 4 {
 		p.emit(
-			asm.LoadMem(asm.R1, service, ahead.OffKey+off, asm.Word),
+			asm.LoadMem(asm.R1, service, preselect.OffKey+off, asm.Word),
 			asm.LoadMem(asm.R2, asm.RFP, stackClaim+off, asm.Word),
 			asm.JNE.Reg(asm.R1, asm.R2, no),
 		)
@@ -157,32 +157,32 @@ func (p *program) choose(templates entries) {
 	p.emit(
 		asm.Mov.Imm(asm.R1, 0),
 		asm.StoreMem(asm.RFP, stackNew, asm.R1, asm.DWord),
-		asm.LoadMem(asm.R1, service, ahead.OffBy, asm.Word),
-		asm.And.Imm(asm.R1, ahead.ByTemplate),
+		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
+		asm.And.Imm(asm.R1, preselect.ByTemplate),
 		asm.JEq.Imm(asm.R1, 0, p.here("turns")),
 	)
 	p.template(templates)
 
 	p.label("turns")
 	p.emit(
-		asm.LoadMem(asm.R1, service, ahead.OffBy, asm.Word),
-		asm.And.Imm(asm.R1, ahead.ByTurns),
+		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
+		asm.And.Imm(asm.R1, preselect.ByPicks),
 		asm.JEq.Imm(asm.R1, 0, no),
-		// The next choice is read, and is taken if it still is the next (ahead.Take).
-		asm.LoadMem(asm.R3, service, ahead.OffTurns, asm.DWord),
+		// The next choice is read, and is taken if it still is the next (preselect.Take).
+		asm.LoadMem(asm.R3, service, preselect.OffPosition, asm.DWord),
 		asm.Mov.Reg(asm.R1, asm.R3),
 		asm.RSh.Imm(asm.R1, 32),
 		asm.Mov.Reg32(asm.R2, asm.R3),
 		asm.JEq.Reg(asm.R1, asm.R2, no),
 		asm.Sub.Reg(asm.R1, asm.R2),
-		asm.JGE.Imm(asm.R1, ahead.Choices/2, p.here("many")),
+		asm.JGE.Imm(asm.R1, preselect.Picks/2, p.here("many")),
 	)
 	p.wake(p.here("many"))
 	p.emit(
-		asm.And.Imm(asm.R2, ahead.Choices-1),
+		asm.And.Imm(asm.R2, preselect.Picks-1),
 		asm.LSh.Imm(asm.R2, 3),
 		asm.Add.Reg(asm.R2, service),
-		asm.LoadMem(asm.R2, asm.R2, ahead.OffChoices, asm.DWord),
+		asm.LoadMem(asm.R2, asm.R2, preselect.OffPicks, asm.DWord),
 		asm.RSh.Imm(asm.R2, 32),
 	)
 	p.reachable(asm.R2)
@@ -190,7 +190,7 @@ func (p *program) choose(templates entries) {
 		asm.Mov.Reg(asm.R0, asm.R3),
 		asm.Mov.Reg(asm.R1, asm.R3),
 		asm.Add.Imm(asm.R1, 1),
-		atomically(asm.CmpXchg, service, asm.R1, asm.DWord, ahead.OffTurns),
+		atomically(asm.CmpXchg, service, asm.R1, asm.DWord, preselect.OffPosition),
 		asm.JNE.Reg(asm.R0, asm.R3, no),
 		asm.Mov.Reg(dest, asm.R2),
 	)
@@ -248,10 +248,10 @@ func (p *program) templateKey(t entries) {
 	const service = asm.R6
 	p.emit(
 		asm.LoadMem(addrs, asm.RFP, stackKey, asm.DWord),
-		asm.LoadMem(asm.R0, service, ahead.OffKeep, asm.DWord),
+		asm.LoadMem(asm.R0, service, preselect.OffKeep, asm.DWord),
 		asm.And.Reg(addrs, asm.R0),
 		asm.LoadMem(ports, asm.RFP, stackKey+8, asm.DWord),
-		asm.LoadMem(asm.R0, service, ahead.OffKeep+8, asm.DWord),
+		asm.LoadMem(asm.R0, service, preselect.OffKeep+8, asm.DWord),
 		asm.And.Reg(ports, asm.R0),
 		asm.StoreMem(asm.RFP, stackTemplate, addrs, asm.DWord),
 		asm.StoreMem(asm.RFP, stackTemplate+8, ports, asm.DWord),
@@ -261,7 +261,7 @@ func (p *program) templateKey(t entries) {
 		if p.six {
 			p.emit(
 				asm.LoadMem(asm.R0, data, p.atIP()+w.off, asm.DWord),
-				asm.LoadMem(asm.R1, service, ahead.OffKeep+8*w.word, asm.DWord),
+				asm.LoadMem(asm.R1, service, preselect.OffKeep+8*w.word, asm.DWord),
 				asm.And.Reg(asm.R0, asm.R1),
 			)
 		}

@@ -102,7 +102,7 @@ type Plane struct {
 	grace grace
 }
 
-var _ dataplane.Maker = (*Plane)(nil)
+var _ dataplane.Opener = (*Plane)(nil)
 
 // New makes a plane. Its arrays are made by Memory, and nothing is attached before
 // Accelerate.
@@ -322,8 +322,8 @@ func (p *Plane) detach() {
 // SetGeneration implements dataplane.Accelerator.
 func (p *Plane) SetGeneration(gen uint32) { p.settings.setGeneration(gen) }
 
-// Attend implements dataplane.Accelerator.
-func (p *Plane) Attend(tick uint32) {
+// Heartbeat implements dataplane.Accelerator.
+func (p *Plane) Heartbeat(tick uint32) {
 	if !p.closed.Load() {
 		p.settings.attend(tick)
 	}

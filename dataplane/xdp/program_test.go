@@ -197,12 +197,12 @@ func TestUnattended(t *testing.T) {
 	id := b.open(s.frame(t), 1)
 	for _, flags := range []string{"A", "PA", "FA", "S"} {
 		s.flags = flags
-		b.Attend(uint32(monotonicNow()/(time.Second/hz)) - 3*hz)
+		b.Heartbeat(uint32(monotonicNow()/(time.Second/hz)) - 3*hz)
 		if action, _ := b.run(s.frame(t)); action != actionTX {
 			t.Errorf("%s: action %d", flags, action)
 		}
 		for _, ago := range []int32{hz, 0, -5} {
-			b.Attend(uint32(monotonicNow()/(time.Second/hz)) - uint32(ago))
+			b.Heartbeat(uint32(monotonicNow()/(time.Second/hz)) - uint32(ago))
 			if action, _ := b.run(s.frame(t)); action != actionPass {
 				t.Errorf("%s, %d ticks after the daemon showed itself: action %d", flags, ago, action)
 			}
@@ -212,7 +212,7 @@ func TestUnattended(t *testing.T) {
 		t.Error(name)
 	}
 	s.port++
-	b.Attend(0)
+	b.Heartbeat(0)
 	if action, _ := b.run(s.frame(t)); action != actionPass {
 		t.Errorf("without a connection: action %d", action)
 	}

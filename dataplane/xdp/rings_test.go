@@ -147,8 +147,8 @@ func (r *ringBed) run(times int) uint32 {
 // turn does what a table's owner does, once.
 func (r *ringBed) turn(rng *rand.Rand) {
 	for cpu := range runtime.NumCPU() {
-		for slot, ok := r.rings.Next(cpu); ok; slot, ok = r.rings.Next(cpu) {
-			r.tab.Made(slot)
+		for slot, ok := r.rings.Completed(cpu); ok; slot, ok = r.rings.Completed(cpu) {
+			r.tab.CountOpened(slot)
 			r.made++
 			k := *r.tab.Key(slot)
 			if k[1] != makerPorts || r.tab.Value(slot) != k[0]+1 {
@@ -169,8 +169,8 @@ func (r *ringBed) turn(rng *rand.Rand) {
 			r.live = append(r.live, slot)
 		}
 		for range 20 {
-			if slot, ok := r.tab.Lend(); ok && !r.rings.Give(cpu, slot) {
-				r.tab.TakeBack(slot)
+			if slot, ok := r.tab.Reserve(); ok && !r.rings.Fill(cpu, slot) {
+				r.tab.Unreserve(slot)
 				break
 			}
 		}
@@ -216,7 +216,7 @@ func TestRings(t *testing.T) {
 	if got := r.run(100); got != makerBusy {
 		t.Errorf("rings are closed, and the program did %d", got)
 	}
-	r.tab.Beside()
+	r.tab.AllowConcurrentInsert()
 	r.rings.Open()
 	stopped, stop := make(chan struct{}), make(chan struct{})
 	end := sync.OnceFunc(func() {
@@ -280,7 +280,7 @@ func TestRings(t *testing.T) {
 		}
 	}
 	free := 0
-	for _, ok := tab.Lend(); ok; _, ok = tab.Lend() {
+	for _, ok := tab.Reserve(); ok; _, ok = tab.Reserve() {
 		free++
 	}
 	if want := tab.Slots() - int(tab.Homes()); free != want || tab.Len() != 0 {

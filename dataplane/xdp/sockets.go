@@ -8,7 +8,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/internal/ahead"
+	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/xsk"
 	"github.com/ulvs/ulvs/packet"
 	"golang.org/x/sync/errgroup"
@@ -124,9 +124,9 @@ func (p *Plane) makeSockets() error {
 }
 
 // A claim in the map has the service's number, by the key that package ahead has too.
-const claimSize = uint32(len(ahead.Key{}))
+const claimSize = uint32(len(preselect.Key{}))
 
-func claimKey(c dataplane.Claim) (k ahead.Key) {
+func claimKey(c dataplane.Claim) (k preselect.Key) {
 	copy(k[:], c.Addr.AsSlice())
 	k[16], k[17], k[18], k[19] = byte(c.Port>>8), byte(c.Port), c.Proto, 4
 	if c.Addr.Is6() {
@@ -153,15 +153,15 @@ func (p *Plane) claimServices() error {
 		return nil
 	}
 	m := p.sockets.claims
-	want := map[ahead.Key]uint32{}
+	want := map[preselect.Key]uint32{}
 	for _, c := range p.claimed {
 		if c.Last == 0 && c.Proto != protoSCTP {
 			want[claimKey(c)] = c.Service
 		}
 	}
-	var key ahead.Key
+	var key preselect.Key
 	var value uint32
-	var gone []ahead.Key
+	var gone []preselect.Key
 	for it := m.Iterate(); it.Next(&key, &value); {
 		if service, ok := want[key]; !ok {
 			gone = append(gone, key)

@@ -8,7 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket/layers"
 	"github.com/ulvs/ulvs"
-	"github.com/ulvs/ulvs/internal/ahead"
+	"github.com/ulvs/ulvs/internal/preselect"
 )
 
 // When half of the scheduler's choices are used up, one packet of many goes to Go, so
@@ -30,7 +30,7 @@ func TestWakes(t *testing.T) {
 				w.must(err)
 				return action == actionTX
 			}
-			const half, all = ahead.Choices / 2, ahead.Choices - 1
+			const half, all = preselect.Picks / 2, preselect.Picks - 1
 			for i := range uint32(half - 1) {
 				if !run(i) {
 					t.Fatalf("packet %d was passed", i)

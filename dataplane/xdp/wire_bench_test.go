@@ -10,7 +10,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/ulvs/ulvs/bench/wire"
-	"github.com/ulvs/ulvs/bench/wire/race"
+	"github.com/ulvs/ulvs/bench/wire/rounds"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"golang.org/x/sys/unix"
@@ -142,21 +142,21 @@ func wireRounds(b *testing.B, flows uint32) {
 		p.hashed, p.hashedWords = maps[i].FD(), 5
 		variants = append(variants, variant{name, p.assemble()})
 	}
-	var list []race.Contender
+	var list []rounds.Contender
 	for _, v := range variants {
 		p := loaded(b, v.list)
 		room := int(to[5])
 		if v.name == "bare" || v.name == "line" {
 			room = int(own[5])
 		}
-		list = append(list, race.Contender{
+		list = append(list, rounds.Contender{
 			Name: v.name, Generators: []*wire.Generator{l.gen}, Sinks: []*wire.Sink{l.sink}, Room: room, Packets: wirePackets,
 			Program: p, Turn: func() error { return l.put(p) },
 		})
 	}
-	all, err := race.Run(wireTurns, list)
+	all, err := rounds.Run(wireTurns, list)
 	r.must(err)
-	race.Report(b, all)
+	rounds.Report(b, all)
 }
 
 // wired has servers reached by an interface.
@@ -182,7 +182,7 @@ func loaded(b *testing.B, list asm.Instructions) *ebpf.Program {
 
 func twoCPUs(b *testing.B) {
 	if runtime.NumCPU() < 2 {
-		race.Absent("two-cpus", fmt.Errorf("there is one CPU"))
+		rounds.Absent("two-cpus", fmt.Errorf("there is one CPU"))
 		return
 	}
 	var loops [2]*loop
@@ -213,19 +213,19 @@ func twoCPUs(b *testing.B) {
 		progs[cpu] = loaded(b, t.sourceFor(ifindex).assemble())
 	}
 	bare := loaded(b, bareProgram)
-	contender := func(name string, room byte, first, second *ebpf.Program) race.Contender {
-		return race.Contender{Name: name, Generators: gens, Sinks: sinks, Room: int(room), Packets: 2 * wirePackets, Turn: func() error {
+	contender := func(name string, room byte, first, second *ebpf.Program) rounds.Contender {
+		return rounds.Contender{Name: name, Generators: gens, Sinks: sinks, Room: int(room), Packets: 2 * wirePackets, Turn: func() error {
 			if err := loops[0].put(first); err != nil {
 				return err
 			}
 			return loops[1].put(second)
 		}}
 	}
-	all, err := race.Run(twoTurns, []race.Contender{
+	all, err := rounds.Run(twoTurns, []rounds.Contender{
 		contender("bare", own[5], bare, bare),
 		contender("own", to[5], progs[0], progs[1]),
 		contender("shared", to[5], progs[0], progs[0]),
 	})
 	tables[0].must(err)
-	race.Report(b, all)
+	rounds.Report(b, all)
 }

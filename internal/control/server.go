@@ -106,7 +106,7 @@ func Serve(ctx context.Context, l net.Listener, c ulvs.Control) error {
 
 // Heir is a Control that can be told to end and to leave everything to the next
 // daemon. Handover returns when it has ended but for answering.
-type Heir interface{ Handover() error }
+type Handoverer interface{ Handover() error }
 
 // Handler is the protocol over any director.
 func Handler(c ulvs.Control) http.Handler {
@@ -121,7 +121,7 @@ func Handler(c ulvs.Control) http.Handler {
 	post(m, "destination/delete", func(r destinationRequest) (any, error) { return nil, c.DeleteDestination(r.Service, r.Addr) })
 	post(m, "clear", func(struct{}) (any, error) { return nil, c.Clear() })
 	post(m, "handover", func(struct{}) (any, error) {
-		if h, ok := c.(Heir); ok {
+		if h, ok := c.(Handoverer); ok {
 			return nil, h.Handover()
 		}
 		return nil, fmt.Errorf("%w: handing over", ulvs.ErrUnsupported)

@@ -32,7 +32,7 @@ type Options struct {
 	// Ahead, if it is not nil, is called for some entries before the time of the
 	// first of them is over. If it reads what over will need, that is loaded for all
 	// of them at the same time. What it returns means nothing.
-	Ahead func(i uint32) uint32
+	Prefetch func(i uint32) uint32
 	// Quarantine keeps the slots of entries that ended until Free: somebody else
 	// reads Memory too.
 	Quarantine bool
@@ -42,11 +42,11 @@ type Options struct {
 // New. It is not safe for concurrent use.
 type Table[E any] struct {
 	*shtab.Table
-	recs  []record[E]
-	wheel *timerwheel.Wheel
-	hz    uint32
-	over  func(i uint32)
-	own   []block
+	recs     []record[E]
+	wheel    *timerwheel.Wheel
+	hz       uint32
+	onExpire func(i uint32)
+	own      []block
 	// The slot, and 1, of an entry that has been started and whose timer is not set:
 	// it is most probably given another timeout at once.
 	fresh uint32
@@ -74,8 +74,8 @@ func New[E any](o Options, over func(i uint32)) (*Table[E], error) {
 	if o.Hz == 0 {
 		return nil, errors.New("expiring: Options need Hz")
 	}
-	t := &Table[E]{hz: o.Hz, over: over, quarantine: o.Quarantine}
-	if err := t.lay(o); err != nil {
+	t := &Table[E]{hz: o.Hz, onExpire: over, quarantine: o.Quarantine}
+	if err := t.mapMemory(o); err != nil {
 		t.Close()
 		return nil, err
 	}
@@ -86,12 +86,12 @@ func New[E any](o Options, over func(i uint32)) (*Table[E], error) {
 	}
 	t.wheel = timerwheel.New(t.recs, func(r *record[E]) *timerwheel.Link { return &r.timer }, o.Now, t.fire)
 	ahead := t.Stamp
-	if o.Ahead != nil {
-		ahead = func(i uint32) uint32 { return t.Stamp(i) + o.Ahead(i) }
+	if o.Prefetch != nil {
+		ahead = func(i uint32) uint32 { return t.Stamp(i) + o.Prefetch(i) }
 	}
-	t.wheel.Ahead(ahead)
+	t.wheel.SetPrefetch(ahead)
 	if o.Adopt {
-		t.wind()
+		t.rearmAll()
 		if !o.Quarantine {
 			t.Free(t.Retired())
 		}
@@ -100,7 +100,7 @@ func New[E any](o Options, over func(i uint32)) (*Table[E], error) {
 }
 
 // lay lays the table and its records over their memory.
-func (t *Table[E]) lay(o Options) error {
+func (t *Table[E]) mapMemory(o Options) error {
 	memory, err := t.memory(o.Memory, shtab.Size(max(o.Max, 1)))
 	if err != nil {
 		return err
@@ -144,7 +144,7 @@ func (t *Table[E]) Populate() {
 }
 
 // wind sets the timers of adopted entries.
-func (t *Table[E]) wind() {
+func (t *Table[E]) rearmAll() {
 	for i := range uint32(t.Slots()) {
 		if t.Valid(i) {
 			t.wheel.Set(i, t.Stamp(i)+t.recs[i].timeout)
@@ -172,23 +172,23 @@ func (t *Table[E]) TouchNew(h uint64) uint32 {
 	return t.Table.TouchNew(h) + t.recs[t.Home(h)].timeout
 }
 
-// Again gives an entry whose time is over another one, from now on.
-func (t *Table[E]) Again(i, timeout, now uint32) {
+// Rearm gives an entry whose time is over another one, from now on.
+func (t *Table[E]) Rearm(i, timeout, now uint32) {
 	t.recs[i].timeout = timeout
 	t.SetStamp(i, now)
 	t.wheel.Set(i, now+timeout)
 }
 
-// Start gives a new entry its time to live, from now on.
-func (t *Table[E]) Start(i, timeout, now uint32) {
-	t.settle()
+// Arm gives a new entry its time to live, from now on.
+func (t *Table[E]) Arm(i, timeout, now uint32) {
+	t.armFresh()
 	t.recs[i].timeout = timeout
 	t.SetStamp(i, now)
 	t.fresh = i + 1
 }
 
 // settle sets the timer of the entry that was started last, if nobody has.
-func (t *Table[E]) settle() {
+func (t *Table[E]) armFresh() {
 	if t.fresh == 0 {
 		return
 	}
@@ -210,9 +210,9 @@ func (t *Table[E]) Restart(i, timeout, now uint32) {
 	}
 }
 
-// Resume sets the timer of an entry that came into the table without Start: timeout
+// ArmFromStamp sets the timer of an entry that came into the table without Arm: timeout
 // runs from its stamp on.
-func (t *Table[E]) Resume(i, timeout uint32) {
+func (t *Table[E]) ArmFromStamp(i, timeout uint32) {
 	t.recs[i].timeout = timeout
 	t.wheel.Set(i, t.Stamp(i)+timeout)
 }
@@ -249,7 +249,7 @@ func (t *Table[E]) Free(list []uint32) {
 // Advance moves the clock to tick now, and calls over for what is due. It looks
 // at no more than budget entries, and reports true when there are more to do.
 func (t *Table[E]) Advance(now uint32, budget int) (more bool) {
-	t.settle()
+	t.armFresh()
 	return t.wheel.Advance(now, budget)
 }
 
@@ -264,7 +264,7 @@ func (t *Table[E]) fire(i uint32) {
 		t.wheel.Set(i, stamp+timeout)
 		return
 	}
-	t.over(i)
+	t.onExpire(i)
 }
 
 // Expires is how long the entry has to live if it is not used.
@@ -285,7 +285,7 @@ func (t *Table[E]) Ticks(d time.Duration) uint32 {
 
 // Each calls yield for the entries in slots from on, and looks at no more than
 // budget slots. It returns where to go on, and false when it came to the end.
-// Entries that come and go between two calls may be missed, and those that are Untaken
+// Entries that come and go between two calls may be missed, and those that are Pending
 // are; yield may end the one that it is called for.
 func (t *Table[E]) Each(from uint32, budget int, yield func(i uint32)) (next uint32, more bool) {
 	end := min(int(from)+budget, t.Slots())

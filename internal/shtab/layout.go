@@ -68,19 +68,19 @@ const (
 	RingCells   = 1 << 12
 	RingsStride = 2*SlotSize + 2*RingCells*4
 
-	OffTakeAt = 0
-	OffPutAt  = SlotSize
-	OffFree   = 2 * SlotSize
-	OffMade   = OffFree + RingCells*4
+	OffFillAt       = 0
+	OffCompletionAt = SlotSize
+	OffFill         = 2 * SlotSize
+	OffCompletion   = OffFill + RingCells*4
 )
 
 type cpuRings struct {
-	takeAt uint32
-	_      [SlotSize/4 - 1]uint32
-	putAt  uint32
-	_      [SlotSize/4 - 1]uint32
-	free   [RingCells]uint32
-	made   [RingCells]uint32
+	fillAt       uint32
+	_            [SlotSize/4 - 1]uint32
+	completionAt uint32
+	_            [SlotSize/4 - 1]uint32
+	fill         [RingCells]uint32
+	completion   [RingCells]uint32
 }
 
 // layOver lays a table over a block. The block must start on a cache line and
@@ -106,9 +106,9 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(slot{}.state)-OffState]
 	_ = [1]struct{}{}[unsafe.Offsetof(slot{}.count)-OffCount]
 	_ = [1]struct{}{}[unsafe.Sizeof(cpuRings{})-RingsStride]
-	_ = [1]struct{}{}[unsafe.Offsetof(cpuRings{}.putAt)-OffPutAt]
-	_ = [1]struct{}{}[unsafe.Offsetof(cpuRings{}.free)-OffFree]
-	_ = [1]struct{}{}[unsafe.Offsetof(cpuRings{}.made)-OffMade]
+	_ = [1]struct{}{}[unsafe.Offsetof(cpuRings{}.completionAt)-OffCompletionAt]
+	_ = [1]struct{}{}[unsafe.Offsetof(cpuRings{}.fill)-OffFill]
+	_ = [1]struct{}{}[unsafe.Offsetof(cpuRings{}.completion)-OffCompletion]
 )
 
 // offset is how many bytes of b lie before the first address that is a multiple of

@@ -43,7 +43,7 @@ type Rings struct {
 }
 
 // ringsAt are the owner's positions in a CPU's rings.
-type ringsAt struct{ give, read uint32 }
+type ringsAt struct{ fill, completion uint32 }
 
 // closed is the mark in the cells of a closed ring. No slot has the number.
 const closed = 1<<32 - 1
@@ -69,11 +69,11 @@ func RingsSize(cpus int) int { return RecordsSize[cpuRings](cpus) }
 func (r *Rings) Close() {
 	for i := range r.cpus {
 		c := &r.cpus[i]
-		for at := range c.made {
-			atomic.StoreUint32(&c.made[at], closed)
+		for at := range c.completion {
+			atomic.StoreUint32(&c.completion[at], closed)
 		}
-		for at := range c.free {
-			atomic.StoreUint32(&c.free[at], 0)
+		for at := range c.fill {
+			atomic.StoreUint32(&c.fill[at], 0)
 		}
 	}
 }
@@ -82,56 +82,56 @@ func (r *Rings) Close() {
 func (r *Rings) Open() {
 	for i := range r.cpus {
 		c := &r.cpus[i]
-		r.at[i] = ringsAt{give: atomic.LoadUint32(&c.takeAt), read: atomic.LoadUint32(&c.putAt)}
-		for at := range c.made {
-			atomic.StoreUint32(&c.made[at], 0)
+		r.at[i] = ringsAt{fill: atomic.LoadUint32(&c.fillAt), completion: atomic.LoadUint32(&c.completionAt)}
+		for at := range c.completion {
+			atomic.StoreUint32(&c.completion[at], 0)
 		}
 	}
 }
 
-// Give gives a slot (Table.Lend) to a CPU's programs, and reports whether there was
+// Give gives a slot (Table.Reserve) to a CPU's programs, and reports whether there was
 // room.
-func (r *Rings) Give(cpu int, slot uint32) bool {
-	cell := &r.cpus[cpu].free[r.at[cpu].give%RingCells]
+func (r *Rings) Fill(cpu int, slot uint32) bool {
+	cell := &r.cpus[cpu].fill[r.at[cpu].fill%RingCells]
 	if !atomic.CompareAndSwapUint32(cell, 0, slot+1) {
 		return false
 	}
-	r.at[cpu].give++
+	r.at[cpu].fill++
 	return true
 }
 
 // Next is the next slot in which one of a CPU's programs has made an entry, for
-// Table.Made.
-func (r *Rings) Next(cpu int) (slot uint32, ok bool) {
+// Table.CountOpened.
+func (r *Rings) Completed(cpu int) (slot uint32, ok bool) {
 	if _, ok = r.peek(cpu, 0); !ok {
 		return 0, false
 	}
-	cell := &r.cpus[cpu].made[r.at[cpu].read%RingCells]
-	r.at[cpu].read++
+	cell := &r.cpus[cpu].completion[r.at[cpu].completion%RingCells]
+	r.at[cpu].completion++
 	return atomic.SwapUint32(cell, 0) - 1, true
 }
 
 // peek is what Next says after so many more.
 func (r *Rings) peek(cpu int, after uint32) (slot uint32, ok bool) {
-	v := atomic.LoadUint32(&r.cpus[cpu].made[(r.at[cpu].read+after)%RingCells])
+	v := atomic.LoadUint32(&r.cpus[cpu].completion[(r.at[cpu].completion+after)%RingCells])
 	return v - 1, v != 0 && v != closed
 }
 
-// Beside says that programs may make entries, before the rings are opened: Insert
+// AllowConcurrentInsert says that programs may make entries, before the rings are opened: Insert
 // then competes with them.
-func (t *Table) Beside() { t.beside = true }
+func (t *Table) AllowConcurrentInsert() { t.concurrent = true }
 
-// Lend takes an overflow slot out of the table, for Rings.Give.
-func (t *Table) Lend() (slot uint32, ok bool) {
+// SlotPool takes an overflow slot out of the table, for Rings.Fill.
+func (t *Table) Reserve() (slot uint32, ok bool) {
 	if t.free.len() == 0 {
 		return 0, false
 	}
 	return t.free.pop(), true
 }
 
-// TakeBack returns a slot that was lent and not given.
-func (t *Table) TakeBack(slot uint32) { t.free.push(slot) }
+// Unreserve returns a slot that was lent and not given.
+func (t *Table) Unreserve(slot uint32) { t.free.push(slot) }
 
-// Made counts the entry that a program has made in slot i. It may be another's
+// Opened counts the entry that a program has made in slot i. It may be another's
 // double, which a look-up does not find: then it is to be removed.
-func (t *Table) Made(i uint32) { t.used++ }
+func (t *Table) CountOpened(i uint32) { t.used++ }

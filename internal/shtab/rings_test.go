@@ -33,7 +33,7 @@ func (m *maker) run(k Key) {
 	if _, ok := t.Lookup(&k, h); ok {
 		return
 	}
-	told := &c.made[c.putAt%RingCells]
+	told := &c.completion[c.completionAt%RingCells]
 	if atomic.LoadUint32(told) != 0 {
 		return
 	}
@@ -41,11 +41,11 @@ func (m *maker) run(k Key) {
 	home := &t.slots[i]
 	if !atomic.CompareAndSwapUint64(&t.slots[i].word, 0, limbo) {
 		if i ^= 1; !atomic.CompareAndSwapUint64(&t.slots[i].word, 0, limbo) {
-			v := atomic.SwapUint32(&c.free[c.takeAt%RingCells], 0)
+			v := atomic.SwapUint32(&c.fill[c.fillAt%RingCells], 0)
 			if v == 0 {
 				return
 			}
-			atomic.AddUint32(&c.takeAt, 1)
+			atomic.AddUint32(&c.fillAt, 1)
 			i = v - 1
 		}
 	}
@@ -63,7 +63,7 @@ func (m *maker) run(k Key) {
 		}
 	}
 	atomic.CompareAndSwapUint32(told, 0, i+1)
-	atomic.AddUint32(&c.putAt, 1)
+	atomic.AddUint32(&c.completionAt, 1)
 }
 
 // TestRings has an owner and a maker work on few keys in a small table.
@@ -83,10 +83,10 @@ func TestRings(t *testing.T) {
 	}
 	m := &maker{tab: tab, c: &rings.cpus[0]}
 	m.run(Key{1, 2})
-	if _, ok := rings.Next(0); ok || tab.Valid(0) {
+	if _, ok := rings.Completed(0); ok || tab.Valid(0) {
 		t.Fatal("something was made while the rings are closed")
 	}
-	tab.Beside()
+	tab.AllowConcurrentInsert()
 	rings.Open()
 	var stop atomic.Bool
 	stopped := make(chan struct{})
@@ -121,8 +121,8 @@ func TestRings(t *testing.T) {
 		quarantine = append(quarantine, retired{slot, m.runs.Load()})
 	}
 	read := func() {
-		for slot, ok := rings.Next(0); ok; slot, ok = rings.Next(0) {
-			tab.Made(slot)
+		for slot, ok := rings.Completed(0); ok; slot, ok = rings.Completed(0) {
+			tab.CountOpened(slot)
 			made++
 			k := *tab.Key(slot)
 			if tab.Value(slot) != k[0]+1 {
@@ -142,8 +142,8 @@ func TestRings(t *testing.T) {
 	}
 	for begun := time.Now(); !t.Failed() && time.Since(begun) < time.Second; n++ {
 		read()
-		if slot, ok := tab.Lend(); ok && !rings.Give(0, slot) {
-			tab.TakeBack(slot)
+		if slot, ok := tab.Reserve(); ok && !rings.Fill(0, slot) {
+			tab.Unreserve(slot)
 		}
 		k := Key{rng.Uint64N(ringsKeys), 7}
 		h := tab.Hash(&k)

@@ -91,8 +91,8 @@ type Table struct {
 	used  uint32
 	seed  Seed
 
-	beside bool // programs make entries too
-	free   fifo // overflow slots
+	concurrent bool // programs make entries too
+	free       fifo // overflow slots
 }
 
 // homes is how many home slots a table for max entries has: pairs.
@@ -328,7 +328,7 @@ func (t *Table) claim(s *slot) bool {
 	if atomic.LoadUint64(&s.word) != 0 {
 		return false
 	}
-	return !t.beside || atomic.CompareAndSwapUint64(&s.word, 0, limbo)
+	return !t.concurrent || atomic.CompareAndSwapUint64(&s.word, 0, limbo)
 }
 
 // Detach keeps the entry in slot i, with its key and all, and hides it from

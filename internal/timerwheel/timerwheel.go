@@ -79,7 +79,7 @@ func New[R any](recs []R, link func(*R) *Link, now uint32, expire func(i uint32)
 // Ahead has f be called for records some time before they expire. If f reads what
 // expire will need, that is loaded for several of them at the same time. What f
 // returns means nothing.
-func (w *Wheel) Ahead(f func(i uint32) uint32) { w.ahead = f }
+func (w *Wheel) SetPrefetch(f func(i uint32) uint32) { w.ahead = f }
 
 // Now is the tick up to which timers have expired.
 func (w *Wheel) Now() uint32 { return w.now }

@@ -1,4 +1,4 @@
-package ahead
+package preselect
 
 import "unsafe"
 
@@ -14,15 +14,15 @@ const (
 	// with higher numbers are Go's. Choices is a ring's size, a power of two, of which
 	// one is always kept.
 	Services = 1 << 10
-	Choices  = 1 << 10
+	Picks    = 1 << 10
 
-	Stride = 128 + 8*Choices
+	Stride = 128 + 8*Picks
 
-	OffTurns   = 0
-	OffKey     = 8
-	OffBy      = 28
-	OffKeep    = 64
-	OffChoices = 128
+	OffPosition = 0
+	OffKey      = 8
+	OffBy       = 28
+	OffKeep     = 64
+	OffPicks    = 128
 )
 
 var (
@@ -30,5 +30,5 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.key)-OffKey]
 	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.by)-OffBy]
 	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.keep)-OffKeep]
-	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.cells)-OffChoices]
+	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.picks)-OffPicks]
 )

@@ -6,7 +6,7 @@ import (
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/internal/ahead"
+	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
@@ -20,120 +20,120 @@ import (
 // under way, with thresholds, FTP, one-packet scheduling or a persistence engine, from
 // the host's own addresses; and where a scheduler is to be asked that does not take its
 // real servers in turn.
-type making struct {
-	fast             dataplane.Maker
+type opener struct {
+	fast             dataplane.Opener
 	cpus             int
-	services         []ahead.Service
+	services         []preselect.Service
 	begun            bool
-	conns, templates *shtab.Loan
+	conns, templates *shtab.SlotPool
 	// locals are the addresses that the plane was told of, and apart whether that
-	// sufficed, by family; open is what it was told by SetMaking.
-	locals  *dataplane.Locals
-	apart   [2]bool
-	open    dataplane.Making
-	thirsty []*virtual
-	opened  uint64 // connections that the plane has opened
+	// sufficed, by family; open is what it was told by SetOpening.
+	locals *dataplane.Locals
+	apart  [2]bool
+	open   dataplane.Opening
+	low    []*virtual
+	opened uint64 // connections that the plane has opened
 }
 
 // prepare takes the memory of what is decided ahead, in which an earlier process may
 // have left something: how far its schedulers had come goes to their cells.
-func (d *Director) prepare(block []byte) error {
-	fast, ok := d.table.fast.(dataplane.Maker)
+func (d *Director) adoptPicks(block []byte) error {
+	fast, ok := d.table.fast.(dataplane.Opener)
 	if !ok {
 		return nil
 	}
-	services, err := ahead.Over(block)
+	services, err := preselect.Over(block)
 	if err != nil {
 		return err
 	}
 	for n := range services {
-		if by, last := services[n].Close(); by&ahead.ByTurns != 0 {
-			c := &d.table.cells.kept[cellCount+n]
+		if by, last := services[n].Close(); by&preselect.ByPicks != 0 {
+			c := &d.table.states.kept[stateCount+n]
 			c.last, c.current = last.Dest, last.Current
 		}
 	}
-	d.making = &making{fast: fast, services: services}
+	d.opener = &opener{fast: fast, services: services}
 	return nil
 }
 
 // startMaking lets the plane open connections.
-func (d *Director) startMaking() error {
-	m := d.making
+func (d *Director) startOpening() error {
+	m := d.opener
 	if m == nil {
 		return nil
 	}
 	conns, templates, cpus := m.fast.Rings()
 	m.cpus = cpus
 	var failed, err error
-	m.conns, err = d.conns.Lend(conns, cpus)
-	if m.templates, failed = d.templates.Lend(templates, cpus); err != nil || failed != nil {
+	m.conns, err = d.conns.SlotPool(conns, cpus)
+	if m.templates, failed = d.templates.SlotPool(templates, cpus); err != nil || failed != nil {
 		return errors.Join(err, failed)
 	}
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
-	m.conns.Begin()
-	m.templates.Begin()
+	m.conns.Open()
+	m.templates.Open()
 	m.begun = true
 	for s := range d.table.Each {
-		d.offer(s)
+		d.enableOpening(s)
 	}
-	d.review()
+	d.updateOpening()
 	return nil
 }
 
 // gather takes over what the plane has made. The caller holds fwd.
-func (d *Director) gather() {
-	m := d.making
+func (d *Director) drainOpened() {
+	m := d.opener
 	if m == nil || !m.begun {
 		return
 	}
 	// A connection was told of after its template.
-	templates := m.templates.Gather(d.takeTemplate)
-	if m.conns.Gather(d.takeConn) || templates {
-		d.review()
+	templates := m.templates.Drain(d.acceptTemplate)
+	if m.conns.Drain(d.acceptConn) || templates {
+		d.updateOpening()
 	}
 }
 
 // quench decides ahead for the services that may need it. Of a batch of packets it
 // comes last: those are older than what a program will see.
-func (d *Director) quench() {
-	m := d.making
+func (d *Director) refillLow() {
+	m := d.opener
 	if m == nil {
 		return
 	}
-	for _, s := range m.thirsty {
-		s.thirsty = false
-		d.fill(s)
+	for _, s := range m.low {
+		s.low = false
+		d.refill(s)
 	}
-	m.thirsty = m.thirsty[:0]
+	m.low = m.low[:0]
 }
 
 // lock takes the forwarding lock, and sees what there is to see.
 func (d *Director) lock() {
 	d.fwd.Lock()
-	d.gather()
-	d.quench()
+	d.drainOpened()
+	d.refillLow()
 }
 
 // takeConn takes over a connection that the plane has made, unless that has been done,
 // and takeTemplate a template.
-func (d *Director) takeConn(slot uint32) {
-	if id := conn.ID(slot); d.conns.Made(id) {
-		d.own(id)
+func (d *Director) acceptConn(slot uint32) {
+	if id := conn.ID(slot); d.conns.Opened(id) {
+		d.acceptedConn(id)
 	}
 }
 
-func (d *Director) takeTemplate(slot uint32) {
-	if id := persist.ID(slot); d.templates.Made(id) {
-		d.ownTemplate(id)
+func (d *Director) acceptTemplate(slot uint32) {
+	if id := persist.ID(slot); d.templates.Opened(id) {
+		d.acceptedTemplate(id)
 	}
 }
 
 // own makes a connection that the plane has made one of the director's: it does what
 // serve, connect and state would have done for its first packet.
-func (d *Director) own(id conn.ID) {
-	if d.making != nil {
-		d.making.opened++
+func (d *Director) acceptedConn(id conn.ID) {
+	if d.opener != nil {
+		d.opener.opened++
 	}
 	dst := d.table.dests[d.conns.Dest(id)]
 	s := dst.svc
@@ -149,93 +149,93 @@ func (d *Director) own(id conn.ID) {
 			d.templates.Controlled(ct, d.conns.Stamp(id))
 		}
 	}
-	c := d.conns.Take(id, template, ownerBits(own && dst.conf.Port != 0, DirectRoute))
+	c := d.conns.Accept(id, template, ownerBits(own && dst.conf.Port != 0, DirectRoute))
 	dst.Bind(false, c.Activated)
 	dst.Conns++
 	s.Conns++
-	d.wants(s)
+	d.markLow(s)
 }
 
 // ownTemplate makes a template that the plane has made one of the director's: it does
 // what persistent would have done.
-func (d *Director) ownTemplate(id persist.ID) {
+func (d *Director) acceptedTemplate(id persist.ID) {
 	dst := d.table.dests[d.templates.Dest(id)]
-	d.templates.Take(id, dst.svc.Persistence.Timeout)
+	d.templates.Accept(id, dst.svc.Persistence.Timeout)
 	dst.Bind(true, false)
-	d.wants(dst.svc)
+	d.markLow(dst.svc)
 }
 
 // ownAll takes over what an earlier process had not. What has no real server ends.
-func (d *Director) ownAll(known func(uint32) *dest) {
-	d.templates.EachUntaken(func(id persist.ID) {
+func (d *Director) acceptAll(known func(uint32) *dest) {
+	d.templates.EachPending(func(id persist.ID) {
 		if known(d.templates.Dest(id)) == nil {
 			d.templates.Discard(id)
 			return
 		}
-		d.ownTemplate(id)
+		d.acceptedTemplate(id)
 	})
-	d.conns.EachUntaken(func(id conn.ID) {
+	d.conns.EachPending(func(id conn.ID) {
 		if known(d.conns.Dest(id)) == nil {
 			d.conns.Remove(id)
 			return
 		}
-		d.own(id)
+		d.acceptedConn(id)
 	})
 }
 
 // findTemplate is the template of a key.
 func (d *Director) findTemplate(k *persist.Key, hash uint64) (ct persist.ID, found bool) {
 	ct, found = d.templates.Lookup(k, hash)
-	if found && d.making != nil && d.templates.Untaken(ct) {
-		d.takeTemplate(uint32(ct)) // just made, on another CPU
+	if found && d.opener != nil && d.templates.Pending(ct) {
+		d.acceptTemplate(uint32(ct)) // just made, on another CPU
 	}
 	return ct, found
 }
 
 // wants has quench look at a service's choices: before the next packets, commands or
 // listing, at the end of a batch.
-func (d *Director) wants(s *virtual) {
-	if d.making != nil && s.turning && !s.thirsty {
-		s.thirsty = true
-		d.making.thirsty = append(d.making.thirsty, s)
+func (d *Director) markLow(s *virtual) {
+	if d.opener != nil && s.usesPicks && !s.low {
+		s.low = true
+		d.opener.low = append(d.opener.low, s)
 	}
 }
 
 // fill decides ahead, if it is time.
-func (d *Director) fill(s *virtual) {
-	if !s.turning {
+func (d *Director) refill(s *virtual) {
+	if !s.usesPicks {
 		return
 	}
-	room := s.ahead.Room()
-	if room < ahead.Choices/8 {
+	room := s.picks.Room()
+	if room < preselect.Picks/8 {
 		return
 	}
 	n := 0
 	for ; n < room; n++ {
-		last, current := s.turns.Turn()
+		last, current := s.positioned.Position()
 		chosen := s.scheduler.Schedule(&d.request)
 		if chosen == nil {
-			s.turns.SetTurn(last, current) // nobody has asked yet
+			s.positioned.SetPosition(last, current) // nobody has asked yet
 			break
 		}
-		_, current = s.turns.Turn()
-		s.ahead.Add(n, ahead.Choice{Dest: chosen.ID, Current: current})
+		_, current = s.positioned.Position()
+		s.picks.Add(n, preselect.Pick{Dest: chosen.ID, Current: current})
 	}
-	s.ahead.Publish(n)
+	s.picks.Publish(n)
 }
 
 // offer lets the plane open connections to a service, if it can do that as the
 // director would.
-func (d *Director) offer(s *virtual) {
-	m := d.making
-	if m == nil || !m.begun || s.ahead != nil || int(s.number) >= len(m.services) {
+func (d *Director) enableOpening(s *virtual) {
+	m := d.opener
+	if m == nil || !m.begun || s.picks != nil || int(s.number) >= len(m.services) {
 		return
 	}
 	by := d.openable(s)
 	if by == 0 {
 		return
 	}
-	var key ahead.Key
+	var key preselect.Key
 	copy(key[:], s.Addr.AsSlice())
 	binary.BigEndian.PutUint16(key[16:], s.Port)
 	key[18], key[19] = byte(s.Protocol), 4
@@ -243,20 +243,20 @@ func (d *Director) offer(s *virtual) {
 		key[19] = 6
 	}
 	keep, _ := s.form.Keep(s.Port != 0)
-	s.ahead, s.turning = &m.services[s.number], by&ahead.ByTurns != 0
-	last := ahead.Choice{}
-	if s.turning {
-		at, current := s.turns.Turn()
+	s.picks, s.usesPicks = &m.services[s.number], by&preselect.ByPicks != 0
+	last := preselect.Pick{}
+	if s.usesPicks {
+		at, current := s.positioned.Position()
 		if last.Current = current; at != nil {
 			last.Dest = at.ID
 		}
 	}
-	s.ahead.Open(by, key, keep, last)
-	d.fill(s)
+	s.picks.Open(by, key, keep, last)
+	d.refill(s)
 }
 
 // openable is by what the plane may open a service's connections: 0, or as
-// ahead.Open has it.
+// preselect.Open has it.
 func (d *Director) openable(s *virtual) (by uint32) {
 	if s.Mark != 0 || s.Protocol != TCP && s.Protocol != UDP || s.OnePacket || s.Persistence.Engine != "" || s.Port == ftpPort || len(s.dests) == 0 {
 		return 0
@@ -270,12 +270,12 @@ func (d *Director) openable(s *virtual) (by uint32) {
 	case s.Port == 0 && d.table.find(ServiceKey{Protocol: TCP, Addr: s.Addr, Port: ftpPort}) != nil:
 		return 0 // some ports are that one's
 	case s.Persistence.Timeout != 0:
-		by = ahead.ByTemplate
+		by = preselect.ByTemplate
 	case s.Port == 0:
 		return 0
 	}
-	if s.turns != nil {
-		by |= ahead.ByTurns
+	if s.positioned != nil {
+		by |= preselect.ByPicks
 	}
 	return by
 }
@@ -283,34 +283,34 @@ func (d *Director) openable(s *virtual) (by uint32) {
 // withdraw takes back what was offered: what is decided ahead and was not used was
 // never decided. It comes before each change of a service, of its real servers or of
 // its scheduler.
-func (d *Director) withdraw(s *virtual) {
-	if s.ahead == nil {
+func (d *Director) disableOpening(s *virtual) {
+	if s.picks == nil {
 		return
 	}
-	d.gather()
-	_, last := s.ahead.Close()
-	if s.turning {
+	d.drainOpened()
+	_, last := s.picks.Close()
+	if s.usesPicks {
 		s.last, s.current = last.Dest, last.Current
-		s.goOn()
+		s.restorePosition()
 	}
-	s.ahead, s.turning = nil, false
+	s.picks, s.usesPicks = nil, false
 }
 
 // around withdraws a service, which may be nil, for a change.
-func (d *Director) around(s *virtual, change func()) {
-	if d.making == nil || s == nil {
+func (d *Director) withOpeningDisabled(s *virtual, change func()) {
+	if d.opener == nil || s == nil {
 		change()
 		return
 	}
-	d.withdraw(s)
+	d.disableOpening(s)
 	change()
 	if d.table.find(s.ServiceKey) == s {
-		d.offer(s)
+		d.enableOpening(s)
 	}
 }
 
 // beside is the service of every port that a service takes ports from, or nil.
-func (d *Director) beside(k ServiceKey) *virtual {
+func (d *Director) anyPortSibling(k ServiceKey) *virtual {
 	if k.Mark != 0 || k.Port != ftpPort || k.Protocol != TCP {
 		return nil
 	}
@@ -319,8 +319,8 @@ func (d *Director) beside(k ServiceKey) *virtual {
 }
 
 // review tells the plane whether connections may be opened now.
-func (d *Director) review() {
-	m := d.making
+func (d *Director) updateOpening() {
+	m := d.opener
 	if m == nil || !m.begun {
 		return
 	}
@@ -332,14 +332,14 @@ func (d *Director) review() {
 	// there are so many CPUs that they might be more than a quarter of the table, that
 	// has a few more entries for a moment.)
 	able := room(d.conns, m.cpus) && d.sysctl.ExpireQuiescentTemplate == 0 && d.defense.rate == 0 && !d.conns.Secure()
-	open := dataplane.Making{
+	open := dataplane.Opening{
 		IPv4:      able && m.apart[0] && !d.table.marked(0),
 		IPv6:      able && m.apart[1] && !d.table.marked(1),
 		Templates: room(d.templates, m.cpus),
 	}
 	if open != m.open {
 		m.open = open
-		m.fast.SetMaking(open)
+		m.fast.SetOpening(open)
 	}
 }
 
@@ -357,8 +357,8 @@ func (t *table) marked(family int) bool {
 }
 
 // goOn has the scheduler go on from where its service's cell says.
-func (s *virtual) goOn() {
-	if s.turns == nil {
+func (s *virtual) restorePosition() {
+	if s.positioned == nil {
 		return
 	}
 	var last *sched.Dest
@@ -367,5 +367,5 @@ func (s *virtual) goOn() {
 			last = &dst.Dest
 		}
 	}
-	s.turns.SetTurn(last, s.current)
+	s.positioned.SetPosition(last, s.current)
 }

@@ -1,4 +1,4 @@
-package ahead
+package preselect
 
 import (
 	"math/rand/v2"
@@ -10,7 +10,7 @@ import (
 func newService(t *testing.T) *Service {
 	t.Helper()
 	s := new(Service)
-	s.Open(ByTurns, Key{1}, [5]uint64{2}, Choice{7, -3})
+	s.Open(ByPicks, Key{1}, [5]uint64{2}, Pick{7, -3})
 	return s
 }
 
@@ -19,7 +19,7 @@ func newService(t *testing.T) *Service {
 func TestTurns(t *testing.T) {
 	s := newService(t)
 	rng := rand.New(rand.NewPCG(1, 2))
-	last := Choice{7, -3}
+	last := Pick{7, -3}
 	given, taken := uint32(0), uint32(0)
 	take := func() {
 		c, ok := s.Take()
@@ -28,7 +28,7 @@ func TestTurns(t *testing.T) {
 		}
 		if ok {
 			last = c
-			if want := (Choice{taken, -int32(taken)}); c != want {
+			if want := (Pick{taken, -int32(taken)}); c != want {
 				t.Fatalf("took %v, want %v", c, want)
 			}
 			taken++
@@ -37,17 +37,17 @@ func TestTurns(t *testing.T) {
 	for range 5000 {
 		switch rng.IntN(4) {
 		case 0:
-			if room := s.Room(); room != Choices-1-int(given-taken) {
+			if room := s.Room(); room != Picks-1-int(given-taken) {
 				t.Fatalf("room for %d with %d waiting", room, given-taken)
 			}
 			n := rng.IntN(s.Room() + 1)
 			for i := range n {
-				s.Add(i, Choice{given, -int32(given)})
+				s.Add(i, Pick{given, -int32(given)})
 				given++
 			}
 			s.Publish(n)
 		case 1:
-			for range rng.IntN(2 * Choices) {
+			for range rng.IntN(2 * Picks) {
 				take()
 			}
 		case 2:
@@ -57,7 +57,7 @@ func TestTurns(t *testing.T) {
 				break
 			}
 			by, at := s.Close()
-			if by != ByTurns || at != last {
+			if by != ByPicks || at != last {
 				t.Fatalf("closed with %d, %v, want %v", by, at, last)
 			}
 			if by, at := s.Close(); by != 0 || at != last {
@@ -66,9 +66,9 @@ func TestTurns(t *testing.T) {
 			given = taken
 			take()
 			if rng.IntN(2) == 0 { // the owner's own choice
-				last = Choice{uint32(rng.IntN(9)), 5}
+				last = Pick{uint32(rng.IntN(9)), 5}
 			}
-			s.Open(ByTurns, Key{1}, [5]uint64{}, last)
+			s.Open(ByPicks, Key{1}, [5]uint64{}, last)
 		}
 	}
 	if taken < 1000 {
@@ -79,14 +79,14 @@ func TestTurns(t *testing.T) {
 // The numbers of the choices start again long before they are all used.
 func TestFar(t *testing.T) {
 	s := newService(t)
-	s.turns = (1<<30+5)<<32 | (1<<30 + 2)
+	s.position = (1<<30+5)<<32 | (1<<30 + 2)
 	for i := range uint32(3) {
-		s.cells[(1<<30+2+i)%Choices] = Choice{i, 0}.pack()
+		s.picks[(1<<30+2+i)%Picks] = Pick{i, 0}.pack()
 	}
-	s.Add(0, Choice{3, 0})
+	s.Add(0, Pick{3, 0})
 	s.Publish(1)
-	if s.turns>>32 >= 1<<20 {
-		t.Errorf("the numbers go on from %d", s.turns>>32)
+	if s.position>>32 >= 1<<20 {
+		t.Errorf("the numbers go on from %d", s.position>>32)
 	}
 	for i := range uint32(4) {
 		if c, ok := s.Take(); !ok || c.Dest != i {
@@ -102,7 +102,7 @@ func TestFar(t *testing.T) {
 // ends it: every choice is taken once, or given back.
 func TestTakers(t *testing.T) {
 	s := new(Service)
-	s.Open(ByTurns, Key{}, [5]uint64{}, Choice{})
+	s.Open(ByPicks, Key{}, [5]uint64{}, Pick{})
 	var stop atomic.Bool
 	var wg sync.WaitGroup
 	taken := make([][]uint32, 3)
@@ -123,17 +123,17 @@ func TestTakers(t *testing.T) {
 	for next < all {
 		n := s.Room()
 		for i := range n {
-			s.Add(i, Choice{Dest: next + uint32(i)})
+			s.Add(i, Pick{Dest: next + uint32(i)})
 		}
 		s.Publish(n)
 		next += uint32(n)
 		if rng.IntN(50) == 0 {
 			_, last := s.Close()
 			next = last.Dest + 1
-			s.Open(ByTurns, Key{}, [5]uint64{}, last)
+			s.Open(ByPicks, Key{}, [5]uint64{}, last)
 		}
 	}
-	for s.Room() < Choices-1 {
+	for s.Room() < Picks-1 {
 	}
 	stop.Store(true)
 	wg.Wait()

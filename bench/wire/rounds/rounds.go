@@ -1,7 +1,7 @@
-// Package race compares what carries frames over the wire of package wire:
+// Package rounds compares what carries frames over the wire of package wire:
 // contenders take turns, so that what else happens on the machine meets all of
 // them, and a round counts only if the sink has seen all that was sent.
-package race
+package rounds
 
 import (
 	"errors"

@@ -2,26 +2,28 @@ package conn
 
 import "github.com/ulvs/ulvs/internal/shtab"
 
-// Lend lends programs what they need to make connections: the rings in block, of so
+// SlotPool lends programs what they need to make connections: the rings in block, of so
 // many CPUs (internal/shtab, Rings).
-func (t *Table) Lend(block []byte, cpus int) (*shtab.Loan, error) { return t.t.Lend(block, cpus) }
+func (t *Table) SlotPool(block []byte, cpus int) (*shtab.SlotPool, error) {
+	return t.t.SlotPool(block, cpus)
+}
 
-// Made counts a connection that a program says it has made. False: there is nothing
+// Opened counts a connection that a program says it has made. False: there is nothing
 // left to do for it. It was taken already; or it is another's double, made at the
 // same moment, and is ended.
-func (t *Table) Made(id ID) bool { return t.t.Told(uint32(id)) }
+func (t *Table) Opened(id ID) bool { return t.t.Opened(uint32(id)) }
 
-// Untaken reports whether a program has made the connection and Take was not called
+// Pending reports whether a program has made the connection and Accept was not called
 // for it yet: it has a flow, a real server and a state, and no template or timer.
-func (t *Table) Untaken(id ID) bool { return t.t.Untaken(uint32(id)) }
+func (t *Table) Pending(id ID) bool { return t.t.Pending(uint32(id)) }
 
-// EachUntaken calls yield for the connections of an adopted table that are Untaken.
+// EachPending calls yield for the connections of an adopted table that are Pending.
 // yield takes or removes them.
-func (t *Table) EachUntaken(yield func(ID)) { t.t.EachUntaken(func(i uint32) { yield(ID(i)) }) }
+func (t *Table) EachPending(yield func(ID)) { t.t.EachPending(func(i uint32) { yield(ID(i)) }) }
 
-// Take makes of a connection that a program has made what Insert and its first packet
+// Accept makes of a connection that a program has made what Insert and its first packet
 // would have, at the time of that packet: template and the owner's bits are Insert's.
-func (t *Table) Take(id ID, template uint32, owner uint8) Change {
+func (t *Table) Accept(id ID, template uint32, owner uint8) Change {
 	i := uint32(id)
 	to, timeout := t.t.State(i)&stateMask, t.timeouts.udp
 	c := Change{}
@@ -41,7 +43,7 @@ func (t *Table) open(i, template, timeout, state uint32, c Change) {
 		state |= flagActive
 	}
 	t.t.Owner(i).template = template
-	t.t.Resume(i, timeout)
+	t.t.ArmFromStamp(i, timeout)
 	t.t.SetState(i, state)
 }
 

@@ -1,4 +1,4 @@
-// Package ahead is what a director decides before packets come, for programs that
+// Package preselect is what a director decides before packets come, for programs that
 // open connections by themselves: for each virtual service whether they may, by which
 // bits of a flow its connection templates are found, and its scheduler's next choices.
 // All of it lies in memory that programs read and that outlives the process.
@@ -10,7 +10,7 @@
 // ends the ring in the same way: choices that nobody took were never made. The last
 // choice that was taken stays where it is, so that the memory itself says where the
 // scheduler stands.
-package ahead
+package preselect
 
 import (
 	"fmt"
@@ -26,33 +26,33 @@ type Key [20]byte
 
 // What programs may open connections by, one or both.
 const (
-	// ByTurns: by the next choice; with ByTemplate, if the client has no template, and
+	// ByPicks: by the next choice; with ByTemplate, if the client has no template, and
 	// then with a template for it.
-	ByTurns = 1
+	ByPicks = 1
 	// ByTemplate: by the client's template. The service is persistent.
 	ByTemplate = 2
 )
 
-// Choice is one of a scheduler's: the number of a real server, and what else the
-// scheduler knows after it (sched.Turns).
-type Choice struct {
+// Pick is one of a scheduler's: the number of a real server, and what else the
+// scheduler knows after it (sched.Positioned).
+type Pick struct {
 	Dest    uint32
 	Current int32
 }
 
-func (c Choice) pack() uint64      { return uint64(c.Dest)<<32 | uint64(uint32(c.Current)) }
-func unpackChoice(v uint64) Choice { return Choice{uint32(v >> 32), int32(uint32(v))} }
+func (c Pick) pack() uint64    { return uint64(c.Dest)<<32 | uint64(uint32(c.Current)) }
+func unpackPick(v uint64) Pick { return Pick{uint32(v >> 32), int32(uint32(v))} }
 
 // Service is what is decided for one service. Its methods are the owner's, one
 // goroutine's at a time, beside any programs.
 type Service struct {
-	turns uint64 // the first choice that is not there yet 32 | the next choice 32
-	key   Key
-	by    uint32
-	_     [8]uint32
-	keep  [5]uint64
-	_     [3]uint64
-	cells [Choices]uint64
+	position uint64 // the first choice that is not there yet 32 | the next choice 32
+	key      Key
+	by       uint32
+	_        [8]uint32
+	keep     [5]uint64
+	_        [3]uint64
+	picks    [Picks]uint64
 }
 
 // Over lays services over a block, which must have Size bytes, start on a cache line,
@@ -68,60 +68,60 @@ func Over(block []byte) ([]Service, error) {
 // Size is how many bytes Services services take.
 func Size() int { return shtab.RecordsSize[Service](Services) }
 
-// Open has programs open connections to a service: by are ByTurns and ByTemplate, keep
+// Open has programs open connections to a service: by are ByPicks and ByTemplate, keep
 // which bits of a flow its templates are found by, and last where its scheduler
 // stands. It must be closed. (A program that has read the service before it was closed
 // may put old bits and new ones together. It finds no template then, or one that the
 // client had.)
-func (s *Service) Open(by uint32, key Key, keep [5]uint64, last Choice) {
+func (s *Service) Open(by uint32, key Key, keep [5]uint64, last Pick) {
 	s.key, s.keep = key, keep
-	s.Note(last)
+	s.SetLast(last)
 	atomic.StoreUint32(&s.by, by)
 }
 
 // Close has programs open no more connections. by is what they did it by, 0 if they
-// did not; with ByTurns, last is the last choice that was taken.
-func (s *Service) Close() (by uint32, last Choice) {
+// did not; with ByPicks, last is the last choice that was taken.
+func (s *Service) Close() (by uint32, last Pick) {
 	by = atomic.SwapUint32(&s.by, 0)
 	for {
-		w := atomic.LoadUint64(&s.turns)
-		if atomic.CompareAndSwapUint64(&s.turns, w, w&0xffff_ffff|w<<32) {
-			return by, unpackChoice(atomic.LoadUint64(&s.cells[uint32(w-1)%Choices]))
+		w := atomic.LoadUint64(&s.position)
+		if atomic.CompareAndSwapUint64(&s.position, w, w&0xffff_ffff|w<<32) {
+			return by, unpackPick(atomic.LoadUint64(&s.picks[uint32(w-1)%Picks]))
 		}
 	}
 }
 
-// Note writes down where the scheduler stands. No choice may be left.
-func (s *Service) Note(last Choice) {
-	at := uint32(atomic.LoadUint64(&s.turns) - 1)
-	atomic.StoreUint64(&s.cells[at%Choices], last.pack())
+// SetLast writes down where the scheduler stands. No choice may be left.
+func (s *Service) SetLast(last Pick) {
+	at := uint32(atomic.LoadUint64(&s.position) - 1)
+	atomic.StoreUint64(&s.picks[at%Picks], last.pack())
 }
 
-// Take takes the next choice, if there is one.
-func (s *Service) Take() (c Choice, ok bool) {
+// Accept takes the next choice, if there is one.
+func (s *Service) Take() (c Pick, ok bool) {
 	for {
-		w := atomic.LoadUint64(&s.turns)
+		w := atomic.LoadUint64(&s.position)
 		if uint32(w) == uint32(w>>32) {
-			return Choice{}, false
+			return Pick{}, false
 		}
-		v := atomic.LoadUint64(&s.cells[uint32(w)%Choices])
-		if atomic.CompareAndSwapUint64(&s.turns, w, w+1) {
-			return unpackChoice(v), true
+		v := atomic.LoadUint64(&s.picks[uint32(w)%Picks])
+		if atomic.CompareAndSwapUint64(&s.position, w, w+1) {
+			return unpackPick(v), true
 		}
 	}
 }
 
 // Room is how many choices may be added.
 func (s *Service) Room() int {
-	w := atomic.LoadUint64(&s.turns)
-	return Choices - 1 - int(uint32(w>>32)-uint32(w))
+	w := atomic.LoadUint64(&s.position)
+	return Picks - 1 - int(uint32(w>>32)-uint32(w))
 }
 
 // Add puts a choice behind those that there are and the n that were added since the
 // last Publish, which lets programs have n of them. There must be Room.
-func (s *Service) Add(n int, c Choice) {
-	tail := uint32(atomic.LoadUint64(&s.turns)>>32) + uint32(n)
-	atomic.StoreUint64(&s.cells[tail%Choices], c.pack())
+func (s *Service) Add(n int, c Pick) {
+	tail := uint32(atomic.LoadUint64(&s.position)>>32) + uint32(n)
+	atomic.StoreUint64(&s.picks[tail%Picks], c.pack())
 }
 
 // Publish lets the n choices that were added be taken.
@@ -129,13 +129,13 @@ func (s *Service) Publish(n int) {
 	// The numbers start again before the lower one could run into the upper one.
 	const far = 1 << 30
 	for {
-		w := atomic.LoadUint64(&s.turns)
+		w := atomic.LoadUint64(&s.position)
 		to := w + uint64(n)<<32
 		if next := uint32(w); next >= far {
-			whole := uint64(next - next%Choices)
+			whole := uint64(next - next%Picks)
 			to -= whole<<32 | whole
 		}
-		if atomic.CompareAndSwapUint64(&s.turns, w, to) {
+		if atomic.CompareAndSwapUint64(&s.position, w, to) {
 			return
 		}
 	}

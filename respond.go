@@ -14,7 +14,7 @@ const arpRequest = 1
 
 // arp answers for virtual addresses that the host does not have.
 func (d *Director) arp(f *dataplane.Frame, p *packet.Packet) {
-	if p.ARPOp != arpRequest || !d.standsFor(p.ARPTarget) {
+	if p.ARPOp != arpRequest || !d.answersFor(p.ARPTarget) {
 		return
 	}
 	if mac, ok := d.resolver.LinkAddr(f.In); ok {
@@ -40,7 +40,7 @@ func intact(f *dataplane.Frame, p *packet.Packet) bool {
 // host does not get it, because the plane keeps the packets of service s from it
 // and has no way past that, or because the virtual address is not the host's, the
 // host's answer is given here: that of a host on which nothing listens.
-func (d *Director) accept(f *dataplane.Frame, p *packet.Packet, s *virtual) {
+func (d *Director) passToHost(f *dataplane.Frame, p *packet.Packet, s *virtual) {
 	to := p.Dest()
 	switch local := d.resolver.Local(to); {
 	case local && !(d.plane.Withholds() && d.table.claimed(s, to, p)), !local && !d.isVIP(to):
@@ -89,11 +89,11 @@ func (d *Director) isVIP(a netip.Addr) bool { return d.table.vips[a] > 0 || d.ta
 
 // standsFor reports whether the director answers for an address in the place
 // of a host: a virtual address that the host does not have.
-func (d *Director) standsFor(a netip.Addr) bool { return d.isVIP(a) && !d.resolver.Local(a) }
+func (d *Director) answersFor(a netip.Addr) bool { return d.isVIP(a) && !d.resolver.Local(a) }
 
 // local is a packet whose real server is the director itself: the host gets
 // it (ip_vs_dr_xmit, local), if the plane has a way.
-func (d *Director) local(f *dataplane.Frame) {
+func (d *Director) deliverLocal(f *dataplane.Frame) {
 	switch {
 	case !d.plane.Withholds():
 	case d.plane.Injects():

@@ -9,8 +9,8 @@ import (
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/internal/ahead"
 	"github.com/ulvs/ulvs/internal/journal"
+	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/persist"
 )
@@ -33,7 +33,7 @@ var journalSize = 16 << 20
 
 // cellCount is how many real servers, and how many services, have cells that
 // outlive the process. What others count begins at 0 with the next one.
-const cellCount = 1 << 14
+const stateCount = 1 << 14
 
 func parts(o *Options) []dataplane.Part {
 	return []dataplane.Part{
@@ -41,9 +41,9 @@ func parts(o *Options) []dataplane.Part {
 		partConnRecords:     {Name: "conn-records", Size: conn.RecordsSize(o.Connections)},
 		partTemplates:       {Name: dataplane.PartTemplates, Size: persist.MemorySize(o.Templates)},
 		partTemplateRecords: {Name: "template-records", Size: persist.RecordsSize(o.Templates)},
-		partCells:           {Name: "cells", Size: shtab.RecordsSize[cell](2 * cellCount)},
+		partCells:           {Name: "cells", Size: shtab.RecordsSize[state](2 * stateCount)},
 		partJournal:         {Name: "journal", Size: journalSize},
-		partServices:        {Name: dataplane.PartServices, Size: ahead.Size()},
+		partServices:        {Name: dataplane.PartServices, Size: preselect.Size()},
 	}
 }
 
@@ -58,11 +58,11 @@ func (d *Director) shareMemory(o *Options, conns *conn.Options, templates *persi
 	conns.Quarantine, templates.Quarantine = true, true
 	conns.Memory, conns.Records, conns.Adopt = list[partConns].Block, list[partConnRecords].Block, adopt
 	templates.Memory, templates.Records, templates.Adopt = list[partTemplates].Block, list[partTemplateRecords].Block, adopt
-	if d.table.cells.kept, err = shtab.RecordsOver[cell](list[partCells].Block, 2*cellCount); err != nil {
+	if d.table.states.kept, err = shtab.RecordsOver[state](list[partCells].Block, 2*stateCount); err != nil {
 		return nil, err
 	}
-	d.nextEst, d.table.trashAt = d.table.cells.clocks()
-	if err := d.prepare(list[partServices].Block); err != nil {
+	d.nextEst, d.table.trashAt = d.table.states.clocks()
+	if err := d.adoptPicks(list[partServices].Block); err != nil {
 		return nil, err
 	}
 	if !adopt {
@@ -82,8 +82,8 @@ func (d *Director) shareMemory(o *Options, conns *conn.Options, templates *persi
 func (d *Director) Adopted() bool { return d.adopted }
 
 // change is a command in the journal.
-type change struct {
-	Do string `json:"do"`
+type command struct {
+	Verb string `json:"do"`
 	// Number is that of the service's cell, or of the real server.
 	Number      uint32         `json:"number,omitempty"`
 	Service     *Service       `json:"service,omitempty"`
@@ -100,7 +100,7 @@ type change struct {
 
 // keep writes down a command that was carried out, before it is answered. The
 // caller holds ctl.
-func (d *Director) keep(c change) error {
+func (d *Director) record(c command) error {
 	if d.journal == nil || d.table.replaying {
 		return nil
 	}
@@ -108,7 +108,7 @@ func (d *Director) keep(c change) error {
 	if err != nil {
 		return fmt.Errorf("keeping a command: %w", err)
 	}
-	if err = journal.ErrFull; !d.behind {
+	if err = journal.ErrFull; !d.journalStale {
 		err = d.journal.Append(record)
 	}
 	if errors.Is(err, journal.ErrFull) {
@@ -118,7 +118,7 @@ func (d *Director) keep(c change) error {
 		}
 	}
 	// What is missing in the journal must not be built upon.
-	d.behind = err != nil
+	d.journalStale = err != nil
 	if err != nil {
 		return fmt.Errorf("the command was carried out, but will be forgotten when the daemon is started anew: %w", err)
 	}
@@ -128,7 +128,7 @@ func (d *Director) keep(c change) error {
 // snapshot is the changes that make everything as it is. The caller holds ctl, under
 // which all of it changes but the trash and the modes of defence.
 func (d *Director) snapshot() (records [][]byte, err error) {
-	put := func(c change) {
+	put := func(c command) {
 		record, failed := json.Marshal(c)
 		err = errors.Join(err, failed)
 		records = append(records, record)
@@ -147,21 +147,21 @@ func (d *Director) snapshot() (records [][]byte, err error) {
 	d.fwd.Unlock()
 
 	if d.loading {
-		put(change{Do: "load"})
+		put(command{Verb: "load"})
 	}
 	for name, value := range sysctls {
-		put(change{Do: "sysctl", Name: name, Value: value})
+		put(command{Verb: "sysctl", Name: name, Value: value})
 	}
-	put(change{Do: "timeouts", Timeouts: &timeouts, Generation: generation})
+	put(command{Verb: "timeouts", Timeouts: &timeouts, Generation: generation})
 	for _, six := range []bool{false, true} {
-		put(change{Do: "marks", IPv6: six, Text: d.marks(six).Save()})
+		put(command{Verb: "marks", IPv6: six, Text: d.marks(six).Save()})
 	}
 	server := func(s *virtual, dst *dest) {
 		conf := dst.conf
 		conf.Weight = max(conf.Weight, dst.LastWeight())
-		put(change{Do: "server", Key: &s.ServiceKey, Destination: &conf, Number: dst.ID})
+		put(command{Verb: "server", Key: &s.ServiceKey, Destination: &conf, Number: dst.ID})
 		if conf.Weight != dst.conf.Weight {
-			put(change{Do: "edit server", Key: &s.ServiceKey, Destination: &dst.conf})
+			put(command{Verb: "edit server", Key: &s.ServiceKey, Destination: &dst.conf})
 		}
 	}
 	// The trash of services that are gone comes first: their numbers may be others'.
@@ -173,17 +173,17 @@ func (d *Director) snapshot() (records [][]byte, err error) {
 		if live[s] {
 			continue
 		}
-		put(change{Do: "service", Service: &s.Service, Number: s.number})
+		put(command{Verb: "service", Service: &s.Service, Number: s.number})
 		for _, dst := range list {
 			server(s, dst)
 		}
-		put(change{Do: "delete service", Key: &s.ServiceKey})
+		put(command{Verb: "delete service", Key: &s.ServiceKey})
 	}
 	for _, s := range slices.Backward(all) {
-		put(change{Do: "service", Service: &s.Service, Number: s.number})
+		put(command{Verb: "service", Service: &s.Service, Number: s.number})
 		for _, dst := range trash[s] {
 			server(s, dst)
-			put(change{Do: "delete server", Key: &s.ServiceKey, Addr: dst.conf.AddrPort()})
+			put(command{Verb: "delete server", Key: &s.ServiceKey, Addr: dst.conf.AddrPort()})
 		}
 		for _, dst := range slices.Backward(s.dests) {
 			server(s, dst)
@@ -199,7 +199,7 @@ func (d *Director) Load(load func() error) error {
 		d.ctl.Lock()
 		defer d.ctl.Unlock()
 		d.loading = loading
-		return d.keep(change{Do: do})
+		return d.record(command{Verb: do})
 	}
 	if err := mark("load", true); err != nil {
 		return err
@@ -213,11 +213,11 @@ func (d *Director) Load(load func() error) error {
 // replay makes the changes of an earlier process again.
 func (d *Director) replay(records [][]byte) error {
 	for _, r := range records {
-		var c change
+		var c command
 		if err := json.Unmarshal(r, &c); err != nil {
 			return fmt.Errorf("%q: %w", r, err)
 		}
-		if err := d.redo(&c); err != nil {
+		if err := d.apply(&c); err != nil {
 			return fmt.Errorf("%s: %w", r, err)
 		}
 	}
@@ -227,10 +227,10 @@ func (d *Director) replay(records [][]byte) error {
 	return nil
 }
 
-func (d *Director) redo(c *change) error {
-	switch c.Do {
+func (d *Director) apply(c *command) error {
+	switch c.Verb {
 	case "load", "loaded":
-		d.loading = c.Do == "load"
+		d.loading = c.Verb == "load"
 		return nil
 	case "service":
 		return d.addService(*c.Service, c.Number)
@@ -247,7 +247,7 @@ func (d *Director) redo(c *change) error {
 	case "delete server":
 		return d.DeleteDestination(*c.Key, c.Addr)
 	case "forget":
-		d.forget(c.Number)
+		d.purge(c.Number)
 		return nil
 	case "timeouts":
 		if err := d.SetTimeouts(*c.Timeouts); err != nil {
@@ -289,11 +289,11 @@ func (d *Director) adopt(records [][]byte) error {
 			d.table.free = append(d.table.free, uint32(id+1))
 			d.table.fast.SetServer(uint32(id+1), dataplane.Server{})
 		} else if dst.available {
-			dst.trusted = max(now+trusted, 1)
+			dst.graceUntil = max(now+trusted, 1)
 		}
 	}
 	for s := range d.table.Each {
-		s.goOn()
+		s.restorePosition()
 	}
 	return nil
 }
@@ -334,11 +334,11 @@ func (d *Director) bind() {
 			}
 		})
 	}
-	d.ownAll(known)
+	d.acceptAll(known)
 }
 
 // forget takes a real server out of the trash, as the process before did.
-func (d *Director) forget(number uint32) {
+func (d *Director) purge(number uint32) {
 	for i, dst := range d.table.trash {
 		if dst.ID == number {
 			d.table.trash = slices.Delete(d.table.trash, i, i+1)
@@ -351,29 +351,29 @@ func (d *Director) forget(number uint32) {
 
 // keepForgotten writes down which real servers have left the trash. It does not wait
 // for a command under way: the next Tick tries again.
-func (d *Director) keepForgotten(gone []*dest) {
+func (d *Director) recordPurged(gone []*dest) {
 	if d.journal == nil {
 		return
 	}
 	for _, dst := range gone {
-		d.forgotten = append(d.forgotten, dst.ID)
+		d.purged = append(d.purged, dst.ID)
 	}
-	if len(d.forgotten) == 0 || !d.ctl.TryLock() {
+	if len(d.purged) == 0 || !d.ctl.TryLock() {
 		return
 	}
 	defer d.ctl.Unlock()
-	for _, id := range d.forgotten {
+	for _, id := range d.purged {
 		d.fwd.Lock()
 		again := d.table.dests[id] != nil
 		d.fwd.Unlock()
 		if again {
 			continue // the number is another's by now, which says the same
 		}
-		if err := d.keep(change{Do: "forget", Number: id}); err != nil {
+		if err := d.record(command{Verb: "forget", Number: id}); err != nil {
 			d.log.Error("keeping state", "err", err)
 		}
 	}
-	d.forgotten = nil
+	d.purged = nil
 }
 
 // number gives an adopted real server the number that it had. It returns the one
@@ -387,6 +387,6 @@ func (t *table) number(d *dest, id uint32) (was *dest) {
 	}
 	d.ID = id
 	t.dests[id] = d
-	d.cell = t.cells.server(id)
+	d.state = t.states.server(id)
 	return was
 }

@@ -1,4 +1,4 @@
-package race
+package rounds
 
 import (
 	"fmt"

@@ -73,18 +73,18 @@ func (p *program) ringsOf(cpu asm.Register) {
 // room keeps the address of the cell in which an entry will be told of. R8 are the
 // CPU's rings of the table.
 func (p *program) room(t entries) {
-	p.emit(asm.LoadMem(asm.R1, asm.R8, shtab.OffPutAt, asm.Word))
+	p.emit(asm.LoadMem(asm.R1, asm.R8, shtab.OffCompletionAt, asm.Word))
 	p.cell(asm.R2)
 	p.emit(
-		asm.LoadMem(asm.R1, asm.R2, shtab.OffMade, asm.Word),
+		asm.LoadMem(asm.R1, asm.R2, shtab.OffCompletion, asm.Word),
 		asm.JNE.Imm(asm.R1, 0, p.here("ask")),
 		asm.StoreMem(asm.RFP, t.stack+entryTold, asm.R2, asm.DWord),
-		asm.LoadMem(asm.R1, asm.R8, shtab.OffPutAt, asm.Word),
+		asm.LoadMem(asm.R1, asm.R8, shtab.OffCompletionAt, asm.Word),
 		asm.Add.Imm(asm.R1, shtab.RingCells/2),
 	)
 	p.cell(asm.R2)
 	p.emit(
-		asm.LoadMem(asm.R1, asm.R2, shtab.OffMade, asm.Word),
+		asm.LoadMem(asm.R1, asm.R2, shtab.OffCompletion, asm.Word),
 		asm.JEq.Imm(asm.R1, 0, t.label(p, "roomy")),
 	)
 	p.wake(t.label(p, "roomy"))
@@ -138,10 +138,10 @@ func (p *program) spot(t entries) {
 			asm.JEq.Imm(asm.R1, 0, t.label(p, "spot")),
 		)
 	}
-	p.emit(asm.LoadMem(asm.R1, asm.R8, shtab.OffTakeAt, asm.Word))
+	p.emit(asm.LoadMem(asm.R1, asm.R8, shtab.OffFillAt, asm.Word))
 	p.cell(asm.R3)
 	p.emit(
-		asm.LoadMem(asm.R2, asm.R3, shtab.OffFree, asm.Word),
+		asm.LoadMem(asm.R2, asm.R3, shtab.OffFill, asm.Word),
 		asm.JEq.Imm(asm.R2, 0, p.here("ask")),
 		asm.JGT.Imm(asm.R2, int32(t.slots), p.here("ask")),
 		asm.Mov.Reg(asm.R1, asm.R2),
@@ -168,7 +168,7 @@ func (p *program) placeTemplate(t entries) {
 			asm.StoreMem(asm.R5, shtab.OffKey+8*word, asm.R0, asm.DWord),
 		)
 	}
-	p.emit(asm.Mov.Imm(asm.R0, persist.MadeState))
+	p.emit(asm.Mov.Imm(asm.R0, persist.OpenedState))
 	p.begin()
 	p.emit(asm.LoadMem(asm.R2, asm.RFP, stackHash, asm.DWord))
 	p.publish(t, dest)
@@ -194,10 +194,10 @@ func (p *program) place(t entries) {
 		p.emit(asm.StoreMem(asm.R5, shtab.OffKey+8*w.word, asm.R0, asm.DWord))
 	}
 	p.emit(
-		asm.Mov.Imm(asm.R0, conn.MadeUDP),
+		asm.Mov.Imm(asm.R0, conn.OpenedUDP),
 		asm.LoadMem(asm.R1, data, p.atProto(), asm.Byte),
 		asm.JEq.Imm(asm.R1, protoUDP, p.here("state")),
-		asm.Mov.Imm(asm.R0, conn.MadeTCP),
+		asm.Mov.Imm(asm.R0, conn.OpenedTCP),
 	)
 	p.label("state")
 	p.begin()
@@ -231,15 +231,15 @@ func (p *program) claim(t entries) {
 		asm.Ja.Label(t.label(p, "write")),
 	)
 	p.symbol = t.label(p, "over")
-	p.emit(asm.LoadMem(asm.R1, asm.R8, shtab.OffTakeAt, asm.Word))
+	p.emit(asm.LoadMem(asm.R1, asm.R8, shtab.OffFillAt, asm.Word))
 	p.cell(asm.R3)
 	p.emit(
 		asm.Mov.Imm(asm.R1, 0),
-		atomically(asm.Xchg, asm.R3, asm.R1, asm.Word, shtab.OffFree),
+		atomically(asm.Xchg, asm.R3, asm.R1, asm.Word, shtab.OffFill),
 		asm.JNE.Reg(asm.R1, asm.R2, no),
-		asm.LoadMem(asm.R0, asm.R8, shtab.OffTakeAt, asm.Word),
+		asm.LoadMem(asm.R0, asm.R8, shtab.OffFillAt, asm.Word),
 		asm.Add.Imm(asm.R0, 1),
-		asm.StoreMem(asm.R8, shtab.OffTakeAt, asm.R0, asm.Word),
+		asm.StoreMem(asm.R8, shtab.OffFillAt, asm.R0, asm.Word),
 	)
 	p.symbol = t.label(p, "write")
 }
@@ -277,10 +277,10 @@ func (p *program) tell(t entries) {
 	p.emit(
 		asm.LoadMem(asm.R1, asm.RFP, t.stack+entryTold, asm.DWord),
 		asm.Mov.Imm(asm.R0, 0),
-		atomically(asm.CmpXchg, asm.R1, asm.R2, asm.Word, shtab.OffMade),
-		asm.LoadMem(asm.R0, asm.R8, shtab.OffPutAt, asm.Word),
+		atomically(asm.CmpXchg, asm.R1, asm.R2, asm.Word, shtab.OffCompletion),
+		asm.LoadMem(asm.R0, asm.R8, shtab.OffCompletionAt, asm.Word),
 		asm.Add.Imm(asm.R0, 1),
-		asm.StoreMem(asm.R8, shtab.OffPutAt, asm.R0, asm.Word),
+		asm.StoreMem(asm.R8, shtab.OffCompletionAt, asm.R0, asm.Word),
 	)
 }
 

@@ -1,0 +1,95 @@
+package shtab
+
+// SlotPool is what programs have of a table: rings, and overflow slots. Its methods are the
+// table's owner's.
+type SlotPool struct {
+	rings *Rings
+	table *Table
+	// lent is how many slots each CPU's programs have, of share at most.
+	reserved []int
+	share    int
+	touch    func(slot uint32) uint32
+	sum      uint32 // of what was touched: the compiler cannot leave it out
+}
+
+// NewSlotPool lays rings of so many CPUs over block (NewRings), from which nothing is lent
+// yet. touch reads what the owner will need of an entry that a program has made; what
+// it returns means nothing.
+func NewSlotPool(table *Table, block []byte, cpus int, touch func(slot uint32) uint32) (*SlotPool, error) {
+	rings, err := NewRings(block, cpus)
+	if err != nil {
+		return nil, err
+	}
+	// A 64th of the slots is the table's room for chance: half of that is not missed.
+	share := min(RingCells-1, table.Max()/128/cpus)
+	return &SlotPool{rings: rings, table: table, reserved: make([]int, cpus), share: share, touch: touch}, nil
+}
+
+// Begin lets programs make entries.
+func (l *SlotPool) Open() {
+	l.table.AllowConcurrentInsert()
+	l.rings.Open()
+	l.refill()
+}
+
+// lend fills up what programs have.
+func (l *SlotPool) refill() {
+	for cpu := range l.reserved {
+		for l.reserved[cpu] < l.share {
+			slot, ok := l.table.Reserve()
+			if !ok {
+				return
+			}
+			if !l.rings.Fill(cpu, slot) {
+				l.table.Unreserve(slot)
+				break
+			}
+			l.reserved[cpu]++
+		}
+	}
+}
+
+// Drain calls take for the slots in which programs have made entries, and reports
+// whether there were any. Of each CPU it takes a ring's cells at most, however fast
+// programs are.
+func (l *SlotPool) Drain(take func(slot uint32)) (some bool) {
+	for cpu := range l.reserved {
+		for range RingCells / prefetched {
+			n := l.prefetch(cpu)
+			for range n {
+				slot, ok := l.rings.Completed(cpu)
+				if !ok { // closed meanwhile, by who takes over
+					return some
+				}
+				if slot >= l.table.Homes() {
+					l.reserved[cpu]--
+				}
+				take(slot)
+			}
+			some = some || n > 0
+			if n < prefetched {
+				break
+			}
+		}
+	}
+	if some {
+		l.refill()
+	}
+	return some
+}
+
+// atOnce is of how many entries what another CPU has written is loaded side by side.
+const prefetched = 16
+
+// look touches the next entries that a CPU's programs have made, and says how many.
+func (l *SlotPool) prefetch(cpu int) (n int) {
+	for n < prefetched {
+		slot, ok := l.rings.peek(cpu, uint32(n))
+		if !ok {
+			break
+		}
+		l.sum += l.touch(slot)
+		n++
+	}
+	return n
+}
