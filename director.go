@@ -22,6 +22,7 @@ import (
 	"github.com/ulvs/ulvs/estimator"
 	"github.com/ulvs/ulvs/fragment"
 	"github.com/ulvs/ulvs/fwmark"
+	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/journal"
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
@@ -157,7 +158,7 @@ func New(o Options) (_ *Director, err error) {
 	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Expired: d.connExpired, Prefetch: d.connAhead}
 	templates := persist.Options{Max: o.Templates, Hz: hz, Now: now, Ended: d.templateEnded}
 	var kept [][]byte
-	if fast, ok := d.plane.(dataplane.Accelerator); ok {
+	if fast, ok := d.plane.(accel.Accelerator); ok {
 		d.table.fast = fast
 		defer func() {
 			if err != nil {
@@ -220,7 +221,7 @@ func (d *Director) accelerate() error {
 			return err
 		}
 	}
-	a := dataplane.Acceleration{TableShape: dataplane.TableShape{Seed: seed, Homes: homes, Slots: uint32(d.conns.Slots())}, Hz: hz}
+	a := accel.Acceleration{TableShape: accel.TableShape{Seed: seed, Homes: homes, Slots: uint32(d.conns.Slots())}, Hz: hz}
 	a.Templates.Seed, a.Templates.Homes = d.templates.Seed()
 	a.Templates.Slots = uint32(d.templates.Slots())
 	if err := d.table.fast.Accelerate(a); err != nil {

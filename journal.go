@@ -8,7 +8,7 @@ import (
 	"slices"
 
 	"github.com/ulvs/ulvs/conn"
-	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/journal"
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/shtab"
@@ -35,15 +35,15 @@ var journalSize = 16 << 20
 // outlive the process. What others count begins at 0 with the next one.
 const stateCount = 1 << 14
 
-func parts(o *Options) []dataplane.Part {
-	return []dataplane.Part{
-		partConns:           {Name: dataplane.PartConns, Size: conn.MemorySize(o.Connections)},
+func parts(o *Options) []accel.Part {
+	return []accel.Part{
+		partConns:           {Name: accel.PartConns, Size: conn.MemorySize(o.Connections)},
 		partConnRecords:     {Name: "conn-records", Size: conn.RecordsSize(o.Connections)},
-		partTemplates:       {Name: dataplane.PartTemplates, Size: persist.MemorySize(o.Templates)},
+		partTemplates:       {Name: accel.PartTemplates, Size: persist.MemorySize(o.Templates)},
 		partTemplateRecords: {Name: "template-records", Size: persist.RecordsSize(o.Templates)},
 		partCells:           {Name: "cells", Size: shtab.RecordsSize[state](2 * stateCount)},
 		partJournal:         {Name: "journal", Size: journalSize},
-		partServices:        {Name: dataplane.PartServices, Size: preselect.Size()},
+		partServices:        {Name: accel.PartServices, Size: preselect.Size()},
 	}
 }
 
@@ -287,7 +287,7 @@ func (d *Director) adopt(records [][]byte) error {
 	for id, dst := range d.table.dests[1:] {
 		if dst == nil {
 			d.table.free = append(d.table.free, uint32(id+1))
-			d.table.fast.SetServer(uint32(id+1), dataplane.Server{})
+			d.table.fast.SetServer(uint32(id+1), accel.Server{})
 		} else if dst.available {
 			dst.graceUntil = max(now+trusted, 1)
 		}

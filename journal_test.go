@@ -14,6 +14,7 @@ import (
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+	"github.com/ulvs/ulvs/internal/accel"
 )
 
 // twins are two directors that are told and sent the same: one is started anew
@@ -192,12 +193,12 @@ type releasing struct {
 
 func (r *releasing) Release() { r.released++ }
 
-func (r *releasing) Memory(parts []dataplane.Part) (bool, error) {
+func (r *releasing) Memory(parts []accel.Part) (bool, error) {
 	kept, err := r.Keeper.Memory(parts)
 	return kept, errors.Join(err, r.late)
 }
 
-func (r *releasing) Accelerate(dataplane.Acceleration) error {
+func (r *releasing) Accelerate(accel.Acceleration) error {
 	r.accelerated = true
 	return r.refusal
 }
@@ -234,7 +235,7 @@ type measured struct {
 
 var errMeasured = errors.New("that is all")
 
-func (m *measured) Memory(parts []dataplane.Part) (bool, error) {
+func (m *measured) Memory(parts []accel.Part) (bool, error) {
 	for _, p := range parts {
 		m.bytes[p.Name] += p.Size
 	}

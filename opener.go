@@ -6,6 +6,7 @@ import (
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/persist"
@@ -21,7 +22,7 @@ import (
 // the host's own addresses; and where a scheduler is to be asked that does not take its
 // real servers in turn.
 type opener struct {
-	fast             dataplane.Opener
+	fast             accel.Opener
 	cpus             int
 	services         []preselect.Service
 	begun            bool
@@ -30,7 +31,7 @@ type opener struct {
 	// sufficed, by family; open is what it was told by SetOpening.
 	locals *dataplane.Locals
 	apart  [2]bool
-	open   dataplane.Opening
+	open   accel.Opening
 	low    []*virtual
 	opened uint64 // connections that the plane has opened
 }
@@ -38,7 +39,7 @@ type opener struct {
 // prepare takes the memory of what is decided ahead, in which an earlier process may
 // have left something: how far its schedulers had come goes to their cells.
 func (d *Director) adoptPicks(block []byte) error {
-	fast, ok := d.table.fast.(dataplane.Opener)
+	fast, ok := d.table.fast.(accel.Opener)
 	if !ok {
 		return nil
 	}
@@ -332,7 +333,7 @@ func (d *Director) updateOpening() {
 	// there are so many CPUs that they might be more than a quarter of the table, that
 	// has a few more entries for a moment.)
 	able := room(d.conns, m.cpus) && d.sysctl.ExpireQuiescentTemplate == 0 && d.defense.rate == 0 && !d.conns.Secure()
-	open := dataplane.Opening{
+	open := accel.Opening{
 		IPv4:      able && m.apart[0] && !d.table.marked(0),
 		IPv6:      able && m.apart[1] && !d.table.marked(1),
 		Templates: room(d.templates, m.cpus),

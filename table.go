@@ -7,6 +7,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/estimator"
 	"github.com/ulvs/ulvs/fwmark"
+	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
@@ -60,8 +61,8 @@ type state struct {
 // director's forwarding lock guards it.
 type table struct {
 	*service.Table[virtual]
-	fast    dataplane.Accelerator // or nil
-	dests   []*dest               // by number; nil: free
+	fast    accel.Accelerator // or nil
+	dests   []*dest           // by number; nil: free
 	free    []uint32
 	trash   []*dest
 	trashAt *uint32        // tick at which the trash is looked at next
@@ -259,14 +260,14 @@ func (t *table) pushServer(d *dest) {
 	if t.fast == nil || t.replaying {
 		return
 	}
-	var s dataplane.Server
+	var s accel.Server
 	n := d.hop.Neighbor()
 	if d.available && d.graceUntil != 0 && n.State != dataplane.HopReachable && n.State != dataplane.HopLocal {
 		return // it may not be known yet, and was before
 	}
 	d.pushed, d.graceUntil = n, 0
 	if d.available && n.State == dataplane.HopReachable {
-		s = dataplane.Server{Reachable: true, Dst: n.Dst, Src: n.Src, Ifindex: n.Ifindex, MTU: n.MTU}
+		s = accel.Server{Reachable: true, Dst: n.Dst, Src: n.Src, Ifindex: n.Ifindex, MTU: n.MTU}
 		if s.MTU == 0 {
 			s.MTU = 65535
 		}

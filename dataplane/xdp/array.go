@@ -7,9 +7,10 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
-	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/internal/shtab"
 	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/internal/accel"
+	"github.com/ulvs/ulvs/internal/shtab"
 )
 
 // array is a BPF array and its memory. It has one element, which programs use as
@@ -64,17 +65,17 @@ func newTable(name string, size int, looked bool) (*array, error) {
 	return newElements(name, shtab.SlotSize, (size+shtab.SlotSize-1)/shtab.SlotSize)
 }
 
-// Memory implements dataplane.Accelerator.
-func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
+// Memory implements accel.Accelerator.
+func (p *Plane) Memory(list []accel.Part) (kept bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	own := []dataplane.Part{
+	own := []accel.Part{
 		{Name: "servers", Size: serverSize * p.rooms},
 		{Name: "counts", Size: countSize * p.rooms * p.cpus},
 		{Name: "settings", Size: settingsSize},
 		{Name: "rings", Size: 2 * shtab.RingsSize(p.cpus)},
 	}
-	all := append(append([]dataplane.Part{}, list...), own...)
+	all := append(append([]accel.Part{}, list...), own...)
 	var arrays []*array
 	if p.pins != nil {
 		if arrays, err = p.pins.arrays(all); err != nil {
@@ -93,9 +94,9 @@ func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
 	p.conns = arrays[0]
 	for i, part := range list {
 		switch part.Name {
-		case dataplane.PartTemplates:
+		case accel.PartTemplates:
 			p.templateArray = arrays[i]
-		case dataplane.PartServices:
+		case accel.PartServices:
 			p.serviceArray = arrays[i]
 		}
 	}
@@ -119,7 +120,7 @@ func (p *Plane) Memory(list []dataplane.Part) (kept bool, err error) {
 	return true, p.Grace()
 }
 
-// Release implements dataplane.Accelerator. What is pinned stays for another process.
+// Release implements accel.Accelerator. What is pinned stays for another process.
 func (p *Plane) Release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -135,7 +136,7 @@ func (p *Plane) Release() {
 	p.templateArray, p.serviceArray, p.ringArray = nil, nil, nil
 }
 
-func (p *Plane) newArrays(parts []dataplane.Part) (list []*array, err error) {
+func (p *Plane) newArrays(parts []accel.Part) (list []*array, err error) {
 	defer func() {
 		if err == nil {
 			return

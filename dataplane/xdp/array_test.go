@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"github.com/ulvs/ulvs/conn"
-	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+	"github.com/ulvs/ulvs/internal/accel"
 )
 
 // Release unmaps and closes all that Memory made, before Close or after it.
@@ -23,7 +23,7 @@ func TestReleases(t *testing.T) {
 			t.Fatal(err)
 		}
 		mapped, open := arrays(t)
-		if _, err := p.Memory([]dataplane.Part{{Name: dataplane.PartConns, Size: conn.MemorySize(1000)}, {Name: "other", Size: 5000}}); err != nil {
+		if _, err := p.Memory([]accel.Part{{Name: accel.PartConns, Size: conn.MemorySize(1000)}, {Name: "other", Size: 5000}}); err != nil {
 			t.Fatal(err)
 		}
 		if m, o := arrays(t); m < mapped+6 || o < open+6 {

@@ -10,9 +10,11 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/packet"
 	"github.com/ulvs/ulvs/persist"
@@ -58,10 +60,10 @@ func newBenchWith(t testing.TB, max int, looked bool) *bench {
 	b.must(err)
 	gone(t, p)
 	p.looked, p.out = looked, map[int]bool{1: true, 2: true}
-	parts := []dataplane.Part{
-		{Name: dataplane.PartConns, Size: conn.MemorySize(max)},
-		{Name: dataplane.PartTemplates, Size: persist.MemorySize(1000)},
-		{Name: dataplane.PartServices, Size: preselect.Size()},
+	parts := []accel.Part{
+		{Name: accel.PartConns, Size: conn.MemorySize(max)},
+		{Name: accel.PartTemplates, Size: persist.MemorySize(1000)},
+		{Name: accel.PartServices, Size: preselect.Size()},
 	}
 	_, err = p.Memory(parts)
 	b.must(err)
@@ -72,7 +74,7 @@ func newBenchWith(t testing.TB, max int, looked bool) *bench {
 	b.prog, err = p.load(b.acceleration(), b.ticks, 1, []dataplane.MAC{own, router}, nil)
 	b.must(err)
 	for id := range uint32(4) {
-		p.SetServer(id, dataplane.Server{Reachable: true, Dst: to, Src: own, Ifindex: 1, MTU: 1500})
+		p.SetServer(id, accel.Server{Reachable: true, Dst: to, Src: own, Ifindex: 1, MTU: 1500})
 	}
 	return b
 }
@@ -85,11 +87,11 @@ func gone(t testing.TB, p *Plane) {
 	})
 }
 
-func (b *bench) acceleration() dataplane.Acceleration {
+func (b *bench) acceleration() accel.Acceleration {
 	seed, homes := b.conns.Seed()
-	return dataplane.Acceleration{
-		TableShape: dataplane.TableShape{Seed: seed, Homes: homes, Slots: uint32(b.conns.Slots())},
-		Templates:  dataplane.TableShape{Homes: 1000, Slots: 1500}, Hz: hz,
+	return accel.Acceleration{
+		TableShape: accel.TableShape{Seed: seed, Homes: homes, Slots: uint32(b.conns.Slots())},
+		Templates:  accel.TableShape{Homes: 1000, Slots: 1500}, Hz: hz,
 	}
 }
 

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Grace implements dataplane.Accelerator: it waits until every run of the program
+// Grace implements accel.Accelerator: it waits until every run of the program
 // that has begun has ended.
 func (p *Plane) Grace() error { return p.grace.wait() }
 

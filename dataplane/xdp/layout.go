@@ -6,6 +6,7 @@ import (
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/accel"
 )
 
 // An element of the array of servers, by a real server's number. Element 0 is no
@@ -95,7 +96,7 @@ func elements[E any](memory []byte, n int) []E {
 // set publishes where a server is. The program reads the MTU first, and the
 // server's address with the first two bytes of the other as one word: no frame
 // goes to half an address.
-func (s *server) set(to dataplane.Server) {
+func (s *server) set(to accel.Server) {
 	atomic.StoreUint32(&s.mtu, 0)
 	if !to.Reachable {
 		return

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/accel"
 )
 
 var update = flag.Bool("update", false, "write the golden listings anew")
@@ -21,7 +22,7 @@ func TestListing(t *testing.T) {
 	}
 	for name, hashed := range map[string]int{"array": 0, "hash": 4, "opens": 0} {
 		p := program{
-			Acceleration: dataplane.Acceleration{TableShape: dataplane.TableShape{Seed: seed, Homes: 1000, Slots: 1500}, Hz: 250},
+			Acceleration: accel.Acceleration{TableShape: accel.TableShape{Seed: seed, Homes: 1000, Slots: 1500}, Hz: 250},
 			conns:        1, servers: 2, counts: 3, settings: 5, cpus: 2, path: forward(), ifindex: 1, hashed: hashed, hashedWords: 5,
 			mac: []dataplane.MAC{own}, ticks: ticks{mul: 250, div: 1000, offset: 77}, rooms: 64,
 		}

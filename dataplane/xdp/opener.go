@@ -4,10 +4,11 @@ import (
 	"sync/atomic"
 
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
-// Rings implements dataplane.Opener.
+// Rings implements accel.Opener.
 func (p *Plane) Rings() (conns, templates []byte, cpus int) {
 	size := shtab.RingsSize(p.cpus)
 	return p.ringArray.memory[:size], p.ringArray.memory[size : 2*size], p.cpus
@@ -16,7 +17,7 @@ func (p *Plane) Rings() (conns, templates []byte, cpus int) {
 // closeRings ends that programs make entries, of which it takes back what they were
 // given.
 func (p *Plane) closeRings() error {
-	p.settings.setMaking(dataplane.Opening{})
+	p.settings.setMaking(accel.Opening{})
 	conns, templates, cpus := p.Rings()
 	for _, block := range [][]byte{conns, templates} {
 		if _, err := shtab.NewRings(block, cpus); err != nil {
@@ -26,8 +27,8 @@ func (p *Plane) closeRings() error {
 	return nil
 }
 
-// SetOpening implements dataplane.Opener.
-func (p *Plane) SetOpening(m dataplane.Opening) { p.settings.setMaking(m) }
+// SetOpening implements accel.Opener.
+func (p *Plane) SetOpening(m accel.Opening) { p.settings.setMaking(m) }
 
 // makingBit is a family's bit in the settings.
 func makingBit(six bool) uint32 {
@@ -37,7 +38,7 @@ func makingBit(six bool) uint32 {
 	return 1
 }
 
-func (s *settings) setMaking(m dataplane.Opening) {
+func (s *settings) setMaking(m accel.Opening) {
 	var bits, templates uint32
 	if m.IPv4 {
 		bits |= makingBit(false)
@@ -52,7 +53,7 @@ func (s *settings) setMaking(m dataplane.Opening) {
 	atomic.StoreUint32(&s.making, bits)
 }
 
-// SetLocals implements dataplane.Opener. The program knows the loopback addresses, and
+// SetLocals implements accel.Opener. The program knows the loopback addresses, and
 // sees by a bit whether a source may be one of the host's single addresses: about those
 // Go decides.
 func (p *Plane) SetLocals(l *dataplane.Locals) (ipv4, ipv6 bool) {

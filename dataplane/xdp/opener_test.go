@@ -16,9 +16,11 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
+
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+	"github.com/ulvs/ulvs/internal/accel"
 )
 
 // still is a plane whose program is run by hand, at a time that stands still, and whose
@@ -27,12 +29,12 @@ type still struct {
 	*Plane
 	sockets *ebpf.Map
 	prog    *ebpf.Program
-	shape   dataplane.Acceleration
+	shape   accel.Acceleration
 	now     time.Duration
-	parts   []dataplane.Part
+	parts   []accel.Part
 }
 
-func (s *still) Memory(parts []dataplane.Part) (kept bool, err error) {
+func (s *still) Memory(parts []accel.Part) (kept bool, err error) {
 	if s.parts == nil {
 		kept, err = s.Plane.Memory(parts)
 		s.parts = slices.Clone(parts)
@@ -44,7 +46,7 @@ func (s *still) Memory(parts []dataplane.Part) (kept bool, err error) {
 	return true, errors.Join(s.closeRings(), s.Grace())
 }
 
-func (s *still) Accelerate(a dataplane.Acceleration) error {
+func (s *still) Accelerate(a accel.Acceleration) error {
 	s.shape = a
 	return s.load()
 }

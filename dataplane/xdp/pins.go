@@ -12,9 +12,10 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/internal/shtab"
 	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/internal/accel"
+	"github.com/ulvs/ulvs/internal/shtab"
 )
 
 // layout is the number of the layout of everything that is pinned: it changes when
@@ -104,7 +105,7 @@ func (p *pins) path(name string) string { return filepath.Join(p.dir, name) }
 
 // arrays are those that are there, if they are all that is wanted; otherwise
 // everything is removed, and there are none.
-func (p *pins) arrays(parts []dataplane.Part) (list []*array, err error) {
+func (p *pins) arrays(parts []accel.Part) (list []*array, err error) {
 	if list, err = p.load(parts); err == nil {
 		return list, nil
 	}
@@ -159,7 +160,7 @@ func (p *pins) check() error {
 	return nil
 }
 
-func (p *pins) load(parts []dataplane.Part) (list []*array, err error) {
+func (p *pins) load(parts []accel.Part) (list []*array, err error) {
 	if err := p.check(); err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-// Package xdp is a dataplane.Accelerator: an XDP program that forwards the
+// Package xdp is a accel.Accelerator: an XDP program that forwards the
 // packets of connections, from the connection table that it shares with the
 // director, in front of another plane, which gets all other packets.
 //
@@ -22,9 +22,11 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
-	"github.com/ulvs/ulvs/dataplane"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/accel"
 )
 
 // Options configure a Plane. Interfaces and Slow are required.
@@ -61,7 +63,7 @@ type Options struct {
 // BPF: CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are needed, or root.
 var ErrNotPermitted = errors.New("this process may not load BPF programs: run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")
 
-// Plane is a dataplane.Accelerator. Make it with New; it is safe for concurrent
+// Plane is a accel.Accelerator. Make it with New; it is safe for concurrent
 // use as dataplane says.
 type Plane struct {
 	dataplane.Plane // the slow one
@@ -102,7 +104,7 @@ type Plane struct {
 	grace grace
 }
 
-var _ dataplane.Opener = (*Plane)(nil)
+var _ accel.Opener = (*Plane)(nil)
 
 // New makes a plane. Its arrays are made by Memory, and nothing is attached before
 // Accelerate.
@@ -140,9 +142,9 @@ func permitted(err error) error {
 // Name implements dataplane.Plane.
 func (p *Plane) Name() string { return "xdp" }
 
-// Accelerate implements dataplane.Accelerator: it attaches a program to each
+// Accelerate implements accel.Accelerator: it attaches a program to each
 // interface, in the network namespace of the calling thread.
-func (p *Plane) Accelerate(a dataplane.Acceleration) error {
+func (p *Plane) Accelerate(a accel.Acceleration) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.conns == nil {
@@ -168,7 +170,7 @@ func (p *Plane) Accelerate(a dataplane.Acceleration) error {
 	return nil
 }
 
-func (p *Plane) attach(name string, a dataplane.Acceleration, t ticks) (ifindex int, err error) {
+func (p *Plane) attach(name string, a accel.Acceleration, t ticks) (ifindex int, err error) {
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
 		return 0, fmt.Errorf("xdp: interface %s: %w", name, err)
@@ -245,7 +247,7 @@ func (p *Plane) link(name string, ifindex int, prog *ebpf.Program, why error) (l
 }
 
 // source is the program for an interface with these addresses.
-func (p *Plane) source(a dataplane.Acceleration, t ticks, ifindex int, macs []dataplane.MAC, m *ebpf.Map) *program {
+func (p *Plane) source(a accel.Acceleration, t ticks, ifindex int, macs []dataplane.MAC, m *ebpf.Map) *program {
 	s := &program{
 		Acceleration: a, conns: p.conns.FD(), servers: p.serverArray.FD(), counts: p.countArray.FD(), settings: p.settingsArray.FD(),
 		looked: p.looked, ifindex: ifindex, mac: macs, ticks: t, rooms: p.rooms, cpus: p.cpus, path: forward(),
@@ -263,7 +265,7 @@ func (p *Plane) source(a dataplane.Acceleration, t ticks, ifindex int, macs []da
 const programName = "ulvs"
 
 // load loads a program for an interface with these addresses.
-func (p *Plane) load(a dataplane.Acceleration, t ticks, ifindex int, macs []dataplane.MAC, m *ebpf.Map) (*ebpf.Program, error) {
+func (p *Plane) load(a accel.Acceleration, t ticks, ifindex int, macs []dataplane.MAC, m *ebpf.Map) (*ebpf.Program, error) {
 	source := p.source(a, t, ifindex, macs, m)
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL", Instructions: source.assemble()})
 	if err != nil {
@@ -319,30 +321,30 @@ func (p *Plane) detach() {
 	p.links, p.progs = nil, nil
 }
 
-// SetGeneration implements dataplane.Accelerator.
+// SetGeneration implements accel.Accelerator.
 func (p *Plane) SetGeneration(gen uint32) { p.settings.setGeneration(gen) }
 
-// Heartbeat implements dataplane.Accelerator.
+// Heartbeat implements accel.Accelerator.
 func (p *Plane) Heartbeat(tick uint32) {
 	if !p.closed.Load() {
 		p.settings.attend(tick)
 	}
 }
 
-// SetServer implements dataplane.Accelerator. A server that is reached by an
+// SetServer implements accel.Accelerator. A server that is reached by an
 // interface without a program is Go's.
-func (p *Plane) SetServer(id uint32, s dataplane.Server) bool {
+func (p *Plane) SetServer(id uint32, s accel.Server) bool {
 	if id == 0 || int(id) >= len(p.servers) {
 		return false
 	}
 	if !p.out[s.Ifindex] {
-		s = dataplane.Server{}
+		s = accel.Server{}
 	}
 	p.servers[id].set(s)
 	return true
 }
 
-// Served implements dataplane.Accelerator.
+// Served implements accel.Accelerator.
 func (p *Plane) Served(id uint32) (packets, bytes uint64) {
 	if int(id) >= p.rooms {
 		return 0, 0

@@ -5,8 +5,10 @@ import (
 	"math/bits"
 
 	"github.com/cilium/ebpf/asm"
+
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
@@ -57,7 +59,7 @@ const (
 // program is a program to be: the configuration that it is made for, and what
 // was emitted so far.
 type program struct {
-	dataplane.Acceleration
+	accel.Acceleration
 	conns, servers, counts, settings int // file descriptors of maps
 	// sockets are those of the interface's queues, and claims the services whose
 	// first packets they get; 0 where there are none.

@@ -10,8 +10,10 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket/layers"
+
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/packet"
 )
 
@@ -173,15 +175,15 @@ func passes(t *testing.T, b *bench) {
 		}
 	}
 	tx("as it is", actionTX)
-	b.SetServer(1, dataplane.Server{})
+	b.SetServer(1, accel.Server{})
 	tx("no server", actionPass)
-	b.SetServer(1, dataplane.Server{Reachable: true, Ifindex: 3, MTU: 1500})
+	b.SetServer(1, accel.Server{Reachable: true, Ifindex: 3, MTU: 1500})
 	tx("out of an interface without a program", actionPass)
-	b.SetServer(1, dataplane.Server{Reachable: true, Ifindex: 2, MTU: 1500})
+	b.SetServer(1, accel.Server{Reachable: true, Ifindex: 2, MTU: 1500})
 	tx("out of another interface", actionRedirect)
-	b.SetServer(1, dataplane.Server{Reachable: true, Ifindex: 1, MTU: 127})
+	b.SetServer(1, accel.Server{Reachable: true, Ifindex: 1, MTU: 127})
 	tx("over its MTU", actionPass)
-	b.SetServer(1, dataplane.Server{Reachable: true, Ifindex: 1, MTU: 128})
+	b.SetServer(1, accel.Server{Reachable: true, Ifindex: 1, MTU: 128})
 	tx("of its MTU", actionTX)
 	b.conns.SetTimeouts(0, 0, time.Second)
 	b.SetGeneration(b.conns.Generation())
@@ -264,7 +266,7 @@ func TestMillion(t *testing.T) { bothWays(t, 1<<20, million) }
 func million(t *testing.T, b *bench) {
 	const flows, servers = 1 << 20, 60
 	for id := range uint32(servers) {
-		b.SetServer(1+id, dataplane.Server{Reachable: true, Dst: dataplane.MAC{2, 0, 0, 0, 9, byte(id)}, Src: own, Ifindex: 1, MTU: 1500})
+		b.SetServer(1+id, accel.Server{Reachable: true, Dst: dataplane.MAC{2, 0, 0, 0, 9, byte(id)}, Src: own, Ifindex: 1, MTU: 1500})
 	}
 	frame := shape{proto: layers.IPProtocolUDP, port: 1000}.frame(t)
 	for i := range uint32(flows) {

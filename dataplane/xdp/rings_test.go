@@ -10,7 +10,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/ulvs/ulvs/dataplane"
+
+	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
@@ -119,7 +120,7 @@ func newRingBed(t *testing.T) *ringBed {
 	r.must(err)
 	t.Cleanup(settings.close)
 	p := &program{
-		Acceleration: dataplane.Acceleration{TableShape: dataplane.TableShape{Seed: r.tab.Seed(), Homes: r.tab.Homes(), Slots: uint32(r.tab.Slots())}, Hz: hz},
+		Acceleration: accel.Acceleration{TableShape: accel.TableShape{Seed: r.tab.Seed(), Homes: r.tab.Homes(), Slots: uint32(r.tab.Slots())}, Hz: hz},
 		conns:        table.FD(), rings: rings.FD(), settings: settings.FD(), cpus: cpus,
 	}
 	r.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: p.maker()})

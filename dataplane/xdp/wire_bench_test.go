@@ -9,11 +9,13 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+
 	"github.com/ulvs/ulvs/bench/wire"
 	"github.com/ulvs/ulvs/bench/wire/rounds"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/shtab"
-	"golang.org/x/sys/unix"
 )
 
 // BenchmarkWire is what established connections get through a veth pair and back on
@@ -163,7 +165,7 @@ func wireRounds(b *testing.B, flows uint32) {
 func (b *bench) wired(ifindex int) {
 	b.out = map[int]bool{ifindex: true}
 	for id := range uint32(4) {
-		b.SetServer(id, dataplane.Server{Reachable: true, Dst: to, Src: own, Ifindex: ifindex, MTU: 1500})
+		b.SetServer(id, accel.Server{Reachable: true, Dst: to, Src: own, Ifindex: ifindex, MTU: 1500})
 	}
 }
 

@@ -13,12 +13,14 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"golang.org/x/sys/unix"
+
 	"github.com/ulvs/ulvs/bench/wire"
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/packet"
-	"golang.org/x/sys/unix"
 )
 
 var writersFor = flag.Duration("writers", 1300*time.Millisecond, "TestWriters: how long each of its three ways takes")
@@ -94,7 +96,7 @@ func newWriters(t *testing.T, six, looked bool) *writers {
 	w.must(err)
 	gone(t, w.Plane)
 	w.looked = looked
-	parts := []dataplane.Part{{Name: "conns", Size: conn.MemorySize(writersMax)}}
+	parts := []accel.Part{{Name: "conns", Size: conn.MemorySize(writersMax)}}
 	_, err = w.Memory(parts)
 	w.must(err)
 	w.conns, err = conn.New(conn.Options{Max: writersMax, Hz: hz, Memory: parts[0].Block, Quarantine: true, Expired: func(conn.ID) {}})
@@ -121,12 +123,12 @@ func newWriters(t *testing.T, six, looked bool) *writers {
 	t.Cleanup(w.sink.Close)
 	w.out = map[int]bool{director.Index: true}
 	for id := range uint32(lastServer) {
-		w.SetServer(id+1, dataplane.Server{Reachable: true, Dst: macOf(id + 1), Src: own, Ifindex: director.Index, MTU: 1500})
+		w.SetServer(id+1, accel.Server{Reachable: true, Dst: macOf(id + 1), Src: own, Ifindex: director.Index, MTU: 1500})
 	}
 	ticks, err := learnTicks(hz)
 	w.must(err)
 	seed, homes := w.conns.Seed()
-	source := w.source(dataplane.Acceleration{TableShape: dataplane.TableShape{Seed: seed, Homes: homes, Slots: uint32(w.conns.Slots())}, Hz: hz}, ticks, director.Index, []dataplane.MAC{own}, nil)
+	source := w.source(accel.Acceleration{TableShape: accel.TableShape{Seed: seed, Homes: homes, Slots: uint32(w.conns.Slots())}, Hz: hz}, ticks, director.Index, []dataplane.MAC{own}, nil)
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: dropping(source.assemble())})
 	w.must(err)
 	t.Cleanup(func() { _ = prog.Close() })

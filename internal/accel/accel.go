@@ -1,4 +1,9 @@
-package dataplane
+// Package accel is the border between the director and a plane that forwards packets of
+// connections, and opens connections, without Go: what memory they share, and what each
+// tells the other. It is internal, as it names the layouts of internal tables.
+package accel
+
+import "github.com/ulvs/ulvs/dataplane"
 
 // Accelerator is a Plane that forwards packets of connections by itself, where
 // the table that the director keeps of them lies in memory that the plane has.
@@ -8,7 +13,7 @@ package dataplane
 // The director's table is internal/shtab's and its entries are package conn's;
 // their layout packages say what is where.
 type Accelerator interface {
-	Plane
+	dataplane.Plane
 	// Memory gives each part its Block, from the start of a page on. The first is
 	// for the connection table. The memory is zero; or, with kept, it is what an
 	// earlier process left in parts of these names and sizes. It is called once,
@@ -49,7 +54,7 @@ type Opener interface {
 	SetOpening(Opening)
 	// SetLocals says which source addresses are the director's to judge: the host's
 	// own. False: they cannot be told apart, and nothing may be opened.
-	SetLocals(l *Locals) (ipv4, ipv6 bool)
+	SetLocals(l *dataplane.Locals) (ipv4, ipv6 bool)
 }
 
 // Making is what a Opener may make: connections of a family, and templates too.
@@ -89,7 +94,7 @@ type TableShape struct {
 // that packets do not go to.
 type Server struct {
 	Reachable bool
-	Dst, Src  MAC
+	Dst, Src  dataplane.MAC
 	Ifindex   int
 	MTU       int // bytes from the IP header on
 }
