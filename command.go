@@ -20,7 +20,7 @@ func (d *Director) Version() (string, int, error) { return "1.2.1", 4096, nil }
 const maxPersistence = 31 * 24 * time.Hour
 
 // clean gives a key the form in which it is kept.
-func (k ServiceKey) clean() ServiceKey {
+func clean(k ServiceKey) ServiceKey {
 	k.Addr = k.Addr.Unmap()
 	if k.Mark != 0 {
 		k.Protocol = 0
@@ -35,13 +35,13 @@ func (d *Director) AddService(c Service) error { return d.addService(c, 0) }
 
 // addService adds a service whose cell has a number; 0 takes a free one.
 func (d *Director) addService(c Service, number uint32) error {
-	c.ServiceKey = c.clean()
+	c.ServiceKey = clean(c.ServiceKey)
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	if d.lookup(c.ServiceKey) != nil {
 		return fmt.Errorf("%w: %v", ErrServiceExists, c.ServiceKey)
 	}
-	if err := c.check(); err != nil {
+	if err := checkService(&c); err != nil {
 		return err
 	}
 	sc, err := sched.New(c.Scheduler, nil, c.SchedFlags)
@@ -96,7 +96,7 @@ func (d *Director) lookup(k ServiceKey) *virtual {
 
 // existing is the service of a key, or ErrNoService. The caller holds ctl.
 func (d *Director) existing(k ServiceKey) (*virtual, error) {
-	s := d.lookup(k.clean())
+	s := d.lookup(clean(k))
 	if s == nil {
 		return nil, fmt.Errorf("%w: %v", ErrNoService, k)
 	}
@@ -105,14 +105,14 @@ func (d *Director) existing(k ServiceKey) (*virtual, error) {
 
 // EditService implements Control (ip_vs_edit_service).
 func (d *Director) EditService(c Service) error {
-	c.ServiceKey = c.clean()
+	c.ServiceKey = clean(c.ServiceKey)
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	s, err := d.existing(c.ServiceKey)
 	if err != nil {
 		return err
 	}
-	if err := c.check(); err != nil {
+	if err := checkService(&c); err != nil {
 		return err
 	}
 	d.persists(c)
@@ -219,13 +219,13 @@ func (d *Director) addDestination(k ServiceKey, c Destination, number uint32) er
 	if err != nil {
 		return err
 	}
-	if err := c.checkNumbers(s.ServiceKey); err != nil {
+	if err := checkNumbers(&c, s.ServiceKey); err != nil {
 		return err
 	}
 	if s.find(c.AddrPort()) != nil {
 		return fmt.Errorf("%w: %v in %v", ErrDestinationExists, c.AddrPort(), k)
 	}
-	if err := c.checkAddr(); err != nil {
+	if err := checkAddr(&c); err != nil {
 		return err
 	}
 	d.warnMethod(c)
@@ -291,7 +291,7 @@ func (d *Director) EditDestination(k ServiceKey, c Destination) error {
 	if err != nil {
 		return err
 	}
-	if err := c.checkNumbers(s.ServiceKey); err != nil {
+	if err := checkNumbers(&c, s.ServiceKey); err != nil {
 		return err
 	}
 	dst, err := s.destination(c.AddrPort())
@@ -333,7 +333,7 @@ func (d *Director) DeleteDestination(k ServiceKey, at netip.AddrPort) error {
 
 // Zero implements Control.
 func (d *Director) Zero(k ServiceKey) error {
-	k = k.clean()
+	k = clean(k)
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	s := d.table.find(k)

@@ -99,14 +99,14 @@ func family(is6 bool) int {
 	return 0
 }
 
-func (k ServiceKey) tableKey() service.Key { return service.KeyOf(k.Addr, uint8(k.Protocol), k.Port) }
+func tableKey(k ServiceKey) service.Key { return service.KeyOf(k.Addr, uint8(k.Protocol), k.Port) }
 
 // find is the service with exactly this key, or nil.
 func (t *table) find(k ServiceKey) *virtual {
 	if k.Mark != 0 {
 		return t.FindMark(k.Mark, k.IPv6)
 	}
-	return t.Find(k.tableKey())
+	return t.Find(tableKey(k))
 }
 
 const (
@@ -121,7 +121,7 @@ func (t *table) addService(s *virtual) {
 		t.markServices[family(s.IPv6)]++
 		return
 	}
-	t.Add(s.tableKey(), s)
+	t.Add(tableKey(s.ServiceKey), s)
 	t.vips[s.Addr]++
 	t.protocols[endpoint{s.Addr, uint8(s.Protocol)}]++
 }
@@ -132,7 +132,7 @@ func (t *table) removeService(s *virtual, now uint32) {
 		t.RemoveMark(s.Mark, s.IPv6)
 		t.markServices[family(s.IPv6)]--
 	} else {
-		t.Remove(s.tableKey())
+		t.Remove(tableKey(s.ServiceKey))
 		release(t.vips, s.Addr)
 		release(t.protocols, endpoint{s.Addr, uint8(s.Protocol)})
 	}
