@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ulvs/ulvs/director"
+
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
 	"github.com/ulvs/ulvs/dataplane/neigh"
@@ -19,7 +21,7 @@ func ExampleDirector() {
 
 	resolver, _ := neigh.New(neigh.Options{})
 	plane, _ := afpacket.New(afpacket.Options{Interfaces: []string{"eth0"}})
-	director, _ := ulvs.New(ulvs.Options{Plane: plane, Resolver: resolver})
+	director, _ := director.New(director.Options{Plane: plane, Resolver: resolver})
 	web := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: netip.MustParseAddr("192.0.2.1"), Port: 80}
 	_ = director.AddService(ulvs.Service{ServiceKey: web, Scheduler: "rr",
 		Persistence: ulvs.Persistence{Timeout: 5 * time.Minute}})

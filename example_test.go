@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/ulvs/ulvs/director"
+
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
@@ -17,7 +19,7 @@ import (
 func Example() {
 	resolver := dataplanetest.NewResolver()
 	plane := dataplanetest.New()
-	director, err := ulvs.New(ulvs.Options{Plane: plane, Resolver: resolver, Connections: 1000})
+	director, err := director.New(director.Options{Plane: plane, Resolver: resolver, Connections: 1000})
 	if err != nil {
 		fmt.Println(err)
 		return

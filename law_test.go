@@ -43,7 +43,8 @@ var law = map[string][]string{
 	"internal/accel":          {"dataplane"},
 	"dataplane/xdp":           {"dataplane", "internal/accel", "packet", "conn", "persist", "internal/preselect", "internal/shtab", "internal/xsk"},
 	"dataplane/dataplanetest": {"dataplane", "internal/accel"},
-	"":                        {"packet", "fwmark", "fragment", "conn", "persist", "sched", "service", "estimator", "sysctl", "dataplane", "internal/accel", "internal/preselect", "internal/shtab", "internal/timerwheel", "internal/journal"},
+	"":                        {"dataplane", "sched"},
+	"director":                {"", "packet", "fwmark", "fragment", "conn", "persist", "sched", "service", "estimator", "sysctl", "dataplane", "internal/accel", "internal/preselect", "internal/shtab", "internal/timerwheel", "internal/journal"},
 	"internal/hostmark":       {"fwmark"},
 	"internal/control":        {""},
 	"internal/ipvsadm":        {"", "sched"},
@@ -149,24 +150,25 @@ func TestUnsafe(t *testing.T) {
 	}
 }
 
-// The root is a thin facade: at most thirteen files; and no file is longer than a
-// person reads at one go.
+// No file is longer than a person reads at one go, and the operator's words than fits
+// into a head. A limit may fall and never rise: split, do not raise.
 func TestSizes(t *testing.T) {
-	root := 0
+	words := 0
 	for _, f := range sources(t) {
-		if f.folder == "" && !f.test {
-			root++
-		}
 		text, err := os.ReadFile(f.path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := bytes.Count(text, []byte("\n")); n > 400 {
+		n := bytes.Count(text, []byte("\n"))
+		if n > 400 {
 			t.Errorf("%s has %d lines, the limit is 400: one job has become two", f.path, n)
 		}
+		if f.folder == "" && !f.test {
+			words += n
+		}
 	}
-	if root > 13 {
-		t.Errorf("the root package has %d files, the limit is 13: move a stage into a leaf", root)
+	if words > 600 {
+		t.Errorf("the root package has %d lines, the limit is 600: it is the operator's words alone", words)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ulvs/ulvs/director"
+
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
@@ -36,7 +38,7 @@ func (s setup) service(i int) netip.AddrPort {
 
 // rig is a director in whose mouth frames are put.
 type rig struct {
-	*ulvs.Director
+	*director.Director
 	tb    testing.TB
 	plane *dataplanetest.Plane
 }
@@ -51,7 +53,7 @@ func (r *rig) must(err error) {
 func (s setup) build(tb testing.TB) *rig {
 	tb.Helper()
 	plane, resolver := dataplanetest.New(), dataplanetest.NewResolver()
-	d, err := ulvs.New(ulvs.Options{Plane: plane, Resolver: resolver, Connections: s.connections, Templates: s.connections, Clock: plane.Now})
+	d, err := director.New(director.Options{Plane: plane, Resolver: resolver, Connections: s.connections, Templates: s.connections, Clock: plane.Now})
 	if err != nil {
 		tb.Fatal(err)
 	}

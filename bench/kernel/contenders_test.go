@@ -10,15 +10,18 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ulvs/ulvs/director"
+
 	"github.com/moby/ipvs"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
 	"github.com/ulvs/ulvs/dataplane/neigh"
 	"github.com/ulvs/ulvs/dataplane/xdp"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // contender is something that forwards.
@@ -111,7 +114,7 @@ func startUlvs(s *site, l load, accelerated bool) {
 	s.own()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	var resolver *neigh.Resolver
-	var director *ulvs.Director
+	var lvs *director.Director
 	var fast *xdp.Plane
 	s.must(s.director.Space.Do(func() (err error) {
 		if resolver, err = neigh.New(neigh.Options{Logger: log}); err != nil {
@@ -129,15 +132,15 @@ func startUlvs(s *site, l load, accelerated bool) {
 			}
 			plane = fast
 		}
-		if director, err = ulvs.New(ulvs.Options{Plane: plane, Resolver: resolver, Log: log}); err != nil {
+		if lvs, err = director.New(director.Options{Plane: plane, Resolver: resolver, Log: log}); err != nil {
 			return err
 		}
 		service := ulvs.Service{Scheduler: "rr"}
 		service.Protocol, service.Addr, service.Port = ulvs.TCP, virtual.Addr(), virtual.Port()
 		service.Persistence.Timeout = time.Duration(l.persistence) * time.Second
-		err = director.AddService(service)
+		err = lvs.AddService(service)
 		for _, a := range servers {
-			err = errors.Join(err, director.AddDestination(service.ServiceKey, ulvs.Destination{Addr: a, Port: virtual.Port(), Weight: 1}))
+			err = errors.Join(err, lvs.AddDestination(service.ServiceKey, ulvs.Destination{Addr: a, Port: virtual.Port(), Weight: 1}))
 		}
 		return err
 	}))
@@ -147,15 +150,15 @@ func startUlvs(s *site, l load, accelerated bool) {
 	ctx, end := context.WithCancel(context.Background())
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return resolver.Run(ctx) })
-	g.Go(func() error { return director.Run(ctx) })
+	g.Go(func() error { return lvs.Run(ctx) })
 	s.Cleanup(func() {
 		end()
 		s.must(g.Wait())
 		if s.Failed() {
-			counters, _ := director.Counters()
-			facts, _ := director.Facts()
+			counters, _ := lvs.Counters()
+			facts, _ := lvs.Facts()
 			s.Log(counters, facts)
 		}
-		director.Close()
+		lvs.Close()
 	})
 }

@@ -5,8 +5,9 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/ulvs/ulvs/internal/lab"
 	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/internal/lab"
 )
 
 // What a flow's entry in the hash map holds.

@@ -3,10 +3,11 @@ package kernel
 import (
 	"time"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/ulvs/ulvs/bench/wire"
 	"github.com/ulvs/ulvs/internal/lab"
 	"github.com/ulvs/ulvs/internal/xsk"
-	"github.com/vishvananda/netlink"
 )
 
 // sinkKind is where a contender's frames end.

@@ -10,9 +10,10 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
+	"github.com/vishvananda/netlink"
+
 	"github.com/ulvs/ulvs/bench/wire"
 	"github.com/ulvs/ulvs/internal/lab"
-	"github.com/vishvananda/netlink"
 )
 
 // site is the generator's interface and the director's, which has addresses and

@@ -11,6 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ulvs/ulvs/director"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/bench/frames"
 	"github.com/ulvs/ulvs/bench/wire"
@@ -18,9 +24,6 @@ import (
 	"github.com/ulvs/ulvs/dataplane/afpacket"
 	"github.com/ulvs/ulvs/dataplane/neigh"
 	"github.com/ulvs/ulvs/dataplane/xdp"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // The addresses on the wire. The real servers are link addresses that end in room.
@@ -103,7 +106,7 @@ func established(flows uint32) func(*wire.Traffic) {
 // station is a bed with a director at work.
 type station struct {
 	*bed
-	director *ulvs.Director
+	director *director.Director
 	plane    dataplane.Plane
 }
 
@@ -143,7 +146,7 @@ func newStation(b testing.TB, plane string, connections int, persistence time.Du
 				return err
 			}
 		}
-		s.director, err = ulvs.New(ulvs.Options{Plane: s.plane, Resolver: resolver, Connections: connections, Templates: connections, Log: log})
+		s.director, err = director.New(director.Options{Plane: s.plane, Resolver: resolver, Connections: connections, Templates: connections, Log: log})
 		return err
 	}))
 	k := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: vip.Addr(), Port: vip.Port()}

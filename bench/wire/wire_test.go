@@ -10,8 +10,9 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"github.com/ulvs/ulvs/packet"
 	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/packet"
 )
 
 var traffic4 = Traffic{

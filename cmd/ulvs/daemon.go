@@ -12,11 +12,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/ulvs/ulvs/director"
+
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
-	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
 	"github.com/ulvs/ulvs/dataplane/neigh"
@@ -75,7 +76,7 @@ standard error. The control socket appears when it is ready.`,
 	f.StringVar(&d.marks6, "marks6", "", "the same with `FILE` of ip6tables-save")
 	f.BoolVar(&d.follow, "follow-marks", false, "take the mark rules from the host's own iptables and nftables, and keep up with them")
 	f.StringVar(&d.mac, "mac", "", "also take frames to this `ADDRESS`, and answer ARP and neighbour solicitations for virtual addresses with it (VRRP)")
-	f.IntVar(&d.connections, "connections", ulvs.DefaultConnections, "`N`: how many connections there can be")
+	f.IntVar(&d.connections, "connections", director.DefaultConnections, "`N`: how many connections there can be")
 	f.IntVar(&d.templates, "templates", 0, "`N`: how many connection templates there can be (default a quarter of --connections; at least 65536, but no more than --connections)")
 	pinFlag(c, &d.pin)
 	f.BoolVar(&d.fresh, "fresh", false, "begin without what an earlier daemon left in --pin")
@@ -140,24 +141,24 @@ func (d *daemon) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	plane, giveBack, director, err := d.newDirector(resolver, mac)
+	plane, giveBack, lvs, err := d.newDirector(resolver, mac)
 	if err != nil {
 		resolver.Close()
 		return err
 	}
-	defer director.Close()
-	operated := &warned{director, d.log, d.follow}
+	defer lvs.Close()
+	operated := &warned{lvs, d.log, d.follow}
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	heir := &handover{warned: operated, pinned: d.pins != "", end: end, ended: make(chan struct{})}
-	if err := d.setUp(director, operated); err != nil {
+	if err := d.setUp(lvs, operated); err != nil {
 		resolver.Close()
 		return errors.Join(err, giveBack())
 	}
 
 	g, ctx := errgroup.WithContext(ctx)
 	if d.follow {
-		follower, err := d.followMarks(director)
+		follower, err := d.followMarks(lvs)
 		if err != nil {
 			resolver.Close()
 			return errors.Join(err, giveBack())
@@ -167,7 +168,7 @@ func (d *daemon) run(ctx context.Context) error {
 	g.Go(func() error { return resolver.Run(ctx) })
 	g.Go(func() error {
 		defer close(heir.ended)
-		return director.Run(ctx)
+		return lvs.Run(ctx)
 	})
 	l, err := name.Listen()
 	if err != nil {
@@ -175,7 +176,7 @@ func (d *daemon) run(ctx context.Context) error {
 		return g.Wait()
 	}
 	g.Go(func() error { return control.Serve(ctx, l, heir) })
-	d.announce(plane, director)
+	d.announce(plane, lvs)
 	err = g.Wait()
 	d.log.Info("ended")
 	return err
@@ -187,17 +188,17 @@ var socketUses = map[string]xdp.SocketUse{"auto": xdp.SocketsAuto, "on": xdp.Soc
 // newDirector makes a director with the plane that was asked for, and what gives
 // that back if it never runs. auto is XDP where that is permitted and works, and
 // says why if it is not.
-func (d *daemon) newDirector(resolver dataplane.Resolver, mac dataplane.MAC) (plane dataplane.Plane, giveBack func() error, director *ulvs.Director, err error) {
+func (d *daemon) newDirector(resolver dataplane.Resolver, mac dataplane.MAC) (plane dataplane.Plane, giveBack func() error, lvs *director.Director, err error) {
 	slow, err := afpacket.New(afpacket.Options{Interfaces: d.interfaces, MAC: mac, Logger: d.log})
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	slow.KeepClaims(d.pins != "")
-	options := ulvs.Options{Plane: slow, Resolver: resolver, Connections: d.connections, Templates: d.templates, MAC: mac, Log: d.log}
+	options := director.Options{Plane: slow, Resolver: resolver, Connections: d.connections, Templates: d.templates, MAC: mac, Log: d.log}
 	if d.plane != "afpacket" {
-		fast, director, err := d.accelerated(options, slow)
+		fast, lvs, err := d.accelerated(options, slow)
 		if err == nil {
-			return fast, func() error { return errors.Join(slow.Close(), d.discard(fast, d.interfaces...)) }, director, nil
+			return fast, func() error { return errors.Join(slow.Close(), d.discard(fast, d.interfaces...)) }, lvs, nil
 		}
 		if d.plane == "xdp" || errors.Is(err, xdp.ErrTaken) {
 			return nil, nil, nil, errors.Join(err, slow.Close())
@@ -214,10 +215,10 @@ func (d *daemon) newDirector(resolver dataplane.Resolver, mac dataplane.MAC) (pl
 		}
 		options.Plane = slow
 	}
-	if director, err = ulvs.New(options); err != nil {
+	if lvs, err = director.New(options); err != nil {
 		return nil, nil, nil, errors.Join(err, slow.Close())
 	}
-	return slow, slow.Close, director, nil
+	return slow, slow.Close, lvs, nil
 }
 
 func parseMAC(s string) (mac dataplane.MAC, err error) {

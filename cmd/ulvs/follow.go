@@ -7,18 +7,20 @@ import (
 	"os"
 	"slices"
 
+	"github.com/ulvs/ulvs/director"
+
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/internal/hostmark"
 )
 
 // followMarks gives the director the host's mark rules, and returns what keeps
 // it up to date with them.
-func (d *daemon) followMarks(director *ulvs.Director) (func(context.Context) error, error) {
+func (d *daemon) followMarks(lvs *director.Director) (func(context.Context) error, error) {
 	rules, err := hostmark.Read()
 	if err != nil {
 		return nil, fmt.Errorf("--follow-marks: %w", err)
 	}
-	if err := d.take(director, rules); err != nil {
+	if err := d.take(lvs, rules); err != nil {
 		return nil, fmt.Errorf("--follow-marks: %w", err)
 	}
 	follower, err := hostmark.New(hostmark.Options{Problem: func(err error) {
@@ -34,7 +36,7 @@ func (d *daemon) followMarks(director *ulvs.Director) (func(context.Context) err
 				return nil // what we began with
 			}
 			rules = r
-			return d.take(director, r)
+			return d.take(lvs, r)
 		})
 		if ctx.Err() != nil {
 			return nil
@@ -44,8 +46,8 @@ func (d *daemon) followMarks(director *ulvs.Director) (func(context.Context) err
 }
 
 // take puts the host's rules to work.
-func (d *daemon) take(director *ulvs.Director, r hostmark.Rules) error {
-	if err := errors.Join(director.SetMarks(false, r.V4), director.SetMarks(true, r.V6)); err != nil {
+func (d *daemon) take(lvs *director.Director, r hostmark.Rules) error {
+	if err := errors.Join(lvs.SetMarks(false, r.V4), lvs.SetMarks(true, r.V6)); err != nil {
 		return err
 	}
 	d.log.Info("the host's mark rules", "followed", len(r.V4)+len(r.V6), "unfollowed", len(r.Unfollowed))

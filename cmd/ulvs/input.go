@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ulvs/ulvs/director"
+
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 
@@ -17,7 +19,7 @@ import (
 // rules of the host's INPUT chain would match its packets: kernel IPVS sits
 // behind that chain, ulvs before it.
 type warned struct {
-	*ulvs.Director
+	*director.Director
 	log    *slog.Logger
 	follow bool // the mark rules are the host's
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ulvs/ulvs/director"
+
 	"github.com/spf13/cobra"
 
 	"github.com/ulvs/ulvs"
@@ -100,7 +102,7 @@ func (d *daemon) reserve() (*control.Reservation, error) {
 	}
 }
 
-// testator is a director that can be told to leave everything to the next daemon.
+// handover is a director that can be told to leave everything to the next daemon.
 type handover struct {
 	*warned
 	pinned bool
@@ -121,7 +123,7 @@ func (t *handover) Handover() error {
 
 // accelerated makes a director with the XDP plane. What an earlier daemon left and
 // cannot be used is thrown away.
-func (d *daemon) accelerated(o ulvs.Options, slow dataplane.Plane) (*xdp.Plane, *ulvs.Director, error) {
+func (d *daemon) accelerated(o director.Options, slow dataplane.Plane) (*xdp.Plane, *director.Director, error) {
 	fresh := d.fresh
 	for {
 		fast, err := xdp.New(xdp.Options{Interfaces: d.interfaces, MAC: o.MAC, Slow: slow, Pins: d.pins, Fresh: fresh,
@@ -130,14 +132,14 @@ func (d *daemon) accelerated(o ulvs.Options, slow dataplane.Plane) (*xdp.Plane, 
 			return nil, nil, err
 		}
 		o.Plane = fast
-		director, err := ulvs.New(o)
+		lvs, err := director.New(o)
 		if err == nil {
-			return fast, director, nil
+			return fast, lvs, nil
 		}
 		if errors.Is(err, xdp.ErrTaken) { // and so are the claims on its interfaces
 			return nil, nil, errors.Join(err, d.discard(fast))
 		}
-		if !errors.Is(err, ulvs.ErrKept) || fresh {
+		if !errors.Is(err, director.ErrKept) || fresh {
 			return nil, nil, errors.Join(err, d.discard(fast, d.interfaces...))
 		}
 		d.unusable = errors.Join(err, fast.Close())
@@ -174,7 +176,7 @@ func (d *daemon) warnLost(why string) {
 }
 
 // announce says what the daemon got.
-func (d *daemon) announce(plane dataplane.Plane, director *ulvs.Director) {
+func (d *daemon) announce(plane dataplane.Plane, lvs *director.Director) {
 	words := []any{"plane", plane.Name(), "interfaces", strings.Join(d.interfaces, ","), "control", d.control, "connections", d.connections}
 	if x, ok := plane.(*xdp.Plane); ok {
 		words[1] = "xdp: " + x.Mode()
@@ -190,8 +192,8 @@ func (d *daemon) announce(plane dataplane.Plane, director *ulvs.Director) {
 		}
 		words = append(words, "pinned", dir)
 		switch {
-		case director.Adopted():
-			counters, _ := director.Counters() // cannot fail
+		case lvs.Adopted():
+			counters, _ := lvs.Counters() // cannot fail
 			words = append(words, "adopted connections", counters["connections"], "templates", counters["templates"])
 		case discarded != "":
 			words = append(words, "discarded", discarded)

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 
+	"github.com/ulvs/ulvs/director"
+
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/internal/ipvsadm"
 )
@@ -30,15 +32,15 @@ func (d *daemon) read() {
 
 // setUp gives the director what the files say, unless it goes on with what an
 // earlier daemon left.
-func (d *daemon) setUp(director *ulvs.Director, operated ulvs.Control) error {
-	if director.Adopted() {
+func (d *daemon) setUp(lvs *director.Director, operated ulvs.Control) error {
+	if lvs.Adopted() {
 		return d.compare(operated)
 	}
-	return director.Load(func() error { return d.load(operated) })
+	return lvs.Load(func() error { return d.load(operated) })
 }
 
 // load starts the director with the files that were given.
-func (d *daemon) load(director ulvs.Control) error {
+func (d *daemon) load(lvs ulvs.Control) error {
 	for _, m := range []struct {
 		file string
 		ipv6 bool
@@ -50,7 +52,7 @@ func (d *daemon) load(director ulvs.Control) error {
 		if f.err != nil {
 			return fmt.Errorf("mark rules: %w", f.err)
 		}
-		if err := director.MarkRestore(m.ipv6, f.text); err != nil {
+		if err := lvs.MarkRestore(m.ipv6, f.text); err != nil {
 			return fmt.Errorf("mark rules %s: %w", m.file, err)
 		}
 	}
@@ -68,7 +70,7 @@ func (d *daemon) load(director ulvs.Control) error {
 			continue // Debian's init script writes one
 		}
 		var said bytes.Buffer
-		c := ipvsadm.Command{Control: director, Stdin: strings.NewReader(lines.Text() + "\n"), Stdout: &said, Stderr: &said}
+		c := ipvsadm.Command{Control: lvs, Stdin: strings.NewReader(lines.Text() + "\n"), Stdout: &said, Stderr: &said}
 		if code := c.Run([]string{"ipvsadm", "-R"}); code != 0 || said.Len() > 0 {
 			return fmt.Errorf("rules %s: line %d: %q: %s; lines are what ipvsadm -Sn prints, mend or remove this one", d.rules, n, strings.TrimSpace(lines.Text()), strings.TrimSpace(said.String()))
 		}
@@ -78,21 +80,21 @@ func (d *daemon) load(director ulvs.Control) error {
 
 // compare says in a line how what an earlier daemon left differs from the files
 // that were given: it is what counts, as it has what was commanded since.
-func (d *daemon) compare(director ulvs.Control) error {
+func (d *daemon) compare(lvs ulvs.Control) error {
 	for _, f := range []struct {
 		option, file string
 		now          func() (string, error)
 	}{
 		{"--rules", d.rules, func() (string, error) {
 			var out, said bytes.Buffer
-			c := ipvsadm.Command{Control: director, Stdout: &out, Stderr: &said}
+			c := ipvsadm.Command{Control: lvs, Stdout: &out, Stderr: &said}
 			if code := c.Run([]string{"ipvsadm", "-Sn"}); code != 0 {
 				return "", fmt.Errorf("listing the services: %s", said.String())
 			}
 			return out.String(), nil
 		}},
-		{"--marks", d.marks, func() (string, error) { return director.MarkSave(false) }},
-		{"--marks6", d.marks6, func() (string, error) { return director.MarkSave(true) }},
+		{"--marks", d.marks, func() (string, error) { return lvs.MarkSave(false) }},
+		{"--marks6", d.marks6, func() (string, error) { return lvs.MarkSave(true) }},
 	} {
 		if f.file == "" {
 			continue

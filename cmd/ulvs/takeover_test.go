@@ -13,9 +13,10 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/ulvs/ulvs/internal/lab"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/internal/lab"
 )
 
 // A daemon is replaced by another under load: no packet of an established

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/gopacket/gopacket/layers"
+
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/packet"

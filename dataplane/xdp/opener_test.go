@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ulvs/ulvs/director"
+
 	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -69,8 +71,8 @@ type pair struct {
 	still    *still
 	slow     *dataplanetest.Plane
 	resolver *dataplanetest.Resolver
-	fast     *ulvs.Director
-	plain    *ulvs.Director
+	fast     *director.Director
+	plain    *director.Director
 	log      []string
 	restarts bool
 }
@@ -112,21 +114,21 @@ func newPair(t *testing.T, seed uint64) *pair {
 	}
 	w.resolver.SetLocal(netip.MustParseAddr("10.0.0.3"), true)
 	w.start()
-	w.plain, err = ulvs.New(w.options(dataplanetest.New()))
+	w.plain, err = director.New(w.options(dataplanetest.New()))
 	w.must(err)
 	t.Cleanup(w.plain.Close)
 	return w
 }
 
-func (w *pair) options(p dataplane.Plane) ulvs.Options {
-	return ulvs.Options{Plane: p, Resolver: w.resolver, Connections: 1 << 15, Clock: func() time.Duration { return w.still.now }}
+func (w *pair) options(p dataplane.Plane) director.Options {
+	return director.Options{Plane: p, Resolver: w.resolver, Connections: 1 << 15, Clock: func() time.Duration { return w.still.now }}
 }
 
 // start starts a director on the program's plane, which goes on with what the one
 // before has left.
 func (w *pair) start() {
 	var err error
-	w.fast, err = ulvs.New(w.options(w.still))
+	w.fast, err = director.New(w.options(w.still))
 	w.must(err)
 }
 
@@ -255,7 +257,7 @@ func (w *pair) frame() []byte {
 }
 
 // fate is what a director does with a frame.
-func (w *pair) fate(d *ulvs.Director, frame []byte) string {
+func (w *pair) fate(d *director.Director, frame []byte) string {
 	plane := dataplane.Frame{Data: bytes.Clone(frame), In: 1, Room: make([]byte, 0, 2048)}
 	list := []dataplane.Frame{plane}
 	d.Handle(w.still.now, list)
@@ -292,7 +294,7 @@ func (w *pair) send(frame []byte) {
 }
 
 // listing is all that an operator sees.
-func (w *pair) listing(d *ulvs.Director) string {
+func (w *pair) listing(d *director.Director) string {
 	var b strings.Builder
 	var lines []string
 	w.must(d.Conns(func(c ulvs.ConnStatus) bool {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/gopacket/gopacket/layers"
+
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/internal/preselect"
 )

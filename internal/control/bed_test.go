@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ulvs/ulvs/director"
+
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/gopacket/gopacket"
@@ -27,7 +29,7 @@ const eth0 = 2
 
 // bed is a director over a plane in memory, whose clock stands.
 type bed struct {
-	*ulvs.Director
+	*director.Director
 	t     *testing.T
 	plane *dataplanetest.Plane
 }
@@ -41,7 +43,7 @@ func newBed(t *testing.T) *bed {
 		resolver.SetReachable(netip.MustParseAddr(fmt.Sprintf("192.168.10.%d", 200+i)), eth0, mac)
 		resolver.SetReachable(netip.MustParseAddr(fmt.Sprintf("fd00:10::%d", 200+i)), eth0, mac)
 	}
-	d, err := ulvs.New(ulvs.Options{Plane: plane, Resolver: resolver, Clock: plane.Now, Connections: 2000})
+	d, err := director.New(director.Options{Plane: plane, Resolver: resolver, Clock: plane.Now, Connections: 2000})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-package ulvs
+package director
 
 // JournalSize is for tests of a journal that is full.
 var JournalSize = &journalSize

@@ -1,10 +1,12 @@
-package ulvs_test
+package director_test
 
 import (
 	"fmt"
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/ulvs/ulvs/director"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -19,7 +21,7 @@ func TestHost(t *testing.T) {
 	for stray, plane := range map[string]struct{ withholds, injects bool }{
 		"pass": {false, false}, "rst": {true, false}, "host": {true, true},
 	} {
-		b := newBed(t, ulvs.Options{})
+		b := newBed(t, director.Options{})
 		b.plane.SetWithholds(plane.withholds)
 		b.plane.SetInjects(plane.injects)
 		b.resolver.SetLocal(netip.MustParseAddr(vip), true)
@@ -33,7 +35,7 @@ func TestHost(t *testing.T) {
 		expect(t, "ARP", b.deliver(arp(t, vip)), "pass")
 		expect(t, "echo", b.deliver(echo(t, vip)), "pass")
 	}
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 1)
 	expect(t, "ARP for a virtual address that the host does not have", b.deliver(arp(t, vip)), "arp")
 	expect(t, "ARP for another", b.deliver(arp(t, "192.168.10.77")), "pass")
@@ -74,7 +76,7 @@ func icmpError(t testing.TB, quoted pkt, damage bool) []byte {
 
 // An ICMP error goes to the server of the connection that it quotes.
 func TestICMPError(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 2)
 	expect(t, "a connection", b.send(pkt{src: "10.1.1.1:1000", dst: vip + ":80", flags: "S"}), "r1")
 	answer := pkt{src: vip + ":80", dst: "10.1.1.1:1000", flags: "A"}
@@ -86,7 +88,7 @@ func TestICMPError(t *testing.T) {
 
 // Later fragments follow their first.
 func TestFragments(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(ulvs.Service{ServiceKey: udp(53), Scheduler: "rr"}, 2)
 	first := func(id uint16, port int) pkt {
 		return pkt{proto: "udp", src: fmt.Sprintf("10.1.1.1:%d", port), dst: vip + ":53", size: 1000, fragID: id, moreFragments: true}
@@ -113,7 +115,7 @@ func TestFragments(t *testing.T) {
 // Later fragments of a datagram that is the host's, which the plane withholds as
 // they have no ports, get there all the same; also those that come too early.
 func TestHostFragments(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(ulvs.Service{ServiceKey: udp(53), Scheduler: "rr"}, 1)
 	b.plane.SetWithholds(true)
 	b.plane.SetInjects(true)

@@ -1,4 +1,4 @@
-package ulvs_test
+package director_test
 
 import (
 	"fmt"
@@ -7,13 +7,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ulvs/ulvs/director"
+
 	"github.com/ulvs/ulvs"
 )
 
 // What DIFFERENCES.md names and no other test holds.
 func TestDifferences(t *testing.T) {
 	t.Run("a mark decides, whatever the destination", func(t *testing.T) {
-		b := newBed(t, ulvs.Options{})
+		b := newBed(t, director.Options{})
 		b.service(ulvs.Service{ServiceKey: ulvs.ServiceKey{Mark: 10}, Scheduler: "rr"}, 1)
 		if _, err := b.MarkCommand(false, strings.Fields("-t mangle -A PREROUTING -p tcp -j MARK --set-mark 10")); err != nil {
 			t.Fatal(err)
@@ -21,7 +23,7 @@ func TestDifferences(t *testing.T) {
 		expect(t, "to somebody else", b.send(pkt{src: "10.1.1.1:1", dst: "203.0.113.9:80", flags: "S"}), "r0")
 	})
 	t.Run("a deleted service's ports are the host's", func(t *testing.T) {
-		b := newBed(t, ulvs.Options{})
+		b := newBed(t, director.Options{})
 		b.resolver.SetLocal(netip.MustParseAddr(vip), true)
 		k := b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 1)
 		expect(t, "before", b.send(pkt{src: "10.1.1.1:1", dst: vip + ":80", flags: "S"}), "r0")
@@ -32,7 +34,7 @@ func TestDifferences(t *testing.T) {
 		expect(t, "a connection that is left", b.send(pkt{src: "10.1.1.1:1", dst: vip + ":80", flags: "A"}), "drop")
 	})
 	t.Run("timers are exact", func(t *testing.T) {
-		b := newBed(t, ulvs.Options{})
+		b := newBed(t, director.Options{})
 		b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 1)
 		b.sends(pkt{src: "10.1.1.1:1", dst: vip + ":80", flags: "S"}, pkt{src: "10.1.1.1:1", dst: vip + ":80", flags: "A"})
 		b.move(900*time.Second - 4*time.Millisecond)
@@ -45,20 +47,20 @@ func TestDifferences(t *testing.T) {
 		}
 	})
 	t.Run("answers are not limited", func(t *testing.T) {
-		b := newBed(t, ulvs.Options{})
+		b := newBed(t, director.Options{})
 		b.service(ulvs.Service{ServiceKey: udp(53), Scheduler: "rr"}, 0)
 		for i := range 100 {
 			expect(t, "without a server", b.send(pkt{proto: "udp", src: fmt.Sprintf("10.1.1.1:%d", 1000+i), dst: vip + ":53"}), "icmp 3/3")
 		}
 	})
 	t.Run("source port 0 keeps its connection", func(t *testing.T) {
-		b := newBed(t, ulvs.Options{})
+		b := newBed(t, director.Options{})
 		b.service(ulvs.Service{ServiceKey: udp(53), Scheduler: "rr"}, 2)
 		p := pkt{proto: "udp", src: "10.1.1.1:0", dst: vip + ":53"}
 		expect(t, "again and again", b.sends(p, p, p), "r1 r1 r1")
 	})
 	t.Run("the version line's size", func(t *testing.T) {
-		if _, size, err := newBed(t, ulvs.Options{Connections: 100}).Version(); err != nil || size != 4096 {
+		if _, size, err := newBed(t, director.Options{Connections: 100}).Version(); err != nil || size != 4096 {
 			t.Errorf("%d, %v", size, err)
 		}
 	})

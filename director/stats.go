@@ -1,10 +1,12 @@
-package ulvs
+package director
 
 import (
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
+
+	"github.com/ulvs/ulvs"
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
@@ -53,10 +55,10 @@ func (c *states) clocks() (round, trash *uint32) {
 
 func (c *states) freeService(n uint32) { delete(c.services, n) }
 
-func (s *virtual) status() ServiceStatus {
-	st := ServiceStatus{Service: s.Service, Stats: stats(&s.Estimator), Rate: rate(&s.Estimator), Destinations: make([]DestinationStatus, len(s.dests))}
+func (s *virtual) status() ulvs.ServiceStatus {
+	st := ulvs.ServiceStatus{Service: s.Service, Stats: stats(&s.Estimator), Rate: rate(&s.Estimator), Destinations: make([]ulvs.DestinationStatus, len(s.dests))}
 	for i, dst := range s.dests {
-		st.Destinations[i] = DestinationStatus{
+		st.Destinations[i] = ulvs.DestinationStatus{
 			Destination: dst.conf, ActiveConns: dst.ActiveConns(), InactConns: dst.InactConns(), PersistConns: dst.PersistConns(),
 			Stats: stats(&dst.Estimator), Rate: rate(&dst.Estimator),
 		}
@@ -64,22 +66,22 @@ func (s *virtual) status() ServiceStatus {
 	return st
 }
 
-func stats(e *estimator.Estimator) Stats {
+func stats(e *estimator.Estimator) ulvs.Stats {
 	c := e.Shown()
-	return Stats{Conns: c.Conns, InPkts: c.Packets, InBytes: c.Bytes}
+	return ulvs.Stats{Conns: c.Conns, InPkts: c.Packets, InBytes: c.Bytes}
 }
 
-func rate(e *estimator.Estimator) Rate {
+func rate(e *estimator.Estimator) ulvs.Rate {
 	r := e.Rate()
-	return Rate{CPS: r.Conns, InPPS: r.Packets, InBPS: r.Bytes}
+	return ulvs.Rate{CPS: r.Conns, InPPS: r.Packets, InBPS: r.Bytes}
 }
 
 // Services implements Control.
-func (d *Director) Services() ([]ServiceStatus, error) {
+func (d *Director) Services() ([]ulvs.ServiceStatus, error) {
 	d.lock()
 	list := slices.Collect(d.table.All())
 	d.fwd.Unlock()
-	out := make([]ServiceStatus, 0, len(list))
+	out := make([]ulvs.ServiceStatus, 0, len(list))
 	for _, s := range list {
 		d.lock()
 		out = append(out, s.status())
@@ -89,20 +91,20 @@ func (d *Director) Services() ([]ServiceStatus, error) {
 }
 
 // Service implements Control.
-func (d *Director) Service(k ServiceKey) (ServiceStatus, error) {
+func (d *Director) Service(k ulvs.ServiceKey) (ulvs.ServiceStatus, error) {
 	k = clean(k)
 	d.lock()
 	defer d.fwd.Unlock()
 	s := d.table.find(k)
 	if s == nil {
-		return ServiceStatus{}, fmt.Errorf("%w: %v", ErrNoService, k)
+		return ulvs.ServiceStatus{}, fmt.Errorf("%w: %v", ulvs.ErrNoService, k)
 	}
 	return s.status(), nil
 }
 
 // Conns implements Control. It holds the forwarding lock for some hundred
 // entries at a time.
-func (d *Director) Conns(yield func(ConnStatus) bool) error {
+func (d *Director) Conns(yield func(ulvs.ConnStatus) bool) error {
 	if list(d, d.conns.Each, d.connStatus, yield) {
 		list(d, d.templates.Each, d.templateStatus, yield)
 	}
@@ -111,9 +113,9 @@ func (d *Director) Conns(yield func(ConnStatus) bool) error {
 
 // list calls yield for the entries of a table until it says false, which is
 // the result then.
-func list[ID ~uint32](d *Director, each func(ID, int, func(ID)) (ID, bool), status func(ID, uint32) ConnStatus, yield func(ConnStatus) bool) bool {
+func list[ID ~uint32](d *Director, each func(ID, int, func(ID)) (ID, bool), status func(ID, uint32) ulvs.ConnStatus, yield func(ulvs.ConnStatus) bool) bool {
 	const chunk = 512
-	entries := make([]ConnStatus, 0, chunk)
+	entries := make([]ulvs.ConnStatus, 0, chunk)
 	for at, more := ID(0), true; more; {
 		now := tickOf(d.clock())
 		d.lock()
@@ -129,23 +131,23 @@ func list[ID ~uint32](d *Director, each func(ID, int, func(ID)) (ID, bool), stat
 	return true
 }
 
-func (d *Director) connStatus(id conn.ID, now uint32) ConnStatus {
+func (d *Director) connStatus(id conn.ID, now uint32) ulvs.ConnStatus {
 	f, dst := d.conns.Flow(id), d.table.dests[d.conns.Dest(id)].conf
 	port := f.VirtualPort()
 	if d.conns.Owner(id)&ownDestPort != 0 {
 		port = dst.Port
 	}
-	return ConnStatus{
-		Protocol: Protocol(f.Proto()), Client: f.Client(), Virtual: f.Virtual(),
+	return ulvs.ConnStatus{
+		Protocol: ulvs.Protocol(f.Proto()), Client: f.Client(), Virtual: f.Virtual(),
 		Dest:  netip.AddrPortFrom(dst.Addr, port),
 		State: d.conns.StateName(id), Expires: d.conns.Expires(id, now),
 	}
 }
 
-func (d *Director) templateStatus(id persist.ID, now uint32) ConnStatus {
+func (d *Director) templateStatus(id persist.ID, now uint32) ulvs.ConnStatus {
 	k, dst := d.templates.Key(id), d.table.dests[d.templates.Dest(id)].conf
-	c := ConnStatus{
-		Protocol: Protocol(k.Protocol()), Client: netip.AddrPortFrom(k.Client(), 0), Virtual: k.Virtual(),
+	c := ulvs.ConnStatus{
+		Protocol: ulvs.Protocol(k.Protocol()), Client: netip.AddrPortFrom(k.Client(), 0), Virtual: k.Virtual(),
 		Dest:  netip.AddrPortFrom(dst.Addr, 0),
 		State: d.templates.StateName(id), Expires: d.templates.Expires(id, now), Template: true,
 	}
@@ -162,8 +164,8 @@ func (d *Director) templateStatus(id persist.ID, now uint32) ConnStatus {
 }
 
 // Facts implements Control.
-func (d *Director) Facts() ([]Fact, error) {
-	facts := []Fact{{Name: "plane", Value: d.plane.Name()}}
+func (d *Director) Facts() ([]ulvs.Fact, error) {
+	facts := []ulvs.Fact{{Name: "plane", Value: d.plane.Name()}}
 	if p, ok := d.plane.(dataplane.Described); ok {
 		facts = append(facts, p.Facts()...)
 	}

@@ -1,4 +1,4 @@
-package ulvs_test
+package director_test
 
 import (
 	"bytes"
@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/ulvs/ulvs/director"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
@@ -17,7 +19,7 @@ import (
 // wheel takes; connections that were used meanwhile live on.
 func TestWheelLag(t *testing.T) {
 	const n = 10000
-	b := newBed(t, ulvs.Options{Connections: 20000})
+	b := newBed(t, director.Options{Connections: 20000})
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 2)
 	p := func(i int, fl string) pkt {
 		return pkt{src: fmt.Sprintf("10.1.%d.%d:1000", i>>8, i&255), dst: vip + ":80", flags: fl}
@@ -54,7 +56,7 @@ func TestWheelLag(t *testing.T) {
 
 // Fragments follow their first where no connection is made, too.
 func TestOnePacketFragments(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(ulvs.Service{ServiceKey: udp(53), Scheduler: "rr", OnePacket: true}, 2)
 	got := b.sends(
 		pkt{proto: "udp", src: "10.1.1.1:1", dst: vip + ":53", size: 1000, fragID: 1, moreFragments: true},
@@ -64,7 +66,7 @@ func TestOnePacketFragments(t *testing.T) {
 
 // A real server of the other family is for tunnels only (ip_vs_genl_set_cmd).
 func TestMixedFamily(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.must(b.AddService(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}))
 	err := b.AddDestination(tcp(80), ulvs.Destination{Addr: netip.MustParseAddr(serverAddr6(0)), Port: 80, Weight: 1})
 	if !errors.Is(err, ulvs.ErrInvalid) {
@@ -74,7 +76,7 @@ func TestMixedFamily(t *testing.T) {
 
 // Addresses and masks that the kernel refuses.
 func TestBadAddresses(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.must(b.AddService(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}))
 	if err := b.AddDestination(tcp(80), ulvs.Destination{Addr: netip.MustParseAddr("0.1.2.3"), Port: 80}); err == nil {
 		t.Error("0.1.2.3 is accepted; inet_addr_type says RTN_BROADCAST for 0/8")
@@ -93,7 +95,7 @@ func TestBadAddresses(t *testing.T) {
 // A goroutine's answers stay as they are, however many others answer before its
 // plane has sent them.
 func TestAnswersLast(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.must(b.AddService(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}))
 	syn := func(i int) []byte {
 		return pkt{src: fmt.Sprintf("10.1.1.%d:1000", i), dst: vip + ":80", flags: "S"}.frame(t)
@@ -116,7 +118,7 @@ func TestAnswersLast(t *testing.T) {
 // A connection keeps the forwarding method that its server had
 // (ip_vs_bind_dest).
 func TestForwardMethod(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	k := b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 1)
 	expect(t, "open", b.sends(pkt{src: "10.1.1.1:1", dst: vip + ":80", flags: "S"}, pkt{src: "10.1.1.1:1", dst: vip + ":80", flags: "A"}), "r0 r0")
 	d := dest(k, 0, 1)
@@ -128,7 +130,7 @@ func TestForwardMethod(t *testing.T) {
 // The connection that is over still counts while its successor is scheduled
 // (ip_vs_conn_expire_now only sets its timer).
 func TestReuseCounts(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "wlc"}, 2)
 	open := func(c int) string {
 		p := func(fl string) pkt { return pkt{src: fmt.Sprintf("10.1.1.%d:1", c), dst: vip + ":80", flags: fl} }
@@ -141,7 +143,7 @@ func TestReuseCounts(t *testing.T) {
 
 // The same, seen by a threshold.
 func TestReuseThreshold(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	k := b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 1)
 	d := dest(k, 0, 1)
 	d.UpperThreshold = 1
@@ -153,7 +155,7 @@ func TestReuseThreshold(t *testing.T) {
 
 // A datagram counts at its server for a moment, which may overload it.
 func TestOnePacketThreshold(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	k := ulvs.ServiceKey{Mark: 5}
 	_, err := b.MarkCommand(false, []string{"-t", "mangle", "-A", "PREROUTING", "-d", vip, "-j", "MARK", "--set-mark", "5"})
 	b.must(err)
@@ -177,7 +179,7 @@ func TestOnePacketThreshold(t *testing.T) {
 
 // Another flag does not start the scheduler anew.
 func TestEditFlags(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 2)
 	expect(t, "first", b.send(pkt{src: "10.1.1.1:1", dst: vip + ":80", flags: "S"}), "r1")
 	b.must(b.EditService(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr", SchedFlags: 1}))
@@ -186,7 +188,7 @@ func TestEditFlags(t *testing.T) {
 
 // A service that is deleted is gone, whatever the plane says of it.
 func TestDeleteWithoutClaim(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 1)
 	b.plane.FailClaims(errors.New("no"))
 	if err := b.DeleteService(tcp(80)); err != nil {
@@ -198,7 +200,7 @@ func TestDeleteWithoutClaim(t *testing.T) {
 
 // An SCTP header alone is dropped (sctp_conn_schedule).
 func TestSCTPWithoutChunk(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	k := ulvs.ServiceKey{Protocol: ulvs.SCTP, Addr: netip.MustParseAddr(vip), Port: 80}
 	b.service(ulvs.Service{ServiceKey: k, Scheduler: "rr"}, 1)
 	expect(t, "SCTP header without a chunk", b.send(pkt{proto: "sctp", src: "10.1.1.1:1", dst: vip + ":80"}), "drop")
@@ -207,7 +209,7 @@ func TestSCTPWithoutChunk(t *testing.T) {
 // What the kernel merged is measured by its segments, whose headers are in the
 // packet: the offload's own length of them is a hint that many drivers overstate.
 func TestGROHeaders(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 1)
 	b.send(pkt{src: "10.1.1.1:1", dst: vip + ":80", flags: "S"})
 	f := pkt{src: "10.1.1.1:1", dst: vip + ":80", flags: "A", size: 2800, df: true}.frame(t)
@@ -219,7 +221,7 @@ func TestGROHeaders(t *testing.T) {
 // With expire_nodest_conn a removed server's connections end with it, though it
 // comes back in the next moment.
 func TestNoDestAtOnce(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	k := b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 1)
 	b.must(b.SetSysctl("expire_nodest_conn", 1))
 	b.send(pkt{src: "10.1.1.1:1", dst: vip + ":80", flags: "S"})
@@ -234,7 +236,7 @@ func TestNoDestAtOnce(t *testing.T) {
 
 // A service on port 21 without persistence leaves the other ports to the host.
 func TestFTPLeavesHostPorts(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.plane.SetWithholds(true)
 	b.resolver.SetLocal(netip.MustParseAddr(vip), true)
 	b.service(ulvs.Service{ServiceKey: tcp(21), Scheduler: "rr"}, 1)
@@ -248,7 +250,7 @@ func TestFTPLeavesHostPorts(t *testing.T) {
 
 // Timeouts are whole seconds.
 func TestTinyTimeout(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	if err := b.SetTimeouts(ulvs.Timeouts{UDP: time.Millisecond}); err == nil {
 		got, _ := b.Timeouts()
 		t.Errorf("timeout of 1 ms taken: now %+v", got)
@@ -258,7 +260,7 @@ func TestTinyTimeout(t *testing.T) {
 // Persistent FTP has the ports of its data connections: they are forwarded, and
 // the host is kept from them.
 func TestFTPData(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.plane.SetWithholds(true)
 	b.resolver.SetLocal(netip.MustParseAddr(vip), true)
 	b.service(persistent(tcp(21), "rr", time.Minute), 2)
@@ -280,7 +282,7 @@ func TestFTPData(t *testing.T) {
 // A real server that does not answer: what waited for it is answered with host
 // unreachable when it is given up (arp_error_report).
 func TestDeadNeighbour(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 1)
 	server := netip.MustParseAddr(serverAddr(0))
 	b.resolver.Set(server, dataplane.Neighbor{State: dataplane.HopResolving, Ifindex: eth0, MTU: 1500})
@@ -299,7 +301,7 @@ func TestDeadNeighbour(t *testing.T) {
 
 // Sources that no packet from the wire has are not scheduled.
 func TestMartianSource(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.resolver.SetLocal(netip.MustParseAddr(vip), true)
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 1)
 	for _, src := range []string{"127.0.0.1", "224.0.0.1", "255.255.255.255", "0.0.0.1", vip} {
@@ -309,7 +311,7 @@ func TestMartianSource(t *testing.T) {
 
 // What is too large for the way to its server, and may be cut, is.
 func TestOverMTU(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(ulvs.Service{ServiceKey: udp(53), Scheduler: "rr"}, 1)
 	server := netip.MustParseAddr(serverAddr(0))
 	b.resolver.Set(server, dataplane.Neighbor{State: dataplane.HopReachable, Ifindex: eth0, MTU: 576, Dst: serverMAC(0), Src: directorMAC})

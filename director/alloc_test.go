@@ -1,10 +1,12 @@
-package ulvs_test
+package director_test
 
 import (
 	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ulvs/ulvs/director"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
@@ -14,7 +16,7 @@ import (
 // for every kind of packet, and the expiry of what they made.
 func TestAllocates(t *testing.T) {
 	const batch = 64
-	b := newBed(t, ulvs.Options{Connections: 10_000})
+	b := newBed(t, director.Options{Connections: 10_000})
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "wlc"}, 4)
 	b.service(ulvs.Service{ServiceKey: udp(53), Scheduler: "wrr"}, 4)
 	b.service(persistent(tcp(443), "rr", time.Minute), 4)

@@ -1,4 +1,4 @@
-package ulvs_test
+package director_test
 
 import (
 	"fmt"
@@ -6,13 +6,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ulvs/ulvs/director"
+
 	"github.com/ulvs/ulvs"
 )
 
 // drop_packet=3 takes one new connection of am_droprate, and none of those
 // that there are.
 func TestDropPacket(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 2)
 	b.must(b.SetSysctl("am_droprate", 5))
 	b.must(b.SetSysctl("drop_packet", 3))
@@ -43,7 +45,7 @@ func TestDropPacket(t *testing.T) {
 // none that was; within a minute hardly any is left, while established
 // connections that are used stay.
 func TestDropEntry(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(persistent(tcp(80), "rr", time.Hour), 2)
 	for i := range 300 {
 		b.send(pkt{src: fmt.Sprintf("10.1.%d.%d:1000", i/200, i%200+1), dst: vip + ":80", flags: "S"})
@@ -85,7 +87,7 @@ func TestDropEntry(t *testing.T) {
 // secure_tcp=3 has new connections wait in SYNACK; modes 1 and 2 follow the
 // memory, of which this machine has enough.
 func TestSecureTCP(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 1)
 	state := func(port int) string {
 		b.send(pkt{src: fmt.Sprintf("10.1.1.1:%d", port), dst: vip + ":80", flags: "S"})
@@ -108,7 +110,7 @@ func TestSecureTCP(t *testing.T) {
 
 // schedule_icmp: an error about a connection that is not there opens it.
 func TestScheduleICMP(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 2)
 	answer := pkt{src: vip + ":80", dst: "10.1.1.1:1000", flags: "A"}
 	expect(t, "off", b.deliver(icmpError(t, answer, false)), "pass")
@@ -120,7 +122,7 @@ func TestScheduleICMP(t *testing.T) {
 // The sip engine keeps each call on one server, whatever ports its packets come
 // from, and drops what is no call.
 func TestSIP(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	s := persistent(udp(5060), "rr", time.Minute)
 	s.Persistence.Engine = "sip"
 	s.OnePacket = true

@@ -1,7 +1,9 @@
-package ulvs
+package director
 
 import (
 	"time"
+
+	"github.com/ulvs/ulvs"
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
@@ -287,8 +289,8 @@ func (d *Director) state(id conn.ID, dst *dest, p *packet.Packet, tick uint32) {
 
 // transmit sends a packet on to its server, or answers why not
 // (ip_vs_xmit.c, ip_vs_dr_xmit and __ip_vs_get_out_rt).
-func (d *Director) transmit(f *dataplane.Frame, p *packet.Packet, dst *dest, method ForwardMethod) {
-	if method != DirectRoute {
+func (d *Director) transmit(f *dataplane.Frame, p *packet.Packet, dst *dest, method ulvs.ForwardMethod) {
+	if method != ulvs.DirectRoute {
 		d.drop(f, dropMethod)
 		return
 	}

@@ -1,4 +1,4 @@
-package ulvs_test
+package director_test
 
 import (
 	"encoding/binary"
@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ulvs/ulvs/director"
+
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 )
@@ -15,7 +17,7 @@ import (
 // What a real server receives is the packet that came, but for the link
 // addresses, the TTL and the IP checksum; tags stay.
 func TestForwardsUnchanged(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 1)
 	for _, p := range []pkt{
 		{src: "10.1.1.1:1000", dst: vip + ":80", flags: "S", size: 100},
@@ -52,7 +54,7 @@ func TestForwardsUnchanged(t *testing.T) {
 // With a clock that the test moves: honoured at 299 s, forgotten after 300 s,
 // and another 60 s while it controls a connection.
 func TestPersistenceTimes(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(persistent(tcp(80), "rr", 300*time.Second), 2)
 	client := func(port int) pkt {
 		return pkt{src: fmt.Sprintf("10.1.1.1:%d", port), dst: vip + ":80", flags: "S"}
@@ -102,7 +104,7 @@ func TestPersistenceTimes(t *testing.T) {
 // whole walk-throughs are replayed in conformance.
 func TestPersistenceForms(t *testing.T) {
 	t.Run("PCC", func(t *testing.T) {
-		b := newBed(t, ulvs.Options{})
+		b := newBed(t, director.Options{})
 		b.service(persistent(tcp(0), "rr", 300*time.Second), 2)
 		expect(t, "one client, several ports", b.sends(
 			pkt{src: "10.1.1.1:1", dst: vip + ":80", flags: "S"},
@@ -113,7 +115,7 @@ func TestPersistenceForms(t *testing.T) {
 		), "r1 r1 r1 r0 r0")
 	})
 	t.Run("PPC", func(t *testing.T) {
-		b := newBed(t, ulvs.Options{})
+		b := newBed(t, director.Options{})
 		b.service(persistent(tcp(80), "rr", 300*time.Second), 2)
 		b.service(persistent(tcp(443), "rr", 300*time.Second), 2)
 		expect(t, "each service by itself", b.sends(
@@ -124,7 +126,7 @@ func TestPersistenceForms(t *testing.T) {
 		), "r1 r1 r0 r1")
 	})
 	t.Run("network", func(t *testing.T) {
-		b := newBed(t, ulvs.Options{})
+		b := newBed(t, director.Options{})
 		s := persistent(tcp(80), "rr", 300*time.Second)
 		s.Persistence.Netmask = netip.MustParseAddr("255.255.255.0")
 		b.service(s, 2)
@@ -135,7 +137,7 @@ func TestPersistenceForms(t *testing.T) {
 		), "r1 r1 r0")
 	})
 	t.Run("mark", func(t *testing.T) {
-		b := newBed(t, ulvs.Options{})
+		b := newBed(t, director.Options{})
 		for _, port := range []string{"80", "443"} {
 			_, err := b.MarkCommand(false, strings.Fields("-t mangle -A PREROUTING -i eth+ -p tcp --dport "+port+" -d "+vip+" -j MARK --set-mark 10"))
 			b.must(err)
@@ -152,7 +154,7 @@ func TestPersistenceForms(t *testing.T) {
 		), "r1 r0 r1 r0 rst icmp 3/3")
 	})
 	t.Run("IPv6", func(t *testing.T) {
-		b := newBed(t, ulvs.Options{})
+		b := newBed(t, director.Options{})
 		k := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: netip.MustParseAddr(vip6), Port: 80}
 		s := persistent(k, "rr", 300*time.Second)
 		s.Persistence.Netmask = netip.MustParseAddr("ffff:ffff:ffff:ffff::")
@@ -167,7 +169,7 @@ func TestPersistenceForms(t *testing.T) {
 
 // What becomes of a packet whose service or server cannot take it.
 func TestRefusals(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	k := b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 2)
 	b.service(ulvs.Service{ServiceKey: udp(53), Scheduler: "rr"}, 0)
 	syn := func(port int) pkt { return pkt{src: fmt.Sprintf("10.1.1.1:%d", port), dst: vip + ":80", flags: "S"} }
@@ -213,7 +215,7 @@ func TestRefusals(t *testing.T) {
 // expire_quiescent_template; and forgotten for good when its server was away
 // while it was tried.
 func TestTemplatesAndServers(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	k := b.service(persistent(tcp(80), "rr", 300*time.Second), 2)
 	n := 0
 	syn := func() string {
@@ -258,7 +260,7 @@ func TestConnReuse(t *testing.T) {
 		{0, []string{"S", "A", "R", "S"}, ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, "r1 r1 r1 r1"},
 		{1, []string{"S", "A", "R", "S"}, persistent(tcp(80), "rr", time.Minute), "r1 r1 r1 r1"},
 	} {
-		b := newBed(t, ulvs.Options{})
+		b := newBed(t, director.Options{})
 		b.service(tt.service, 2)
 		b.must(b.SetSysctl("conn_reuse_mode", tt.mode))
 		var list []pkt
@@ -271,7 +273,7 @@ func TestConnReuse(t *testing.T) {
 
 // A server that is being resolved: its packets wait and are sent in order.
 func TestParked(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	k := b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 0)
 	new := netip.MustParseAddr("192.168.10.203")
 	b.resolver.Set(new, dataplane.Neighbor{State: dataplane.HopResolving, Ifindex: eth0, MTU: 1500})
@@ -298,7 +300,7 @@ func TestParked(t *testing.T) {
 
 // Full tables drop, count, and go on when there is room.
 func TestFull(t *testing.T) {
-	b := newBed(t, ulvs.Options{Connections: 10, Templates: 5})
+	b := newBed(t, director.Options{Connections: 10, Templates: 5})
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 2)
 	b.service(persistent(tcp(443), "rr", time.Hour), 2)
 	for i := range 12 {
@@ -329,7 +331,7 @@ func TestFull(t *testing.T) {
 
 // Damaged packets are counted and the host's.
 func TestDamaged(t *testing.T) {
-	b := newBed(t, ulvs.Options{})
+	b := newBed(t, director.Options{})
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 1)
 	whole := pkt{src: "10.1.1.1:1000", dst: vip + ":80", flags: "S"}.frame(t)
 	const headers = 14 + 20 + 20

@@ -1,4 +1,4 @@
-package ulvs
+package director
 
 import (
 	"encoding/json"
@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+
+	"github.com/ulvs/ulvs"
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/internal/accel"
@@ -85,17 +87,17 @@ func (d *Director) Adopted() bool { return d.adopted }
 type command struct {
 	Verb string `json:"do"`
 	// Number is that of the service's cell, or of the real server.
-	Number      uint32         `json:"number,omitempty"`
-	Service     *Service       `json:"service,omitempty"`
-	Key         *ServiceKey    `json:"key,omitempty"`
-	Destination *Destination   `json:"destination,omitempty"`
-	Addr        netip.AddrPort `json:"addr,omitzero"`
-	Timeouts    *Timeouts      `json:"timeouts,omitempty"`
-	Name        string         `json:"name,omitempty"` // of a sysctl
-	Value       int            `json:"value,omitempty"`
-	Generation  uint32         `json:"generation,omitempty"`
-	IPv6        bool           `json:"ipv6,omitempty"`
-	Text        string         `json:"text,omitempty"`
+	Number      uint32            `json:"number,omitempty"`
+	Service     *ulvs.Service     `json:"service,omitempty"`
+	Key         *ulvs.ServiceKey  `json:"key,omitempty"`
+	Destination *ulvs.Destination `json:"destination,omitempty"`
+	Addr        netip.AddrPort    `json:"addr,omitzero"`
+	Timeouts    *ulvs.Timeouts    `json:"timeouts,omitempty"`
+	Name        string            `json:"name,omitempty"` // of a sysctl
+	Value       int               `json:"value,omitempty"`
+	Generation  uint32            `json:"generation,omitempty"`
+	IPv6        bool              `json:"ipv6,omitempty"`
+	Text        string            `json:"text,omitempty"`
 }
 
 // keep writes down a command that was carried out, before it is answered. The

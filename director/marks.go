@@ -1,4 +1,4 @@
-package ulvs
+package director
 
 import (
 	"errors"
@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/ulvs/ulvs"
 
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/fwmark"
@@ -82,7 +84,7 @@ func (d *Director) changeMarks(ipv6 bool, f func(*fwmark.Table) error) error {
 // on the rules there are; iptables exits with 2 and with 1.
 type wordsError struct{ error }
 
-func (e wordsError) Is(target error) bool { return target == ErrInvalid }
+func (e wordsError) Is(target error) bool { return target == ulvs.ErrInvalid }
 func (e wordsError) Unwrap() error        { return e.error }
 
 // MarkSave implements Control.
@@ -106,7 +108,7 @@ func (t *table) nameMarks(sets ...*fwmark.Table) {
 }
 
 // nameMark is nameMarks for one more service.
-func (t *table) nameMark(k ServiceKey) {
+func (t *table) nameMark(k ulvs.ServiceKey) {
 	if k.Mark == 0 {
 		return
 	}
@@ -238,5 +240,5 @@ func (t *table) claimed(s *virtual, to netip.Addr, p *packet.Packet) bool {
 
 // ftp reports a service that has FTP's data connections too.
 func (s *virtual) ftp() bool {
-	return s.Port == ftpPort && s.Protocol == TCP && s.Persistence.Timeout != 0
+	return s.Port == ftpPort && s.Protocol == ulvs.TCP && s.Persistence.Timeout != 0
 }

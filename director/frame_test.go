@@ -1,10 +1,12 @@
-package ulvs_test
+package director_test
 
 import (
 	"fmt"
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/ulvs/ulvs/director"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -30,12 +32,12 @@ func serverMAC(i int) dataplane.MAC { return dataplane.MAC{2, 0, 0, 0, 10, byte(
 // bed is a director between a plane in memory and four real servers.
 type bed struct {
 	t testing.TB
-	*ulvs.Director
+	*director.Director
 	plane    *dataplanetest.Plane
 	resolver *dataplanetest.Resolver
 }
 
-func newBed(t testing.TB, o ulvs.Options) *bed {
+func newBed(t testing.TB, o director.Options) *bed {
 	t.Helper()
 	b := emptyBed(t)
 	b.begin(o, b.plane)
@@ -56,13 +58,13 @@ func emptyBed(t testing.TB) *bed {
 	return b
 }
 
-func (b *bed) begin(o ulvs.Options, plane dataplane.Plane) {
+func (b *bed) begin(o director.Options, plane dataplane.Plane) {
 	b.t.Helper()
 	o.Plane, o.Resolver, o.Clock = plane, b.resolver, b.plane.Now
 	if o.Connections == 0 {
 		o.Connections = 1000
 	}
-	d, err := ulvs.New(o)
+	d, err := director.New(o)
 	b.must(err)
 	b.t.Cleanup(d.Close)
 	b.Director = d

@@ -1,10 +1,12 @@
-package ulvs
+package director
 
 import (
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"time"
+
+	"github.com/ulvs/ulvs"
 
 	"golang.org/x/sys/unix"
 
@@ -200,7 +202,7 @@ func (d *Director) Sysctl(name string) (int, error) {
 	defer d.fwd.Unlock()
 	n, ok := d.sysctl.Get(name)
 	if !ok {
-		return 0, fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ErrUnsupported, name, d.sysctl.Names())
+		return 0, fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ulvs.ErrUnsupported, name, d.sysctl.Names())
 	}
 	return n, nil
 }
@@ -220,11 +222,11 @@ func (d *Director) setSysctl(name string, value int) error {
 	defer d.fwd.Unlock()
 	defer d.updateOpening()
 	if _, ok := d.sysctl.Get(name); !ok {
-		return fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ErrUnsupported, name, d.sysctl.Names())
+		return fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ulvs.ErrUnsupported, name, d.sysctl.Names())
 	}
 	effect, err := d.sysctl.Set(name, value)
 	if err != nil {
-		return fmt.Errorf("%w: net.ipv4.vs.%v", ErrInvalid, err)
+		return fmt.Errorf("%w: net.ipv4.vs.%v", ulvs.ErrInvalid, err)
 	}
 	if !effect && !d.table.replaying {
 		d.log.Warn("this sysctl changes nothing in direct routing", "name", "net.ipv4.vs."+name, "value", value)

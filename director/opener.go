@@ -1,8 +1,10 @@
-package ulvs
+package director
 
 import (
 	"encoding/binary"
 	"errors"
+
+	"github.com/ulvs/ulvs"
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
@@ -150,7 +152,7 @@ func (d *Director) acceptedConn(id conn.ID) {
 			d.templates.Controlled(ct, d.conns.Stamp(id))
 		}
 	}
-	c := d.conns.Accept(id, template, ownerBits(own && dst.conf.Port != 0, DirectRoute))
+	c := d.conns.Accept(id, template, ownerBits(own && dst.conf.Port != 0, ulvs.DirectRoute))
 	dst.Bind(false, c.Activated)
 	dst.Conns++
 	s.Conns++
@@ -259,16 +261,16 @@ func (d *Director) enableOpening(s *virtual) {
 // openable is by what the plane may open a service's connections: 0, or as
 // preselect.Open has it.
 func (d *Director) openable(s *virtual) (by uint32) {
-	if s.Mark != 0 || s.Protocol != TCP && s.Protocol != UDP || s.OnePacket || s.Persistence.Engine != "" || s.Port == ftpPort || len(s.dests) == 0 {
+	if s.Mark != 0 || s.Protocol != ulvs.TCP && s.Protocol != ulvs.UDP || s.OnePacket || s.Persistence.Engine != "" || s.Port == ftpPort || len(s.dests) == 0 {
 		return 0
 	}
 	for _, dst := range s.dests {
-		if dst.conf.Forward != DirectRoute || dst.conf.UpperThreshold != 0 || dst.conf.LowerThreshold != 0 || dst.Overloaded() {
+		if dst.conf.Forward != ulvs.DirectRoute || dst.conf.UpperThreshold != 0 || dst.conf.LowerThreshold != 0 || dst.Overloaded() {
 			return 0
 		}
 	}
 	switch {
-	case s.Port == 0 && d.table.find(ServiceKey{Protocol: TCP, Addr: s.Addr, Port: ftpPort}) != nil:
+	case s.Port == 0 && d.table.find(ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: s.Addr, Port: ftpPort}) != nil:
 		return 0 // some ports are that one's
 	case s.Persistence.Timeout != 0:
 		by = preselect.ByTemplate
@@ -311,8 +313,8 @@ func (d *Director) withOpeningDisabled(s *virtual, change func()) {
 }
 
 // beside is the service of every port that a service takes ports from, or nil.
-func (d *Director) anyPortSibling(k ServiceKey) *virtual {
-	if k.Mark != 0 || k.Port != ftpPort || k.Protocol != TCP {
+func (d *Director) anyPortSibling(k ulvs.ServiceKey) *virtual {
+	if k.Mark != 0 || k.Port != ftpPort || k.Protocol != ulvs.TCP {
 		return nil
 	}
 	k.Port = 0

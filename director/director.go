@@ -1,4 +1,4 @@
-package ulvs
+package director
 
 import (
 	"context"
@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"github.com/ulvs/ulvs"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -120,7 +122,7 @@ type Director struct {
 	scratch chan *scratch
 }
 
-var _ Control = (*Director)(nil)
+var _ ulvs.Control = (*Director)(nil)
 var _ dataplane.Handler = (*Director)(nil)
 
 // New makes a director without services. It fails when there is not enough

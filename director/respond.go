@@ -1,4 +1,4 @@
-package ulvs
+package director
 
 import (
 	"encoding/binary"

@@ -1,4 +1,4 @@
-package ulvs
+package director
 
 import (
 	"errors"
@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+
+	"github.com/ulvs/ulvs"
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
@@ -20,7 +22,7 @@ func (d *Director) Version() (string, int, error) { return "1.2.1", 4096, nil }
 const maxPersistence = 31 * 24 * time.Hour
 
 // clean gives a key the form in which it is kept.
-func clean(k ServiceKey) ServiceKey {
+func clean(k ulvs.ServiceKey) ulvs.ServiceKey {
 	k.Addr = k.Addr.Unmap()
 	if k.Mark != 0 {
 		k.Protocol = 0
@@ -31,22 +33,22 @@ func clean(k ServiceKey) ServiceKey {
 }
 
 // AddService implements Control.
-func (d *Director) AddService(c Service) error { return d.addService(c, 0) }
+func (d *Director) AddService(c ulvs.Service) error { return d.addService(c, 0) }
 
 // addService adds a service whose cell has a number; 0 takes a free one.
-func (d *Director) addService(c Service, number uint32) error {
+func (d *Director) addService(c ulvs.Service, number uint32) error {
 	c.ServiceKey = clean(c.ServiceKey)
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	if d.lookup(c.ServiceKey) != nil {
-		return fmt.Errorf("%w: %v", ErrServiceExists, c.ServiceKey)
+		return fmt.Errorf("%w: %v", ulvs.ErrServiceExists, c.ServiceKey)
 	}
 	if err := checkService(&c); err != nil {
 		return err
 	}
 	sc, err := sched.New(c.Scheduler, nil, c.SchedFlags)
 	if err != nil {
-		return fmt.Errorf("%w: %v", ErrNoScheduler, err)
+		return fmt.Errorf("%w: %v", ulvs.ErrNoScheduler, err)
 	}
 	d.persists(c)
 	s := &virtual{Service: c, scheduler: sc}
@@ -88,23 +90,23 @@ func (d *Director) change(f func(), marks bool) {
 
 // lookup is find under the lock. The caller holds ctl, so that the answer
 // stays true.
-func (d *Director) lookup(k ServiceKey) *virtual {
+func (d *Director) lookup(k ulvs.ServiceKey) *virtual {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	return d.table.find(k)
 }
 
 // existing is the service of a key, or ErrNoService. The caller holds ctl.
-func (d *Director) existing(k ServiceKey) (*virtual, error) {
+func (d *Director) existing(k ulvs.ServiceKey) (*virtual, error) {
 	s := d.lookup(clean(k))
 	if s == nil {
-		return nil, fmt.Errorf("%w: %v", ErrNoService, k)
+		return nil, fmt.Errorf("%w: %v", ulvs.ErrNoService, k)
 	}
 	return s, nil
 }
 
 // EditService implements Control (ip_vs_edit_service).
-func (d *Director) EditService(c Service) error {
+func (d *Director) EditService(c ulvs.Service) error {
 	c.ServiceKey = clean(c.ServiceKey)
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
@@ -127,13 +129,13 @@ func (d *Director) EditService(c Service) error {
 }
 
 // persists sees to the memory for templates, if c is the first service to have some.
-func (d *Director) persists(c Service) {
+func (d *Director) persists(c ulvs.Service) {
 	if c.Persistence.Timeout != 0 {
 		d.persisting.Do(d.templates.Populate)
 	}
 }
 
-func (d *Director) edit(s *virtual, c Service) error {
+func (d *Director) edit(s *virtual, c ulvs.Service) error {
 	d.lock()
 	defer d.fwd.Unlock()
 	d.disableOpening(s)
@@ -141,7 +143,7 @@ func (d *Director) edit(s *virtual, c Service) error {
 	if c.Scheduler != s.Scheduler {
 		sc, err := sched.New(c.Scheduler, s.schedDests(), c.SchedFlags)
 		if err != nil {
-			return fmt.Errorf("%w: %v", ErrNoScheduler, err)
+			return fmt.Errorf("%w: %v", ulvs.ErrNoScheduler, err)
 		}
 		s.retireScheduler()
 		s.scheduler = sc
@@ -158,7 +160,7 @@ func (d *Director) edit(s *virtual, c Service) error {
 }
 
 // DeleteService implements Control.
-func (d *Director) DeleteService(k ServiceKey) error {
+func (d *Director) DeleteService(k ulvs.ServiceKey) error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	s, err := d.existing(k)
@@ -200,19 +202,19 @@ func (d *Director) remove(list ...*virtual) {
 }
 
 // warnMethod says what becomes of a real server's packets.
-func (d *Director) warnMethod(c Destination) {
-	if c.Forward != DirectRoute {
+func (d *Director) warnMethod(c ulvs.Destination) {
+	if c.Forward != ulvs.DirectRoute {
 		d.log.Warn("packets for this real server are dropped: its forwarding method is not implemented", "server", c.AddrPort(), "method", c.Forward)
 	}
 }
 
 // AddDestination implements Control.
-func (d *Director) AddDestination(k ServiceKey, c Destination) error {
+func (d *Director) AddDestination(k ulvs.ServiceKey, c ulvs.Destination) error {
 	return d.addDestination(k, c, 0)
 }
 
 // addDestination adds a real server that has a number; 0 takes a free one.
-func (d *Director) addDestination(k ServiceKey, c Destination, number uint32) error {
+func (d *Director) addDestination(k ulvs.ServiceKey, c ulvs.Destination, number uint32) error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	s, err := d.existing(k)
@@ -223,7 +225,7 @@ func (d *Director) addDestination(k ServiceKey, c Destination, number uint32) er
 		return err
 	}
 	if s.find(c.AddrPort()) != nil {
-		return fmt.Errorf("%w: %v in %v", ErrDestinationExists, c.AddrPort(), k)
+		return fmt.Errorf("%w: %v in %v", ulvs.ErrDestinationExists, c.AddrPort(), k)
 	}
 	if err := checkAddr(&c); err != nil {
 		return err
@@ -241,11 +243,11 @@ func (d *Director) addDestination(k ServiceKey, c Destination, number uint32) er
 }
 
 // enlist puts a real server into a service.
-func (d *Director) enlist(s *virtual, c Destination, hop *dataplane.NextHop, number uint32) (*dest, error) {
+func (d *Director) enlist(s *virtual, c ulvs.Destination, hop *dataplane.NextHop, number uint32) (*dest, error) {
 	d.lock()
 	defer d.fwd.Unlock()
 	if len(d.table.dests) > conn.MaxDest && len(d.table.free) == 0 {
-		return nil, fmt.Errorf("%w: no more than %d real servers", ErrInvalid, conn.MaxDest)
+		return nil, fmt.Errorf("%w: no more than %d real servers", ulvs.ErrInvalid, conn.MaxDest)
 	}
 	dst := d.table.fromTrash(s, c.AddrPort())
 	if dst != nil && number != 0 && dst.ID != number {
@@ -280,11 +282,11 @@ func (s *virtual) destination(at netip.AddrPort) (*dest, error) {
 	if dst := s.find(at); dst != nil {
 		return dst, nil
 	}
-	return nil, fmt.Errorf("%w: %v in %v", ErrNoDestination, at, s.ServiceKey)
+	return nil, fmt.Errorf("%w: %v in %v", ulvs.ErrNoDestination, at, s.ServiceKey)
 }
 
 // EditDestination implements Control.
-func (d *Director) EditDestination(k ServiceKey, c Destination) error {
+func (d *Director) EditDestination(k ulvs.ServiceKey, c ulvs.Destination) error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	s, err := d.existing(k)
@@ -313,7 +315,7 @@ func (d *Director) EditDestination(k ServiceKey, c Destination) error {
 }
 
 // DeleteDestination implements Control.
-func (d *Director) DeleteDestination(k ServiceKey, at netip.AddrPort) error {
+func (d *Director) DeleteDestination(k ulvs.ServiceKey, at netip.AddrPort) error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	s, err := d.existing(k)
@@ -332,13 +334,13 @@ func (d *Director) DeleteDestination(k ServiceKey, at netip.AddrPort) error {
 }
 
 // Zero implements Control.
-func (d *Director) Zero(k ServiceKey) error {
+func (d *Director) Zero(k ulvs.ServiceKey) error {
 	k = clean(k)
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	s := d.table.find(k)
 	if s == nil {
-		return fmt.Errorf("%w: %v", ErrNoService, k)
+		return fmt.Errorf("%w: %v", ulvs.ErrNoService, k)
 	}
 	s.zeroAll()
 	return nil
@@ -362,22 +364,22 @@ func (s *virtual) zeroAll() {
 }
 
 // Timeouts implements Control.
-func (d *Director) Timeouts() (t Timeouts, err error) {
+func (d *Director) Timeouts() (t ulvs.Timeouts, err error) {
 	d.fwd.Lock()
 	defer d.fwd.Unlock()
 	return d.timeouts(), nil
 }
 
-func (d *Director) timeouts() (t Timeouts) {
+func (d *Director) timeouts() (t ulvs.Timeouts) {
 	t.TCP, t.TCPFin, t.UDP = d.conns.Timeouts()
 	return t
 }
 
 // SetTimeouts implements Control.
-func (d *Director) SetTimeouts(t Timeouts) error {
+func (d *Director) SetTimeouts(t ulvs.Timeouts) error {
 	for _, v := range []time.Duration{t.TCP, t.TCPFin, t.UDP} {
 		if v < 0 || v > maxPersistence || v%time.Second != 0 {
-			return fmt.Errorf("%w: timeout %v: use whole seconds, 0 to %v", ErrInvalid, v, maxPersistence)
+			return fmt.Errorf("%w: timeout %v: use whole seconds, 0 to %v", ulvs.ErrInvalid, v, maxPersistence)
 		}
 	}
 	d.ctl.Lock()

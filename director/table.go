@@ -1,8 +1,10 @@
-package ulvs
+package director
 
 import (
 	"net/netip"
 	"slices"
+
+	"github.com/ulvs/ulvs"
 
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/estimator"
@@ -16,7 +18,7 @@ import (
 
 // virtual is a virtual service at work.
 type virtual struct {
-	Service
+	ulvs.Service
 	scheduler  sched.Scheduler
 	positioned sched.Positioned // the scheduler, or nil
 	dests      []*dest          // newest first, as the kernel's list; replaced, never edited
@@ -33,7 +35,7 @@ type virtual struct {
 // connections or templates refer to it.
 type dest struct {
 	sched.Dest
-	conf      Destination
+	conf      ulvs.Destination
 	svc       *virtual
 	hop       *dataplane.NextHop
 	available bool
@@ -99,10 +101,10 @@ func family(is6 bool) int {
 	return 0
 }
 
-func tableKey(k ServiceKey) service.Key { return service.KeyOf(k.Addr, uint8(k.Protocol), k.Port) }
+func tableKey(k ulvs.ServiceKey) service.Key { return service.KeyOf(k.Addr, uint8(k.Protocol), k.Port) }
 
 // find is the service with exactly this key, or nil.
-func (t *table) find(k ServiceKey) *virtual {
+func (t *table) find(k ulvs.ServiceKey) *virtual {
 	if k.Mark != 0 {
 		return t.FindMark(k.Mark, k.IPv6)
 	}
@@ -336,7 +338,7 @@ func (t *table) estimate() {
 // when it was made (ip_vs_bind_dest copies it).
 const ownDestPort = 1
 
-func ownerBits(destPort bool, m ForwardMethod) uint8 {
+func ownerBits(destPort bool, m ulvs.ForwardMethod) uint8 {
 	bits := uint8(m) << 1
 	if destPort {
 		bits |= ownDestPort
@@ -344,7 +346,7 @@ func ownerBits(destPort bool, m ForwardMethod) uint8 {
 	return bits
 }
 
-func methodOf(owner uint8) ForwardMethod { return ForwardMethod(owner >> 1) }
+func methodOf(owner uint8) ulvs.ForwardMethod { return ulvs.ForwardMethod(owner >> 1) }
 
 // retireScheduler has the scheduler let go of removed destinations.
 func (s *virtual) retireScheduler() {

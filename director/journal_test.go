@@ -1,4 +1,4 @@
-package ulvs_test
+package director_test
 
 import (
 	"cmp"
@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/ulvs/ulvs/director"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
@@ -29,15 +31,15 @@ type twins struct {
 
 func newTwins(t *testing.T, seed uint64) *twins {
 	w := &twins{t: t, rng: rand.New(rand.NewPCG(seed, 1)), steady: emptyBed(t), anew: emptyBed(t)}
-	w.steady.begin(ulvs.Options{}, dataplanetest.NewKeeper(w.steady.plane))
+	w.steady.begin(director.Options{}, dataplanetest.NewKeeper(w.steady.plane))
 	w.keeper = dataplanetest.NewKeeper(w.anew.plane)
-	w.anew.begin(ulvs.Options{}, w.keeper)
+	w.anew.begin(director.Options{}, w.keeper)
 	return w
 }
 
 // restart ends nothing: a process that is killed does not either.
 func (w *twins) restart() {
-	w.anew.begin(ulvs.Options{}, w.keeper)
+	w.anew.begin(director.Options{}, w.keeper)
 	if !w.anew.Adopted() {
 		w.t.Fatal("nothing was adopted")
 	}
@@ -132,8 +134,8 @@ func (w *twins) listing(b *bed) string {
 // A director that is killed and started anew at any point answers as one that was
 // not: each packet, each command, all listings.
 func TestAnew(t *testing.T) {
-	defer func(n int) { *ulvs.JournalSize = n }(*ulvs.JournalSize)
-	*ulvs.JournalSize = 48 << 10 // it is rewritten now and then
+	defer func(n int) { *director.JournalSize = n }(*director.JournalSize)
+	*director.JournalSize = 48 << 10 // it is rewritten now and then
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { anew(t, seed) })
 	}
@@ -208,7 +210,7 @@ func (r *releasing) Accelerate(accel.Acceleration) error {
 func TestReleases(t *testing.T) {
 	b := emptyBed(t)
 	r := &releasing{Keeper: dataplanetest.NewKeeper(b.plane)}
-	d, err := ulvs.New(ulvs.Options{Plane: r, Resolver: b.resolver, Connections: 100})
+	d, err := director.New(director.Options{Plane: r, Resolver: b.resolver, Connections: 100})
 	if err != nil || r.released != 0 {
 		t.Fatalf("released %d times at the start, %v", r.released, err)
 	}
@@ -218,7 +220,7 @@ func TestReleases(t *testing.T) {
 	}
 	for _, r := range []*releasing{{late: errMeasured}, {refusal: errMeasured}} {
 		r.Keeper = dataplanetest.NewKeeper(b.plane)
-		if _, err := ulvs.New(ulvs.Options{Plane: r, Resolver: b.resolver, Connections: 100}); !errors.Is(err, errMeasured) {
+		if _, err := director.New(director.Options{Plane: r, Resolver: b.resolver, Connections: 100}); !errors.Is(err, errMeasured) {
 			t.Fatal(err)
 		}
 		if r.released == 0 || r.accelerated != (r.refusal != nil) {
@@ -248,7 +250,7 @@ func TestMemory(t *testing.T) {
 	const connections = 10_000_000
 	b := emptyBed(t)
 	m := &measured{dataplanetest.NewKeeper(b.plane), map[string]int{}}
-	if _, err := ulvs.New(ulvs.Options{Plane: m, Resolver: b.resolver, Connections: connections}); !errors.Is(err, errMeasured) {
+	if _, err := director.New(director.Options{Plane: m, Resolver: b.resolver, Connections: connections}); !errors.Is(err, errMeasured) {
 		t.Fatal(err)
 	}
 	all := 0

@@ -1,8 +1,10 @@
-package ulvs
+package director
 
 import (
 	"encoding/binary"
 	"time"
+
+	"github.com/ulvs/ulvs"
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
@@ -67,12 +69,12 @@ func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, e *early, tick
 // schedule's.
 func (d *Director) scheduleQuoted(f *dataplane.Frame, p *packet.Packet, hash uint64, tick uint32) (id conn.ID, dst *dest, oneShot bool) {
 	q := packet.Packet{Proto: p.Quoted.Proto, Is6: p.Quoted.Is6, Flow: p.Quoted.Flow}
-	switch Protocol(q.Proto) {
-	case TCP:
+	switch ulvs.Protocol(q.Proto) {
+	case ulvs.TCP:
 		q.Kind = packet.TCP
-	case UDP:
+	case ulvs.UDP:
 		q.Kind = packet.UDP
-	case SCTP:
+	case ulvs.SCTP:
 		q.Kind = packet.SCTP
 	default:
 		return 0, nil, false
