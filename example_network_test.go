@@ -8,30 +8,29 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ulvs/ulvs/director"
-
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
 	"github.com/ulvs/ulvs/dataplane/neigh"
+	"github.com/ulvs/ulvs/director"
 )
 
 // On a real network; the README has the same lines.
-func ExampleDirector() {
+func Example_network() {
 	ctx := context.Background()
 
 	resolver, _ := neigh.New(neigh.Options{})
 	plane, _ := afpacket.New(afpacket.Options{Interfaces: []string{"eth0"}})
-	director, _ := director.New(director.Options{Plane: plane, Resolver: resolver})
+	d, _ := director.New(director.Options{Plane: plane, Resolver: resolver})
 	web := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: netip.MustParseAddr("192.0.2.1"), Port: 80}
-	_ = director.AddService(ulvs.Service{ServiceKey: web, Scheduler: "rr",
+	_ = d.AddService(ulvs.Service{ServiceKey: web, Scheduler: "rr",
 		Persistence: ulvs.Persistence{Timeout: 5 * time.Minute}})
-	_ = director.AddDestination(web, ulvs.Destination{
+	_ = d.AddDestination(web, ulvs.Destination{
 		Addr: netip.MustParseAddr("192.0.2.200"), Port: 80, Weight: 1})
 	go resolver.Run(ctx)
-	_ = director.Run(ctx) // until ctx ends
+	_ = d.Run(ctx) // until ctx ends
 }
 
-// What the README shows compiles: it is ExampleDirector's body.
+// What the README shows compiles: it is Example_network's body.
 func TestReadme(t *testing.T) {
 	readme, err := os.ReadFile("README.md")
 	if err != nil {

@@ -6,11 +6,10 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/ulvs/ulvs/director"
-
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+	"github.com/ulvs/ulvs/director"
 )
 
 // A director with one persistent service. On a real network, plane and resolver

@@ -7,11 +7,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ulvs/ulvs/director"
-
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+	"github.com/ulvs/ulvs/director"
 )
 
 var vip = netip.MustParseAddrPort("192.168.10.101:80")

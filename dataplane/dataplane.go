@@ -78,7 +78,7 @@ type Frame struct {
 	Verdict Verdict
 }
 
-// Handler decides about frames. One implementation is ulvs.Director.
+// Handler decides about frames. One implementation is director.Director.
 type Handler interface {
 	// Handle writes a verdict into each frame of the batch. now is
 	// CLOCK_MONOTONIC, read once for the batch. It must not keep the frames.

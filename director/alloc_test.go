@@ -6,10 +6,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ulvs/ulvs/director"
-
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/director"
 )
 
 // Nothing on the packet path allocates: a batch of 64 through plane and handler,

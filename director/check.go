@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/ulvs/ulvs"
-
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
 )

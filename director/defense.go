@@ -6,10 +6,9 @@ import (
 	"os"
 	"time"
 
-	"github.com/ulvs/ulvs"
-
 	"golang.org/x/sys/unix"
 
+	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"

@@ -6,9 +6,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ulvs/ulvs/director"
-
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/director"
 )
 
 // drop_packet=3 takes one new connection of am_droprate, and none of those

@@ -7,9 +7,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ulvs/ulvs/director"
-
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/director"
 )
 
 // What DIFFERENCES.md names and no other test holds.

@@ -8,11 +8,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ulvs/ulvs"
-
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/estimator"

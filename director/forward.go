@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/ulvs/ulvs"
-
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/packet"

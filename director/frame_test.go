@@ -6,14 +6,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ulvs/ulvs/director"
-
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+	"github.com/ulvs/ulvs/director"
 )
 
 const (

@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"github.com/ulvs/ulvs"
-
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/journal"

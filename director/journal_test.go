@@ -11,11 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ulvs/ulvs/director"
-
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+	"github.com/ulvs/ulvs/director"
 	"github.com/ulvs/ulvs/internal/accel"
 )
 

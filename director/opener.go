@@ -5,7 +5,6 @@ import (
 	"errors"
 
 	"github.com/ulvs/ulvs"
-
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/internal/accel"

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/ulvs/ulvs"
-
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/estimator"

@@ -5,7 +5,6 @@ import (
 	"slices"
 
 	"github.com/ulvs/ulvs"
-
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/estimator"
 	"github.com/ulvs/ulvs/fwmark"

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ulvs/ulvs/director"
-
 	"github.com/moby/ipvs"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
@@ -22,6 +20,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane/afpacket"
 	"github.com/ulvs/ulvs/dataplane/neigh"
 	"github.com/ulvs/ulvs/dataplane/xdp"
+	"github.com/ulvs/ulvs/director"
 )
 
 // contender is something that forwards.

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ulvs/ulvs/director"
-
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -24,6 +22,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane/afpacket"
 	"github.com/ulvs/ulvs/dataplane/neigh"
 	"github.com/ulvs/ulvs/dataplane/xdp"
+	"github.com/ulvs/ulvs/director"
 )
 
 // The addresses on the wire. The real servers are link addresses that end in room.

@@ -12,8 +12,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/ulvs/ulvs/director"
-
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -22,6 +20,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane/afpacket"
 	"github.com/ulvs/ulvs/dataplane/neigh"
 	"github.com/ulvs/ulvs/dataplane/xdp"
+	"github.com/ulvs/ulvs/director"
 	"github.com/ulvs/ulvs/internal/control"
 )
 

@@ -7,9 +7,8 @@ import (
 	"os"
 	"slices"
 
-	"github.com/ulvs/ulvs/director"
-
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/director"
 	"github.com/ulvs/ulvs/internal/hostmark"
 )
 

@@ -7,12 +7,11 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/ulvs/ulvs/director"
-
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/director"
 )
 
 // warned is a director that tells its operator, when a service is added, that

@@ -8,14 +8,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ulvs/ulvs/director"
-
 	"github.com/spf13/cobra"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
 	"github.com/ulvs/ulvs/dataplane/xdp"
+	"github.com/ulvs/ulvs/director"
 	"github.com/ulvs/ulvs/internal/control"
 )
 

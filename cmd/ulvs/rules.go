@@ -7,9 +7,8 @@ import (
 	"os"
 	"strings"
 
-	"github.com/ulvs/ulvs/director"
-
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/director"
 	"github.com/ulvs/ulvs/internal/ipvsadm"
 )
 

@@ -12,8 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ulvs/ulvs/director"
-
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/gopacket/gopacket"
@@ -22,6 +20,7 @@ import (
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+	"github.com/ulvs/ulvs/director"
 	"github.com/ulvs/ulvs/internal/control"
 )
 

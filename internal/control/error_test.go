@@ -32,7 +32,7 @@ var identities = map[string]error{
 
 // An error that is added to ulvs has to find its way into the protocol.
 func TestEveryErrorIsTested(t *testing.T) {
-	f, err := parser.ParseFile(token.NewFileSet(), "../../service.go", nil, 0)
+	f, err := parser.ParseFile(token.NewFileSet(), "../../errors.go", nil, 0)
 	must(t, err)
 	found := 0
 	ast.Inspect(f, func(n ast.Node) bool {
