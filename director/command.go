@@ -7,11 +7,10 @@ import (
 	"slices"
 	"time"
 
+	"github.com/ulvs/ulvs/forward"
+
 	"github.com/ulvs/ulvs"
-	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/persist"
-	"github.com/ulvs/ulvs/sched"
 )
 
 // Version implements Control. The size is the kernel's number of buckets as
@@ -39,65 +38,39 @@ func (d *Director) addService(c ulvs.Service, number uint32) error {
 	c.ServiceKey = clean(c.ServiceKey)
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	if d.lookup(c.ServiceKey) != nil {
+	if d.path.Find(c.ServiceKey) != nil {
 		return fmt.Errorf("%w: %v", ulvs.ErrServiceExists, c.ServiceKey)
 	}
 	if err := checkService(&c); err != nil {
 		return err
 	}
-	sc, err := sched.New(c.Scheduler, nil, c.SchedFlags)
+	s, err := d.path.NewService(c, number)
 	if err != nil {
-		return fmt.Errorf("%w: %v", ulvs.ErrNoScheduler, err)
+		return err
 	}
-	d.persists(c)
-	s := &virtual{Service: c, scheduler: sc}
-	s.positioned, _ = sc.(sched.Positioned)
-	s.form = persist.FormFor(c.Is6(), c.Mark, c.Persistence.Netmask)
-	d.change(func() { s.number, s.state = d.table.states.service(number) }, false)
 	// First claim, then serve: a packet in between is nobody's, and not the
 	// host's to reset.
 	err = d.claim(func(to *dataplane.Claims) {
-		to.Services = append(to.Services, s.claim()...)
-		if c.Mark != 0 {
-			marks := []*[]uint32{&to.Marks4, &to.Marks6}[family(c.IPv6)]
-			*marks = append(*marks, c.Mark)
+		to.Services = append(to.Services, s.Claim()...)
+		switch {
+		case c.Mark == 0:
+		case c.IPv6:
+			to.Marks6 = append(to.Marks6, c.Mark)
+		default:
+			to.Marks4 = append(to.Marks4, c.Mark)
 		}
 	})
 	if err != nil {
-		d.change(func() { d.table.states.freeService(s.number) }, false)
+		d.path.Forget(s)
 		return err
 	}
-	d.change(func() {
-		d.remember(s)
-		d.withOpeningDisabled(d.anyPortSibling(c.ServiceKey), func() { d.table.addService(s) })
-		d.table.nameMark(c.ServiceKey)
-	}, false)
-	return d.record(command{Verb: "service", Service: &s.Service, Number: s.number})
-}
-
-// apply changes something under the forwarding lock. marks says that the addresses
-// that mark rules name are to be worked out anew.
-func (d *Director) change(f func(), marks bool) {
-	d.lock()
-	defer d.fwd.Unlock()
-	f()
-	if marks {
-		d.table.nameMarks(d.marks4, d.marks6)
-	}
-	d.updateOpening()
-}
-
-// lookup is find under the lock. The caller holds ctl, so that the answer
-// stays true.
-func (d *Director) lookup(k ulvs.ServiceKey) *virtual {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
-	return d.table.find(k)
+	d.path.AddService(s)
+	return d.record(command{Verb: "service", Service: &s.Service, Number: s.Number()})
 }
 
 // existing is the service of a key, or ErrNoService. The caller holds ctl.
-func (d *Director) existing(k ulvs.ServiceKey) (*virtual, error) {
-	s := d.lookup(clean(k))
+func (d *Director) existing(k ulvs.ServiceKey) (*forward.Service, error) {
+	s := d.path.Find(clean(k))
 	if s == nil {
 		return nil, fmt.Errorf("%w: %v", ulvs.ErrNoService, k)
 	}
@@ -116,46 +89,14 @@ func (d *Director) EditService(c ulvs.Service) error {
 	if err := checkService(&c); err != nil {
 		return err
 	}
-	d.persists(c)
-	was := s.ftp()
-	if err := d.edit(s, c); err != nil {
+	was := s.FTP()
+	if err := d.path.EditService(s, c); err != nil {
 		return err
 	}
-	if s.ftp() != was { // its claims go with its persistence
+	if s.FTP() != was { // its claims go with its persistence
 		err = d.claim(nil)
 	}
 	return errors.Join(err, d.record(command{Verb: "edit service", Service: &c}))
-}
-
-// persists sees to the memory for templates, if c is the first service to have some.
-func (d *Director) persists(c ulvs.Service) {
-	if c.Persistence.Timeout != 0 {
-		d.persisting.Do(d.templates.Populate)
-	}
-}
-
-func (d *Director) edit(s *virtual, c ulvs.Service) error {
-	d.lock()
-	defer d.fwd.Unlock()
-	d.disableOpening(s)
-	defer d.enableOpening(s)
-	if c.Scheduler != s.Scheduler {
-		sc, err := sched.New(c.Scheduler, s.schedDests(), c.SchedFlags)
-		if err != nil {
-			return fmt.Errorf("%w: %v", ulvs.ErrNoScheduler, err)
-		}
-		s.retireScheduler()
-		s.scheduler = sc
-		s.positioned, _ = sc.(sched.Positioned)
-		d.table.savePosition(s)
-		s.Scheduler = c.Scheduler
-		d.remember(s)
-	} else if f, ok := s.scheduler.(sched.Flagged); ok {
-		f.SetFlags(c.SchedFlags)
-	}
-	s.Service = c
-	s.form = persist.FormFor(c.Is6(), c.Mark, c.Persistence.Netmask)
-	return nil
 }
 
 // DeleteService implements Control.
@@ -174,29 +115,19 @@ func (d *Director) DeleteService(k ulvs.ServiceKey) error {
 func (d *Director) Clear() error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	d.fwd.Lock()
-	all := slices.Collect(d.table.All())
-	d.fwd.Unlock()
-	d.remove(all...)
+	d.remove(d.path.All()...)
 	return d.record(command{Verb: "clear"})
 }
 
 // remove takes services out, and gives their packets back to the host. The
 // caller holds ctl.
-func (d *Director) remove(list ...*virtual) {
-	now := tickOf(d.clock())
-	d.change(func() {
-		for _, s := range list {
-			d.disableOpening(s)
-			s.retireScheduler()
-			d.withOpeningDisabled(d.anyPortSibling(s.ServiceKey), func() { d.table.removeService(s, now) })
-		}
-	}, slices.ContainsFunc(list, func(s *virtual) bool { return s.Mark != 0 }))
+func (d *Director) remove(list ...*forward.Service) {
+	d.path.RemoveServices(list)
 	if err := d.claim(nil); err != nil {
 		d.log.Error("services are gone, but the host is still kept from their packets", "err", err)
 	}
-	if slices.ContainsFunc(list, func(s *virtual) bool { return len(s.dests) > 0 }) {
-		d.sweepNoDest()
+	if slices.ContainsFunc(list, func(s *forward.Service) bool { return len(s.Dests()) > 0 }) {
+		d.path.SweepNoDest()
 	}
 }
 
@@ -223,65 +154,18 @@ func (d *Director) addDestination(k ulvs.ServiceKey, c ulvs.Destination, number 
 	if err := checkNumbers(&c, s.ServiceKey); err != nil {
 		return err
 	}
-	if s.find(c.AddrPort()) != nil {
+	if _, err := s.Destination(c.AddrPort()); err == nil {
 		return fmt.Errorf("%w: %v in %v", ulvs.ErrDestinationExists, c.AddrPort(), k)
 	}
 	if err := checkAddr(&c); err != nil {
 		return err
 	}
 	d.warnMethod(c)
-	// Resolving may talk to the system, so it comes before the lock.
-	hop := d.resolver.NextHop(c.Addr)
-	hop.OnLost(hostUnreachable)
-	dst, err := d.enlist(s, c, hop, number)
+	dst, err := d.path.AddDest(s, c, number)
 	if err != nil {
-		d.resolver.Release(hop)
 		return err
 	}
 	return d.record(command{Verb: "server", Key: &s.ServiceKey, Destination: &c, Number: dst.ID})
-}
-
-// enlist puts a real server into a service.
-func (d *Director) enlist(s *virtual, c ulvs.Destination, hop *dataplane.NextHop, number uint32) (*dest, error) {
-	d.lock()
-	defer d.fwd.Unlock()
-	if len(d.table.dests) > conn.MaxDest && len(d.table.free) == 0 {
-		return nil, fmt.Errorf("%w: no more than %d real servers", ulvs.ErrInvalid, conn.MaxDest)
-	}
-	dst := d.table.fromTrash(s, c.AddrPort())
-	if dst != nil && number != 0 && dst.ID != number {
-		// The process whose commands these were had emptied its trash meanwhile.
-		d.table.dests[dst.ID] = nil
-		d.resolver.Release(dst.hop)
-		dst = nil
-	}
-	if dst == nil {
-		dst = &dest{hop: hop}
-		if number != 0 {
-			if was := d.table.number(dst, number); was != nil {
-				d.resolver.Release(was.hop)
-			}
-		}
-	} else {
-		d.resolver.Release(hop)
-		if dst.svc != s && !d.table.replaying {
-			dst.Zero()
-		}
-	}
-	dst.conf = c
-	copy(dst.Addr[:], c.Addr.AsSlice())
-	dst.Port, dst.IPv6 = c.Port, s.Is6()
-	dst.Enlist(c.Weight, c.UpperThreshold, c.LowerThreshold)
-	d.withOpeningDisabled(s, func() { d.table.addDest(s, dst) })
-	return dst, nil
-}
-
-// destination is the service's real server at an address, which must be there.
-func (s *virtual) destination(at netip.AddrPort) (*dest, error) {
-	if dst := s.find(at); dst != nil {
-		return dst, nil
-	}
-	return nil, fmt.Errorf("%w: %v in %v", ulvs.ErrNoDestination, at, s.ServiceKey)
 }
 
 // EditDestination implements Control.
@@ -295,21 +179,14 @@ func (d *Director) EditDestination(k ulvs.ServiceKey, c ulvs.Destination) error 
 	if err := checkNumbers(&c, s.ServiceKey); err != nil {
 		return err
 	}
-	dst, err := s.destination(c.AddrPort())
+	dst, err := s.Destination(c.AddrPort())
 	if err != nil {
 		return err
 	}
-	if dst.conf.Forward != c.Forward {
+	if dst.Conf().Forward != c.Forward {
 		d.warnMethod(c)
 	}
-	d.change(func() {
-		d.withOpeningDisabled(s, func() {
-			dst.conf = c
-			dst.Set(c.Weight, c.UpperThreshold, c.LowerThreshold)
-			s.scheduler.Updated(s.schedDests(), &dst.Dest)
-			d.table.savePosition(s)
-		})
-	}, false)
+	d.path.EditDest(s, dst, c)
 	return d.record(command{Verb: "edit server", Key: &s.ServiceKey, Destination: &c})
 }
 
@@ -321,58 +198,31 @@ func (d *Director) DeleteDestination(k ulvs.ServiceKey, at netip.AddrPort) error
 	if err != nil {
 		return err
 	}
-	dst, err := s.destination(at)
+	dst, err := s.Destination(at)
 	if err != nil {
 		return err
 	}
-	d.change(func() {
-		d.withOpeningDisabled(s, func() { d.table.removeDest(s, dst, tickOf(d.clock())) })
-	}, false)
-	d.sweepNoDest()
+	d.path.RemoveDest(s, dst)
+	d.path.SweepNoDest()
 	return d.record(command{Verb: "delete server", Key: &s.ServiceKey, Addr: at})
 }
 
 // Zero implements Control.
 func (d *Director) Zero(k ulvs.ServiceKey) error {
-	k = clean(k)
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
-	s := d.table.find(k)
-	if s == nil {
+	if !d.path.Zero(clean(k)) {
 		return fmt.Errorf("%w: %v", ulvs.ErrNoService, k)
 	}
-	s.zeroAll()
 	return nil
 }
 
 // ZeroAll implements Control.
 func (d *Director) ZeroAll() error {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
-	for s := range d.table.All() {
-		s.zeroAll()
-	}
+	d.path.ZeroAll()
 	return nil
 }
 
-func (s *virtual) zeroAll() {
-	s.Zero()
-	for _, dst := range s.dests {
-		dst.Zero()
-	}
-}
-
 // Timeouts implements Control.
-func (d *Director) Timeouts() (t ulvs.Timeouts, err error) {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
-	return d.timeouts(), nil
-}
-
-func (d *Director) timeouts() (t ulvs.Timeouts) {
-	t.TCP, t.TCPFin, t.UDP = d.conns.Timeouts()
-	return t
-}
+func (d *Director) Timeouts() (ulvs.Timeouts, error) { return d.path.Timeouts(), nil }
 
 // SetTimeouts implements Control.
 func (d *Director) SetTimeouts(t ulvs.Timeouts) error {
@@ -383,13 +233,22 @@ func (d *Director) SetTimeouts(t ulvs.Timeouts) error {
 	}
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	var generation uint32
-	d.change(func() {
-		d.conns.SetTimeouts(t.TCP, t.TCPFin, t.UDP)
-		generation = d.conns.Generation()
-		if d.table.fast != nil && !d.table.replaying {
-			d.table.fast.SetGeneration(generation)
-		}
-	}, false)
+	generation := d.path.SetTimeouts(t)
 	return d.record(command{Verb: "timeouts", Timeouts: &t, Generation: generation})
+}
+
+// Sysctl implements Control.
+func (d *Director) Sysctl(name string) (int, error) { return d.path.Sysctl(name) }
+
+// Sysctls implements Control.
+func (d *Director) Sysctls() (map[string]int, error) { return d.path.Sysctls() }
+
+// SetSysctl implements Control.
+func (d *Director) SetSysctl(name string, value int) error {
+	d.ctl.Lock()
+	defer d.ctl.Unlock()
+	if err := d.path.SetSysctl(name, value); err != nil {
+		return err
+	}
+	return d.record(command{Verb: "sysctl", Name: name, Value: value})
 }

@@ -7,77 +7,15 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/ulvs/ulvs"
-	"github.com/ulvs/ulvs/conn"
-	"github.com/ulvs/ulvs/internal/accel"
-	"github.com/ulvs/ulvs/internal/journal"
-	"github.com/ulvs/ulvs/internal/preselect"
-	"github.com/ulvs/ulvs/internal/shtab"
-	"github.com/ulvs/ulvs/persist"
-)
+	"github.com/ulvs/ulvs/forward"
 
-// What outlives the process, where the plane has memory that does: both tables
-// with their records, the cells, and a journal of commands.
-const (
-	partConns = iota
-	partConnRecords
-	partTemplates
-	partTemplateRecords
-	partCells
-	partJournal
-	partServices
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/internal/journal"
 )
 
 // journalSize has room for some ten thousand services and real servers in each
 // half.
 var journalSize = 16 << 20
-
-// cellCount is how many real servers, and how many services, have cells that
-// outlive the process. What others count begins at 0 with the next one.
-const stateCount = 1 << 14
-
-func parts(o *Options) []accel.Part {
-	return []accel.Part{
-		partConns:           {Name: accel.PartConns, Size: conn.MemorySize(o.Connections)},
-		partConnRecords:     {Name: "conn-records", Size: conn.RecordsSize(o.Connections)},
-		partTemplates:       {Name: accel.PartTemplates, Size: persist.MemorySize(o.Templates)},
-		partTemplateRecords: {Name: "template-records", Size: persist.RecordsSize(o.Templates)},
-		partCells:           {Name: "cells", Size: shtab.RecordsSize[state](2 * stateCount)},
-		partJournal:         {Name: "journal", Size: journalSize},
-		partServices:        {Name: accel.PartServices, Size: preselect.Size()},
-	}
-}
-
-// shareMemory has the tables lie in the memory of a plane that forwards by itself.
-// kept is the journal of an earlier process that left its own there, or nil.
-func (d *Director) shareMemory(o *Options, conns *conn.Options, templates *persist.Options) (kept [][]byte, err error) {
-	list := parts(o)
-	adopt, err := d.table.fast.Memory(list)
-	if err != nil {
-		return nil, err
-	}
-	conns.Quarantine, templates.Quarantine = true, true
-	conns.Memory, conns.Records, conns.Adopt = list[partConns].Block, list[partConnRecords].Block, adopt
-	templates.Memory, templates.Records, templates.Adopt = list[partTemplates].Block, list[partTemplateRecords].Block, adopt
-	if d.table.states.kept, err = shtab.RecordsOver[state](list[partCells].Block, 2*stateCount); err != nil {
-		return nil, err
-	}
-	d.nextEst, d.table.trashAt = d.table.states.clocks()
-	if err := d.adoptPicks(list[partServices].Block); err != nil {
-		return nil, err
-	}
-	if !adopt {
-		d.journal, err = journal.New(list[partJournal].Block)
-		return nil, err
-	}
-	if d.journal, kept, err = journal.Open(list[partJournal].Block); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrKept, err)
-	}
-	if kept == nil {
-		kept = [][]byte{}
-	}
-	return kept, nil
-}
 
 // Adopted reports whether the director goes on with what an earlier process left.
 func (d *Director) Adopted() bool { return d.adopted }
@@ -102,7 +40,7 @@ type command struct {
 // keep writes down a command that was carried out, before it is answered. The
 // caller holds ctl.
 func (d *Director) record(c command) error {
-	if d.journal == nil || d.table.replaying {
+	if d.journal == nil || d.replaying {
 		return nil
 	}
 	record, err := json.Marshal(c)
@@ -134,59 +72,48 @@ func (d *Director) snapshot() (records [][]byte, err error) {
 		err = errors.Join(err, failed)
 		records = append(records, record)
 	}
-	d.fwd.Lock()
-	sysctls := map[string]int{}
-	for _, name := range d.sysctl.Names() {
-		sysctls[name], _ = d.sysctl.Get(name)
-	}
-	timeouts, generation := d.timeouts(), d.conns.Generation()
-	trash := map[*virtual][]*dest{}
-	for _, dst := range d.table.trash {
-		trash[dst.svc] = append(trash[dst.svc], dst)
-	}
-	all := slices.Collect(d.table.All())
-	d.fwd.Unlock()
-
+	now := d.path.Snapshot()
 	if d.loading {
 		put(command{Verb: "load"})
 	}
-	for name, value := range sysctls {
+	for name, value := range now.Sysctls {
 		put(command{Verb: "sysctl", Name: name, Value: value})
 	}
-	put(command{Verb: "timeouts", Timeouts: &timeouts, Generation: generation})
+	put(command{Verb: "timeouts", Timeouts: &now.Timeouts, Generation: now.Generation})
 	for _, six := range []bool{false, true} {
 		put(command{Verb: "marks", IPv6: six, Text: d.marks(six).Save()})
 	}
-	server := func(s *virtual, dst *dest) {
-		conf := dst.conf
+	server := func(s *forward.Service, dst *forward.Dest) {
+		present := dst.Conf()
+		conf := present
 		conf.Weight = max(conf.Weight, dst.LastWeight())
 		put(command{Verb: "server", Key: &s.ServiceKey, Destination: &conf, Number: dst.ID})
-		if conf.Weight != dst.conf.Weight {
-			put(command{Verb: "edit server", Key: &s.ServiceKey, Destination: &dst.conf})
+		if conf.Weight != present.Weight {
+			put(command{Verb: "edit server", Key: &s.ServiceKey, Destination: &present})
 		}
 	}
 	// The trash of services that are gone comes first: their numbers may be others'.
-	live := map[*virtual]bool{}
-	for _, s := range all {
+	live := map[*forward.Service]bool{}
+	for _, s := range now.Services {
 		live[s] = true
 	}
-	for s, list := range trash {
+	for s, list := range now.Trash {
 		if live[s] {
 			continue
 		}
-		put(command{Verb: "service", Service: &s.Service, Number: s.number})
+		put(command{Verb: "service", Service: &s.Service, Number: s.Number()})
 		for _, dst := range list {
 			server(s, dst)
 		}
 		put(command{Verb: "delete service", Key: &s.ServiceKey})
 	}
-	for _, s := range slices.Backward(all) {
-		put(command{Verb: "service", Service: &s.Service, Number: s.number})
-		for _, dst := range trash[s] {
+	for _, s := range slices.Backward(now.Services) {
+		put(command{Verb: "service", Service: &s.Service, Number: s.Number()})
+		for _, dst := range now.Trash[s] {
 			server(s, dst)
-			put(command{Verb: "delete server", Key: &s.ServiceKey, Addr: dst.conf.AddrPort()})
+			put(command{Verb: "delete server", Key: &s.ServiceKey, Addr: dst.Conf().AddrPort()})
 		}
-		for _, dst := range slices.Backward(s.dests) {
+		for _, dst := range slices.Backward(s.Dests()) {
 			server(s, dst)
 		}
 	}
@@ -248,13 +175,13 @@ func (d *Director) apply(c *command) error {
 	case "delete server":
 		return d.DeleteDestination(*c.Key, c.Addr)
 	case "forget":
-		d.purge(c.Number)
+		d.path.Purge(c.Number)
 		return nil
 	case "timeouts":
 		if err := d.SetTimeouts(*c.Timeouts); err != nil {
 			return err
 		}
-		d.conns.SetGeneration(c.Generation)
+		d.path.SetGeneration(c.Generation)
 		return nil
 	case "sysctl":
 		return d.SetSysctl(c.Name, c.Value)
@@ -264,95 +191,38 @@ func (d *Director) apply(c *command) error {
 	return errors.New("this version does not know it")
 }
 
-// adopt brings back what an earlier process left in the parts.
-func (d *Director) adopt(records [][]byte) error {
-	d.table.replaying = true
-	err := d.replay(records)
-	d.table.replaying = false
+// openJournal begins a journal in a block, which may be nil, or makes the commands of
+// an earlier process again that it has.
+func (d *Director) openJournal(block []byte) (err error) {
+	switch {
+	case block == nil:
+		return nil
+	case !d.adopted:
+		d.journal, err = journal.New(block)
+		return err
+	}
+	var records [][]byte
+	if d.journal, records, err = journal.Open(block); err != nil {
+		return fmt.Errorf("%w: %w", ErrKept, err)
+	}
+	d.setReplaying(true)
+	err = d.replay(records)
+	d.setReplaying(false)
 	if err != nil {
-		return fmt.Errorf("its journal: %w", err)
+		return fmt.Errorf("%w: its journal: %w", ErrKept, err)
 	}
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
-	d.bind()
-	for _, dst := range d.table.dests {
-		if dst != nil {
-			dst.Recall(dst.overloaded)
-			dst.Keep(&dst.overloaded)
-		}
-	}
-	// What the plane knows of a server holds until it is known anew.
-	const trusted = 10 * hz
-	now := tickOf(d.clock())
-	d.table.free = nil
-	for id, dst := range d.table.dests[1:] {
-		if dst == nil {
-			d.table.free = append(d.table.free, uint32(id+1))
-			d.table.fast.SetServer(uint32(id+1), accel.Server{})
-		} else if dst.available {
-			dst.graceUntil = max(now+trusted, 1)
-		}
-	}
-	for s := range d.table.Each {
-		s.restorePosition()
-	}
+	d.path.Adopt()
 	return nil
 }
 
-// bind counts the connections and templates of the tables for their real servers,
-// and ends those that have none.
-func (d *Director) bind() {
-	known := func(id uint32) *dest {
-		if int(id) < len(d.table.dests) {
-			return d.table.dests[id]
-		}
-		return nil
-	}
-	for at, more := persist.ID(0), true; more; {
-		at, more = d.templates.Each(at, 1<<30, func(id persist.ID) {
-			dst := known(d.templates.Dest(id))
-			if dst == nil {
-				d.templates.Remove(id)
-				return
-			}
-			dst.Bind(true, false)
-		})
-	}
-	for at, more := conn.ID(0), true; more; {
-		at, more = d.conns.Each(at, 1<<30, func(id conn.ID) {
-			dst := known(d.conns.Dest(id))
-			if dst == nil {
-				d.conns.Remove(id)
-				return
-			}
-			dst.Bind(false, d.conns.Active(id))
-			if t := d.conns.Template(id); t != 0 {
-				if int(t) > d.templates.Slots() || !d.templates.Live(persist.ID(t-1)) {
-					d.conns.Orphan(id)
-					return
-				}
-				d.templates.Adopt(persist.ID(t - 1))
-			}
-		})
-	}
-	d.acceptAll(known)
-}
-
-// forget takes a real server out of the trash, as the process before did.
-func (d *Director) purge(number uint32) {
-	for i, dst := range d.table.trash {
-		if dst.ID == number {
-			d.table.trash = slices.Delete(d.table.trash, i, i+1)
-			d.table.dests[number] = nil
-			d.resolver.Release(dst.hop)
-			return
-		}
-	}
+func (d *Director) setReplaying(on bool) {
+	d.replaying = on
+	d.path.Replaying(on)
 }
 
 // keepForgotten writes down which real servers have left the trash. It does not wait
 // for a command under way: the next Tick tries again.
-func (d *Director) recordPurged(gone []*dest) {
+func (d *Director) recordPurged(gone []*forward.Dest) {
 	if d.journal == nil {
 		return
 	}
@@ -364,10 +234,7 @@ func (d *Director) recordPurged(gone []*dest) {
 	}
 	defer d.ctl.Unlock()
 	for _, id := range d.purged {
-		d.fwd.Lock()
-		again := d.table.dests[id] != nil
-		d.fwd.Unlock()
-		if again {
+		if d.path.Holds(id) {
 			continue // the number is another's by now, which says the same
 		}
 		if err := d.record(command{Verb: "forget", Number: id}); err != nil {
@@ -375,19 +242,4 @@ func (d *Director) recordPurged(gone []*dest) {
 		}
 	}
 	d.purged = nil
-}
-
-// number gives an adopted real server the number that it had. It returns the one
-// that had it before, and had left the trash since.
-func (t *table) number(d *dest, id uint32) (was *dest) {
-	for int(id) >= len(t.dests) {
-		t.dests = append(t.dests, nil)
-	}
-	if was = t.dests[id]; was != nil {
-		t.trash = slices.DeleteFunc(t.trash, func(x *dest) bool { return x == was })
-	}
-	d.ID = id
-	t.dests[id] = d
-	d.state = t.states.server(id)
-	return was
 }

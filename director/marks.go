@@ -3,15 +3,12 @@ package director
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"time"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/fwmark"
-	"github.com/ulvs/ulvs/packet"
-	"github.com/ulvs/ulvs/service"
 )
 
 // marks is the table of a family's mark rules. The caller holds ctl.
@@ -66,16 +63,21 @@ func (d *Director) changeMarks(ipv6 bool, f func(*fwmark.Table) error) error {
 		return nil
 	}
 	err := d.claim(func(to *dataplane.Claims) {
-		*[]*[]dataplane.MarkRule{&to.Rules4, &to.Rules6}[family(ipv6)] = markRules(now.Rules())
+		if ipv6 {
+			to.Rules6 = markRules(now.Rules())
+		} else {
+			to.Rules4 = markRules(now.Rules())
+		}
 	})
 	if err != nil {
 		return err
 	}
-	set := fwmark.Compile(now.Rules())
-	d.change(func() {
-		*[]**fwmark.Table{&d.marks4, &d.marks6}[family(ipv6)] = now
-		d.table.sets[family(ipv6)] = set
-	}, true)
+	if ipv6 {
+		d.marks6 = now
+	} else {
+		d.marks4 = now
+	}
+	d.path.SetMarks(ipv6, fwmark.Compile(now.Rules()), len(now.Rules()) > 0)
 	return d.record(command{Verb: "marks", IPv6: ipv6, Text: now.Save()})
 }
 
@@ -91,29 +93,6 @@ func (d *Director) MarkSave(ipv6 bool) (string, error) {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	return d.marks(ipv6).Save(), nil
-}
-
-// nameMarks works out which addresses mark rules name as those of services. The
-// caller holds both locks.
-func (t *table) nameMarks(sets ...*fwmark.Table) {
-	clear(t.markVIPs)
-	for i, marks := range sets {
-		if set := t.sets[i]; set != nil && len(marks.Rules()) > 0 {
-			for _, a := range set.Destinations(t.Marks(i == 1)) {
-				t.markVIPs[a] = true
-			}
-		}
-	}
-}
-
-// nameMark is nameMarks for one more service.
-func (t *table) nameMark(k ulvs.ServiceKey) {
-	if k.Mark == 0 {
-		return
-	}
-	for _, a := range t.sets[family(k.IPv6)].Destinations([]uint32{k.Mark}) {
-		t.markVIPs[a] = true
-	}
 }
 
 // markRules says rules in the planes' terms.
@@ -161,22 +140,14 @@ func portMatch(side dataplane.PortSide, p fwmark.PortRange) dataplane.PortMatch 
 // one after the other, commands do not wait for it each time: the next Tick
 // does it for all of them. The caller holds ctl.
 func (d *Director) claim(more func(*dataplane.Claims)) error {
-	if d.table.replaying {
-		return nil
-	}
-	const many = 200
-	d.fwd.Lock()
-	later := more != nil && d.table.Len() >= many && time.Since(d.claimed) < 4*d.claimCost
-	d.claimDue = d.claimDue || later
-	d.fwd.Unlock()
-	if later {
+	if d.replaying {
 		return nil
 	}
 	began := time.Now()
-	d.fwd.Lock()
-	c := d.table.claims()
-	d.claimDue = false
-	d.fwd.Unlock()
+	c, ok := d.path.Claims(more != nil && began.Sub(d.claimed) < 4*d.claimCost)
+	if !ok {
+		return nil
+	}
 	c.Rules4, c.Rules6 = markRules(d.marks4.Rules()), markRules(d.marks6.Rules())
 	if more != nil {
 		more(&c)
@@ -188,56 +159,4 @@ func (d *Director) claim(more func(*dataplane.Claims)) error {
 		return fmt.Errorf("the %s plane cannot keep the host from the services' packets: %w", d.plane.Name(), err)
 	}
 	return nil
-}
-
-// claims are what the plane has to keep from the host. A service that is gone
-// claims nothing, though it may have connections left: its ports may be the
-// host's now.
-func (t *table) claims() (c dataplane.Claims) {
-	for s := range t.Each {
-		c.Services = append(c.Services, s.claim()...)
-	}
-	c.Marks4, c.Marks6 = t.Marks(false), t.Marks(true)
-	return c
-}
-
-// claim is what one service with an address claims. A persistent FTP service
-// has the ports of its data connections too; without persistence, what comes
-// there is the host's (ip_vs_leave).
-func (s *virtual) claim() []dataplane.Claim {
-	if s.Mark != 0 {
-		return nil
-	}
-	c := dataplane.Claim{Addr: s.Addr, Proto: uint8(s.Protocol), Port: s.Port, Service: s.number}
-	if !s.ftp() {
-		return []dataplane.Claim{c}
-	}
-	data, passive := c, c
-	data.Port = ftpDataPort
-	passive.Port, passive.Last = service.Unprivileged, 65535
-	return []dataplane.Claim{c, data, passive}
-}
-
-// claimed reports whether a packet to an address is among the claims. s is its
-// service, or nil.
-func (t *table) claimed(s *virtual, to netip.Addr, p *packet.Packet) bool {
-	if s != nil && s.Mark != 0 {
-		return true
-	}
-	k := service.KeyOf(to, p.Proto, p.Flow.VirtualPort())
-	if t.Find(k) != nil {
-		return true
-	}
-	port := k.Port
-	if k.Port = 0; t.Find(k) != nil {
-		return true
-	}
-	k.Port = ftpPort
-	ftp := t.Find(k)
-	return ftp != nil && ftp.ftp() && (port == ftpDataPort || port >= service.Unprivileged)
-}
-
-// ftp reports a service that has FTP's data connections too.
-func (s *virtual) ftp() bool {
-	return s.Port == ftpPort && s.Protocol == ulvs.TCP && s.Persistence.Timeout != 0
 }

@@ -1,4 +1,4 @@
-package director
+package forward
 
 import (
 	"net/netip"
@@ -15,12 +15,12 @@ import (
 	"github.com/ulvs/ulvs/service"
 )
 
-// virtual is a virtual service at work.
-type virtual struct {
+// Service is a Service service at work.
+type Service struct {
 	ulvs.Service
 	scheduler  sched.Scheduler
 	positioned sched.Positioned // the scheduler, or nil
-	dests      []*dest          // newest first, as the kernel's list; replaced, never edited
+	dests      []*Dest          // newest first, as the kernel's list; replaced, never edited
 	form       persist.Form
 	number     uint32 // of its cell
 	// ahead is what programs may open its connections by, or nil; turning says that
@@ -30,12 +30,12 @@ type virtual struct {
 	*state
 }
 
-// dest is a real server at work. It outlives its place in a service as long as
+// Dest is a real server at work. It outlives its place in a service as long as
 // connections or templates refer to it.
-type dest struct {
+type Dest struct {
 	sched.Dest
 	conf      ulvs.Destination
-	svc       *virtual
+	svc       *Service
 	hop       *dataplane.NextHop
 	available bool
 	// told is what the plane has been told of where the server is; until trusted,
@@ -61,13 +61,14 @@ type state struct {
 // table is what the commands set up: services, real servers, marks. The
 // director's forwarding lock guards it.
 type table struct {
-	*service.Table[virtual]
+	*service.Table[Service]
 	fast    accel.Accelerator // or nil
-	dests   []*dest           // by number; nil: free
+	dests   []*Dest           // by number; nil: free
 	free    []uint32
-	trash   []*dest
+	trash   []*Dest
 	trashAt *uint32        // tick at which the trash is looked at next
 	sets    [2]*fwmark.Set // IPv4, IPv6
+	ruled   [2]bool        // there are mark rules, by family
 	// markServices is how many services there are by mark, by family.
 	markServices [2]int
 	states       states
@@ -84,8 +85,8 @@ type table struct {
 
 func newTable() table {
 	return table{
-		Table:     service.New[virtual](),
-		dests:     make([]*dest, 1), // 0 is no destination
+		Table:     service.New[Service](),
+		dests:     make([]*Dest, 1), // 0 is no destination
 		vips:      map[netip.Addr]int{},
 		protocols: map[endpoint]int{},
 		markVIPs:  map[netip.Addr]bool{},
@@ -103,7 +104,7 @@ func family(is6 bool) int {
 func tableKey(k ulvs.ServiceKey) service.Key { return service.KeyOf(k.Addr, uint8(k.Protocol), k.Port) }
 
 // find is the service with exactly this key, or nil.
-func (t *table) find(k ulvs.ServiceKey) *virtual {
+func (t *table) find(k ulvs.ServiceKey) *Service {
 	if k.Mark != 0 {
 		return t.FindMark(k.Mark, k.IPv6)
 	}
@@ -116,7 +117,7 @@ const (
 )
 
 // addService puts in a service that find does not find.
-func (t *table) addService(s *virtual) {
+func (t *table) addService(s *Service) {
 	if s.Mark != 0 {
 		t.AddMark(s.Mark, s.IPv6, s)
 		t.markServices[family(s.IPv6)]++
@@ -128,7 +129,7 @@ func (t *table) addService(s *virtual) {
 }
 
 // removeService takes a service out; its destinations go to the trash.
-func (t *table) removeService(s *virtual, now uint32) {
+func (t *table) removeService(s *Service, now uint32) {
 	if s.Mark != 0 {
 		t.RemoveMark(s.Mark, s.IPv6)
 		t.markServices[family(s.IPv6)]--
@@ -152,7 +153,7 @@ func release[K comparable](counts map[K]int, k K) {
 
 // addDest puts a destination at the head of its service's list; one without a number
 // gets one.
-func (t *table) addDest(s *virtual, d *dest) {
+func (t *table) addDest(s *Service, d *Dest) {
 	if d.ID == 0 {
 		if n := len(t.free); n > 0 {
 			d.ID = t.free[n-1]
@@ -173,13 +174,13 @@ func (t *table) addDest(s *virtual, d *dest) {
 	d.svc = s
 	d.available = true
 	t.pushServer(d)
-	s.dests = append([]*dest{d}, s.dests...)
+	s.dests = append([]*Dest{d}, s.dests...)
 	s.scheduler.Added(s.schedDests(), &d.Dest)
 	t.savePosition(s)
 }
 
 // note writes down where a service's scheduler stands, where that outlives the process.
-func (t *table) savePosition(s *virtual) {
+func (t *table) savePosition(s *Service) {
 	if t.fast == nil || s.positioned == nil || t.replaying {
 		return
 	}
@@ -193,8 +194,8 @@ func (t *table) savePosition(s *virtual) {
 	}
 }
 
-func (t *table) removeDest(s *virtual, d *dest, now uint32) {
-	s.dests = slices.DeleteFunc(slices.Clone(s.dests), func(x *dest) bool { return x == d })
+func (t *table) removeDest(s *Service, d *Dest, now uint32) {
+	s.dests = slices.DeleteFunc(slices.Clone(s.dests), func(x *Dest) bool { return x == d })
 	s.scheduler.Removed(s.schedDests(), &d.Dest)
 	t.savePosition(s)
 	t.discard(d, now)
@@ -202,7 +203,7 @@ func (t *table) removeDest(s *virtual, d *dest, now uint32) {
 
 // discard puts a destination into the trash, where it waits for its last
 // connection, or to be added again (__ip_vs_del_dest).
-func (t *table) discard(d *dest, now uint32) {
+func (t *table) discard(d *Dest, now uint32) {
 	t.collectCounters(d)
 	d.available = false
 	t.pushServer(d)
@@ -221,7 +222,7 @@ const trashPeriod = 120 * hz
 
 // fromTrash takes a destination out of the trash that the service had before
 // (ip_vs_trash_get_dest).
-func (t *table) fromTrash(s *virtual, at netip.AddrPort) *dest {
+func (t *table) fromTrash(s *Service, at netip.AddrPort) *Dest {
 	for i, d := range t.trash {
 		if d.conf.AddrPort() == at && d.svc.ServiceKey == s.ServiceKey {
 			t.trash = slices.Delete(t.trash, i, i+1)
@@ -233,12 +234,12 @@ func (t *table) fromTrash(s *virtual, at netip.AddrPort) *dest {
 
 // emptyTrash drops what has had no connections for long enough and returns it
 // (ip_vs_dest_trash_expire).
-func (t *table) emptyTrash(now uint32) (gone []*dest) {
+func (t *table) emptyTrash(now uint32) (gone []*Dest) {
 	if len(t.trash) == 0 || int32(now-*t.trashAt) < 0 {
 		return nil
 	}
 	*t.trashAt = now + trashPeriod/2
-	t.trash = slices.DeleteFunc(t.trash, func(d *dest) bool {
+	t.trash = slices.DeleteFunc(t.trash, func(d *Dest) bool {
 		switch {
 		case d.Bound() > 0 || d.Held():
 			return false
@@ -257,7 +258,7 @@ func (t *table) emptyTrash(now uint32) (gone []*dest) {
 }
 
 // tell tells a plane that forwards by itself where a real server is now.
-func (t *table) pushServer(d *dest) {
+func (t *table) pushServer(d *Dest) {
 	if t.fast == nil || t.replaying {
 		return
 	}
@@ -289,7 +290,7 @@ func (t *table) syncServers(now uint32) {
 }
 
 // absorb counts what the plane has forwarded by itself to a real server.
-func (t *table) collectCounters(d *dest) {
+func (t *table) collectCounters(d *Dest) {
 	if t.fast == nil || t.replaying {
 		return
 	}
@@ -304,7 +305,7 @@ func (t *table) collectCounters(d *dest) {
 	}
 }
 
-func (s *virtual) schedDests() []*sched.Dest {
+func (s *Service) schedDests() []*sched.Dest {
 	list := make([]*sched.Dest, len(s.dests))
 	for i, d := range s.dests {
 		list[i] = &d.Dest
@@ -312,7 +313,7 @@ func (s *virtual) schedDests() []*sched.Dest {
 	return list
 }
 
-func (s *virtual) find(at netip.AddrPort) *dest {
+func (s *Service) find(at netip.AddrPort) *Dest {
 	for _, d := range s.dests {
 		if d.conf.AddrPort() == at {
 			return d
@@ -348,7 +349,7 @@ func ownerBits(destPort bool, m ulvs.ForwardMethod) uint8 {
 func methodOf(owner uint8) ulvs.ForwardMethod { return ulvs.ForwardMethod(owner >> 1) }
 
 // retireScheduler has the scheduler let go of removed destinations.
-func (s *virtual) retireScheduler() {
+func (s *Service) retireScheduler() {
 	if c, ok := s.scheduler.(sched.Closer); ok {
 		c.Close()
 	}

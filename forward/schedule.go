@@ -1,4 +1,4 @@
-package director
+package forward
 
 import (
 	"encoding/binary"
@@ -33,7 +33,7 @@ type attempt struct {
 // (ip_vs_try_to_schedule, tcp_conn_schedule and its siblings, ip_vs_schedule).
 // A nil destination means that the frame's verdict is said. done means that the packet
 // moves no state: it has made its connection's, or has no connection.
-func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) (id conn.ID, dst *dest, done bool) {
+func (d *Path) schedule(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) (id conn.ID, dst *Dest, done bool) {
 	if p.Kind == packet.SCTP && !p.HasChunk {
 		d.drop(f, dropDamaged) // sctp_conn_schedule: no ports without a chunk
 		return 0, nil, false
@@ -66,7 +66,7 @@ func (d *Director) schedule(f *dataplane.Frame, p *packet.Packet, e *early, tick
 // scheduleQuoted opens the connection that an ICMP error is about
 // (ip_vs_in_icmp with schedule_icmp). The mark is the error's own. Its results are
 // schedule's.
-func (d *Director) scheduleQuoted(f *dataplane.Frame, p *packet.Packet, hash uint64, tick uint32) (id conn.ID, dst *dest, oneShot bool) {
+func (d *Path) scheduleQuoted(f *dataplane.Frame, p *packet.Packet, hash uint64, tick uint32) (id conn.ID, dst *Dest, oneShot bool) {
 	q := packet.Packet{Proto: p.Quoted.Proto, Is6: p.Quoted.Is6, Flow: p.Quoted.Flow}
 	switch ulvs.Protocol(q.Proto) {
 	case ulvs.TCP:
@@ -88,7 +88,7 @@ func (d *Director) scheduleQuoted(f *dataplane.Frame, p *packet.Packet, hash uin
 }
 
 // serve lets a service choose.
-func (d *Director) serve(s *virtual, a *attempt) (id conn.ID, dst *dest) {
+func (d *Path) serve(s *Service, a *attempt) (id conn.ID, dst *Dest) {
 	if s.Persistence.Timeout != 0 {
 		id, dst = d.persistent(s, a)
 	} else {
@@ -103,7 +103,7 @@ func (d *Director) serve(s *virtual, a *attempt) (id conn.ID, dst *dest) {
 
 // startsConn reports whether a packet may be scheduled at all
 // (tcp_conn_schedule, sctp_conn_schedule).
-func (d *Director) startsConn(p *packet.Packet) bool {
+func (d *Path) startsConn(p *packet.Packet) bool {
 	switch p.Kind {
 	case packet.TCP:
 		return p.TCPFlags&packet.RST == 0 && (p.TCPFlags&packet.SYN != 0 || d.sysctl.SloppyTCP != 0)
@@ -113,10 +113,10 @@ func (d *Director) startsConn(p *packet.Packet) bool {
 	return true
 }
 
-// service is the virtual service of a packet or, when it is an ICMP error, of
+// service is the Service service of a packet or, when it is an ICMP error, of
 // the packet of that it quotes. The mark is worked out here, as a connection's
 // packets do not need it.
-func (d *Director) service(f *dataplane.Frame, p, of *packet.Packet) *virtual {
+func (d *Path) service(f *dataplane.Frame, p, of *packet.Packet) *Service {
 	mark := d.mark(f, p)
 	if !of.Is6 {
 		var b [8]byte
@@ -135,7 +135,7 @@ type link struct {
 }
 
 // mark is the firewall mark that the rules give a packet.
-func (d *Director) mark(f *dataplane.Frame, p *packet.Packet) uint32 {
+func (d *Path) mark(f *dataplane.Frame, p *packet.Packet) uint32 {
 	set := d.table.sets[family(p.Is6)]
 	if set == nil {
 		return 0
@@ -168,7 +168,7 @@ func clientAddr(f *packet.Flow, is6 bool, to *[16]byte) {
 }
 
 // pick asks the service's scheduler (ip_vs_scheduler.schedule).
-func (d *Director) pick(s *virtual, a *attempt) *dest {
+func (d *Path) pick(s *Service, a *attempt) *Dest {
 	if s.usesPicks {
 		d.markLow(s)
 		if c, ok := s.picks.Take(); ok {
@@ -188,7 +188,7 @@ func (d *Director) pick(s *virtual, a *attempt) *dest {
 }
 
 // describe says who asks, for schedulers that want to know.
-func (d *Director) describe(a *attempt) {
+func (d *Path) describe(a *attempt) {
 	p := a.p
 	r := &d.request
 	*r = sched.Request{
@@ -206,7 +206,7 @@ func (d *Director) describe(a *attempt) {
 }
 
 // plain is scheduling without persistence (ip_vs_schedule).
-func (d *Director) plain(s *virtual, a *attempt) (conn.ID, *dest) {
+func (d *Path) plain(s *Service, a *attempt) (conn.ID, *Dest) {
 	if s.Mark == 0 && a.p.Flow.VirtualPort() != s.Port {
 		d.leave(s, a)
 		return 0, nil
@@ -223,7 +223,7 @@ func (d *Director) plain(s *virtual, a *attempt) (conn.ID, *dest) {
 }
 
 // persistent is scheduling by template (ip_vs_sched_persist).
-func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
+func (d *Path) persistent(s *Service, a *attempt) (conn.ID, *Dest) {
 	own := a.p.Flow.VirtualPort() == s.Port
 	e := a.early
 	if e == nil || !e.templated {
@@ -243,7 +243,7 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 		key, hash = &of, d.templates.Hash(&of)
 	}
 	ct, found := d.findTemplate(key, hash)
-	var dst *dest
+	var dst *Dest
 	if found {
 		dst = d.table.dests[d.templates.Dest(ct)]
 		if !dst.available || d.sysctl.ExpireQuiescentTemplate != 0 && dst.Quiescent() {
@@ -284,7 +284,7 @@ func (d *Director) persistent(s *virtual, a *attempt) (conn.ID, *dest) {
 
 // templateKey works out the key of the template that a flow to a service has, and its
 // hash.
-func (d *Director) templateKey(s *virtual, f *packet.Flow, e *early) {
+func (d *Path) templateKey(s *Service, f *packet.Flow, e *early) {
 	s.form.Fill(&e.key, (*[5]uint64)(f), f.VirtualPort() == s.Port && s.Port != ftpPort)
 	e.keyHash = d.templates.Hash(&e.key)
 }
@@ -300,7 +300,7 @@ func callID(a *attempt) ([]byte, bool) {
 
 // once counts a connection of one packet, which is over at once but may have
 // brought the server to its upper threshold.
-func (dst *dest) once() *dest {
+func (dst *Dest) once() *Dest {
 	dst.Bind(false, false)
 	dst.Unbind(false, false)
 	return dst
@@ -309,7 +309,7 @@ func (dst *dest) once() *dest {
 // connect makes the connection (ip_vs_conn_new). It is inactive until its
 // first state says otherwise, which that of a SYN does here. destPort says that it is
 // listed with its real server's port.
-func (d *Director) connect(a *attempt, dst *dest, template uint32, destPort bool) (id conn.ID, chosen *dest) {
+func (d *Path) connect(a *attempt, dst *Dest, template uint32, destPort bool) (id conn.ID, chosen *Dest) {
 	var c conn.Change
 	var err error
 	owner := ownerBits(destPort, dst.conf.Forward)
@@ -328,7 +328,7 @@ func (d *Director) connect(a *attempt, dst *dest, template uint32, destPort bool
 
 // leave is for a service without a usable real server: the client is told
 // (ip_vs_leave).
-func (d *Director) leave(s *virtual, a *attempt) {
+func (d *Path) leave(s *Service, a *attempt) {
 	if s.Port == ftpPort && a.p.Flow.VirtualPort() != ftpPort {
 		if !a.quoted {
 			d.passToHost(a.f, a.p, s)
@@ -342,7 +342,7 @@ func (d *Director) leave(s *virtual, a *attempt) {
 }
 
 // drop ends a frame. An answer may follow.
-func (d *Director) drop(f *dataplane.Frame, cause int) {
+func (d *Path) drop(f *dataplane.Frame, cause int) {
 	d.drops[cause]++
 	f.Verdict = dataplane.Drop
 }

@@ -1,4 +1,4 @@
-package director
+package forward
 
 import (
 	"encoding/binary"
@@ -33,13 +33,13 @@ type opener struct {
 	locals *dataplane.Locals
 	apart  [2]bool
 	open   accel.Opening
-	low    []*virtual
+	low    []*Service
 	opened uint64 // connections that the plane has opened
 }
 
 // prepare takes the memory of what is decided ahead, in which an earlier process may
 // have left something: how far its schedulers had come goes to their cells.
-func (d *Director) adoptPicks(block []byte) error {
+func (d *Path) adoptPicks(block []byte) error {
 	fast, ok := d.table.fast.(accel.Opener)
 	if !ok {
 		return nil
@@ -59,7 +59,7 @@ func (d *Director) adoptPicks(block []byte) error {
 }
 
 // startMaking lets the plane open connections.
-func (d *Director) startOpening() error {
+func (d *Path) startOpening() error {
 	m := d.opener
 	if m == nil {
 		return nil
@@ -84,7 +84,7 @@ func (d *Director) startOpening() error {
 }
 
 // gather takes over what the plane has made. The caller holds fwd.
-func (d *Director) drainOpened() {
+func (d *Path) drainOpened() {
 	m := d.opener
 	if m == nil || !m.begun {
 		return
@@ -98,7 +98,7 @@ func (d *Director) drainOpened() {
 
 // quench decides ahead for the services that may need it. Of a batch of packets it
 // comes last: those are older than what a program will see.
-func (d *Director) refillLow() {
+func (d *Path) refillLow() {
 	m := d.opener
 	if m == nil {
 		return
@@ -111,7 +111,7 @@ func (d *Director) refillLow() {
 }
 
 // lock takes the forwarding lock, and sees what there is to see.
-func (d *Director) lock() {
+func (d *Path) lock() {
 	d.fwd.Lock()
 	d.drainOpened()
 	d.refillLow()
@@ -119,13 +119,13 @@ func (d *Director) lock() {
 
 // takeConn takes over a connection that the plane has made, unless that has been done,
 // and takeTemplate a template.
-func (d *Director) acceptConn(slot uint32) {
+func (d *Path) acceptConn(slot uint32) {
 	if id := conn.ID(slot); d.conns.Opened(id) {
 		d.acceptedConn(id)
 	}
 }
 
-func (d *Director) acceptTemplate(slot uint32) {
+func (d *Path) acceptTemplate(slot uint32) {
 	if id := persist.ID(slot); d.templates.Opened(id) {
 		d.acceptedTemplate(id)
 	}
@@ -133,7 +133,7 @@ func (d *Director) acceptTemplate(slot uint32) {
 
 // own makes a connection that the plane has made one of the director's: it does what
 // serve, connect and state would have done for its first packet.
-func (d *Director) acceptedConn(id conn.ID) {
+func (d *Path) acceptedConn(id conn.ID) {
 	if d.opener != nil {
 		d.opener.opened++
 	}
@@ -160,7 +160,7 @@ func (d *Director) acceptedConn(id conn.ID) {
 
 // ownTemplate makes a template that the plane has made one of the director's: it does
 // what persistent would have done.
-func (d *Director) acceptedTemplate(id persist.ID) {
+func (d *Path) acceptedTemplate(id persist.ID) {
 	dst := d.table.dests[d.templates.Dest(id)]
 	d.templates.Accept(id, dst.svc.Persistence.Timeout)
 	dst.Bind(true, false)
@@ -168,7 +168,7 @@ func (d *Director) acceptedTemplate(id persist.ID) {
 }
 
 // ownAll takes over what an earlier process had not. What has no real server ends.
-func (d *Director) acceptAll(known func(uint32) *dest) {
+func (d *Path) acceptAll(known func(uint32) *Dest) {
 	d.templates.EachPending(func(id persist.ID) {
 		if known(d.templates.Dest(id)) == nil {
 			d.templates.Discard(id)
@@ -186,7 +186,7 @@ func (d *Director) acceptAll(known func(uint32) *dest) {
 }
 
 // findTemplate is the template of a key.
-func (d *Director) findTemplate(k *persist.Key, hash uint64) (ct persist.ID, found bool) {
+func (d *Path) findTemplate(k *persist.Key, hash uint64) (ct persist.ID, found bool) {
 	ct, found = d.templates.Lookup(k, hash)
 	if found && d.opener != nil && d.templates.Pending(ct) {
 		d.acceptTemplate(uint32(ct)) // just made, on another CPU
@@ -196,7 +196,7 @@ func (d *Director) findTemplate(k *persist.Key, hash uint64) (ct persist.ID, fou
 
 // wants has quench look at a service's choices: before the next packets, commands or
 // listing, at the end of a batch.
-func (d *Director) markLow(s *virtual) {
+func (d *Path) markLow(s *Service) {
 	if d.opener != nil && s.usesPicks && !s.low {
 		s.low = true
 		d.opener.low = append(d.opener.low, s)
@@ -204,7 +204,7 @@ func (d *Director) markLow(s *virtual) {
 }
 
 // fill decides ahead, if it is time.
-func (d *Director) refill(s *virtual) {
+func (d *Path) refill(s *Service) {
 	if !s.usesPicks {
 		return
 	}
@@ -228,7 +228,7 @@ func (d *Director) refill(s *virtual) {
 
 // offer lets the plane open connections to a service, if it can do that as the
 // director would.
-func (d *Director) enableOpening(s *virtual) {
+func (d *Path) enableOpening(s *Service) {
 	m := d.opener
 	if m == nil || !m.begun || s.picks != nil || int(s.number) >= len(m.services) {
 		return
@@ -259,7 +259,7 @@ func (d *Director) enableOpening(s *virtual) {
 
 // openable is by what the plane may open a service's connections: 0, or as
 // preselect.Open has it.
-func (d *Director) openable(s *virtual) (by uint32) {
+func (d *Path) openable(s *Service) (by uint32) {
 	if s.Mark != 0 || s.Protocol != ulvs.TCP && s.Protocol != ulvs.UDP || s.OnePacket || s.Persistence.Engine != "" || s.Port == ftpPort || len(s.dests) == 0 {
 		return 0
 	}
@@ -285,7 +285,7 @@ func (d *Director) openable(s *virtual) (by uint32) {
 // withdraw takes back what was offered: what is decided ahead and was not used was
 // never decided. It comes before each change of a service, of its real servers or of
 // its scheduler.
-func (d *Director) disableOpening(s *virtual) {
+func (d *Path) disableOpening(s *Service) {
 	if s.picks == nil {
 		return
 	}
@@ -299,7 +299,7 @@ func (d *Director) disableOpening(s *virtual) {
 }
 
 // around withdraws a service, which may be nil, for a change.
-func (d *Director) withOpeningDisabled(s *virtual, change func()) {
+func (d *Path) withOpeningDisabled(s *Service, change func()) {
 	if d.opener == nil || s == nil {
 		change()
 		return
@@ -312,7 +312,7 @@ func (d *Director) withOpeningDisabled(s *virtual, change func()) {
 }
 
 // beside is the service of every port that a service takes ports from, or nil.
-func (d *Director) anyPortSibling(k ulvs.ServiceKey) *virtual {
+func (d *Path) anyPortSibling(k ulvs.ServiceKey) *Service {
 	if k.Mark != 0 || k.Port != ftpPort || k.Protocol != ulvs.TCP {
 		return nil
 	}
@@ -321,7 +321,7 @@ func (d *Director) anyPortSibling(k ulvs.ServiceKey) *virtual {
 }
 
 // review tells the plane whether connections may be opened now.
-func (d *Director) updateOpening() {
+func (d *Path) updateOpening() {
 	m := d.opener
 	if m == nil || !m.begun {
 		return
@@ -359,7 +359,7 @@ func (t *table) marked(family int) bool {
 }
 
 // goOn has the scheduler go on from where its service's cell says.
-func (s *virtual) restorePosition() {
+func (s *Service) restorePosition() {
 	if s.positioned == nil {
 		return
 	}

@@ -1,4 +1,4 @@
-package director
+package forward
 
 import (
 	"fmt"
@@ -37,7 +37,7 @@ func (v *defense) due(tick uint32) bool {
 // defend brings the three defences up to date, and reports whether entries are
 // to be dropped. Modes 1 and 2 go over into one another with the memory that
 // the system has free.
-func (d *Director) defend() (dropEntries bool) {
+func (d *Path) defend() (dropEntries bool) {
 	s, v := d.sysctl, &d.defense
 	if s.DropEntry == 0 && s.DropPacket == 0 && s.SecureTCP == 0 {
 		v.entries, v.rate = false, 0
@@ -74,7 +74,7 @@ func (d *Director) defend() (dropEntries bool) {
 }
 
 // todrop reports whether drop_packet takes this packet (ip_vs_todrop).
-func (d *Director) todrop() bool {
+func (d *Path) todrop() bool {
 	v := &d.defense
 	if v.rate == 0 {
 		return false
@@ -88,7 +88,7 @@ func (d *Director) todrop() bool {
 
 // shed looks at a thirty-second part of all entries, chosen at random, and ends
 // those that are worth least (ip_vs_conn.c, ip_vs_random_dropentry).
-func (d *Director) shed(now uint32) {
+func (d *Path) shed(now uint32) {
 	const chunk = 256
 	d.lock()
 	conns, templates := d.conns.Slots(), d.templates.Slots()
@@ -140,10 +140,10 @@ func (d *Director) shed(now uint32) {
 	})
 }
 
-// sweepNoDest ends every connection and template whose real server is gone, with
+// SweepNoDest ends every connection and template whose real server is gone, with
 // expire_nodest_conn; the kernel does so in the background
 // (ip_vs_conn.c, ip_vs_expire_nodest_conn_flush).
-func (d *Director) sweepNoDest() {
+func (d *Path) SweepNoDest() {
 	d.fwd.Lock()
 	on := d.sysctl.ExpireNodestConn != 0 && !d.table.replaying
 	d.fwd.Unlock()
@@ -173,7 +173,7 @@ func (d *Director) sweepNoDest() {
 
 // stale picks among entries that were idle for a minute, and the fewer packets
 // they had the oftener (ip_vs_conn.c, todrop_entry).
-func (d *Director) stale(idle, packets uint32) bool {
+func (d *Path) stale(idle, packets uint32) bool {
 	if idle < 60*hz || packets < 1 || packets > 8 {
 		return false
 	}
@@ -195,28 +195,8 @@ func freePages() int {
 	return int((uint64(s.Freeram) + uint64(s.Bufferram)) * uint64(s.Unit) / uint64(os.Getpagesize()))
 }
 
-// Sysctl implements Control.
-func (d *Director) Sysctl(name string) (int, error) {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
-	n, ok := d.sysctl.Get(name)
-	if !ok {
-		return 0, fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ulvs.ErrUnsupported, name, d.sysctl.Names())
-	}
-	return n, nil
-}
-
-// SetSysctl implements Control.
-func (d *Director) SetSysctl(name string, value int) error {
-	d.ctl.Lock()
-	defer d.ctl.Unlock()
-	if err := d.setSysctl(name, value); err != nil {
-		return err
-	}
-	return d.record(command{Verb: "sysctl", Name: name, Value: value})
-}
-
-func (d *Director) setSysctl(name string, value int) error {
+// SetSysctl sets net.ipv4.vs.NAME.
+func (d *Path) SetSysctl(name string, value int) error {
 	d.lock()
 	defer d.fwd.Unlock()
 	defer d.updateOpening()
@@ -237,20 +217,9 @@ func (d *Director) setSysctl(name string, value int) error {
 	return nil
 }
 
-// Sysctls implements Control.
-func (d *Director) Sysctls() (map[string]int, error) {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
-	out := map[string]int{}
-	for _, name := range d.sysctl.Names() {
-		out[name], _ = d.sysctl.Get(name)
-	}
-	return out, nil
-}
-
 // remember tells a service's scheduler, if it forgets, for how long it does not
 // (lblc_expiration, lblcr_expiration). The caller holds fwd.
-func (d *Director) remember(s *virtual) {
+func (d *Path) remember(s *Service) {
 	f, ok := s.scheduler.(sched.Forgetful)
 	if !ok {
 		return

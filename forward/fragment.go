@@ -1,4 +1,4 @@
-package director
+package forward
 
 import (
 	"math"
@@ -18,7 +18,7 @@ const toHost = math.MaxUint32
 
 // firstFragment remembers where a datagram's first fragment went. Those that
 // follow go there too, and those that came before it go now.
-func (d *Director) firstFragment(f *dataplane.Frame, p *packet.Packet, to *dest, tick uint32) {
+func (d *Path) firstFragment(f *dataplane.Frame, p *packet.Packet, to *Dest, tick uint32) {
 	if f.Verdict != dataplane.Transmit || f.Hop == nil {
 		return
 	}
@@ -35,7 +35,7 @@ func (d *Director) firstFragment(f *dataplane.Frame, p *packet.Packet, to *dest,
 
 // hostFragment remembers that a datagram was left to the host, where the plane may
 // withhold its later fragments, though not the first.
-func (d *Director) hostFragment(f *dataplane.Frame, p *packet.Packet, tick uint32) {
+func (d *Path) hostFragment(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	if !p.Fragment || f.Verdict != dataplane.Pass && f.Verdict != dataplane.Host || !d.plane.Withholds() || !d.plane.Injects() {
 		return
 	}
@@ -52,7 +52,7 @@ func (d *Director) hostFragment(f *dataplane.Frame, p *packet.Packet, tick uint3
 // host gives a later fragment to the host, if the plane withholds it: it has no
 // ports, and is claimed with those of a service on its address and protocol, and
 // by mark rules that do not ask for ports.
-func (d *Director) fragmentToHost(f *dataplane.Frame, p *packet.Packet) {
+func (d *Path) fragmentToHost(f *dataplane.Frame, p *packet.Packet) {
 	claimed := d.table.protocols[endpoint{p.Dest(), p.Proto}] > 0
 	if mark := d.mark(f, p); !claimed && mark != 0 {
 		claimed = d.table.FindMark(mark, p.Is6) != nil
@@ -64,7 +64,7 @@ func (d *Director) fragmentToHost(f *dataplane.Frame, p *packet.Packet) {
 
 // laterFragment sends a fragment without ports after its datagram's first, or
 // keeps it until that comes.
-func (d *Director) laterFragment(f *dataplane.Frame, p *packet.Packet, tick uint32) {
+func (d *Path) laterFragment(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	id, ok := d.fragments.Later(p, tick)
 	switch {
 	case !ok:
@@ -84,7 +84,7 @@ func (d *Director) laterFragment(f *dataplane.Frame, p *packet.Packet, tick uint
 }
 
 // hold keeps a fragment that came before its datagram's first.
-func (d *Director) hold(f *dataplane.Frame, p *packet.Packet, tick uint32) {
+func (d *Path) hold(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	if !d.isVIP(p.Dest()) {
 		return
 	}
@@ -125,7 +125,7 @@ func tooBig(f *dataplane.Frame, p *packet.Packet, mtu int) bool {
 
 // cut sends a packet that is larger than the way to its server permits, and may
 // be fragmented, in pieces (net/ipv4/ip_output.c, ip_do_fragment).
-func (d *Director) cut(f *dataplane.Frame, p *packet.Packet, hop *dataplane.NextHop, mtu int) {
+func (d *Path) cut(f *dataplane.Frame, p *packet.Packet, hop *dataplane.NextHop, mtu int) {
 	if f.Offload.Flags&dataplane.NeedsChecksum != 0 {
 		finishChecksum(f, p)
 	}

@@ -1,4 +1,4 @@
-package director
+package forward
 
 import (
 	"time"
@@ -25,7 +25,7 @@ type scratch struct {
 type early struct {
 	hash    uint64   // of its flow
 	opens   bool     // it opens a connection
-	service *virtual // of a packet that does
+	service *Service // of a packet that does
 	looked  bool     // for the service
 	// If its service is persistent, the key of the template that it has, and its hash.
 	templated bool
@@ -36,7 +36,7 @@ type early struct {
 // Handle implements dataplane.Handler: it is the way of a packet through the
 // director, read from top to bottom in this file and then in schedule.go
 // (net/netfilter/ipvs/ip_vs_core.c, ip_vs_in_hook).
-func (d *Director) Handle(now time.Duration, batch []dataplane.Frame) {
+func (d *Path) Handle(now time.Duration, batch []dataplane.Frame) {
 	var s *scratch
 	select {
 	case s = <-d.scratch:
@@ -55,7 +55,7 @@ func (d *Director) Handle(now time.Duration, batch []dataplane.Frame) {
 	}
 }
 
-func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
+func (d *Path) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	for i := range batch {
 		p, e := &s.packets[i], &s.early[i]
 		p.Parse(batch[i].Data)
@@ -102,7 +102,7 @@ func (d *Director) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 
 // ahead looks for the service of a packet that opens a connection, and works out which
 // template it has.
-func (d *Director) ahead(f *dataplane.Frame, p *packet.Packet, e *early) {
+func (d *Path) ahead(f *dataplane.Frame, p *packet.Packet, e *early) {
 	e.service, e.looked = d.service(f, p, p), true
 	s := e.service
 	if s == nil || s.Persistence.Timeout == 0 {
@@ -113,7 +113,7 @@ func (d *Director) ahead(f *dataplane.Frame, p *packet.Packet, e *early) {
 }
 
 // frame decides about one frame.
-func (d *Director) frame(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) {
+func (d *Path) frame(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) {
 	switch p.Kind {
 	case packet.TCP, packet.UDP, packet.SCTP:
 		if p.FragOffset > 0 {
@@ -135,7 +135,7 @@ func (d *Director) frame(f *dataplane.Frame, p *packet.Packet, e *early, tick ui
 // header is cut off behind the ports, it still follows its connection
 // (ip_vs_conn_fill_param_proto reads the ports alone). All else is for the
 // host to count and drop.
-func (d *Director) damaged(f *dataplane.Frame, p *packet.Packet, tick uint32) {
+func (d *Path) damaged(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	switch p.Damage {
 	case packet.TruncatedTCP, packet.TruncatedUDP, packet.TruncatedSCTP:
 	default:
@@ -156,7 +156,7 @@ func (d *Director) damaged(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 }
 
 // transport is the way of a packet that has ports.
-func (d *Director) transport(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) {
+func (d *Path) transport(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) {
 	id, found := d.find(&p.Flow, e.hash)
 	if !found {
 		d.begin(f, p, e, tick)
@@ -188,7 +188,7 @@ func (d *Director) transport(f *dataplane.Frame, p *packet.Packet, e *early, tic
 }
 
 // begin is the way of a packet without a connection.
-func (d *Director) begin(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) {
+func (d *Path) begin(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) {
 	id, dst, done := d.schedule(f, p, e, tick)
 	if dst == nil {
 		d.hostFragment(f, p, tick)
@@ -205,7 +205,7 @@ func (d *Director) begin(f *dataplane.Frame, p *packet.Packet, e *early, tick ui
 }
 
 // find is the connection of a flow from the client.
-func (d *Director) find(f *packet.Flow, hash uint64) (id conn.ID, found bool) {
+func (d *Path) find(f *packet.Flow, hash uint64) (id conn.ID, found bool) {
 	id, found = d.conns.Lookup(f, hash)
 	if found && d.opener != nil && d.conns.Pending(id) {
 		d.acceptConn(uint32(id)) // just made, on another CPU
@@ -233,7 +233,7 @@ const (
 // with the one that has its ports: because its server is quiescent, with
 // expire_nodest_conn; or because it is over, with conn_reuse_mode, unless a
 // template controls it (is_new_conn_expected).
-func (d *Director) reschedules(id conn.ID, dst *dest) bool {
+func (d *Path) reschedules(id conn.ID, dst *Dest) bool {
 	if d.sysctl.ExpireNodestConn != 0 && dst.Quiescent() {
 		return true
 	}
@@ -242,7 +242,7 @@ func (d *Director) reschedules(id conn.ID, dst *dest) bool {
 }
 
 // account counts a packet for its server and service (ip_vs_in_stats).
-func (d *Director) account(dst *dest, p *packet.Packet) {
+func (d *Path) account(dst *Dest, p *packet.Packet) {
 	if !dst.available {
 		return
 	}
@@ -258,7 +258,7 @@ func (d *Director) account(dst *dest, p *packet.Packet) {
 
 // state brings the connection into the state that the packet asks for
 // (ip_vs_set_state).
-func (d *Director) state(id conn.ID, dst *dest, p *packet.Packet, tick uint32) {
+func (d *Path) state(id conn.ID, dst *Dest, p *packet.Packet, tick uint32) {
 	var c conn.Change
 	switch p.Kind {
 	case packet.TCP:
@@ -288,7 +288,7 @@ func (d *Director) state(id conn.ID, dst *dest, p *packet.Packet, tick uint32) {
 
 // transmit sends a packet on to its server, or answers why not
 // (ip_vs_xmit.c, ip_vs_dr_xmit and __ip_vs_get_out_rt).
-func (d *Director) transmit(f *dataplane.Frame, p *packet.Packet, dst *dest, method ulvs.ForwardMethod) {
+func (d *Path) transmit(f *dataplane.Frame, p *packet.Packet, dst *Dest, method ulvs.ForwardMethod) {
 	if method != ulvs.DirectRoute {
 		d.drop(f, dropMethod)
 		return
@@ -326,7 +326,7 @@ func (d *Director) transmit(f *dataplane.Frame, p *packet.Packet, dst *dest, met
 // icmp is the way of an ICMP packet: an error follows the connection that it
 // quotes (ip_vs_in_icmp, ip_vs_in_icmp_v6); what the host would answer if it
 // had the address is answered.
-func (d *Director) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
+func (d *Path) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	q := &p.Quoted
 	if p.IsICMPError() && q.OK && !p.Fragment {
 		if q.FragOffset > 0 {
@@ -334,7 +334,7 @@ func (d *Director) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 		}
 		hash := d.conns.Hash(&q.Flow)
 		id, found := d.find(&q.Flow, hash)
-		var dst *dest
+		var dst *Dest
 		var oneShot bool
 		if found {
 			dst = d.table.dests[d.conns.Dest(id)]

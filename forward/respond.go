@@ -1,4 +1,4 @@
-package director
+package forward
 
 import (
 	"encoding/binary"
@@ -12,8 +12,8 @@ import (
 
 const arpRequest = 1
 
-// arp answers for virtual addresses that the host does not have.
-func (d *Director) arp(f *dataplane.Frame, p *packet.Packet) {
+// arp answers for Service addresses that the host does not have.
+func (d *Path) arp(f *dataplane.Frame, p *packet.Packet) {
 	if p.ARPOp != arpRequest || !d.answersFor(p.ARPTarget) {
 		return
 	}
@@ -22,8 +22,8 @@ func (d *Director) arp(f *dataplane.Frame, p *packet.Packet) {
 	}
 }
 
-// ownMAC is the address under which virtual addresses are announced.
-func (d *Director) ownMAC(link dataplane.MAC) dataplane.MAC {
+// ownMAC is the address under which Service addresses are announced.
+func (d *Path) ownMAC(link dataplane.MAC) dataplane.MAC {
 	if d.mac != (dataplane.MAC{}) {
 		return d.mac
 	}
@@ -38,9 +38,9 @@ func intact(f *dataplane.Frame, p *packet.Packet) bool {
 
 // accept is IPVS's NF_ACCEPT: the packet goes up the host's stack. Where the
 // host does not get it, because the plane keeps the packets of service s from it
-// and has no way past that, or because the virtual address is not the host's, the
+// and has no way past that, or because the Service address is not the host's, the
 // host's answer is given here: that of a host on which nothing listens.
-func (d *Director) passToHost(f *dataplane.Frame, p *packet.Packet, s *virtual) {
+func (d *Path) passToHost(f *dataplane.Frame, p *packet.Packet, s *Service) {
 	to := p.Dest()
 	switch local := d.resolver.Local(to); {
 	case local && !(d.plane.Withholds() && d.table.claimed(s, to, p)), !local && !d.isVIP(to):
@@ -64,7 +64,7 @@ func (d *Director) passToHost(f *dataplane.Frame, p *packet.Packet, s *virtual) 
 
 // martian reports a source address that no packet from the wire has; the kernel
 // drops such packets before IPVS (net/ipv4/route.c, ip_route_input_slow).
-func (d *Director) martian(p *packet.Packet) bool {
+func (d *Path) martian(p *packet.Packet) bool {
 	var a [16]byte
 	clientAddr(&p.Flow, p.Is6, &a)
 	fold := binary.NativeEndian.Uint32(a[:])
@@ -85,15 +85,15 @@ func (d *Director) martian(p *packet.Packet) bool {
 
 // isVIP reports whether an address is that of a service, or named by a mark
 // rule of one.
-func (d *Director) isVIP(a netip.Addr) bool { return d.table.vips[a] > 0 || d.table.markVIPs[a] }
+func (d *Path) isVIP(a netip.Addr) bool { return d.table.vips[a] > 0 || d.table.markVIPs[a] }
 
 // standsFor reports whether the director answers for an address in the place
-// of a host: a virtual address that the host does not have.
-func (d *Director) answersFor(a netip.Addr) bool { return d.isVIP(a) && !d.resolver.Local(a) }
+// of a host: a Service address that the host does not have.
+func (d *Path) answersFor(a netip.Addr) bool { return d.isVIP(a) && !d.resolver.Local(a) }
 
 // local is a packet whose real server is the director itself: the host gets
 // it (ip_vs_dr_xmit, local), if the plane has a way.
-func (d *Director) deliverLocal(f *dataplane.Frame) {
+func (d *Path) deliverLocal(f *dataplane.Frame) {
 	switch {
 	case !d.plane.Withholds():
 	case d.plane.Injects():
@@ -103,7 +103,7 @@ func (d *Director) deliverLocal(f *dataplane.Frame) {
 	}
 }
 
-func (d *Director) unreachable(f *dataplane.Frame, p *packet.Packet, what packet.Unreachable) {
+func (d *Path) unreachable(f *dataplane.Frame, p *packet.Packet, what packet.Unreachable) {
 	d.answer(f, packet.AppendUnreachable(f.Room[:0], f.Data, p, p.Dest(), what))
 }
 
@@ -125,7 +125,7 @@ func hostUnreachable(f *dataplane.Frame) bool {
 
 // answer sends a frame back in the place of the one that came; none if it is
 // empty.
-func (d *Director) answer(f *dataplane.Frame, frame []byte) {
+func (d *Path) answer(f *dataplane.Frame, frame []byte) {
 	if len(frame) == 0 {
 		return
 	}

@@ -1,0 +1,230 @@
+package forward
+
+import (
+	"slices"
+
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/internal/accel"
+	"github.com/ulvs/ulvs/internal/preselect"
+	"github.com/ulvs/ulvs/internal/shtab"
+	"github.com/ulvs/ulvs/persist"
+)
+
+// What outlives the process, where the plane has memory that does: both tables
+// with their records, the cells, and a journal of commands.
+const (
+	partConns = iota
+	partConnRecords
+	partTemplates
+	partTemplateRecords
+	partCells
+	partJournal
+	partServices
+)
+
+// cellCount is how many real servers, and how many services, have cells that
+// outlive the process. What others count begins at 0 with the next one.
+const stateCount = 1 << 14
+
+func parts(o *Options) []accel.Part {
+	return []accel.Part{
+		partConns:           {Name: accel.PartConns, Size: conn.MemorySize(o.Connections)},
+		partConnRecords:     {Name: "conn-records", Size: conn.RecordsSize(o.Connections)},
+		partTemplates:       {Name: accel.PartTemplates, Size: persist.MemorySize(o.Templates)},
+		partTemplateRecords: {Name: "template-records", Size: persist.RecordsSize(o.Templates)},
+		partCells:           {Name: "cells", Size: shtab.RecordsSize[state](2 * stateCount)},
+		partJournal:         {Name: "journal", Size: o.Journal},
+		partServices:        {Name: accel.PartServices, Size: preselect.Size()},
+	}
+}
+
+// shareMemory has the tables lie in the memory of a plane that forwards by itself, and
+// says whether an earlier process left its own there.
+func (d *Path) shareMemory(o *Options, conns *conn.Options, templates *persist.Options) (journal []byte, adopt bool, err error) {
+	list := parts(o)
+	if adopt, err = d.table.fast.Memory(list); err != nil {
+		return nil, false, err
+	}
+	conns.Quarantine, templates.Quarantine = true, true
+	conns.Memory, conns.Records, conns.Adopt = list[partConns].Block, list[partConnRecords].Block, adopt
+	templates.Memory, templates.Records, templates.Adopt = list[partTemplates].Block, list[partTemplateRecords].Block, adopt
+	if d.table.states.kept, err = shtab.RecordsOver[state](list[partCells].Block, 2*stateCount); err != nil {
+		return nil, false, err
+	}
+	d.nextEst, d.table.trashAt = d.table.states.clocks()
+	return list[partJournal].Block, adopt, d.adoptPicks(list[partServices].Block)
+}
+
+// Replaying says whether an earlier process's commands are made again: nothing is
+// counted meanwhile, and the plane goes on with what it knows.
+func (d *Path) Replaying(on bool) { d.table.replaying = on }
+
+// Adopt goes on with what an earlier process left in the tables, after its commands
+// were made again.
+func (d *Path) Adopt() {
+	d.fwd.Lock()
+	defer d.fwd.Unlock()
+	d.bind()
+	for _, dst := range d.table.dests {
+		if dst != nil {
+			dst.Recall(dst.overloaded)
+			dst.Keep(&dst.overloaded)
+		}
+	}
+	// What the plane knows of a server holds until it is known anew.
+	const grace = 10 * hz
+	now := tickOf(d.clock())
+	d.table.free = nil
+	for id, dst := range d.table.dests[1:] {
+		if dst == nil {
+			d.table.free = append(d.table.free, uint32(id+1))
+			d.table.fast.SetServer(uint32(id+1), accel.Server{})
+		} else if dst.available {
+			dst.graceUntil = max(now+grace, 1)
+		}
+	}
+	for s := range d.table.Each {
+		s.restorePosition()
+	}
+}
+
+// Holds reports whether a real server has the number.
+func (d *Path) Holds(number uint32) bool {
+	d.fwd.Lock()
+	defer d.fwd.Unlock()
+	return d.table.dests[number] != nil
+}
+
+// Snapshot is what commands have made of a path.
+type Snapshot struct {
+	Sysctls    map[string]int
+	Timeouts   ulvs.Timeouts
+	Generation uint32
+	// Services are in the kernel's order, and Trash are the real servers in the trash,
+	// by their services, of which some may be gone.
+	Services []*Service
+	Trash    map[*Service][]*Dest
+}
+
+// Snapshot is of this moment.
+func (d *Path) Snapshot() Snapshot {
+	d.fwd.Lock()
+	defer d.fwd.Unlock()
+	s := Snapshot{Sysctls: map[string]int{}, Timeouts: d.timeouts(), Generation: d.conns.Generation(), Trash: map[*Service][]*Dest{}}
+	for _, name := range d.sysctl.Names() {
+		s.Sysctls[name], _ = d.sysctl.Get(name)
+	}
+	for _, dst := range d.table.trash {
+		s.Trash[dst.svc] = append(s.Trash[dst.svc], dst)
+	}
+	s.Services = slices.Collect(d.table.All())
+	return s
+}
+
+// bind counts the connections and templates of the tables for their real servers,
+// and ends those that have none.
+func (d *Path) bind() {
+	known := func(id uint32) *Dest {
+		if int(id) < len(d.table.dests) {
+			return d.table.dests[id]
+		}
+		return nil
+	}
+	for at, more := persist.ID(0), true; more; {
+		at, more = d.templates.Each(at, 1<<30, func(id persist.ID) {
+			dst := known(d.templates.Dest(id))
+			if dst == nil {
+				d.templates.Remove(id)
+				return
+			}
+			dst.Bind(true, false)
+		})
+	}
+	for at, more := conn.ID(0), true; more; {
+		at, more = d.conns.Each(at, 1<<30, func(id conn.ID) {
+			dst := known(d.conns.Dest(id))
+			if dst == nil {
+				d.conns.Remove(id)
+				return
+			}
+			dst.Bind(false, d.conns.Active(id))
+			if t := d.conns.Template(id); t != 0 {
+				if int(t) > d.templates.Slots() || !d.templates.Live(persist.ID(t-1)) {
+					d.conns.Orphan(id)
+					return
+				}
+				d.templates.Adopt(persist.ID(t - 1))
+			}
+		})
+	}
+	d.acceptAll(known)
+}
+
+// Purge takes a real server out of the trash, as the process before did.
+func (d *Path) Purge(number uint32) {
+	for i, dst := range d.table.trash {
+		if dst.ID == number {
+			d.table.trash = slices.Delete(d.table.trash, i, i+1)
+			d.table.dests[number] = nil
+			d.resolver.Release(dst.hop)
+			return
+		}
+	}
+}
+
+// number gives an adopted real server the number that it had. It returns the one
+// that had it before, and had left the trash since.
+func (t *table) number(d *Dest, id uint32) (was *Dest) {
+	for int(id) >= len(t.dests) {
+		t.dests = append(t.dests, nil)
+	}
+	if was = t.dests[id]; was != nil {
+		t.trash = slices.DeleteFunc(t.trash, func(x *Dest) bool { return x == was })
+	}
+	d.ID = id
+	t.dests[id] = d
+	d.state = t.states.server(id)
+	return was
+}
+
+// cells gives out cells, by a real server's number and by a service's own.
+type states struct {
+	kept     []state
+	services map[uint32]bool // numbers in use
+}
+
+func (c *states) server(id uint32) *state {
+	if int(id) < min(stateCount, len(c.kept)) {
+		return &c.kept[id]
+	}
+	return new(state)
+}
+
+// service is the cell of service number n; 0 takes a free number.
+func (c *states) service(n uint32) (uint32, *state) {
+	if c.services == nil {
+		c.services = map[uint32]bool{}
+	}
+	fresh := n == 0
+	for n == 0 || fresh && c.services[n] {
+		n++
+	}
+	c.services[n] = true
+	at := new(state)
+	if int(n) < stateCount && len(c.kept) > 0 {
+		at = &c.kept[stateCount+n]
+	}
+	if fresh {
+		*at = state{}
+	}
+	return n, at
+}
+
+// clocks are where the ticks of the estimator's next round and of the next look at
+// the trash are kept: in the cell of service 0, which there is not.
+func (c *states) clocks() (round, trash *uint32) {
+	return &c.kept[stateCount].last, &c.kept[stateCount].idle
+}
+
+func (c *states) freeService(n uint32) { delete(c.services, n) }
