@@ -72,6 +72,7 @@ var only = map[string][]string{
 
 type file struct {
 	path, folder string
+	text         any // its source, if it is not to be read from path
 	test         bool
 	imports      []string
 }
