@@ -1,3 +1,11 @@
+// Package director is a Linux Virtual Server in userspace: a layer-4 director that does
+// what kernel IPVS does in direct routing.
+//
+// A Director takes packets from a dataplane.Plane, finds their virtual service, and
+// sends them to the MAC address of the chosen real server. The verbs are ipvsadm's:
+// AddService is -A, AddDestination is -a, and so on. This package is what happens under
+// the control lock: commands, one at a time, their journal, and what the plane claims;
+// package forward is the way of a packet.
 package director
 
 import (
