@@ -74,8 +74,7 @@ func (d *Path) defend() (dropEntries bool) {
 }
 
 // todrop reports whether drop_packet takes this packet (ip_vs_todrop).
-func (d *Path) todrop() bool {
-	v := &d.defense
+func (v *defense) todrop() bool {
 	if v.rate == 0 {
 		return false
 	}
@@ -92,14 +91,14 @@ func (d *Path) shed(now uint32) {
 	const chunk = 256
 	d.lock()
 	conns, templates := d.conns.Slots(), d.templates.Slots()
-	d.fwd.Unlock()
+	d.unlock()
 	each := func(slots int, f func(i uint32)) {
 		for left := slots / 32; left > 0; left -= chunk {
-			d.fwd.Lock()
+			d.lock()
 			for range min(left, chunk) {
 				f(rand.Uint32N(uint32(slots)))
 			}
-			d.fwd.Unlock()
+			d.unlock()
 		}
 	}
 	each(conns, func(i uint32) {
@@ -111,7 +110,7 @@ func (d *Path) shed(now uint32) {
 		case conn.Keep:
 			return
 		case conn.IfStale:
-			if !d.stale(d.conns.Idle(id, now), d.conns.Packets(id)) {
+			if !d.defense.takesIdle(d.conns.Idle(id, now), d.conns.Packets(id)) {
 				return
 			}
 		}
@@ -129,7 +128,7 @@ func (d *Path) shed(now uint32) {
 			return
 		}
 		if d.table.dests[d.templates.Dest(id)].svc.OnePacket {
-			if !d.stale(d.templates.Idle(id, now), d.templates.Packets(id)) {
+			if !d.defense.takesIdle(d.templates.Idle(id, now), d.templates.Packets(id)) {
 				return
 			}
 		} else if d.templates.Assured(id) {
@@ -144,9 +143,9 @@ func (d *Path) shed(now uint32) {
 // expire_nodest_conn; the kernel does so in the background
 // (ip_vs_conn.c, ip_vs_expire_nodest_conn_flush).
 func (d *Path) SweepNoDest() {
-	d.fwd.Lock()
+	d.lock()
 	on := d.sysctl.ExpireNodestConn != 0 && !d.table.replaying
-	d.fwd.Unlock()
+	d.unlock()
 	if !on {
 		return
 	}
@@ -158,26 +157,26 @@ func (d *Path) SweepNoDest() {
 				d.removeConn(id)
 			}
 		})
-		d.fwd.Unlock()
+		d.unlock()
 	}
 	for at, more := persist.ID(0), true; more; {
-		d.fwd.Lock()
+		d.lock()
 		at, more = d.templates.Each(at, chunk, func(id persist.ID) {
 			if d.templates.Controls(id) == 0 && !d.table.dests[d.templates.Dest(id)].available {
 				d.templates.Remove(id)
 			}
 		})
-		d.fwd.Unlock()
+		d.unlock()
 	}
 }
 
-// stale picks among entries that were idle for a minute, and the fewer packets
+// takesIdle picks among entries that were idle for a minute, and the fewer packets
 // they had the oftener (ip_vs_conn.c, todrop_entry).
-func (d *Path) stale(idle, packets uint32) bool {
+func (v *defense) takesIdle(idle, packets uint32) bool {
 	if idle < 60*hz || packets < 1 || packets > 8 {
 		return false
 	}
-	n := &d.defense.stale[packets]
+	n := &v.stale[packets]
 	if *n--; *n > 0 {
 		return false
 	}
@@ -198,7 +197,7 @@ func freePages() int {
 // SetSysctl sets net.ipv4.vs.NAME.
 func (d *Path) SetSysctl(name string, value int) error {
 	d.lock()
-	defer d.fwd.Unlock()
+	defer d.unlock()
 	defer d.updateOpening()
 	if _, ok := d.sysctl.Get(name); !ok {
 		return fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ulvs.ErrUnsupported, name, d.sysctl.Names())
@@ -218,7 +217,7 @@ func (d *Path) SetSysctl(name string, value int) error {
 }
 
 // remember tells a service's scheduler, if it forgets, for how long it does not
-// (lblc_expiration, lblcr_expiration). The caller holds fwd.
+// (lblc_expiration, lblcr_expiration). The caller holds the lock.
 func (d *Path) remember(s *Service) {
 	f, ok := s.scheduler.(sched.Forgetful)
 	if !ok {

@@ -64,9 +64,8 @@ func (d *Path) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 			e.hash, e.opens = d.conns.Hash(&p.Flow), opens(p)
 		}
 	}
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
-	d.drainOpened()
+	d.lock()
+	defer d.unlock()
 	d.locals, d.in = d.resolver.Locals(), link{}
 	d.advance(tick)
 	if d.table.fast != nil {
@@ -97,7 +96,6 @@ func (d *Path) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	for i := range batch {
 		d.frame(&batch[i], &s.packets[i], &s.early[i], tick)
 	}
-	d.refillLow()
 }
 
 // ahead looks for the service of a packet that opens a connection, and works out which

@@ -71,8 +71,8 @@ func (d *Path) startOpening() error {
 	if m.templates, failed = d.templates.SlotPool(templates, cpus); err != nil || failed != nil {
 		return errors.Join(err, failed)
 	}
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
+	d.lock()
+	defer d.unlock()
 	m.conns.Open()
 	m.templates.Open()
 	m.begun = true
@@ -83,7 +83,7 @@ func (d *Path) startOpening() error {
 	return nil
 }
 
-// gather takes over what the plane has made. The caller holds fwd.
+// drainOpened takes over what the plane has opened. The caller holds the lock.
 func (d *Path) drainOpened() {
 	m := d.opener
 	if m == nil || !m.begun {
@@ -96,8 +96,7 @@ func (d *Path) drainOpened() {
 	}
 }
 
-// quench decides ahead for the services that may need it. Of a batch of packets it
-// comes last: those are older than what a program will see.
+// refillLow decides ahead for the services that may need it.
 func (d *Path) refillLow() {
 	m := d.opener
 	if m == nil {
@@ -108,13 +107,6 @@ func (d *Path) refillLow() {
 		d.refill(s)
 	}
 	m.low = m.low[:0]
-}
-
-// lock takes the forwarding lock, and sees what there is to see.
-func (d *Path) lock() {
-	d.fwd.Lock()
-	d.drainOpened()
-	d.refillLow()
 }
 
 // takeConn takes over a connection that the plane has made, unless that has been done,
@@ -203,7 +195,7 @@ func (d *Path) markLow(s *Service) {
 	}
 }
 
-// fill decides ahead, if it is time.
+// refill decides ahead, if it is time.
 func (d *Path) refill(s *Service) {
 	if !s.usesPicks {
 		return

@@ -167,15 +167,30 @@ func (d *Path) Start() error {
 	return d.startOpening()
 }
 
+// lock takes the forwarding lock, the only way to it, and takes over what the plane has
+// opened meanwhile.
+func (d *Path) lock() {
+	d.fwd.Lock()
+	d.drainOpened()
+}
+
+// unlock decides ahead for the services that have few picks left, and gives the lock
+// back. Of a batch of packets that comes last, as those are older than what a program
+// will see.
+func (d *Path) unlock() {
+	d.refillLow()
+	d.fwd.Unlock()
+}
+
 // freeRetired gives back the slots of connections and templates that ended, once the
 // plane has seen the last of them.
 func (d *Path) freeRetired() {
 	if d.table.fast == nil {
 		return
 	}
-	d.fwd.Lock()
+	d.lock()
 	conns, templates := d.conns.Retired(), d.templates.Retired()
-	d.fwd.Unlock()
+	d.unlock()
 	if len(conns)+len(templates) == 0 {
 		return
 	}
@@ -183,17 +198,18 @@ func (d *Path) freeRetired() {
 		d.log.Error("slots of connections and templates cannot be used again", "slots", len(conns)+len(templates), "err", err)
 		return
 	}
-	d.fwd.Lock()
+	d.lock()
 	d.conns.Free(conns)
 	d.templates.Free(templates)
-	d.fwd.Unlock()
+	d.unlock()
 }
 
 // Close frees the tables, those in the plane's memory too. Nothing may be called after
 // it.
 func (d *Path) Close() {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
+	d.lock()
+	defer d.unlock()
+	d.opener = nil
 	d.conns.Close()
 	d.templates.Close()
 	if d.table.fast != nil {
@@ -254,10 +270,10 @@ func (d *Path) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed bool) 
 	for more := true; more; {
 		d.lock()
 		more = d.advance(tick)
-		d.fwd.Unlock()
+		d.unlock()
 	}
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
+	d.lock()
+	defer d.unlock()
 	if d.table.fast != nil {
 		d.table.fast.Heartbeat(tick)
 		d.table.syncServers(tick)

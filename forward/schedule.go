@@ -46,7 +46,7 @@ func (d *Path) schedule(f *dataplane.Frame, p *packet.Packet, e *early, tick uin
 		d.passToHost(f, p, s)
 		return 0, nil, false
 	}
-	if d.todrop() {
+	if d.defense.todrop() {
 		d.drop(f, dropDefense)
 		return 0, nil, false
 	}

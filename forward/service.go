@@ -18,7 +18,7 @@ import (
 // change changes something under the forwarding lock.
 func (d *Path) change(f func()) {
 	d.lock()
-	defer d.fwd.Unlock()
+	defer d.unlock()
 	f()
 	d.updateOpening()
 }
@@ -26,8 +26,8 @@ func (d *Path) change(f func()) {
 // Find is the service with exactly this key, or nil. The caller holds the control
 // lock, so that the answer stays true.
 func (d *Path) Find(k ulvs.ServiceKey) *Service {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
+	d.lock()
+	defer d.unlock()
 	return d.table.find(k)
 }
 
@@ -61,8 +61,8 @@ func (d *Path) AddService(s *Service) {
 
 // All is every service, in the kernel's order.
 func (d *Path) All() []*Service {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
+	d.lock()
+	defer d.unlock()
 	return slices.Collect(d.table.All())
 }
 
@@ -96,8 +96,8 @@ func (d *Path) SetMarks(ipv6 bool, set *fwmark.Set, some bool) {
 // other, ok is false: the next Tick says that it is due.
 func (d *Path) Claims(later bool) (c dataplane.Claims, ok bool) {
 	const many = 200
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
+	d.lock()
+	defer d.unlock()
 	if later && d.table.Len() >= many {
 		d.claimDue = true
 		return c, false
@@ -140,8 +140,8 @@ func (d *Path) AddDest(s *Service, c ulvs.Destination, number uint32) (*Dest, er
 // Zero sets a service's counters to zero, and those of its real servers; false: there is
 // no such service.
 func (d *Path) Zero(k ulvs.ServiceKey) bool {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
+	d.lock()
+	defer d.unlock()
 	s := d.table.find(k)
 	if s != nil {
 		s.zeroAll()
@@ -151,8 +151,8 @@ func (d *Path) Zero(k ulvs.ServiceKey) bool {
 
 // ZeroAll is Zero for all services.
 func (d *Path) ZeroAll() {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
+	d.lock()
+	defer d.unlock()
 	for s := range d.table.All() {
 		s.zeroAll()
 	}
@@ -160,8 +160,8 @@ func (d *Path) ZeroAll() {
 
 // Timeouts are those of ipvsadm --set.
 func (d *Path) Timeouts() ulvs.Timeouts {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
+	d.lock()
+	defer d.unlock()
 	return d.timeouts()
 }
 
@@ -201,7 +201,7 @@ func (d *Path) persists(c ulvs.Service) {
 func (d *Path) EditService(s *Service, c ulvs.Service) error {
 	d.persists(c)
 	d.lock()
-	defer d.fwd.Unlock()
+	defer d.unlock()
 	d.disableOpening(s)
 	defer d.enableOpening(s)
 	if c.Scheduler != s.Scheduler {
@@ -226,7 +226,7 @@ func (d *Path) EditService(s *Service, c ulvs.Service) error {
 // enlist puts a real server into a service.
 func (d *Path) enlist(s *Service, c ulvs.Destination, hop *dataplane.NextHop, number uint32) (*Dest, error) {
 	d.lock()
-	defer d.fwd.Unlock()
+	defer d.unlock()
 	if len(d.table.dests) > conn.MaxDest && len(d.table.free) == 0 {
 		return nil, fmt.Errorf("%w: no more than %d real servers", ulvs.ErrInvalid, conn.MaxDest)
 	}

@@ -63,8 +63,8 @@ func (d *Path) Replaying(on bool) { d.table.replaying = on }
 // Adopt goes on with what an earlier process left in the tables, after its commands
 // were made again.
 func (d *Path) Adopt() {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
+	d.lock()
+	defer d.unlock()
 	d.bind()
 	for _, dst := range d.table.dests {
 		if dst != nil {
@@ -91,8 +91,8 @@ func (d *Path) Adopt() {
 
 // Holds reports whether a real server has the number.
 func (d *Path) Holds(number uint32) bool {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
+	d.lock()
+	defer d.unlock()
 	return d.table.dests[number] != nil
 }
 
@@ -109,8 +109,8 @@ type Snapshot struct {
 
 // Snapshot is of this moment.
 func (d *Path) Snapshot() Snapshot {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
+	d.lock()
+	defer d.unlock()
 	s := Snapshot{Sysctls: map[string]int{}, Timeouts: d.timeouts(), Generation: d.conns.Generation(), Trash: map[*Service][]*Dest{}}
 	for _, name := range d.sysctl.Names() {
 		s.Sysctls[name], _ = d.sysctl.Get(name)

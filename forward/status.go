@@ -37,12 +37,12 @@ func rate(e *estimator.Estimator) ulvs.Rate {
 func (d *Path) Services() ([]ulvs.ServiceStatus, error) {
 	d.lock()
 	list := slices.Collect(d.table.All())
-	d.fwd.Unlock()
+	d.unlock()
 	out := make([]ulvs.ServiceStatus, 0, len(list))
 	for _, s := range list {
 		d.lock()
 		out = append(out, s.status())
-		d.fwd.Unlock()
+		d.unlock()
 	}
 	return out, nil
 }
@@ -50,7 +50,7 @@ func (d *Path) Services() ([]ulvs.ServiceStatus, error) {
 // Service is ulvs.Control's.
 func (d *Path) Service(k ulvs.ServiceKey) (ulvs.ServiceStatus, error) {
 	d.lock()
-	defer d.fwd.Unlock()
+	defer d.unlock()
 	s := d.table.find(k)
 	if s == nil {
 		return ulvs.ServiceStatus{}, fmt.Errorf("%w: %v", ulvs.ErrNoService, k)
@@ -76,7 +76,7 @@ func list[ID ~uint32](d *Path, each func(ID, int, func(ID)) (ID, bool), status f
 		now := tickOf(d.clock())
 		d.lock()
 		at, more = each(at, chunk, func(id ID) { entries = append(entries, status(id, now)) })
-		d.fwd.Unlock()
+		d.unlock()
 		for _, e := range entries {
 			if !yield(e) {
 				return false
@@ -126,7 +126,7 @@ func (d *Path) Counters() (map[string]uint64, error) {
 		c = map[string]uint64{}
 	}
 	d.lock()
-	defer d.fwd.Unlock()
+	defer d.unlock()
 	for i, n := range d.drops {
 		c[dropNames[i]] = n
 	}
@@ -151,8 +151,8 @@ func (d *Path) Counters() (map[string]uint64, error) {
 
 // Sysctl is ulvs.Control's.
 func (d *Path) Sysctl(name string) (int, error) {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
+	d.lock()
+	defer d.unlock()
 	n, ok := d.sysctl.Get(name)
 	if !ok {
 		return 0, fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ulvs.ErrUnsupported, name, d.sysctl.Names())
@@ -162,8 +162,8 @@ func (d *Path) Sysctl(name string) (int, error) {
 
 // Sysctls is ulvs.Control's.
 func (d *Path) Sysctls() (map[string]int, error) {
-	d.fwd.Lock()
-	defer d.fwd.Unlock()
+	d.lock()
+	defer d.unlock()
 	out := map[string]int{}
 	for _, name := range d.sysctl.Names() {
 		out[name], _ = d.sysctl.Get(name)
