@@ -31,8 +31,10 @@ race: ## all tests under the race detector (needs gcc)
 	CGO_ENABLED=1 $(GO) test -race -timeout $(PATIENCE) ./...
 
 .PHONY: lint
-lint: ## gofmt, go vet, staticcheck, and a build for arm64
+lint: ## gofmt, go vet, staticcheck, go.mod as it should be, and a build for arm64
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }
+	$(GO) mod tidy -diff
+	$(GO) mod verify
 	$(GO) vet ./...
 	GOARCH=arm64 CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/ulvs
 	$(GO) run $(STATICCHECK) ./...

@@ -64,10 +64,10 @@ var law = map[string][]string{
 // only says in which folders (and below) a dangerous import may appear outside
 // of tests.
 var only = map[string][]string{
-	"unsafe":                       {}, // by file name, see TestUnsafe
-	"C":                            {},
-	"github.com/cilium/ebpf":       {"dataplane/xdp", "bench/wire"}, // and tests
-	"github.com/gopacket/gopacket": {"bench", "conformance"},
+	"unsafe":                     {}, // by file name, see TestUnsafe
+	"C":                          {},
+	"github.com/cilium/ebpf":     {"dataplane/xdp", "bench/wire"}, // and tests
+	"github.com/google/gopacket": {"bench", "conformance"},
 }
 
 type file struct {

@@ -7,8 +7,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/gopacket/gopacket"
-	"github.com/gopacket/gopacket/layers"
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
 )
 
 // Every packet carries its number where each kind of answer repeats it: in the
@@ -105,8 +105,24 @@ func craftDatagram(p Packet) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if p.Proto == "udp" {
+		sumOfZero(d)
+	}
 	damage(d, p.Bad)
 	return d, nil
+}
+
+// sumOfZero writes a UDP checksum that comes to zero as all ones, as RFC 768 wants:
+// zero means that there is none, which IPv6 does not allow. gopacket v1.1.19 leaves
+// it at zero.
+func sumOfZero(d []byte) {
+	at := 40 + 6
+	if d[0]>>4 == 4 {
+		at = 20 + 6
+	}
+	if d[at] == 0 && d[at+1] == 0 {
+		d[at], d[at+1] = 0xff, 0xff
+	}
 }
 
 func payload(p Packet) gopacket.Payload {

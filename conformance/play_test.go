@@ -3,7 +3,9 @@ package conformance
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -104,6 +106,37 @@ func TestPlayWithoutVIP(t *testing.T) {
 	}
 	if d := Diff([]string{"#1 udp 10.1.1.1:1 > 192.168.10.101:80 -> unresolved"}, got); d != "" {
 		t.Error(d)
+	}
+}
+
+// TestCraftSumOfZero goes through the checksums that there are: one of zero would say
+// that there is none.
+func TestCraftSumOfZero(t *testing.T) {
+	for _, c := range []struct {
+		text string
+		at   int
+	}{{"10.1.1.1:1 > 192.168.10.101:80", 20 + 6}, {"[fd01::1]:1 > [fd00:10::101]:80", 40 + 6}} {
+		sc, err := ParseScenario("send udp " + c.text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, ones := sc.Steps[0].Send.Packets(1)[0], 0
+		for port := range 1 << 16 {
+			p.Src = netip.AddrPortFrom(p.Src.Addr(), uint16(port))
+			d, err := craftDatagram(p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch binary.BigEndian.Uint16(d[c.at:]) {
+			case 0:
+				t.Fatalf("%v has no checksum", p)
+			case 0xffff:
+				ones++
+			}
+		}
+		if ones == 0 {
+			t.Errorf("%s: no port makes the sum zero", c.text)
+		}
 	}
 }
 

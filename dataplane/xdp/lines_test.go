@@ -7,7 +7,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/gopacket/gopacket/layers"
+	"github.com/google/gopacket/layers"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"golang.org/x/sys/unix"
 )

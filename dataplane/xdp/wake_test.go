@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/gopacket/gopacket/layers"
+	"github.com/google/gopacket/layers"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/internal/preselect"
