@@ -1,9 +1,14 @@
 package xdp
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/ulvs/ulvs/dataplane"
@@ -16,6 +21,49 @@ var update = flag.Bool("update", false, "write the golden listings anew")
 // that BenchmarkEstablished compares it with; and the one with sockets, which opens
 // connections.
 func TestListing(t *testing.T) {
+	for name, p := range listed() {
+		got := fmt.Sprintf("%v", p.assemble())
+		golden(t, "testdata/"+name+".golden", got)
+	}
+}
+
+// TestInstructions holds the bare instructions, without what the listing says of them:
+// they stay the same where only words and pieces of the emitter change.
+func TestInstructions(t *testing.T) {
+	var sums strings.Builder
+	all := listed()
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		p := all[name]
+		hash := sha256.New()
+		if err := p.assemble().Marshal(hash, binary.LittleEndian); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&sums, "%x  %s\n", hash.Sum(nil), name)
+	}
+	golden(t, "testdata/instructions.sha256", sums.String())
+}
+
+// golden compares what a file holds, or writes it anew.
+func golden(t *testing.T, file, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("the program is not %s; if it should not be, run: go test ./dataplane/xdp -run 'Listing|Instructions' -update", file)
+	}
+}
+
+// listed are the programs that are kept, by name.
+func listed() map[string]*program {
+	list := map[string]*program{}
 	seed := [6]uint64{}
 	for i := range seed {
 		seed[i] = uint64(i) * 0x1111_1111_1111_1111
@@ -30,20 +78,7 @@ func TestListing(t *testing.T) {
 			p.Templates = p.TableShape
 			p.sockets, p.claims, p.services, p.templates, p.rings = 6, 7, 8, 9, 10
 		}
-		got := fmt.Sprintf("%v", p.assemble())
-		file := "testdata/" + name + ".golden"
-		if *update {
-			if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
-			continue
-		}
-		want, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got != string(want) {
-			t.Errorf("the program is not %s; if it should not be, run: go test ./dataplane/xdp -run Listing -update", file)
-		}
+		list[name] = &p
 	}
+	return list
 }
