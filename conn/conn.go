@@ -179,7 +179,7 @@ func (t *Table) Free(slots []uint32) { t.t.Free(slots) }
 // more than budget entries, and reports true when there are more to do.
 func (t *Table) Advance(now uint32, budget int) (more bool) { return t.t.Advance(now, budget) }
 
-// over ends a connection whose time is over.
+// onExpire ends a connection whose time is over.
 func (t *Table) onExpire(i uint32) {
 	t.expired(ID(i))
 	t.t.End(i)

@@ -11,7 +11,7 @@ import (
 	"github.com/ulvs/ulvs/sched"
 )
 
-// check fills in and verifies a service (ip_vs_ctl.c, ip_vs_add_service).
+// checkService fills in and verifies a service (ip_vs_ctl.c, ip_vs_add_service).
 func checkService(s *ulvs.Service) error {
 	if s.Scheduler == "" {
 		s.Scheduler = sched.Default

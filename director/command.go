@@ -33,7 +33,7 @@ func clean(k ulvs.ServiceKey) ulvs.ServiceKey {
 // AddService implements Control.
 func (d *Director) AddService(c ulvs.Service) error { return d.addService(c, 0) }
 
-// addService adds a service whose cell has a number; 0 takes a free one.
+// addService adds a service whose state has a number; 0 takes a free one.
 func (d *Director) addService(c ulvs.Service, number uint32) error {
 	c.ServiceKey = clean(c.ServiceKey)
 	d.ctl.Lock()

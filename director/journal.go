@@ -20,10 +20,10 @@ var journalSize = 16 << 20
 // Adopted reports whether the director goes on with what an earlier process left.
 func (d *Director) Adopted() bool { return d.adopted }
 
-// change is a command in the journal.
+// command is a verb of the operator's in the journal.
 type command struct {
 	Verb string `json:"do"`
-	// Number is that of the service's cell, or of the real server.
+	// Number is that of the service's state, or of the real server.
 	Number      uint32            `json:"number,omitempty"`
 	Service     *ulvs.Service     `json:"service,omitempty"`
 	Key         *ulvs.ServiceKey  `json:"key,omitempty"`
@@ -37,7 +37,7 @@ type command struct {
 	Text        string            `json:"text,omitempty"`
 }
 
-// keep writes down a command that was carried out, before it is answered. The
+// record writes down a command that was carried out, before it is answered. The
 // caller holds ctl.
 func (d *Director) record(c command) error {
 	if d.journal == nil || d.replaying {
@@ -220,7 +220,7 @@ func (d *Director) setReplaying(on bool) {
 	d.path.Replaying(on)
 }
 
-// keepForgotten writes down which real servers have left the trash. It does not wait
+// recordPurged writes down which real servers have left the trash. It does not wait
 // for a command under way: the next Tick tries again.
 func (d *Director) recordPurged(gone []*forward.Dest) {
 	if d.journal == nil {

@@ -49,7 +49,7 @@ func (d *Path) hostFragment(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	}
 }
 
-// host gives a later fragment to the host, if the plane withholds it: it has no
+// fragmentToHost gives a later fragment to the host, if the plane withholds it: it has no
 // ports, and is claimed with those of a service on its address and protocol, and
 // by mark rules that do not ask for ports.
 func (d *Path) fragmentToHost(f *dataplane.Frame, p *packet.Packet) {

@@ -14,7 +14,7 @@ import (
 	"github.com/ulvs/ulvs/sched"
 )
 
-// making is the director's side of a plane that opens connections by itself: what is
+// opener is the director's side of a plane that opens connections by itself: what is
 // decided ahead for it, and what it says it has made. The forwarding lock guards it.
 //
 // Programs open a connection as schedule would, and where a packet is one of those that
@@ -37,8 +37,8 @@ type opener struct {
 	opened uint64 // connections that the plane has opened
 }
 
-// prepare takes the memory of what is decided ahead, in which an earlier process may
-// have left something: how far its schedulers had come goes to their cells.
+// adoptPicks takes the memory of what is decided ahead, in which an earlier process may
+// have left something: how far its schedulers had come goes to their states.
 func (d *Path) adoptPicks(block []byte) error {
 	fast, ok := d.table.fast.(accel.Opener)
 	if !ok {
@@ -58,7 +58,7 @@ func (d *Path) adoptPicks(block []byte) error {
 	return nil
 }
 
-// startMaking lets the plane open connections.
+// startOpening lets the plane open connections.
 func (d *Path) startOpening() error {
 	m := d.opener
 	if m == nil {
@@ -109,8 +109,8 @@ func (d *Path) refillLow() {
 	m.low = m.low[:0]
 }
 
-// takeConn takes over a connection that the plane has made, unless that has been done,
-// and takeTemplate a template.
+// acceptConn takes over a connection that the plane has made, unless that has been done,
+// and acceptTemplate a template.
 func (d *Path) acceptConn(slot uint32) {
 	if id := conn.ID(slot); d.conns.Opened(id) {
 		d.acceptedConn(id)
@@ -123,7 +123,7 @@ func (d *Path) acceptTemplate(slot uint32) {
 	}
 }
 
-// own makes a connection that the plane has made one of the director's: it does what
+// acceptedConn makes a connection that the plane has made one of the director's: it does what
 // serve, connect and state would have done for its first packet.
 func (d *Path) acceptedConn(id conn.ID) {
 	if d.opener != nil {
@@ -150,7 +150,7 @@ func (d *Path) acceptedConn(id conn.ID) {
 	d.markLow(s)
 }
 
-// ownTemplate makes a template that the plane has made one of the director's: it does
+// acceptedTemplate makes a template that the plane has made one of the director's: it does
 // what persistent would have done.
 func (d *Path) acceptedTemplate(id persist.ID) {
 	dst := d.table.dests[d.templates.Dest(id)]
@@ -159,7 +159,7 @@ func (d *Path) acceptedTemplate(id persist.ID) {
 	d.markLow(dst.svc)
 }
 
-// ownAll takes over what an earlier process had not. What has no real server ends.
+// acceptAll takes over what an earlier process had not. What has no real server ends.
 func (d *Path) acceptAll(known func(uint32) *Dest) {
 	d.templates.EachPending(func(id persist.ID) {
 		if known(d.templates.Dest(id)) == nil {
@@ -186,7 +186,7 @@ func (d *Path) findTemplate(k *persist.Key, hash uint64) (ct persist.ID, found b
 	return ct, found
 }
 
-// wants has quench look at a service's choices: before the next packets, commands or
+// markLow has refillLow look at a service's choices: before the next packets, commands or
 // listing, at the end of a batch.
 func (d *Path) markLow(s *Service) {
 	if d.opener != nil && s.usesPicks && !s.low {
@@ -218,7 +218,7 @@ func (d *Path) refill(s *Service) {
 	s.picks.Publish(n)
 }
 
-// offer lets the plane open connections to a service, if it can do that as the
+// enableOpening lets the plane open connections to a service, if it can do that as the
 // director would.
 func (d *Path) enableOpening(s *Service) {
 	m := d.opener
@@ -274,7 +274,7 @@ func (d *Path) openable(s *Service) (by uint32) {
 	return by
 }
 
-// withdraw takes back what was offered: what is decided ahead and was not used was
+// disableOpening takes back what enableOpening gave: what is decided ahead and was not used was
 // never decided. It comes before each change of a service, of its real servers or of
 // its scheduler.
 func (d *Path) disableOpening(s *Service) {
@@ -290,7 +290,7 @@ func (d *Path) disableOpening(s *Service) {
 	s.picks, s.usesPicks = nil, false
 }
 
-// around withdraws a service, which may be nil, for a change.
+// withOpeningDisabled makes a change to a service, which may be nil, while its opening is disabled.
 func (d *Path) withOpeningDisabled(s *Service, change func()) {
 	if d.opener == nil || s == nil {
 		change()
@@ -303,7 +303,7 @@ func (d *Path) withOpeningDisabled(s *Service, change func()) {
 	}
 }
 
-// beside is the service of every port that a service takes ports from, or nil.
+// anyPortSibling is the service of every port that a service takes ports from, or nil.
 func (d *Path) anyPortSibling(k ulvs.ServiceKey) *Service {
 	if k.Mark != 0 || k.Port != ftpPort || k.Protocol != ulvs.TCP {
 		return nil
@@ -312,7 +312,7 @@ func (d *Path) anyPortSibling(k ulvs.ServiceKey) *Service {
 	return d.table.find(k)
 }
 
-// review tells the plane whether connections may be opened now.
+// updateOpening tells the plane whether connections may be opened now.
 func (d *Path) updateOpening() {
 	m := d.opener
 	if m == nil || !m.begun {
@@ -350,7 +350,7 @@ func (t *table) marked(family int) bool {
 	return t.sets[family] != nil && t.markServices[family] > 0
 }
 
-// goOn has the scheduler go on from where its service's cell says.
+// restorePosition has the scheduler go on from where its service's state says.
 func (s *Service) restorePosition() {
 	if s.positioned == nil {
 		return

@@ -36,7 +36,7 @@ func intact(f *dataplane.Frame, p *packet.Packet) bool {
 	return f.Offload.Flags&(dataplane.NeedsChecksum|dataplane.ChecksumValid) != 0 || packet.TransportIntact(f.Data, p)
 }
 
-// accept is IPVS's NF_ACCEPT: the packet goes up the host's stack. Where the
+// passToHost is IPVS's NF_ACCEPT: the packet goes up the host's stack. Where the
 // host does not get it, because the plane keeps the packets of service s from it
 // and has no way past that, or because the Service address is not the host's, the
 // host's answer is given here: that of a host on which nothing listens.
@@ -87,11 +87,11 @@ func (d *Path) martian(p *packet.Packet) bool {
 // rule of one.
 func (d *Path) isVIP(a netip.Addr) bool { return d.table.vips[a] > 0 || d.table.markVIPs[a] }
 
-// standsFor reports whether the director answers for an address in the place
+// answersFor reports whether the director answers for an address in the place
 // of a host: a Service address that the host does not have.
 func (d *Path) answersFor(a netip.Addr) bool { return d.isVIP(a) && !d.resolver.Local(a) }
 
-// local is a packet whose real server is the director itself: the host gets
+// deliverLocal is a packet whose real server is the director itself: the host gets
 // it (ip_vs_dr_xmit, local), if the plane has a way.
 func (d *Path) deliverLocal(f *dataplane.Frame) {
 	switch {

@@ -12,7 +12,7 @@ import (
 )
 
 // What outlives the process, where the plane has memory that does: both tables
-// with their records, the cells, and a journal of commands.
+// with their records, the states, and a journal of commands.
 const (
 	partConns = iota
 	partConnRecords
@@ -23,7 +23,7 @@ const (
 	partServices
 )
 
-// cellCount is how many real servers, and how many services, have cells that
+// cellCount is how many real servers, and how many services, have states that
 // outlive the process. What others count begins at 0 with the next one.
 const stateCount = 1 << 14
 
@@ -188,7 +188,7 @@ func (t *table) number(d *Dest, id uint32) (was *Dest) {
 	return was
 }
 
-// cells gives out cells, by a real server's number and by a service's own.
+// states gives out the states, by a real server's number and by a service's own.
 type states struct {
 	kept     []state
 	services map[uint32]bool // numbers in use
@@ -201,7 +201,7 @@ func (c *states) server(id uint32) *state {
 	return new(state)
 }
 
-// service is the cell of service number n; 0 takes a free number.
+// service is the state of service number n; 0 takes a free number.
 func (c *states) service(n uint32) (uint32, *state) {
 	if c.services == nil {
 		c.services = map[uint32]bool{}
@@ -222,7 +222,7 @@ func (c *states) service(n uint32) (uint32, *state) {
 }
 
 // clocks are where the ticks of the estimator's next round and of the next look at
-// the trash are kept: in the cell of service 0, which there is not.
+// the trash are kept: in the state of service 0, which there is not.
 func (c *states) clocks() (round, trash *uint32) {
 	return &c.kept[stateCount].last, &c.kept[stateCount].idle
 }

@@ -22,9 +22,9 @@ type Service struct {
 	positioned sched.Positioned // the scheduler, or nil
 	dests      []*Dest          // newest first, as the kernel's list; replaced, never edited
 	form       persist.Form
-	number     uint32 // of its cell
+	number     uint32 // of its state
 	// ahead is what programs may open its connections by, or nil; turning says that
-	// its scheduler's choices lie there, and thirsty that they shall be looked at.
+	// its scheduler's picks lie there, and low that they shall be looked at.
 	picks          *preselect.Service
 	usesPicks, low bool
 	*state
@@ -45,7 +45,7 @@ type Dest struct {
 	*state
 }
 
-// cell is what of a service or a real server may outlive the process, besides its
+// state is what of a service or a real server may outlive the process, besides its
 // configuration. It holds no pointers.
 type state struct {
 	estimator.Estimator
@@ -179,7 +179,7 @@ func (t *table) addDest(s *Service, d *Dest) {
 	t.savePosition(s)
 }
 
-// note writes down where a service's scheduler stands, where that outlives the process.
+// savePosition writes down where a service's scheduler stands, where that outlives the process.
 func (t *table) savePosition(s *Service) {
 	if t.fast == nil || s.positioned == nil || t.replaying {
 		return
@@ -257,7 +257,7 @@ func (t *table) emptyTrash(now uint32) (gone []*Dest) {
 	return gone
 }
 
-// tell tells a plane that forwards by itself where a real server is now.
+// pushServer tells a plane that forwards by itself where a real server is now.
 func (t *table) pushServer(d *Dest) {
 	if t.fast == nil || t.replaying {
 		return
@@ -277,7 +277,7 @@ func (t *table) pushServer(d *Dest) {
 	t.fast.SetServer(d.ID, s)
 }
 
-// follow tells of all that has changed.
+// syncServers tells of all that has changed.
 func (t *table) syncServers(now uint32) {
 	for _, d := range t.dests {
 		if d != nil && d.graceUntil != 0 && int32(now-d.graceUntil) >= 0 {
@@ -289,7 +289,7 @@ func (t *table) syncServers(now uint32) {
 	}
 }
 
-// absorb counts what the plane has forwarded by itself to a real server.
+// collectCounters counts what the plane has forwarded by itself to a real server.
 func (t *table) collectCounters(d *Dest) {
 	if t.fast == nil || t.replaying {
 		return

@@ -254,7 +254,7 @@ func (t *Table) Remove(id ID) { t.end(uint32(id)) }
 // more than budget entries, and reports true when there are more to do.
 func (t *Table) Advance(now uint32, budget int) (more bool) { return t.t.Advance(now, budget) }
 
-// over is for a template whose time is over. One that controls connections
+// onExpire is for a template whose time is over. One that controls connections
 // gets another minute, and keeps this as its timeout (ip_vs_conn_expire).
 func (t *Table) onExpire(i uint32) {
 	if t.t.Owner(i).controls > 0 {
@@ -264,7 +264,7 @@ func (t *Table) onExpire(i uint32) {
 	t.end(i)
 }
 
-// ahead loads the neighbour of a template that will end.
+// prefetch loads the neighbour of a template that will end.
 func (t *Table) prefetch(i uint32) uint32 {
 	newer := t.t.Owner(i).newer
 	if newer == 0 {
@@ -281,7 +281,7 @@ func (t *Table) end(i uint32) {
 	t.t.End(i)
 }
 
-// settle puts the template that was made last on the list of those that control
+// lruFlush puts the template that was made last on the list of those that control
 // nothing, if that is what it does.
 func (t *Table) lruFlush() {
 	if i := t.fresh; i != 0 {
@@ -290,7 +290,7 @@ func (t *Table) lruFlush() {
 	}
 }
 
-// rest puts a template at the new end of the list of those that control
+// lruPush puts a template at the new end of the list of those that control
 // nothing; wake takes it off.
 func (t *Table) lruPush(i uint32) {
 	r := t.t.Owner(i)

@@ -99,7 +99,7 @@ func New[E any](o Options, over func(i uint32)) (*Table[E], error) {
 	return t, nil
 }
 
-// lay lays the table and its records over their memory.
+// mapMemory lays the table and its records over their memory.
 func (t *Table[E]) mapMemory(o Options) error {
 	memory, err := t.memory(o.Memory, shtab.Size(max(o.Max, 1)))
 	if err != nil {
@@ -143,7 +143,7 @@ func (t *Table[E]) Populate() {
 	}
 }
 
-// wind sets the timers of adopted entries.
+// rearmAll sets the timers of adopted entries.
 func (t *Table[E]) rearmAll() {
 	for i := range uint32(t.Slots()) {
 		if t.Valid(i) {
@@ -187,7 +187,7 @@ func (t *Table[E]) Arm(i, timeout, now uint32) {
 	t.fresh = i + 1
 }
 
-// settle sets the timer of the entry that was started last, if nobody has.
+// armFresh sets the timer of the entry that was started last, if nobody has.
 func (t *Table[E]) armFresh() {
 	if t.fresh == 0 {
 		return

@@ -8,7 +8,7 @@ import "unsafe"
 //	  8  key    20
 //	 28  by      4  0: closed
 //	 64  keep   40
-//	128  cells     choices: the real server's number 32 | the scheduler's own 32
+//	128  picks      the real server's number 32 | the scheduler's own 32
 const (
 	// Services is how many services there is room for, by number, 0 included; those
 	// with higher numbers are Go's. Choices is a ring's size, a power of two, of which

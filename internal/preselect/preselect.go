@@ -97,7 +97,7 @@ func (s *Service) SetLast(last Pick) {
 	atomic.StoreUint64(&s.picks[at%Picks], last.pack())
 }
 
-// Accept takes the next choice, if there is one.
+// Take takes the next pick, if there is one.
 func (s *Service) Take() (c Pick, ok bool) {
 	for {
 		w := atomic.LoadUint64(&s.position)

@@ -89,7 +89,7 @@ func (r *Rings) Open() {
 	}
 }
 
-// Give gives a slot (Table.Reserve) to a CPU's programs, and reports whether there was
+// Fill gives a slot (Table.Reserve) to a CPU's programs, and reports whether there was
 // room.
 func (r *Rings) Fill(cpu int, slot uint32) bool {
 	cell := &r.cpus[cpu].fill[r.at[cpu].fill%RingCells]
@@ -100,7 +100,7 @@ func (r *Rings) Fill(cpu int, slot uint32) bool {
 	return true
 }
 
-// Next is the next slot in which one of a CPU's programs has made an entry, for
+// Completed is the next slot in which one of a CPU's programs has made an entry, for
 // Table.CountOpened.
 func (r *Rings) Completed(cpu int) (slot uint32, ok bool) {
 	if _, ok = r.peek(cpu, 0); !ok {
@@ -121,7 +121,7 @@ func (r *Rings) peek(cpu int, after uint32) (slot uint32, ok bool) {
 // then competes with them.
 func (t *Table) AllowConcurrentInsert() { t.concurrent = true }
 
-// SlotPool takes an overflow slot out of the table, for Rings.Fill.
+// Reserve takes an overflow slot out of the table, for Rings.Fill.
 func (t *Table) Reserve() (slot uint32, ok bool) {
 	if t.free.len() == 0 {
 		return 0, false
@@ -132,6 +132,6 @@ func (t *Table) Reserve() (slot uint32, ok bool) {
 // Unreserve returns a slot that was lent and not given.
 func (t *Table) Unreserve(slot uint32) { t.free.push(slot) }
 
-// Opened counts the entry that a program has made in slot i. It may be another's
+// CountOpened counts the entry that a program has made in slot i. It may be another's
 // double, which a look-up does not find: then it is to be removed.
 func (t *Table) CountOpened(i uint32) { t.used++ }

@@ -25,14 +25,14 @@ func NewSlotPool(table *Table, block []byte, cpus int, touch func(slot uint32) u
 	return &SlotPool{rings: rings, table: table, reserved: make([]int, cpus), share: share, touch: touch}, nil
 }
 
-// Begin lets programs make entries.
+// Open lets programs make entries.
 func (l *SlotPool) Open() {
 	l.table.AllowConcurrentInsert()
 	l.rings.Open()
 	l.refill()
 }
 
-// lend fills up what programs have.
+// refill fills up what programs have.
 func (l *SlotPool) refill() {
 	for cpu := range l.reserved {
 		for l.reserved[cpu] < l.share {
@@ -81,7 +81,7 @@ func (l *SlotPool) Drain(take func(slot uint32)) (some bool) {
 // atOnce is of how many entries what another CPU has written is loaded side by side.
 const prefetched = 16
 
-// look touches the next entries that a CPU's programs have made, and says how many.
+// prefetch touches the next entries that a CPU's programs have made, and says how many.
 func (l *SlotPool) prefetch(cpu int) (n int) {
 	for n < prefetched {
 		slot, ok := l.rings.peek(cpu, uint32(n))
