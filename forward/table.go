@@ -23,7 +23,7 @@ type Service struct {
 	dests      []*Dest          // newest first, as the kernel's list; replaced, never edited
 	form       persist.Form
 	number     uint32 // of its state
-	// ahead is what programs may open its connections by, or nil; turning says that
+	// picks is what programs may open its connections by, or nil; usesPicks says that
 	// its scheduler's picks lie there, and low that they shall be looked at.
 	picks          *preselect.Service
 	usesPicks, low bool
