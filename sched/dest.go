@@ -70,8 +70,9 @@ func (d *Dest) PersistConns() uint32 { return uint32(d.templ) }
 // Bound is how many connections and templates lead to this destination.
 func (d *Dest) Bound() uint32 { return uint32(d.active + d.inact + d.templ) }
 
-// usable is what rr, wrr and others ask of a destination.
-func (d *Dest) usable() bool { return !d.overloaded && d.weight > 0 }
+// Usable reports whether a destination may be chosen: it is not quiescent, and not above
+// its upper threshold. It is what rr, wrr and others ask.
+func (d *Dest) Usable() bool { return !d.overloaded && d.weight > 0 }
 
 // Held reports that the service's scheduler remembers the destination, though
 // it may have been removed: if it comes back, it is to be the same Dest

@@ -27,7 +27,7 @@ func (s *dh) assign(dests []*Dest) {
 
 func (s *dh) Schedule(r *Request) *Dest {
 	d := s.buckets[multiplicative(fold(&r.Virtual, r.IPv6), dhBits)]
-	if d == nil || !d.usable() {
+	if d == nil || !d.Usable() {
 		return nil
 	}
 	return d

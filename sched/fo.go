@@ -9,7 +9,7 @@ func newFO(dests []*Dest, _ Flags) Scheduler { return &fo{list{dests}} }
 func (s *fo) Schedule(*Request) *Dest {
 	var best *Dest
 	for _, d := range s.dests {
-		if d.usable() && (best == nil || d.Weight() > best.Weight()) {
+		if d.Usable() && (best == nil || d.Weight() > best.Weight()) {
 			best = d
 		}
 	}

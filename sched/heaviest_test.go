@@ -17,7 +17,7 @@ type passes struct {
 func (p *passes) rr() *Dest {
 	for range p.dests {
 		p.last = (p.last + 1) % len(p.dests)
-		if p.dests[p.last].usable() {
+		if p.dests[p.last].Usable() {
 			return p.dests[p.last]
 		}
 	}

@@ -54,7 +54,8 @@ func TestKernel(t *testing.T) {
 			}
 		})
 	}
-	recorded = append(recorded, "twos") // is random
+	recorded = append(recorded, "twos")   // is random
+	recorded = append(recorded, "oldest") // is no scheduler of the kernel's: register_test.go
 	slices.Sort(recorded)
 	if !slices.Equal(recorded, Names()) {
 		t.Errorf("there are recordings of %v, schedulers %v", recorded, Names())

@@ -45,7 +45,7 @@ func (p *place) lightest() *Dest {
 	var least *Dest
 	for i := len(p.servers) - 1; i >= 0; i-- {
 		d := p.servers[i]
-		if d.pos >= 0 && d.usable() && (least == nil || d.lighter(least)) {
+		if d.pos >= 0 && d.Usable() && (least == nil || d.lighter(least)) {
 			least = d
 		}
 	}

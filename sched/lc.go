@@ -10,7 +10,7 @@ func (s *lc) Schedule(*Request) *Dest {
 	var least *Dest
 	var load int64
 	for _, d := range s.dests {
-		if !d.usable() {
+		if !d.Usable() {
 			continue
 		}
 		if o := d.overhead(); least == nil || o < load {

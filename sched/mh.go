@@ -108,7 +108,7 @@ func (s *mh) Schedule(r *Request) *Dest {
 	key := mhKey(&r.Client, r.IPv6, port)
 	home := halfSip(key, mhKey1, mhKey1) % mhSize
 	d := s.lookup[home]
-	if d == nil || d.usable() {
+	if d == nil || d.Usable() {
 		return d
 	}
 	if s.flags&Flag1 == 0 {
@@ -117,7 +117,7 @@ func (s *mh) Schedule(r *Request) *Dest {
 	// Further places are found by hashing again (ip_vs_mh_get_fallback).
 	for i := range uint32(mhSize) {
 		again := halfSip(key+(home+i)%mhSize, mhKey1, mhKey1) % mhSize
-		if d = s.lookup[again]; d == nil || d.usable() {
+		if d = s.lookup[again]; d == nil || d.Usable() {
 			return d
 		}
 	}

@@ -9,7 +9,7 @@ func newNQ(dests []*Dest, _ Flags) Scheduler { return &nq{list{dests}} }
 func (s *nq) Schedule(*Request) *Dest {
 	var least *Dest
 	for _, d := range s.dests {
-		if !d.usable() {
+		if !d.Usable() {
 			continue
 		}
 		if d.ActiveConns() == 0 {

@@ -24,7 +24,7 @@ func (s *rr) Schedule(*Request) *Dest {
 		i = s.last.pos + 1
 	}
 	if i < len(s.weights.dests) {
-		if d := s.weights.dests[i]; d.usable() { // as most are
+		if d := s.weights.dests[i]; d.Usable() { // as most are
 			s.last = d
 			return d
 		}

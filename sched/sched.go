@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -61,7 +62,7 @@ type Flagged interface {
 	SetFlags(Flags)
 }
 
-// Positioned is a Scheduler that takes destinations in turn: rr, wrr. Turn is where it
+// Positioned is a Scheduler that takes destinations in turn: rr, wrr. Position is where it
 // stands: the destination that it chose last, nil before the first, and what it
 // needs besides. SetPosition has it go on from there.
 type Positioned interface {
@@ -85,38 +86,74 @@ type Closer interface {
 // ErrUnknown says that no scheduler has the name.
 var ErrUnknown = errors.New("sched: unknown scheduler")
 
-var makers = map[string]func([]*Dest, Flags) Scheduler{
-	"rr":    newRR,
-	"wrr":   newWRR,
-	"lc":    newLC,
-	"wlc":   newWLC,
-	"lblc":  newLBLC,
-	"lblcr": newLBLCR,
-	"dh":    newDH,
-	"sh":    newSH,
-	"sed":   newSED,
-	"nq":    newNQ,
-	"fo":    newFO,
-	"ovf":   newOVF,
-	"mh":    newMH,
-	"twos":  newTwos,
+// ErrName says that a scheduler cannot have a name.
+var ErrName = errors.New("sched: a scheduler cannot have this name")
+
+var (
+	mu     sync.RWMutex
+	makers = map[string]func([]*Dest, Flags) Scheduler{
+		"rr":    newRR,
+		"wrr":   newWRR,
+		"lc":    newLC,
+		"wlc":   newWLC,
+		"lblc":  newLBLC,
+		"lblcr": newLBLCR,
+		"dh":    newDH,
+		"sh":    newSH,
+		"sed":   newSED,
+		"nq":    newNQ,
+		"fo":    newFO,
+		"ovf":   newOVF,
+		"mh":    newMH,
+		"twos":  newTwos,
+	}
+)
+
+// MaxName is how many bytes the name of a scheduler has at most
+// (include/uapi/linux/ip_vs.h, IP_VS_SCHEDNAME_MAXLEN, with its NUL).
+const MaxName = 15
+
+// Register adds a scheduler of one's own: New gives it to services that are added with
+// the name from now on. make is called once a service, with its destinations so far,
+// newest first; its Schedule must not block or allocate, and is called under a lock. The
+// error wraps ErrName: the name is taken, empty, or longer than MaxName. Safe for
+// concurrent use.
+func Register(name string, make func(dests []*Dest, flags Flags) Scheduler) error {
+	mu.Lock()
+	defer mu.Unlock()
+	switch {
+	case name == "" || len(name) > MaxName:
+		return fmt.Errorf("%w: %q: give 1 to %d bytes", ErrName, name, MaxName)
+	case makers[name] != nil:
+		return fmt.Errorf("%w: %q is registered already", ErrName, name)
+	}
+	makers[name] = make
+	return nil
 }
 
 // New makes the scheduler called name, as ipvsadm -s spells it, for a service
 // with these destinations. The error wraps ErrUnknown.
 func New(name string, dests []*Dest, flags Flags) (Scheduler, error) {
-	mk, ok := makers[name]
-	if !ok {
+	mu.RLock()
+	mk := makers[name]
+	mu.RUnlock()
+	if mk == nil {
 		return nil, fmt.Errorf("%w %q: one of %v", ErrUnknown, name, Names())
 	}
 	return mk(dests, flags), nil
 }
 
 // Known reports whether New knows the name.
-func Known(name string) bool { return makers[name] != nil }
+func Known(name string) bool {
+	mu.RLock()
+	defer mu.RUnlock()
+	return makers[name] != nil
+}
 
 // Names are the names that New knows, sorted.
 func Names() []string {
+	mu.RLock()
+	defer mu.RUnlock()
 	names := make([]string, 0, len(makers))
 	for n := range makers {
 		names = append(names, n)

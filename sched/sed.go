@@ -10,7 +10,7 @@ func newSED(dests []*Dest, _ Flags) Scheduler { return &sed{list{dests}} }
 func (s *sed) Schedule(*Request) *Dest {
 	var least *Dest
 	for _, d := range s.dests {
-		if d.usable() && (least == nil || d.sooner(least)) {
+		if d.Usable() && (least == nil || d.sooner(least)) {
 			least = d
 		}
 	}

@@ -48,7 +48,7 @@ func (s *sh) Schedule(r *Request) *Dest {
 	}
 	home := multiplicative(key, shBits)
 	d := s.buckets[home]
-	if d == nil || d.usable() {
+	if d == nil || d.Usable() {
 		return d
 	}
 	if s.flags&Flag1 == 0 {
@@ -57,7 +57,7 @@ func (s *sh) Schedule(r *Request) *Dest {
 	// The kernel offsets the bucket by itself, so the search starts at twice
 	// its number (ip_vs_sh_get_fallback).
 	for i := range uint32(shSize) {
-		if d = s.buckets[(home+home+i)%shSize]; d.usable() {
+		if d = s.buckets[(home+home+i)%shSize]; d.Usable() {
 			return d
 		}
 	}

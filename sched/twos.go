@@ -15,7 +15,7 @@ func newTwos(dests []*Dest, _ Flags) Scheduler { return &twos{list{dests}, rand.
 func (s *twos) Schedule(*Request) *Dest {
 	var total int64
 	for _, d := range s.dests {
-		if d.usable() {
+		if d.Usable() {
 			total += int64(d.Weight())
 		}
 	}
@@ -35,7 +35,7 @@ func (s *twos) Schedule(*Request) *Dest {
 func (s *twos) draw(n int64) *Dest {
 	var last *Dest
 	for _, d := range s.dests {
-		if !d.usable() {
+		if !d.Usable() {
 			continue
 		}
 		last = d

@@ -21,7 +21,7 @@ func (l *list) Updated(dests []*Dest, _ *Dest) { l.dests = dests }
 func (l *list) leastLoaded() *Dest {
 	var least *Dest
 	for _, d := range l.dests {
-		if d.usable() && (least == nil || d.lighter(least)) {
+		if d.Usable() && (least == nil || d.lighter(least)) {
 			least = d
 		}
 	}
