@@ -198,7 +198,7 @@ func freePages() int {
 func (d *Path) SetSysctl(name string, value int) error {
 	d.lock()
 	defer d.unlock()
-	defer d.updateOpening()
+	defer d.opener.update()
 	if _, ok := d.sysctl.Get(name); !ok {
 		return fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ulvs.ErrUnsupported, name, d.sysctl.Names())
 	}

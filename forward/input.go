@@ -205,8 +205,8 @@ func (d *Path) begin(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32
 // find is the connection of a flow from the client.
 func (d *Path) find(f *packet.Flow, hash uint64) (id conn.ID, found bool) {
 	id, found = d.conns.Lookup(f, hash)
-	if found && d.opener != nil && d.conns.Pending(id) {
-		d.acceptConn(uint32(id)) // just made, on another CPU
+	if found && d.conns.Pending(id) {
+		d.opener.acceptConn(uint32(id)) // just made, on another CPU
 	}
 	return id, found
 }

@@ -23,7 +23,8 @@ import (
 // the host's own addresses; and where a scheduler is to be asked that does not take its
 // real servers in turn.
 type opener struct {
-	fast             accel.Opener
+	path             *Path
+	fast             accel.Opener // without one, nothing ever begins
 	cpus             int
 	services         []preselect.Service
 	begun            bool
@@ -37,166 +38,148 @@ type opener struct {
 	opened uint64 // connections that the plane has opened
 }
 
-// adoptPicks takes the memory of what is decided ahead, in which an earlier process may
+// adopt takes the memory of what is decided ahead, in which an earlier process may
 // have left something: how far its schedulers had come goes to their states.
-func (d *Path) adoptPicks(block []byte) error {
-	fast, ok := d.table.fast.(accel.Opener)
-	if !ok {
-		return nil
-	}
+func (o *opener) adopt(fast accel.Opener, block []byte) error {
 	services, err := preselect.Over(block)
 	if err != nil {
 		return err
 	}
 	for n := range services {
 		if by, last := services[n].Close(); by&preselect.ByPicks != 0 {
-			c := &d.table.states.kept[stateCount+n]
+			c := &o.path.table.states.kept[stateCount+n]
 			c.last, c.current = last.Dest, last.Current
 		}
 	}
-	d.opener = &opener{fast: fast, services: services}
+	o.fast, o.services = fast, services
 	return nil
 }
 
-// startOpening lets the plane open connections.
-func (d *Path) startOpening() error {
-	m := d.opener
-	if m == nil {
+// able reports whether the plane opens connections at all.
+func (o *opener) able() bool { return len(o.services) > 0 }
+
+// start lets the plane open connections.
+func (o *opener) start() error {
+	if !o.able() {
 		return nil
 	}
-	conns, templates, cpus := m.fast.Rings()
-	m.cpus = cpus
+	conns, templates, cpus := o.fast.Rings()
+	o.cpus = cpus
 	var failed, err error
-	m.conns, err = d.conns.SlotPool(conns, cpus)
-	if m.templates, failed = d.templates.SlotPool(templates, cpus); err != nil || failed != nil {
+	o.conns, err = o.path.conns.SlotPool(conns, cpus)
+	if o.templates, failed = o.path.templates.SlotPool(templates, cpus); err != nil || failed != nil {
 		return errors.Join(err, failed)
 	}
-	d.lock()
-	defer d.unlock()
-	m.conns.Open()
-	m.templates.Open()
-	m.begun = true
-	for s := range d.table.Each {
-		d.enableOpening(s)
+	o.path.lock()
+	defer o.path.unlock()
+	o.conns.Open()
+	o.templates.Open()
+	o.begun = true
+	for s := range o.path.table.Each {
+		o.enable(s)
 	}
-	d.updateOpening()
+	o.update()
 	return nil
 }
 
-// drainOpened takes over what the plane has opened. The caller holds the lock.
-func (d *Path) drainOpened() {
-	m := d.opener
-	if m == nil || !m.begun {
+// drain takes over what the plane has opened. The caller holds the lock.
+func (o *opener) drain() {
+	if !o.begun {
 		return
 	}
 	// A connection was told of after its template.
-	templates := m.templates.Drain(d.acceptTemplate)
-	if m.conns.Drain(d.acceptConn) || templates {
-		d.updateOpening()
+	templates := o.templates.Drain(o.acceptTemplate)
+	if o.conns.Drain(o.acceptConn) || templates {
+		o.update()
 	}
 }
 
 // refillLow decides ahead for the services that may need it.
-func (d *Path) refillLow() {
-	m := d.opener
-	if m == nil {
-		return
-	}
-	for _, s := range m.low {
+func (o *opener) refillLow() {
+	for _, s := range o.low {
 		s.low = false
-		d.refill(s)
+		o.refill(s)
 	}
-	m.low = m.low[:0]
+	o.low = o.low[:0]
 }
 
 // acceptConn takes over a connection that the plane has made, unless that has been done,
 // and acceptTemplate a template.
-func (d *Path) acceptConn(slot uint32) {
-	if id := conn.ID(slot); d.conns.Opened(id) {
-		d.acceptedConn(id)
+func (o *opener) acceptConn(slot uint32) {
+	if id := conn.ID(slot); o.path.conns.Opened(id) {
+		o.acceptedConn(id)
 	}
 }
 
-func (d *Path) acceptTemplate(slot uint32) {
-	if id := persist.ID(slot); d.templates.Opened(id) {
-		d.acceptedTemplate(id)
+func (o *opener) acceptTemplate(slot uint32) {
+	if id := persist.ID(slot); o.path.templates.Opened(id) {
+		o.acceptedTemplate(id)
 	}
 }
 
 // acceptedConn makes a connection that the plane has made one of the director's: it does what
 // serve, connect and state would have done for its first packet.
-func (d *Path) acceptedConn(id conn.ID) {
-	if d.opener != nil {
-		d.opener.opened++
-	}
-	dst := d.table.dests[d.conns.Dest(id)]
+func (o *opener) acceptedConn(id conn.ID) {
+	o.opened++
+	dst := o.path.table.dests[o.path.conns.Dest(id)]
 	s := dst.svc
-	flow := d.conns.Flow(id)
+	flow := o.path.conns.Flow(id)
 	own := true
 	template := uint32(0)
 	if s.Persistence.Timeout != 0 {
 		var e early
 		own = flow.VirtualPort() == s.Port
-		d.templateKey(s, flow, &e)
-		if ct, ok := d.findTemplate(&e.key, e.keyHash); ok && d.templates.Dest(ct) == dst.ID {
+		o.path.templateKey(s, flow, &e)
+		if ct, ok := o.path.findTemplate(&e.key, e.keyHash); ok && o.path.templates.Dest(ct) == dst.ID {
 			template = uint32(ct) + 1
-			d.templates.Controlled(ct, d.conns.Stamp(id))
+			o.path.templates.Controlled(ct, o.path.conns.Stamp(id))
 		}
 	}
-	c := d.conns.Accept(id, template, ownerBits(own && dst.conf.Port != 0, ulvs.DirectRoute))
+	c := o.path.conns.Accept(id, template, ownerBits(own && dst.conf.Port != 0, ulvs.DirectRoute))
 	dst.Bind(false, c.Activated)
 	dst.Conns++
 	s.Conns++
-	d.markLow(s)
+	o.markLow(s)
 }
 
 // acceptedTemplate makes a template that the plane has made one of the director's: it does
 // what persistent would have done.
-func (d *Path) acceptedTemplate(id persist.ID) {
-	dst := d.table.dests[d.templates.Dest(id)]
-	d.templates.Accept(id, dst.svc.Persistence.Timeout)
+func (o *opener) acceptedTemplate(id persist.ID) {
+	dst := o.path.table.dests[o.path.templates.Dest(id)]
+	o.path.templates.Accept(id, dst.svc.Persistence.Timeout)
 	dst.Bind(true, false)
-	d.markLow(dst.svc)
+	o.markLow(dst.svc)
 }
 
 // acceptAll takes over what an earlier process had not. What has no real server ends.
-func (d *Path) acceptAll(known func(uint32) *Dest) {
-	d.templates.EachPending(func(id persist.ID) {
-		if known(d.templates.Dest(id)) == nil {
-			d.templates.Discard(id)
+func (o *opener) acceptAll(known func(uint32) *Dest) {
+	o.path.templates.EachPending(func(id persist.ID) {
+		if known(o.path.templates.Dest(id)) == nil {
+			o.path.templates.Discard(id)
 			return
 		}
-		d.acceptedTemplate(id)
+		o.acceptedTemplate(id)
 	})
-	d.conns.EachPending(func(id conn.ID) {
-		if known(d.conns.Dest(id)) == nil {
-			d.conns.Remove(id)
+	o.path.conns.EachPending(func(id conn.ID) {
+		if known(o.path.conns.Dest(id)) == nil {
+			o.path.conns.Remove(id)
 			return
 		}
-		d.acceptedConn(id)
+		o.acceptedConn(id)
 	})
-}
-
-// findTemplate is the template of a key.
-func (d *Path) findTemplate(k *persist.Key, hash uint64) (ct persist.ID, found bool) {
-	ct, found = d.templates.Lookup(k, hash)
-	if found && d.opener != nil && d.templates.Pending(ct) {
-		d.acceptTemplate(uint32(ct)) // just made, on another CPU
-	}
-	return ct, found
 }
 
 // markLow has refillLow look at a service's choices: before the next packets, commands or
 // listing, at the end of a batch.
-func (d *Path) markLow(s *Service) {
-	if d.opener != nil && s.usesPicks && !s.low {
+func (o *opener) markLow(s *Service) {
+	if s.usesPicks && !s.low {
 		s.low = true
-		d.opener.low = append(d.opener.low, s)
+		o.low = append(o.low, s)
 	}
 }
 
 // refill decides ahead, if it is time.
-func (d *Path) refill(s *Service) {
+func (o *opener) refill(s *Service) {
 	if !s.usesPicks {
 		return
 	}
@@ -207,7 +190,7 @@ func (d *Path) refill(s *Service) {
 	n := 0
 	for ; n < room; n++ {
 		last, current := s.positioned.Position()
-		chosen := s.scheduler.Schedule(&d.request)
+		chosen := s.scheduler.Schedule(&o.path.request)
 		if chosen == nil {
 			s.positioned.SetPosition(last, current) // nobody has asked yet
 			break
@@ -218,14 +201,13 @@ func (d *Path) refill(s *Service) {
 	s.picks.Publish(n)
 }
 
-// enableOpening lets the plane open connections to a service, if it can do that as the
+// enable lets the plane open connections to a service, if it can do that as the
 // director would.
-func (d *Path) enableOpening(s *Service) {
-	m := d.opener
-	if m == nil || !m.begun || s.picks != nil || int(s.number) >= len(m.services) {
+func (o *opener) enable(s *Service) {
+	if !o.begun || s.picks != nil || int(s.number) >= len(o.services) {
 		return
 	}
-	by := d.openable(s)
+	by := o.openable(s)
 	if by == 0 {
 		return
 	}
@@ -237,7 +219,7 @@ func (d *Path) enableOpening(s *Service) {
 		key[19] = 6
 	}
 	keep, _ := s.form.Keep(s.Port != 0)
-	s.picks, s.usesPicks = &m.services[s.number], by&preselect.ByPicks != 0
+	s.picks, s.usesPicks = &o.services[s.number], by&preselect.ByPicks != 0
 	last := preselect.Pick{}
 	if s.usesPicks {
 		at, current := s.positioned.Position()
@@ -246,12 +228,12 @@ func (d *Path) enableOpening(s *Service) {
 		}
 	}
 	s.picks.Open(by, key, keep, last)
-	d.refill(s)
+	o.refill(s)
 }
 
 // openable is by what the plane may open a service's connections: 0, or as
 // preselect.Open has it.
-func (d *Path) openable(s *Service) (by uint32) {
+func (o *opener) openable(s *Service) (by uint32) {
 	if s.Mark != 0 || s.Protocol != ulvs.TCP && s.Protocol != ulvs.UDP || s.OnePacket || s.Persistence.Engine != "" || s.Port == ftpPort || len(s.dests) == 0 {
 		return 0
 	}
@@ -261,7 +243,7 @@ func (d *Path) openable(s *Service) (by uint32) {
 		}
 	}
 	switch {
-	case s.Port == 0 && d.table.find(ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: s.Addr, Port: ftpPort}) != nil:
+	case s.Port == 0 && o.path.table.find(ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: s.Addr, Port: ftpPort}) != nil:
 		return 0 // some ports are that one's
 	case s.Persistence.Timeout != 0:
 		by = preselect.ByTemplate
@@ -274,14 +256,14 @@ func (d *Path) openable(s *Service) (by uint32) {
 	return by
 }
 
-// disableOpening takes back what enableOpening gave: what is decided ahead and was not used was
+// disable takes back what enableOpening gave: what is decided ahead and was not used was
 // never decided. It comes before each change of a service, of its real servers or of
 // its scheduler.
-func (d *Path) disableOpening(s *Service) {
+func (o *opener) disable(s *Service) {
 	if s.picks == nil {
 		return
 	}
-	d.drainOpened()
+	o.drain()
 	_, last := s.picks.Close()
 	if s.usesPicks {
 		s.last, s.current = last.Dest, last.Current
@@ -290,50 +272,49 @@ func (d *Path) disableOpening(s *Service) {
 	s.picks, s.usesPicks = nil, false
 }
 
-// withOpeningDisabled makes a change to a service, which may be nil, while its opening is disabled.
-func (d *Path) withOpeningDisabled(s *Service, change func()) {
-	if d.opener == nil || s == nil {
+// withDisabled makes a change to a service, which may be nil, while its opening is disabled.
+func (o *opener) withDisabled(s *Service, change func()) {
+	if s == nil {
 		change()
 		return
 	}
-	d.disableOpening(s)
+	o.disable(s)
 	change()
-	if d.table.find(s.ServiceKey) == s {
-		d.enableOpening(s)
+	if o.path.table.find(s.ServiceKey) == s {
+		o.enable(s)
 	}
 }
 
 // anyPortSibling is the service of every port that a service takes ports from, or nil.
-func (d *Path) anyPortSibling(k ulvs.ServiceKey) *Service {
+func (o *opener) anyPortSibling(k ulvs.ServiceKey) *Service {
 	if k.Mark != 0 || k.Port != ftpPort || k.Protocol != ulvs.TCP {
 		return nil
 	}
 	k.Port = 0
-	return d.table.find(k)
+	return o.path.table.find(k)
 }
 
-// updateOpening tells the plane whether connections may be opened now.
-func (d *Path) updateOpening() {
-	m := d.opener
-	if m == nil || !m.begun {
+// update tells the plane whether connections may be opened now.
+func (o *opener) update() {
+	if !o.begun {
 		return
 	}
-	if l := d.resolver.Locals(); l != m.locals {
-		m.locals = l
-		m.apart[0], m.apart[1] = m.fast.SetLocals(l)
+	if l := o.path.resolver.Locals(); l != o.locals {
+		o.locals = l
+		o.apart[0], o.apart[1] = o.fast.SetLocals(l)
 	}
 	// Those that the plane may have made and not told of yet have to find room. (Where
 	// there are so many CPUs that they might be more than a quarter of the table, that
 	// has a few more entries for a moment.)
-	able := room(d.conns, m.cpus) && d.sysctl.ExpireQuiescentTemplate == 0 && d.defense.rate == 0 && !d.conns.Secure()
+	able := room(o.path.conns, o.cpus) && o.path.sysctl.ExpireQuiescentTemplate == 0 && o.path.defense.rate == 0 && !o.path.conns.Secure()
 	open := accel.Opening{
-		IPv4:      able && m.apart[0] && !d.table.marked(0),
-		IPv6:      able && m.apart[1] && !d.table.marked(1),
-		Templates: room(d.templates, m.cpus),
+		IPv4:      able && o.apart[0] && !o.path.table.marked(0),
+		IPv6:      able && o.apart[1] && !o.path.table.marked(1),
+		Templates: room(o.path.templates, o.cpus),
 	}
-	if open != m.open {
-		m.open = open
-		m.fast.SetOpening(open)
+	if open != o.open {
+		o.open = open
+		o.fast.SetOpening(open)
 	}
 }
 

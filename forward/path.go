@@ -63,7 +63,7 @@ type Path struct {
 	parkedLost uint64        // by servers that are gone
 	answered   uint64        // answers given in the place of the host or of IPVS
 	nextEst    *uint32       // tick of the estimator's next round
-	opener     *opener       // or nil
+	opener     *opener
 	locals     *dataplane.Locals
 	in         link   // of the batch's last packet that rules looked at
 	touched    uint32 // keeps the look-ahead's loads from being left out
@@ -89,6 +89,7 @@ func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 	}
 	now := tickOf(o.Clock())
 	d.nextEst = new(uint32)
+	d.opener = &opener{path: d}
 	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Expired: d.connExpired, Prefetch: d.connAhead}
 	templates := persist.Options{Max: o.Templates, Hz: hz, Now: now, Ended: d.templateEnded}
 	if fast, ok := d.plane.(accel.Accelerator); ok {
@@ -164,21 +165,21 @@ func (d *Path) Start() error {
 	if err := d.table.fast.Accelerate(a); err != nil {
 		return err
 	}
-	return d.startOpening()
+	return d.opener.start()
 }
 
 // lock takes the forwarding lock, the only way to it, and takes over what the plane has
 // opened meanwhile.
 func (d *Path) lock() {
 	d.fwd.Lock()
-	d.drainOpened()
+	d.opener.drain()
 }
 
 // unlock decides ahead for the services that have few picks left, and gives the lock
 // back. Of a batch of packets that comes last, as those are older than what a program
 // will see.
 func (d *Path) unlock() {
-	d.refillLow()
+	d.opener.refillLow()
 	d.fwd.Unlock()
 }
 
@@ -209,7 +210,7 @@ func (d *Path) freeRetired() {
 func (d *Path) Close() {
 	d.lock()
 	defer d.unlock()
-	d.opener = nil
+	d.opener = &opener{path: d}
 	d.conns.Close()
 	d.templates.Close()
 	if d.table.fast != nil {
@@ -285,7 +286,7 @@ func (d *Path) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed bool) 
 		*d.nextEst = tick + estimatorPeriod
 	}
 	shed = d.defense.due(tick) && d.defend()
-	d.updateOpening()
+	d.opener.update()
 	gone = d.table.emptyTrash(tick)
 	for _, dst := range gone {
 		d.parkedLost += dst.hop.Lost()

@@ -170,7 +170,7 @@ func clientAddr(f *packet.Flow, is6 bool, to *[16]byte) {
 // pick asks the service's scheduler (ip_vs_scheduler.schedule).
 func (d *Path) pick(s *Service, a *attempt) *Dest {
 	if s.usesPicks {
-		d.markLow(s)
+		d.opener.markLow(s)
 		if c, ok := s.picks.Take(); ok {
 			return d.table.dests[c.Dest]
 		}
@@ -345,4 +345,13 @@ func (d *Path) leave(s *Service, a *attempt) {
 func (d *Path) drop(f *dataplane.Frame, cause int) {
 	d.drops[cause]++
 	f.Verdict = dataplane.Drop
+}
+
+// findTemplate is the template of a key.
+func (d *Path) findTemplate(k *persist.Key, hash uint64) (ct persist.ID, found bool) {
+	ct, found = d.templates.Lookup(k, hash)
+	if found && d.templates.Pending(ct) {
+		d.opener.acceptTemplate(uint32(ct)) // just made, on another CPU
+	}
+	return ct, found
 }

@@ -20,7 +20,7 @@ func (d *Path) change(f func()) {
 	d.lock()
 	defer d.unlock()
 	f()
-	d.updateOpening()
+	d.opener.update()
 }
 
 // Find is the service with exactly this key, or nil. The caller holds the control
@@ -54,7 +54,7 @@ func (d *Path) Forget(s *Service) {
 func (d *Path) AddService(s *Service) {
 	d.change(func() {
 		d.remember(s)
-		d.withOpeningDisabled(d.anyPortSibling(s.ServiceKey), func() { d.table.addService(s) })
+		d.opener.withDisabled(d.opener.anyPortSibling(s.ServiceKey), func() { d.table.addService(s) })
 		d.table.nameMark(s.ServiceKey)
 	})
 }
@@ -72,9 +72,9 @@ func (d *Path) RemoveServices(list []*Service) {
 	d.change(func() {
 		marks := false
 		for _, s := range list {
-			d.disableOpening(s)
+			d.opener.disable(s)
 			s.retireScheduler()
-			d.withOpeningDisabled(d.anyPortSibling(s.ServiceKey), func() { d.table.removeService(s, now) })
+			d.opener.withDisabled(d.opener.anyPortSibling(s.ServiceKey), func() { d.table.removeService(s, now) })
 			marks = marks || s.Mark != 0
 		}
 		if marks {
@@ -109,7 +109,7 @@ func (d *Path) Claims(later bool) (c dataplane.Claims, ok bool) {
 // EditDest gives a real server another configuration.
 func (d *Path) EditDest(s *Service, dst *Dest, c ulvs.Destination) {
 	d.change(func() {
-		d.withOpeningDisabled(s, func() {
+		d.opener.withDisabled(s, func() {
 			dst.conf = c
 			dst.Set(c.Weight, c.UpperThreshold, c.LowerThreshold)
 			s.scheduler.Updated(s.schedDests(), &dst.Dest)
@@ -121,7 +121,7 @@ func (d *Path) EditDest(s *Service, dst *Dest, c ulvs.Destination) {
 // RemoveDest puts a real server into the trash.
 func (d *Path) RemoveDest(s *Service, dst *Dest) {
 	d.change(func() {
-		d.withOpeningDisabled(s, func() { d.table.removeDest(s, dst, tickOf(d.clock())) })
+		d.opener.withDisabled(s, func() { d.table.removeDest(s, dst, tickOf(d.clock())) })
 	})
 }
 
@@ -202,8 +202,8 @@ func (d *Path) EditService(s *Service, c ulvs.Service) error {
 	d.persists(c)
 	d.lock()
 	defer d.unlock()
-	d.disableOpening(s)
-	defer d.enableOpening(s)
+	d.opener.disable(s)
+	defer d.opener.enable(s)
 	if c.Scheduler != s.Scheduler {
 		sc, err := sched.New(c.Scheduler, s.schedDests(), c.SchedFlags)
 		if err != nil {
@@ -254,7 +254,7 @@ func (d *Path) enlist(s *Service, c ulvs.Destination, hop *dataplane.NextHop, nu
 	copy(dst.Addr[:], c.Addr.AsSlice())
 	dst.Port, dst.IPv6 = c.Port, s.Is6()
 	dst.Enlist(c.Weight, c.UpperThreshold, c.LowerThreshold)
-	d.withOpeningDisabled(s, func() { d.table.addDest(s, dst) })
+	d.opener.withDisabled(s, func() { d.table.addDest(s, dst) })
 	return dst, nil
 }
 

@@ -53,7 +53,10 @@ func (d *Path) shareMemory(o *Options, conns *conn.Options, templates *persist.O
 		return nil, false, err
 	}
 	d.nextEst, d.table.trashAt = d.table.states.clocks()
-	return list[partJournal].Block, adopt, d.adoptPicks(list[partServices].Block)
+	if fast, ok := d.plane.(accel.Opener); ok {
+		err = d.opener.adopt(fast, list[partServices].Block)
+	}
+	return list[partJournal].Block, adopt, err
 }
 
 // Replaying says whether an earlier process's commands are made again: nothing is
@@ -158,7 +161,7 @@ func (d *Path) bind() {
 			}
 		})
 	}
-	d.acceptAll(known)
+	d.opener.acceptAll(known)
 }
 
 // Purge takes a real server out of the trash, as the process before did.

@@ -138,7 +138,7 @@ func (d *Path) Counters() (map[string]uint64, error) {
 	c["templates_max"] = uint64(d.templates.Max())
 	c["templates_evicted"] = d.templates.Evicted()
 	c["parked_lost"] = d.parkedLost
-	if d.opener != nil {
+	if d.opener.able() {
 		c["opened_by_plane"] = d.opener.opened
 	}
 	for _, dst := range d.table.dests {
