@@ -50,7 +50,7 @@ func (d *Director) addService(c ulvs.Service, number uint32) error {
 	}
 	// First claim, then serve: a packet in between is nobody's, and not the
 	// host's to reset.
-	err = d.claim(func(to *dataplane.Claims) {
+	err = d.effects.claim(func(to *dataplane.Claims) {
 		to.Services = append(to.Services, s.Claim()...)
 		switch {
 		case c.Mark == 0:
@@ -65,7 +65,7 @@ func (d *Director) addService(c ulvs.Service, number uint32) error {
 		return err
 	}
 	d.path.AddService(s)
-	return d.record(command{Verb: "service", Service: &s.Service, Number: s.Number()})
+	return d.effects.record(command{Verb: "service", Service: &s.Service, Number: s.Number()})
 }
 
 // existing is the service of a key, or ErrNoService. The caller holds ctl.
@@ -94,9 +94,9 @@ func (d *Director) EditService(c ulvs.Service) error {
 		return err
 	}
 	if s.FTP() != was { // its claims go with its persistence
-		err = d.claim(nil)
+		err = d.effects.claim(nil)
 	}
-	return errors.Join(err, d.record(command{Verb: "edit service", Service: &c}))
+	return errors.Join(err, d.effects.record(command{Verb: "edit service", Service: &c}))
 }
 
 // DeleteService implements Control.
@@ -108,7 +108,7 @@ func (d *Director) DeleteService(k ulvs.ServiceKey) error {
 		return err
 	}
 	d.remove(s)
-	return d.record(command{Verb: "delete service", Key: &s.ServiceKey})
+	return d.effects.record(command{Verb: "delete service", Key: &s.ServiceKey})
 }
 
 // Clear implements Control.
@@ -116,18 +116,18 @@ func (d *Director) Clear() error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	d.remove(d.path.All()...)
-	return d.record(command{Verb: "clear"})
+	return d.effects.record(command{Verb: "clear"})
 }
 
 // remove takes services out, and gives their packets back to the host. The
 // caller holds ctl.
 func (d *Director) remove(list ...*forward.Service) {
 	d.path.RemoveServices(list)
-	if err := d.claim(nil); err != nil {
+	if err := d.effects.claim(nil); err != nil {
 		d.log.Error("services are gone, but the host is still kept from their packets", "err", err)
 	}
 	if slices.ContainsFunc(list, func(s *forward.Service) bool { return len(s.Dests()) > 0 }) {
-		d.path.SweepNoDest()
+		d.effects.sweep()
 	}
 }
 
@@ -165,7 +165,7 @@ func (d *Director) addDestination(k ulvs.ServiceKey, c ulvs.Destination, number 
 	if err != nil {
 		return err
 	}
-	return d.record(command{Verb: "server", Key: &s.ServiceKey, Destination: &c, Number: dst.ID})
+	return d.effects.record(command{Verb: "server", Key: &s.ServiceKey, Destination: &c, Number: dst.ID})
 }
 
 // EditDestination implements Control.
@@ -187,7 +187,7 @@ func (d *Director) EditDestination(k ulvs.ServiceKey, c ulvs.Destination) error 
 		d.warnMethod(c)
 	}
 	d.path.EditDest(s, dst, c)
-	return d.record(command{Verb: "edit server", Key: &s.ServiceKey, Destination: &c})
+	return d.effects.record(command{Verb: "edit server", Key: &s.ServiceKey, Destination: &c})
 }
 
 // DeleteDestination implements Control.
@@ -203,8 +203,8 @@ func (d *Director) DeleteDestination(k ulvs.ServiceKey, at netip.AddrPort) error
 		return err
 	}
 	d.path.RemoveDest(s, dst)
-	d.path.SweepNoDest()
-	return d.record(command{Verb: "delete server", Key: &s.ServiceKey, Addr: at})
+	d.effects.sweep()
+	return d.effects.record(command{Verb: "delete server", Key: &s.ServiceKey, Addr: at})
 }
 
 // Zero implements Control.
@@ -234,7 +234,7 @@ func (d *Director) SetTimeouts(t ulvs.Timeouts) error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	generation := d.path.SetTimeouts(t)
-	return d.record(command{Verb: "timeouts", Timeouts: &t, Generation: generation})
+	return d.effects.record(command{Verb: "timeouts", Timeouts: &t, Generation: generation})
 }
 
 // Sysctl implements Control.
@@ -247,8 +247,12 @@ func (d *Director) Sysctls() (map[string]int, error) { return d.path.Sysctls() }
 func (d *Director) SetSysctl(name string, value int) error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	if err := d.path.SetSysctl(name, value); err != nil {
+	effect, err := d.path.SetSysctl(name, value)
+	if err != nil {
 		return err
 	}
-	return d.record(command{Verb: "sysctl", Name: name, Value: value})
+	if !effect {
+		d.effects.warn("this sysctl changes nothing in direct routing", "name", "net.ipv4.vs."+name, "value", value)
+	}
+	return d.effects.record(command{Verb: "sysctl", Name: name, Value: value})
 }

@@ -70,13 +70,14 @@ type Director struct {
 	log   *slog.Logger
 	clock func() time.Duration
 	path  *forward.Path
+	// effects are replayed until the director is started, and live then.
+	effects effects
 
 	ctl          sync.Mutex
 	journal      *journal.Journal // or nil; guarded by ctl
 	adopted      bool
 	journalStale bool          // a command is missing in the journal
 	loading      bool          // Load is under way
-	replaying    bool          // an earlier process's commands are made again
 	purged       []uint32      // by the trash, and not yet in the journal; Tick's alone
 	marks4       *fwmark.Table // guarded by ctl
 	marks6       *fwmark.Table
@@ -106,7 +107,7 @@ func New(o Options) (_ *Director, err error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	d := &Director{plane: o.Plane, log: o.Log, clock: o.Clock, marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true)}
+	d := &Director{effects: replayed{}, plane: o.Plane, log: o.Log, clock: o.Clock, marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true)}
 	var block []byte
 	d.path, block, d.adopted, err = forward.New(forward.Options{
 		Plane: o.Plane, Resolver: o.Resolver, Connections: o.Connections, Templates: o.Templates,
@@ -128,11 +129,13 @@ func New(o Options) (_ *Director, err error) {
 
 // start has the plane begin.
 func (d *Director) start() error {
+	d.path.Attach(d.adopted)
+	d.effects = live{d}
 	d.path.Prepare()
 	if d.adopted {
 		d.ctl.Lock()
 		defer d.ctl.Unlock()
-		if err := d.claim(nil); err != nil {
+		if err := d.effects.claim(nil); err != nil {
 			return err
 		}
 	}
@@ -178,7 +181,7 @@ func (d *Director) Run(ctx context.Context) error {
 func (d *Director) Tick(now time.Duration) {
 	due, gone, shed := d.path.Tick(now)
 	if due && d.ctl.TryLock() {
-		if err := d.claim(nil); err != nil {
+		if err := d.effects.claim(nil); err != nil {
 			d.log.Error("claiming the services' packets from the host", "err", err)
 		}
 		d.ctl.Unlock()

@@ -37,33 +37,6 @@ type command struct {
 	Text        string            `json:"text,omitempty"`
 }
 
-// record writes down a command that was carried out, before it is answered. The
-// caller holds ctl.
-func (d *Director) record(c command) error {
-	if d.journal == nil || d.replaying {
-		return nil
-	}
-	record, err := json.Marshal(c)
-	if err != nil {
-		return fmt.Errorf("keeping a command: %w", err)
-	}
-	if err = journal.ErrFull; !d.journalStale {
-		err = d.journal.Append(record)
-	}
-	if errors.Is(err, journal.ErrFull) {
-		var all [][]byte
-		if all, err = d.snapshot(); err == nil {
-			err = d.journal.Rewrite(all)
-		}
-	}
-	// What is missing in the journal must not be built upon.
-	d.journalStale = err != nil
-	if err != nil {
-		return fmt.Errorf("the command was carried out, but will be forgotten when the daemon is started anew: %w", err)
-	}
-	return nil
-}
-
 // snapshot is the changes that make everything as it is. The caller holds ctl, under
 // which all of it changes but the trash and the modes of defence.
 func (d *Director) snapshot() (records [][]byte, err error) {
@@ -127,7 +100,7 @@ func (d *Director) Load(load func() error) error {
 		d.ctl.Lock()
 		defer d.ctl.Unlock()
 		d.loading = loading
-		return d.record(command{Verb: do})
+		return d.effects.record(command{Verb: do})
 	}
 	if err := mark("load", true); err != nil {
 		return err
@@ -205,19 +178,10 @@ func (d *Director) openJournal(block []byte) (err error) {
 	if d.journal, records, err = journal.Open(block); err != nil {
 		return fmt.Errorf("%w: %w", ErrKept, err)
 	}
-	d.setReplaying(true)
-	err = d.replay(records)
-	d.setReplaying(false)
-	if err != nil {
+	if err = d.replay(records); err != nil {
 		return fmt.Errorf("%w: its journal: %w", ErrKept, err)
 	}
-	d.path.Adopt()
 	return nil
-}
-
-func (d *Director) setReplaying(on bool) {
-	d.replaying = on
-	d.path.Replaying(on)
 }
 
 // recordPurged writes down which real servers have left the trash. It does not wait
@@ -237,7 +201,7 @@ func (d *Director) recordPurged(gone []*forward.Dest) {
 		if d.path.Holds(id) {
 			continue // the number is another's by now, which says the same
 		}
-		if err := d.record(command{Verb: "forget", Number: id}); err != nil {
+		if err := d.effects.record(command{Verb: "forget", Number: id}); err != nil {
 			d.log.Error("keeping state", "err", err)
 		}
 	}

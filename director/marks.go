@@ -2,9 +2,7 @@ package director
 
 import (
 	"errors"
-	"fmt"
 	"slices"
-	"time"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
@@ -62,7 +60,7 @@ func (d *Director) changeMarks(ipv6 bool, f func(*fwmark.Table) error) error {
 	if slices.EqualFunc(was.Rules(), now.Rules(), func(a, b fwmark.Rule) bool { return a.Equal(&b) }) {
 		return nil
 	}
-	err := d.claim(func(to *dataplane.Claims) {
+	err := d.effects.claim(func(to *dataplane.Claims) {
 		if ipv6 {
 			to.Rules6 = markRules(now.Rules())
 		} else {
@@ -78,7 +76,7 @@ func (d *Director) changeMarks(ipv6 bool, f func(*fwmark.Table) error) error {
 		d.marks4 = now
 	}
 	d.path.SetMarks(ipv6, fwmark.Compile(now.Rules()), len(now.Rules()) > 0)
-	return d.record(command{Verb: "marks", IPv6: ipv6, Text: now.Save()})
+	return d.effects.record(command{Verb: "marks", IPv6: ipv6, Text: now.Save()})
 }
 
 // wordsError is a mistake in the words of a mark command, not one that depends
@@ -133,30 +131,4 @@ func portMatch(side dataplane.PortSide, p fwmark.PortRange) dataplane.PortMatch 
 		p = fwmark.PortRange{Last: 65535}
 	}
 	return dataplane.PortMatch{Side: side, Ranges: []dataplane.PortRange{{First: p.First, Last: p.Last}}, Not: p.Not}
-}
-
-// claim tells the plane what the director answers for, as it will be when more
-// has been applied. Where there are very many services, of which a restore adds
-// one after the other, commands do not wait for it each time: the next Tick
-// does it for all of them. The caller holds ctl.
-func (d *Director) claim(more func(*dataplane.Claims)) error {
-	if d.replaying {
-		return nil
-	}
-	began := time.Now()
-	c, ok := d.path.Claims(more != nil && began.Sub(d.claimed) < 4*d.claimCost)
-	if !ok {
-		return nil
-	}
-	c.Rules4, c.Rules6 = markRules(d.marks4.Rules()), markRules(d.marks6.Rules())
-	if more != nil {
-		more(&c)
-	}
-	err := d.plane.Claim(c)
-	d.claimed = time.Now()
-	d.claimCost = d.claimed.Sub(began)
-	if err != nil {
-		return fmt.Errorf("the %s plane cannot keep the host from the services' packets: %w", d.plane.Name(), err)
-	}
-	return nil
 }

@@ -144,7 +144,7 @@ func (d *Path) shed(now uint32) {
 // (ip_vs_conn.c, ip_vs_expire_nodest_conn_flush).
 func (d *Path) SweepNoDest() {
 	d.lock()
-	on := d.sysctl.ExpireNodestConn != 0 && !d.table.replaying
+	on := d.sysctl.ExpireNodestConn != 0
 	d.unlock()
 	if !on {
 		return
@@ -194,26 +194,23 @@ func freePages() int {
 	return int((uint64(s.Freeram) + uint64(s.Bufferram)) * uint64(s.Unit) / uint64(os.Getpagesize()))
 }
 
-// SetSysctl sets net.ipv4.vs.NAME.
-func (d *Path) SetSysctl(name string, value int) error {
+// SetSysctl sets net.ipv4.vs.NAME. effect says that it changes something in direct
+// routing.
+func (d *Path) SetSysctl(name string, value int) (effect bool, err error) {
 	d.lock()
 	defer d.unlock()
 	defer d.opener.update()
 	if _, ok := d.sysctl.Get(name); !ok {
-		return fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ulvs.ErrUnsupported, name, d.sysctl.Names())
+		return false, fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ulvs.ErrUnsupported, name, d.sysctl.Names())
 	}
-	effect, err := d.sysctl.Set(name, value)
-	if err != nil {
-		return fmt.Errorf("%w: net.ipv4.vs.%v", ulvs.ErrInvalid, err)
-	}
-	if !effect && !d.table.replaying {
-		d.log.Warn("this sysctl changes nothing in direct routing", "name", "net.ipv4.vs."+name, "value", value)
+	if effect, err = d.sysctl.Set(name, value); err != nil {
+		return false, fmt.Errorf("%w: net.ipv4.vs.%v", ulvs.ErrInvalid, err)
 	}
 	d.defend()
 	for s := range d.table.Each {
 		d.remember(s)
 	}
-	return nil
+	return effect, nil
 }
 
 // remember tells a service's scheduler, if it forgets, for how long it does not

@@ -68,9 +68,7 @@ func (d *Path) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	defer d.unlock()
 	d.locals, d.in = d.resolver.Locals(), link{}
 	d.advance(tick)
-	if d.table.fast != nil {
-		d.table.fast.Heartbeat(tick)
-	}
+	d.table.mirror.heartbeat(tick)
 	var lines uint32
 	for i := range batch {
 		if e := &s.early[i]; e.opens {
@@ -313,8 +311,8 @@ func (d *Path) transmit(f *dataplane.Frame, p *packet.Packet, dst *Dest, method 
 		d.answer(f, packet.AppendFragNeeded(f.Room[:0], f.Data, p, p.Dest(), n.MTU))
 		return
 	}
-	if d.table.fast != nil && dst.pushed != n {
-		d.table.pushServer(dst)
+	if dst.pushed != n {
+		d.table.mirror.pushServer(dst)
 	}
 	packet.DecrementTTL(f.Data, p)
 	f.Hop = dst.hop

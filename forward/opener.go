@@ -47,7 +47,7 @@ func (o *opener) adopt(fast accel.Opener, block []byte) error {
 	}
 	for n := range services {
 		if by, last := services[n].Close(); by&preselect.ByPicks != 0 {
-			c := &o.path.table.states.kept[stateCount+n]
+			c := &o.path.kept[stateCount+n]
 			c.last, c.current = last.Dest, last.Current
 		}
 	}

@@ -64,10 +64,14 @@ type Path struct {
 	answered   uint64        // answers given in the place of the host or of IPVS
 	nextEst    *uint32       // tick of the estimator's next round
 	opener     *opener
-	locals     *dataplane.Locals
-	in         link   // of the batch's last packet that rules looked at
-	touched    uint32 // keeps the look-ahead's loads from being left out
-	claimDue   bool   // the plane has to be told anew
+	// What Attach puts to work: the plane's own mirror, and memory that outlives the
+	// process.
+	starting mirror
+	kept     []state
+	locals   *dataplane.Locals
+	in       link   // of the batch's last packet that rules looked at
+	touched  uint32 // keeps the look-ahead's loads from being left out
+	claimDue bool   // the plane has to be told anew
 
 	// scratch is working memory, for as many Handle calls at once as it holds;
 	// more allocate.
@@ -90,16 +94,17 @@ func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 	now := tickOf(o.Clock())
 	d.nextEst = new(uint32)
 	d.opener = &opener{path: d}
+	d.starting = noMirror{}
 	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Expired: d.connExpired, Prefetch: d.connAhead}
 	templates := persist.Options{Max: o.Templates, Hz: hz, Now: now, Ended: d.templateEnded}
 	if fast, ok := d.plane.(accel.Accelerator); ok {
-		d.table.fast = fast
+		d.starting = planeMirror{fast}
 		defer func() {
 			if err != nil {
 				fast.Release()
 			}
 		}()
-		if journal, adopted, err = d.shareMemory(&o, &conns, &templates); err != nil {
+		if journal, adopted, err = d.shareMemory(fast, &o, &conns, &templates); err != nil {
 			return nil, nil, false, fmt.Errorf("the %s plane: %w", d.plane.Name(), err)
 		}
 	}
@@ -111,9 +116,7 @@ func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 		d.conns.Close()
 		return nil, nil, false, fmt.Errorf("template table: %w", unusable(adopted, err))
 	}
-	if left := int32(*d.nextEst - now); !adopted || left < 0 || left > int32(estimatorPeriod) {
-		*d.nextEst = now + estimatorPeriod
-	}
+	*d.nextEst = now + estimatorPeriod
 	return d, journal, adopted, nil
 }
 
@@ -132,11 +135,8 @@ func unusable(adopted bool, err error) error {
 // Prepare tells a plane that forwards by itself what it has to know before the
 // services' packets are claimed.
 func (d *Path) Prepare() {
-	if d.table.fast == nil {
-		return
-	}
-	d.table.fast.SetGeneration(d.conns.Generation())
-	d.table.fast.Heartbeat(tickOf(d.clock()))
+	d.table.mirror.setGeneration(d.conns.Generation())
+	d.table.mirror.heartbeat(tickOf(d.clock()))
 }
 
 // hz is the director's tick: 4 ms, as a kernel's with HZ=250.
@@ -155,14 +155,11 @@ const (
 
 // Start has a plane that forwards by itself begin.
 func (d *Path) Start() error {
-	if d.table.fast == nil {
-		return nil
-	}
 	seed, homes := d.conns.Seed()
 	a := accel.Acceleration{TableShape: accel.TableShape{Seed: seed, Homes: homes, Slots: uint32(d.conns.Slots())}, Hz: hz}
 	a.Templates.Seed, a.Templates.Homes = d.templates.Seed()
 	a.Templates.Slots = uint32(d.templates.Slots())
-	if err := d.table.fast.Accelerate(a); err != nil {
+	if err := d.table.mirror.start(a); err != nil {
 		return err
 	}
 	return d.opener.start()
@@ -186,16 +183,13 @@ func (d *Path) unlock() {
 // freeRetired gives back the slots of connections and templates that ended, once the
 // plane has seen the last of them.
 func (d *Path) freeRetired() {
-	if d.table.fast == nil {
-		return
-	}
 	d.lock()
 	conns, templates := d.conns.Retired(), d.templates.Retired()
 	d.unlock()
 	if len(conns)+len(templates) == 0 {
 		return
 	}
-	if err := d.table.fast.Grace(); err != nil {
+	if err := d.table.mirror.grace(); err != nil {
 		d.log.Error("slots of connections and templates cannot be used again", "slots", len(conns)+len(templates), "err", err)
 		return
 	}
@@ -213,9 +207,7 @@ func (d *Path) Close() {
 	d.opener = &opener{path: d}
 	d.conns.Close()
 	d.templates.Close()
-	if d.table.fast != nil {
-		d.table.fast.Release()
-	}
+	d.starting.release()
 }
 
 // expiryBudget is how many timers are looked at under one hold of the lock.
@@ -275,10 +267,8 @@ func (d *Path) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed bool) 
 	}
 	d.lock()
 	defer d.unlock()
-	if d.table.fast != nil {
-		d.table.fast.Heartbeat(tick)
-		d.table.syncServers(tick)
-	}
+	d.table.mirror.heartbeat(tick)
+	d.table.mirror.syncServers(d.table.dests, tick)
 	if int32(tick-*d.nextEst) >= 0 {
 		if d.sysctl.RunEstimation != 0 {
 			d.table.estimate()

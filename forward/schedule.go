@@ -180,7 +180,7 @@ func (d *Path) pick(s *Service, a *attempt) *Dest {
 		d.describe(a)
 	}
 	chosen := s.scheduler.Schedule(r)
-	d.table.savePosition(s)
+	d.table.mirror.savePosition(s)
 	if chosen == nil {
 		return nil
 	}

@@ -113,7 +113,7 @@ func (d *Path) EditDest(s *Service, dst *Dest, c ulvs.Destination) {
 			dst.conf = c
 			dst.Set(c.Weight, c.UpperThreshold, c.LowerThreshold)
 			s.scheduler.Updated(s.schedDests(), &dst.Dest)
-			d.table.savePosition(s)
+			d.table.mirror.savePosition(s)
 		})
 	})
 }
@@ -170,9 +170,7 @@ func (d *Path) SetTimeouts(t ulvs.Timeouts) (generation uint32) {
 	d.change(func() {
 		d.conns.SetTimeouts(t.TCP, t.TCPFin, t.UDP)
 		generation = d.conns.Generation()
-		if d.table.fast != nil && !d.table.replaying {
-			d.table.fast.SetGeneration(generation)
-		}
+		d.table.mirror.setGeneration(generation)
 	})
 	return generation
 }
@@ -212,7 +210,7 @@ func (d *Path) EditService(s *Service, c ulvs.Service) error {
 		s.retireScheduler()
 		s.scheduler = sc
 		s.positioned, _ = sc.(sched.Positioned)
-		d.table.savePosition(s)
+		d.table.mirror.savePosition(s)
 		s.Scheduler = c.Scheduler
 		d.remember(s)
 	} else if f, ok := s.scheduler.(sched.Flagged); ok {
@@ -246,7 +244,7 @@ func (d *Path) enlist(s *Service, c ulvs.Destination, hop *dataplane.NextHop, nu
 		}
 	} else {
 		d.resolver.Release(hop)
-		if dst.svc != s && !d.table.replaying {
+		if dst.svc != s {
 			dst.Zero()
 		}
 	}

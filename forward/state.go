@@ -41,53 +41,66 @@ func parts(o *Options) []accel.Part {
 
 // shareMemory has the tables lie in the memory of a plane that forwards by itself, and
 // says whether an earlier process left its own there.
-func (d *Path) shareMemory(o *Options, conns *conn.Options, templates *persist.Options) (journal []byte, adopt bool, err error) {
+func (d *Path) shareMemory(fast accel.Accelerator, o *Options, conns *conn.Options, templates *persist.Options) (journal []byte, adopt bool, err error) {
 	list := parts(o)
-	if adopt, err = d.table.fast.Memory(list); err != nil {
+	if adopt, err = fast.Memory(list); err != nil {
 		return nil, false, err
 	}
 	conns.Quarantine, templates.Quarantine = true, true
 	conns.Memory, conns.Records, conns.Adopt = list[partConns].Block, list[partConnRecords].Block, adopt
 	templates.Memory, templates.Records, templates.Adopt = list[partTemplates].Block, list[partTemplateRecords].Block, adopt
-	if d.table.states.kept, err = shtab.RecordsOver[state](list[partCells].Block, 2*stateCount); err != nil {
+	if d.kept, err = shtab.RecordsOver[state](list[partCells].Block, 2*stateCount); err != nil {
 		return nil, false, err
 	}
-	d.nextEst, d.table.trashAt = d.table.states.clocks()
-	if fast, ok := d.plane.(accel.Opener); ok {
-		err = d.opener.adopt(fast, list[partServices].Block)
+	if opens, ok := fast.(accel.Opener); ok {
+		err = d.opener.adopt(opens, list[partServices].Block)
 	}
 	return list[partJournal].Block, adopt, err
 }
 
-// Replaying says whether an earlier process's commands are made again: nothing is
-// counted meanwhile, and the plane goes on with what it knows.
-func (d *Path) Replaying(on bool) { d.table.replaying = on }
-
-// Adopt goes on with what an earlier process left in the tables, after its commands
-// were made again.
-func (d *Path) Adopt() {
+// Attach puts the path to work after the commands of an earlier process, if it adopted
+// one's tables, were made again: from now on what is done is kept, and the plane is told.
+func (d *Path) Attach(adopted bool) {
 	d.lock()
 	defer d.unlock()
+	d.table.mirror = d.starting
+	now := tickOf(d.clock())
+	if len(d.kept) > 0 {
+		d.table.states.kept = d.kept
+		d.nextEst, d.table.trashAt = d.table.states.clocks()
+		if left := int32(*d.nextEst - now); !adopted || left < 0 || left > int32(estimatorPeriod) {
+			*d.nextEst = now + estimatorPeriod
+		}
+	}
+	if adopted {
+		d.adopt(now)
+	}
+}
+
+// adopt goes on with what an earlier process left in the tables.
+func (d *Path) adopt(now uint32) {
 	d.bind()
 	for _, dst := range d.table.dests {
 		if dst != nil {
+			dst.state = d.table.states.server(dst.ID)
 			dst.Recall(dst.overloaded)
 			dst.Keep(&dst.overloaded)
+			dst.pushed = nil
 		}
 	}
 	// What the plane knows of a server holds until it is known anew.
 	const grace = 10 * hz
-	now := tickOf(d.clock())
 	d.table.free = nil
 	for id, dst := range d.table.dests[1:] {
 		if dst == nil {
 			d.table.free = append(d.table.free, uint32(id+1))
-			d.table.fast.SetServer(uint32(id+1), accel.Server{})
+			d.table.mirror.vacant(uint32(id + 1))
 		} else if dst.available {
 			dst.graceUntil = max(now+grace, 1)
 		}
 	}
 	for s := range d.table.Each {
+		_, s.state = d.table.states.service(s.number)
 		s.restorePosition()
 	}
 }

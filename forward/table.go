@@ -8,7 +8,6 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/estimator"
 	"github.com/ulvs/ulvs/fwmark"
-	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
@@ -62,8 +61,8 @@ type state struct {
 // director's forwarding lock guards it.
 type table struct {
 	*service.Table[Service]
-	fast    accel.Accelerator // or nil
-	dests   []*Dest           // by number; nil: free
+	mirror  mirror
+	dests   []*Dest // by number; nil: free
 	free    []uint32
 	trash   []*Dest
 	trashAt *uint32        // tick at which the trash is looked at next
@@ -72,9 +71,6 @@ type table struct {
 	// markServices is how many services there are by mark, by family.
 	markServices [2]int
 	states       states
-	// replaying is set while an earlier process's changes are made again: nothing
-	// is counted, and the plane goes on with what it knows.
-	replaying bool
 	// vips are the addresses of services, with how many, and protocols the same
 	// by protocol; markVIPs are those that mark rules name as the destination of
 	// a service's packets.
@@ -91,6 +87,7 @@ func newTable() table {
 		protocols: map[endpoint]int{},
 		markVIPs:  map[netip.Addr]bool{},
 		trashAt:   new(uint32),
+		mirror:    noMirror{},
 	}
 }
 
@@ -167,51 +164,32 @@ func (t *table) addDest(s *Service, d *Dest) {
 		*d.state = state{}
 		d.Recall(0)
 		d.Keep(&d.state.overloaded)
-		if t.fast != nil {
-			d.served[0], d.served[1] = t.fast.Served(d.ID) // those of whoever had the number before
-		}
+		t.mirror.numbered(d)
 	}
 	d.svc = s
 	d.available = true
-	t.pushServer(d)
+	t.mirror.pushServer(d)
 	s.dests = append([]*Dest{d}, s.dests...)
 	s.scheduler.Added(s.schedDests(), &d.Dest)
-	t.savePosition(s)
-}
-
-// savePosition writes down where a service's scheduler stands, where that outlives the process.
-func (t *table) savePosition(s *Service) {
-	if t.fast == nil || s.positioned == nil || t.replaying {
-		return
-	}
-	last, current := s.positioned.Position()
-	s.last, s.current = 0, current
-	if last != nil {
-		s.last = last.ID
-	}
-	if s.usesPicks {
-		s.picks.SetLast(preselect.Pick{Dest: s.last, Current: s.current})
-	}
+	t.mirror.savePosition(s)
 }
 
 func (t *table) removeDest(s *Service, d *Dest, now uint32) {
 	s.dests = slices.DeleteFunc(slices.Clone(s.dests), func(x *Dest) bool { return x == d })
 	s.scheduler.Removed(s.schedDests(), &d.Dest)
-	t.savePosition(s)
+	t.mirror.savePosition(s)
 	t.discard(d, now)
 }
 
 // discard puts a destination into the trash, where it waits for its last
 // connection, or to be added again (__ip_vs_del_dest).
 func (t *table) discard(d *Dest, now uint32) {
-	t.collectCounters(d)
+	t.mirror.collectCounters(d)
 	d.available = false
-	t.pushServer(d)
-	if !t.replaying {
-		d.idle = 0
-		if len(t.trash) == 0 {
-			*t.trashAt = now + trashPeriod/2
-		}
+	t.mirror.pushServer(d)
+	d.idle = 0
+	if len(t.trash) == 0 {
+		*t.trashAt = now + trashPeriod/2
 	}
 	t.trash = append(t.trash, d)
 }
@@ -257,54 +235,6 @@ func (t *table) emptyTrash(now uint32) (gone []*Dest) {
 	return gone
 }
 
-// pushServer tells a plane that forwards by itself where a real server is now.
-func (t *table) pushServer(d *Dest) {
-	if t.fast == nil || t.replaying {
-		return
-	}
-	var s accel.Server
-	n := d.hop.Neighbor()
-	if d.available && d.graceUntil != 0 && n.State != dataplane.HopReachable && n.State != dataplane.HopLocal {
-		return // it may not be known yet, and was before
-	}
-	d.pushed, d.graceUntil = n, 0
-	if d.available && n.State == dataplane.HopReachable {
-		s = accel.Server{Reachable: true, Dst: n.Dst, Src: n.Src, Ifindex: n.Ifindex, MTU: n.MTU}
-		if s.MTU == 0 {
-			s.MTU = 65535
-		}
-	}
-	t.fast.SetServer(d.ID, s)
-}
-
-// syncServers tells of all that has changed.
-func (t *table) syncServers(now uint32) {
-	for _, d := range t.dests {
-		if d != nil && d.graceUntil != 0 && int32(now-d.graceUntil) >= 0 {
-			d.graceUntil = 0
-		}
-		if d != nil && d.available && d.hop.Neighbor() != d.pushed {
-			t.pushServer(d)
-		}
-	}
-}
-
-// collectCounters counts what the plane has forwarded by itself to a real server.
-func (t *table) collectCounters(d *Dest) {
-	if t.fast == nil || t.replaying {
-		return
-	}
-	packets, bytes := t.fast.Served(d.ID)
-	was := d.served
-	d.served = [2]uint64{packets, bytes}
-	if d.available {
-		d.Packets += packets - was[0]
-		d.Bytes += bytes - was[1]
-		d.svc.Packets += packets - was[0]
-		d.svc.Bytes += bytes - was[1]
-	}
-}
-
 func (s *Service) schedDests() []*sched.Dest {
 	list := make([]*sched.Dest, len(s.dests))
 	for i, d := range s.dests {
@@ -326,7 +256,7 @@ func (s *Service) find(at netip.AddrPort) *Dest {
 func (t *table) estimate() {
 	for s := range t.Each {
 		for _, d := range s.dests {
-			t.collectCounters(d)
+			t.mirror.collectCounters(d)
 			d.Round()
 		}
 		s.Round()
