@@ -38,13 +38,13 @@ func (d *Director) addService(c ulvs.Service, number uint32) error {
 	c.ServiceKey = clean(c.ServiceKey)
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	if d.path.Find(c.ServiceKey) != nil {
+	if d.path.Commands.Find(c.ServiceKey) != nil {
 		return fmt.Errorf("%w: %v", ulvs.ErrServiceExists, c.ServiceKey)
 	}
 	if err := checkService(&c); err != nil {
 		return err
 	}
-	s, err := d.path.NewService(c, number)
+	s, err := d.path.Commands.NewService(c, number)
 	if err != nil {
 		return err
 	}
@@ -61,16 +61,16 @@ func (d *Director) addService(c ulvs.Service, number uint32) error {
 		}
 	})
 	if err != nil {
-		d.path.Forget(s)
+		d.path.Commands.Forget(s)
 		return err
 	}
-	d.path.AddService(s)
+	d.path.Commands.AddService(s)
 	return d.effects.record(command{Verb: "service", Service: &s.Service, Number: s.Number()})
 }
 
 // existing is the service of a key, or ErrNoService. The caller holds ctl.
 func (d *Director) existing(k ulvs.ServiceKey) (*forward.Service, error) {
-	s := d.path.Find(clean(k))
+	s := d.path.Commands.Find(clean(k))
 	if s == nil {
 		return nil, fmt.Errorf("%w: %v", ulvs.ErrNoService, k)
 	}
@@ -90,7 +90,7 @@ func (d *Director) EditService(c ulvs.Service) error {
 		return err
 	}
 	was := s.FTP()
-	if err := d.path.EditService(s, c); err != nil {
+	if err := d.path.Commands.EditService(s, c); err != nil {
 		return err
 	}
 	if s.FTP() != was { // its claims go with its persistence
@@ -115,14 +115,14 @@ func (d *Director) DeleteService(k ulvs.ServiceKey) error {
 func (d *Director) Clear() error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	d.remove(d.path.All()...)
+	d.remove(d.path.Commands.All()...)
 	return d.effects.record(command{Verb: "clear"})
 }
 
 // remove takes services out, and gives their packets back to the host. The
 // caller holds ctl.
 func (d *Director) remove(list ...*forward.Service) {
-	d.path.RemoveServices(list)
+	d.path.Commands.RemoveServices(list)
 	if err := d.effects.claim(nil); err != nil {
 		d.log.Error("services are gone, but the host is still kept from their packets", "err", err)
 	}
@@ -161,7 +161,7 @@ func (d *Director) addDestination(k ulvs.ServiceKey, c ulvs.Destination, number 
 		return err
 	}
 	d.warnMethod(c)
-	dst, err := d.path.AddDest(s, c, number)
+	dst, err := d.path.Commands.AddDest(s, c, number)
 	if err != nil {
 		return err
 	}
@@ -186,7 +186,7 @@ func (d *Director) EditDestination(k ulvs.ServiceKey, c ulvs.Destination) error 
 	if dst.Conf().Forward != c.Forward {
 		d.warnMethod(c)
 	}
-	d.path.EditDest(s, dst, c)
+	d.path.Commands.EditDest(s, dst, c)
 	return d.effects.record(command{Verb: "edit server", Key: &s.ServiceKey, Destination: &c})
 }
 
@@ -202,14 +202,14 @@ func (d *Director) DeleteDestination(k ulvs.ServiceKey, at netip.AddrPort) error
 	if err != nil {
 		return err
 	}
-	d.path.RemoveDest(s, dst)
+	d.path.Commands.RemoveDest(s, dst)
 	d.effects.sweep()
 	return d.effects.record(command{Verb: "delete server", Key: &s.ServiceKey, Addr: at})
 }
 
 // Zero implements Control.
 func (d *Director) Zero(k ulvs.ServiceKey) error {
-	if !d.path.Zero(clean(k)) {
+	if !d.path.Commands.Zero(clean(k)) {
 		return fmt.Errorf("%w: %v", ulvs.ErrNoService, k)
 	}
 	return nil
@@ -217,12 +217,12 @@ func (d *Director) Zero(k ulvs.ServiceKey) error {
 
 // ZeroAll implements Control.
 func (d *Director) ZeroAll() error {
-	d.path.ZeroAll()
+	d.path.Commands.ZeroAll()
 	return nil
 }
 
 // Timeouts implements Control.
-func (d *Director) Timeouts() (ulvs.Timeouts, error) { return d.path.Timeouts(), nil }
+func (d *Director) Timeouts() (ulvs.Timeouts, error) { return d.path.Commands.Timeouts(), nil }
 
 // SetTimeouts implements Control.
 func (d *Director) SetTimeouts(t ulvs.Timeouts) error {
@@ -233,21 +233,21 @@ func (d *Director) SetTimeouts(t ulvs.Timeouts) error {
 	}
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	generation := d.path.SetTimeouts(t)
+	generation := d.path.Commands.SetTimeouts(t)
 	return d.effects.record(command{Verb: "timeouts", Timeouts: &t, Generation: generation})
 }
 
 // Sysctl implements Control.
-func (d *Director) Sysctl(name string) (int, error) { return d.path.Sysctl(name) }
+func (d *Director) Sysctl(name string) (int, error) { return d.path.Listing.Sysctl(name) }
 
 // Sysctls implements Control.
-func (d *Director) Sysctls() (map[string]int, error) { return d.path.Sysctls() }
+func (d *Director) Sysctls() (map[string]int, error) { return d.path.Listing.Sysctls() }
 
 // SetSysctl implements Control.
 func (d *Director) SetSysctl(name string, value int) error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	effect, err := d.path.SetSysctl(name, value)
+	effect, err := d.path.Commands.SetSysctl(name, value)
 	if err != nil {
 		return err
 	}

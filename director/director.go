@@ -129,7 +129,7 @@ func New(o Options) (_ *Director, err error) {
 
 // start has the plane begin.
 func (d *Director) start() error {
-	d.path.Attach(d.adopted)
+	d.path.State.Attach(d.adopted)
 	d.effects = live{d}
 	d.path.Prepare()
 	if d.adopted {
@@ -179,7 +179,7 @@ func (d *Director) Run(ctx context.Context) error {
 // the estimator's round every two seconds, the trash. Run calls it; a caller of
 // its own needs it only to move time without Run.
 func (d *Director) Tick(now time.Duration) {
-	due, gone, shed := d.path.Tick(now)
+	due, gone, shed := d.path.Upkeep.Tick(now)
 	if due && d.ctl.TryLock() {
 		if err := d.effects.claim(nil); err != nil {
 			d.log.Error("claiming the services' packets from the host", "err", err)
@@ -187,10 +187,10 @@ func (d *Director) Tick(now time.Duration) {
 		d.ctl.Unlock()
 	}
 	if shed {
-		d.path.Shed(now)
+		d.path.Upkeep.Shed(now)
 	}
 	d.recordPurged(gone)
-	d.path.Settle(gone)
+	d.path.Upkeep.Settle(gone)
 }
 
 // monotonic is CLOCK_MONOTONIC.

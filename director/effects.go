@@ -37,7 +37,7 @@ type live struct{ *Director }
 
 var _ effects = live{}
 
-func (e live) sweep()                        { e.path.SweepNoDest() }
+func (e live) sweep()                        { e.path.Upkeep.SweepNoDest() }
 func (e live) warn(text string, args ...any) { e.log.Warn(text, args...) }
 
 // record writes down a command that was carried out, before it is answered. The
@@ -56,7 +56,7 @@ func (e live) record(c command) error {
 	}
 	if errors.Is(err, journal.ErrFull) {
 		var all [][]byte
-		if all, err = d.snapshot(); err == nil {
+		if all, err = e.snapshot(); err == nil {
 			err = d.journal.Rewrite(all)
 		}
 	}
@@ -75,7 +75,7 @@ func (e live) record(c command) error {
 func (e live) claim(more func(*dataplane.Claims)) error {
 	d := e.Director
 	began := time.Now()
-	c, ok := d.path.Claims(more != nil && began.Sub(d.claimed) < 4*d.claimCost)
+	c, ok := d.path.Commands.Claims(more != nil && began.Sub(d.claimed) < 4*d.claimCost)
 	if !ok {
 		return nil
 	}

@@ -39,14 +39,14 @@ type command struct {
 
 // snapshot is the changes that make everything as it is. The caller holds ctl, under
 // which all of it changes but the trash and the modes of defence.
-func (d *Director) snapshot() (records [][]byte, err error) {
+func (e live) snapshot() (records [][]byte, err error) {
 	put := func(c command) {
 		record, failed := json.Marshal(c)
 		err = errors.Join(err, failed)
 		records = append(records, record)
 	}
-	now := d.path.Snapshot()
-	if d.loading {
+	now := e.path.State.Snapshot()
+	if e.loading {
 		put(command{Verb: "load"})
 	}
 	for name, value := range now.Sysctls {
@@ -54,7 +54,7 @@ func (d *Director) snapshot() (records [][]byte, err error) {
 	}
 	put(command{Verb: "timeouts", Timeouts: &now.Timeouts, Generation: now.Generation})
 	for _, six := range []bool{false, true} {
-		put(command{Verb: "marks", IPv6: six, Text: d.marks(six).Save()})
+		put(command{Verb: "marks", IPv6: six, Text: e.marks(six).Save()})
 	}
 	server := func(s *forward.Service, dst *forward.Dest) {
 		present := dst.Conf()
@@ -111,55 +111,58 @@ func (d *Director) Load(load func() error) error {
 	return mark("loaded", false)
 }
 
+// replayer makes the commands of an earlier process again, by the same verbs.
+type replayer struct{ *Director }
+
 // replay makes the changes of an earlier process again.
-func (d *Director) replay(records [][]byte) error {
-	for _, r := range records {
+func (r replayer) replay(records [][]byte) error {
+	for _, text := range records {
 		var c command
-		if err := json.Unmarshal(r, &c); err != nil {
-			return fmt.Errorf("%q: %w", r, err)
+		if err := json.Unmarshal(text, &c); err != nil {
+			return fmt.Errorf("%q: %w", text, err)
 		}
-		if err := d.apply(&c); err != nil {
-			return fmt.Errorf("%s: %w", r, err)
+		if err := r.apply(&c); err != nil {
+			return fmt.Errorf("%s: %w", text, err)
 		}
 	}
-	if d.loading {
+	if r.loading {
 		return errors.New("it had not been set up to the end")
 	}
 	return nil
 }
 
-func (d *Director) apply(c *command) error {
+func (r replayer) apply(c *command) error {
 	switch c.Verb {
 	case "load", "loaded":
-		d.loading = c.Verb == "load"
+		r.loading = c.Verb == "load"
 		return nil
 	case "service":
-		return d.addService(*c.Service, c.Number)
+		return r.addService(*c.Service, c.Number)
 	case "edit service":
-		return d.EditService(*c.Service)
+		return r.EditService(*c.Service)
 	case "delete service":
-		return d.DeleteService(*c.Key)
+		return r.DeleteService(*c.Key)
 	case "clear":
-		return d.Clear()
+		return r.Clear()
 	case "server":
-		return d.addDestination(*c.Key, *c.Destination, c.Number)
+		return r.addDestination(*c.Key, *c.Destination, c.Number)
 	case "edit server":
-		return d.EditDestination(*c.Key, *c.Destination)
+		return r.EditDestination(*c.Key, *c.Destination)
 	case "delete server":
-		return d.DeleteDestination(*c.Key, c.Addr)
+		return r.DeleteDestination(*c.Key, c.Addr)
 	case "forget":
-		d.path.Purge(c.Number)
+		r.path.State.Purge(c.Number)
 		return nil
 	case "timeouts":
-		if err := d.SetTimeouts(*c.Timeouts); err != nil {
+		if err := r.SetTimeouts(*c.Timeouts); err != nil {
 			return err
 		}
-		d.path.SetGeneration(c.Generation)
+		r.path.State.SetGeneration(c.Generation)
 		return nil
 	case "sysctl":
-		return d.SetSysctl(c.Name, c.Value)
+		return r.SetSysctl(c.Name, c.Value)
 	case "marks":
-		return d.MarkRestore(c.IPv6, c.Text)
+		return r.MarkRestore(c.IPv6, c.Text)
 	}
 	return errors.New("this version does not know it")
 }
@@ -178,7 +181,7 @@ func (d *Director) openJournal(block []byte) (err error) {
 	if d.journal, records, err = journal.Open(block); err != nil {
 		return fmt.Errorf("%w: %w", ErrKept, err)
 	}
-	if err = d.replay(records); err != nil {
+	if err = (replayer{d}).replay(records); err != nil {
 		return fmt.Errorf("%w: its journal: %w", ErrKept, err)
 	}
 	return nil
@@ -198,7 +201,7 @@ func (d *Director) recordPurged(gone []*forward.Dest) {
 	}
 	defer d.ctl.Unlock()
 	for _, id := range d.purged {
-		if d.path.Holds(id) {
+		if d.path.State.Holds(id) {
 			continue // the number is another's by now, which says the same
 		}
 		if err := d.effects.record(command{Verb: "forget", Number: id}); err != nil {

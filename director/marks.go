@@ -75,7 +75,7 @@ func (d *Director) changeMarks(ipv6 bool, f func(*fwmark.Table) error) error {
 	} else {
 		d.marks4 = now
 	}
-	d.path.SetMarks(ipv6, fwmark.Compile(now.Rules()), len(now.Rules()) > 0)
+	d.path.Commands.SetMarks(ipv6, fwmark.Compile(now.Rules()), len(now.Rules()) > 0)
 	return d.effects.record(command{Verb: "marks", IPv6: ipv6, Text: now.Save()})
 }
 

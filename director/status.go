@@ -15,15 +15,15 @@ func (d *Director) Facts() ([]ulvs.Fact, error) {
 }
 
 // Services implements Control.
-func (d *Director) Services() ([]ulvs.ServiceStatus, error) { return d.path.Services() }
+func (d *Director) Services() ([]ulvs.ServiceStatus, error) { return d.path.Listing.Services() }
 
 // Service implements Control.
 func (d *Director) Service(k ulvs.ServiceKey) (ulvs.ServiceStatus, error) {
-	return d.path.Service(clean(k))
+	return d.path.Listing.Service(clean(k))
 }
 
 // Conns implements Control.
-func (d *Director) Conns(yield func(ulvs.ConnStatus) bool) error { return d.path.Conns(yield) }
+func (d *Director) Conns(yield func(ulvs.ConnStatus) bool) error { return d.path.Listing.Conns(yield) }
 
 // Counters implements Control.
-func (d *Director) Counters() (map[string]uint64, error) { return d.path.Counters() }
+func (d *Director) Counters() (map[string]uint64, error) { return d.path.Listing.Counters() }

@@ -2,15 +2,12 @@ package forward
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs"
-	"github.com/ulvs/ulvs/conn"
-	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
 )
 
@@ -37,11 +34,11 @@ func (v *defense) due(tick uint32) bool {
 // defend brings the three defences up to date, and reports whether entries are
 // to be dropped. Modes 1 and 2 go over into one another with the memory that
 // the system has free.
-func (d *Path) defend() (dropEntries bool) {
-	s, v := d.sysctl, &d.defense
+func (tb *tables) defend() (dropEntries bool) {
+	s, v := tb.sysctl, &tb.defense
 	if s.DropEntry == 0 && s.DropPacket == 0 && s.SecureTCP == 0 {
 		v.entries, v.rate = false, 0
-		d.conns.SetSecure(false)
+		tb.conns.SetSecure(false)
 		return false
 	}
 	free := freePages()
@@ -69,7 +66,7 @@ func (d *Path) defend() (dropEntries bool) {
 			v.counter = v.rate
 		}
 	}
-	d.conns.SetSecure(active(&s.SecureTCP))
+	tb.conns.SetSecure(active(&s.SecureTCP))
 	return v.entries
 }
 
@@ -83,91 +80,6 @@ func (v *defense) todrop() bool {
 	}
 	v.counter = v.rate
 	return true
-}
-
-// shed looks at a thirty-second part of all entries, chosen at random, and ends
-// those that are worth least (ip_vs_conn.c, ip_vs_random_dropentry).
-func (d *Path) shed(now uint32) {
-	const chunk = 256
-	d.lock()
-	conns, templates := d.conns.Slots(), d.templates.Slots()
-	d.unlock()
-	each := func(slots int, f func(i uint32)) {
-		for left := slots / 32; left > 0; left -= chunk {
-			d.lock()
-			for range min(left, chunk) {
-				f(rand.Uint32N(uint32(slots)))
-			}
-			d.unlock()
-		}
-	}
-	each(conns, func(i uint32) {
-		id := conn.ID(i)
-		if !d.conns.Live(id) {
-			return
-		}
-		switch d.conns.Worth(id) {
-		case conn.Keep:
-			return
-		case conn.IfStale:
-			if !d.defense.takesIdle(d.conns.Idle(id, now), d.conns.Packets(id)) {
-				return
-			}
-		}
-		ct := d.conns.Template(id)
-		d.removeConn(id)
-		d.shedCount++
-		// What it leaves without a connection goes too, unless assured.
-		if t := persist.ID(ct - 1); ct != 0 && d.templates.Controls(t) == 0 && !d.templates.Assured(t) {
-			d.templates.Remove(t)
-		}
-	})
-	each(templates, func(i uint32) {
-		id := persist.ID(i)
-		if !d.templates.Live(id) || d.templates.Controls(id) > 0 {
-			return
-		}
-		if d.table.dests[d.templates.Dest(id)].svc.OnePacket {
-			if !d.defense.takesIdle(d.templates.Idle(id, now), d.templates.Packets(id)) {
-				return
-			}
-		} else if d.templates.Assured(id) {
-			return
-		}
-		d.templates.Remove(id)
-		d.shedCount++
-	})
-}
-
-// SweepNoDest ends every connection and template whose real server is gone, with
-// expire_nodest_conn; the kernel does so in the background
-// (ip_vs_conn.c, ip_vs_expire_nodest_conn_flush).
-func (d *Path) SweepNoDest() {
-	d.lock()
-	on := d.sysctl.ExpireNodestConn != 0
-	d.unlock()
-	if !on {
-		return
-	}
-	const chunk = 4096
-	for at, more := conn.ID(0), true; more; {
-		d.lock()
-		at, more = d.conns.Each(at, chunk, func(id conn.ID) {
-			if !d.table.dests[d.conns.Dest(id)].available {
-				d.removeConn(id)
-			}
-		})
-		d.unlock()
-	}
-	for at, more := persist.ID(0), true; more; {
-		d.lock()
-		at, more = d.templates.Each(at, chunk, func(id persist.ID) {
-			if d.templates.Controls(id) == 0 && !d.table.dests[d.templates.Dest(id)].available {
-				d.templates.Remove(id)
-			}
-		})
-		d.unlock()
-	}
 }
 
 // takesIdle picks among entries that were idle for a minute, and the fewer packets
@@ -196,33 +108,33 @@ func freePages() int {
 
 // SetSysctl sets net.ipv4.vs.NAME. effect says that it changes something in direct
 // routing.
-func (d *Path) SetSysctl(name string, value int) (effect bool, err error) {
-	d.lock()
-	defer d.unlock()
-	defer d.opener.update()
-	if _, ok := d.sysctl.Get(name); !ok {
-		return false, fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ulvs.ErrUnsupported, name, d.sysctl.Names())
+func (cm *Commands) SetSysctl(name string, value int) (effect bool, err error) {
+	cm.lock()
+	defer cm.unlock()
+	defer cm.opener.update()
+	if _, ok := cm.sysctl.Get(name); !ok {
+		return false, fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ulvs.ErrUnsupported, name, cm.sysctl.Names())
 	}
-	if effect, err = d.sysctl.Set(name, value); err != nil {
+	if effect, err = cm.sysctl.Set(name, value); err != nil {
 		return false, fmt.Errorf("%w: net.ipv4.vs.%v", ulvs.ErrInvalid, err)
 	}
-	d.defend()
-	for s := range d.table.Each {
-		d.remember(s)
+	cm.defend()
+	for s := range cm.index.Each {
+		cm.remember(s)
 	}
 	return effect, nil
 }
 
 // remember tells a service's scheduler, if it forgets, for how long it does not
 // (lblc_expiration, lblcr_expiration). The caller holds the lock.
-func (d *Path) remember(s *Service) {
+func (tb *tables) remember(s *Service) {
 	f, ok := s.scheduler.(sched.Forgetful)
 	if !ok {
 		return
 	}
-	seconds := d.sysctl.LblcExpiration
+	seconds := tb.sysctl.LblcExpiration
 	if s.Scheduler == "lblcr" {
-		seconds = d.sysctl.LblcrExpiration
+		seconds = tb.sysctl.LblcrExpiration
 	}
 	f.SetExpiration(time.Duration(seconds) * time.Second)
 }

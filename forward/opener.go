@@ -11,7 +11,6 @@ import (
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/persist"
-	"github.com/ulvs/ulvs/sched"
 )
 
 // opener is the director's side of a plane that opens connections by itself: what is
@@ -23,12 +22,12 @@ import (
 // the host's own addresses; and where a scheduler is to be asked that does not take its
 // real servers in turn.
 type opener struct {
-	path             *Path
-	fast             accel.Opener // without one, nothing ever begins
-	cpus             int
-	services         []preselect.Service
-	begun            bool
-	conns, templates *shtab.SlotPool
+	*tables
+	fast                     accel.Opener // without one, nothing ever begins
+	cpus                     int
+	services                 []preselect.Service
+	begun                    bool
+	connSlots, templateSlots *shtab.SlotPool
 	// locals are the addresses that the plane was told of, and apart whether that
 	// sufficed, by family; open is what it was told by SetOpening.
 	locals *dataplane.Locals
@@ -47,7 +46,7 @@ func (o *opener) adopt(fast accel.Opener, block []byte) error {
 	}
 	for n := range services {
 		if by, last := services[n].Close(); by&preselect.ByPicks != 0 {
-			c := &o.path.kept[stateCount+n]
+			c := &o.kept[stateCount+n]
 			c.last, c.current = last.Dest, last.Current
 		}
 	}
@@ -66,16 +65,16 @@ func (o *opener) start() error {
 	conns, templates, cpus := o.fast.Rings()
 	o.cpus = cpus
 	var failed, err error
-	o.conns, err = o.path.conns.SlotPool(conns, cpus)
-	if o.templates, failed = o.path.templates.SlotPool(templates, cpus); err != nil || failed != nil {
+	o.connSlots, err = o.conns.SlotPool(conns, cpus)
+	if o.templateSlots, failed = o.templates.SlotPool(templates, cpus); err != nil || failed != nil {
 		return errors.Join(err, failed)
 	}
-	o.path.lock()
-	defer o.path.unlock()
-	o.conns.Open()
-	o.templates.Open()
+	o.lock()
+	defer o.unlock()
+	o.connSlots.Open()
+	o.templateSlots.Open()
 	o.begun = true
-	for s := range o.path.table.Each {
+	for s := range o.index.Each {
 		o.enable(s)
 	}
 	o.update()
@@ -88,8 +87,8 @@ func (o *opener) drain() {
 		return
 	}
 	// A connection was told of after its template.
-	templates := o.templates.Drain(o.acceptTemplate)
-	if o.conns.Drain(o.acceptConn) || templates {
+	templates := o.templateSlots.Drain(o.acceptTemplate)
+	if o.connSlots.Drain(o.acceptConn) || templates {
 		o.update()
 	}
 }
@@ -106,13 +105,13 @@ func (o *opener) refillLow() {
 // acceptConn takes over a connection that the plane has made, unless that has been done,
 // and acceptTemplate a template.
 func (o *opener) acceptConn(slot uint32) {
-	if id := conn.ID(slot); o.path.conns.Opened(id) {
+	if id := conn.ID(slot); o.conns.Opened(id) {
 		o.acceptedConn(id)
 	}
 }
 
 func (o *opener) acceptTemplate(slot uint32) {
-	if id := persist.ID(slot); o.path.templates.Opened(id) {
+	if id := persist.ID(slot); o.templates.Opened(id) {
 		o.acceptedTemplate(id)
 	}
 }
@@ -121,21 +120,21 @@ func (o *opener) acceptTemplate(slot uint32) {
 // serve, connect and state would have done for its first packet.
 func (o *opener) acceptedConn(id conn.ID) {
 	o.opened++
-	dst := o.path.table.dests[o.path.conns.Dest(id)]
+	dst := o.index.dests[o.conns.Dest(id)]
 	s := dst.svc
-	flow := o.path.conns.Flow(id)
+	flow := o.conns.Flow(id)
 	own := true
 	template := uint32(0)
 	if s.Persistence.Timeout != 0 {
 		var e early
 		own = flow.VirtualPort() == s.Port
-		o.path.templateKey(s, flow, &e)
-		if ct, ok := o.path.findTemplate(&e.key, e.keyHash); ok && o.path.templates.Dest(ct) == dst.ID {
+		o.templateKey(s, flow, &e)
+		if ct, ok := o.findTemplate(&e.key, e.keyHash); ok && o.templates.Dest(ct) == dst.ID {
 			template = uint32(ct) + 1
-			o.path.templates.Controlled(ct, o.path.conns.Stamp(id))
+			o.templates.Controlled(ct, o.conns.Stamp(id))
 		}
 	}
-	c := o.path.conns.Accept(id, template, ownerBits(own && dst.conf.Port != 0, ulvs.DirectRoute))
+	c := o.conns.Accept(id, template, ownerBits(own && dst.conf.Port != 0, ulvs.DirectRoute))
 	dst.Bind(false, c.Activated)
 	dst.Conns++
 	s.Conns++
@@ -145,24 +144,24 @@ func (o *opener) acceptedConn(id conn.ID) {
 // acceptedTemplate makes a template that the plane has made one of the director's: it does
 // what persistent would have done.
 func (o *opener) acceptedTemplate(id persist.ID) {
-	dst := o.path.table.dests[o.path.templates.Dest(id)]
-	o.path.templates.Accept(id, dst.svc.Persistence.Timeout)
+	dst := o.index.dests[o.templates.Dest(id)]
+	o.templates.Accept(id, dst.svc.Persistence.Timeout)
 	dst.Bind(true, false)
 	o.markLow(dst.svc)
 }
 
 // acceptAll takes over what an earlier process had not. What has no real server ends.
 func (o *opener) acceptAll(known func(uint32) *Dest) {
-	o.path.templates.EachPending(func(id persist.ID) {
-		if known(o.path.templates.Dest(id)) == nil {
-			o.path.templates.Discard(id)
+	o.templates.EachPending(func(id persist.ID) {
+		if known(o.templates.Dest(id)) == nil {
+			o.templates.Discard(id)
 			return
 		}
 		o.acceptedTemplate(id)
 	})
-	o.path.conns.EachPending(func(id conn.ID) {
-		if known(o.path.conns.Dest(id)) == nil {
-			o.path.conns.Remove(id)
+	o.conns.EachPending(func(id conn.ID) {
+		if known(o.conns.Dest(id)) == nil {
+			o.conns.Remove(id)
 			return
 		}
 		o.acceptedConn(id)
@@ -190,7 +189,7 @@ func (o *opener) refill(s *Service) {
 	n := 0
 	for ; n < room; n++ {
 		last, current := s.positioned.Position()
-		chosen := s.scheduler.Schedule(&o.path.request)
+		chosen := s.scheduler.Schedule(&o.request)
 		if chosen == nil {
 			s.positioned.SetPosition(last, current) // nobody has asked yet
 			break
@@ -243,7 +242,7 @@ func (o *opener) openable(s *Service) (by uint32) {
 		}
 	}
 	switch {
-	case s.Port == 0 && o.path.table.find(ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: s.Addr, Port: ftpPort}) != nil:
+	case s.Port == 0 && o.index.find(ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: s.Addr, Port: ftpPort}) != nil:
 		return 0 // some ports are that one's
 	case s.Persistence.Timeout != 0:
 		by = preselect.ByTemplate
@@ -280,7 +279,7 @@ func (o *opener) withDisabled(s *Service, change func()) {
 	}
 	o.disable(s)
 	change()
-	if o.path.table.find(s.ServiceKey) == s {
+	if o.index.find(s.ServiceKey) == s {
 		o.enable(s)
 	}
 }
@@ -291,7 +290,7 @@ func (o *opener) anyPortSibling(k ulvs.ServiceKey) *Service {
 		return nil
 	}
 	k.Port = 0
-	return o.path.table.find(k)
+	return o.index.find(k)
 }
 
 // update tells the plane whether connections may be opened now.
@@ -299,18 +298,18 @@ func (o *opener) update() {
 	if !o.begun {
 		return
 	}
-	if l := o.path.resolver.Locals(); l != o.locals {
+	if l := o.resolver.Locals(); l != o.locals {
 		o.locals = l
 		o.apart[0], o.apart[1] = o.fast.SetLocals(l)
 	}
 	// Those that the plane may have made and not told of yet have to find room. (Where
 	// there are so many CPUs that they might be more than a quarter of the table, that
 	// has a few more entries for a moment.)
-	able := room(o.path.conns, o.cpus) && o.path.sysctl.ExpireQuiescentTemplate == 0 && o.path.defense.rate == 0 && !o.path.conns.Secure()
+	able := room(o.conns, o.cpus) && o.sysctl.ExpireQuiescentTemplate == 0 && o.defense.rate == 0 && !o.conns.Secure()
 	open := accel.Opening{
-		IPv4:      able && o.apart[0] && !o.path.table.marked(0),
-		IPv6:      able && o.apart[1] && !o.path.table.marked(1),
-		Templates: room(o.path.templates, o.cpus),
+		IPv4:      able && o.apart[0] && !o.index.marked(0),
+		IPv6:      able && o.apart[1] && !o.index.marked(1),
+		Templates: room(o.templates, o.cpus),
 	}
 	if open != o.open {
 		o.open = open
@@ -324,23 +323,4 @@ func room(t interface {
 	Max() int
 }, cpus int) bool {
 	return t.Len()+min(cpus*shtab.RingCells, t.Max()/4) <= t.Max()
-}
-
-// marked reports whether a packet of a family may belong to a service by its mark.
-func (t *table) marked(family int) bool {
-	return t.sets[family] != nil && t.markServices[family] > 0
-}
-
-// restorePosition has the scheduler go on from where its service's state says.
-func (s *Service) restorePosition() {
-	if s.positioned == nil {
-		return
-	}
-	var last *sched.Dest
-	for _, dst := range s.dests {
-		if dst.ID == s.last {
-			last = &dst.Dest
-		}
-	}
-	s.positioned.SetPosition(last, s.current)
 }

@@ -8,24 +8,27 @@ import (
 	"github.com/ulvs/ulvs/packet"
 )
 
+// responder answers in the place of the host, and drops.
+type responder struct{ tables }
+
 // What the host would do, and what is answered in its place.
 
 const arpRequest = 1
 
 // arp answers for Service addresses that the host does not have.
-func (d *Path) arp(f *dataplane.Frame, p *packet.Packet) {
-	if p.ARPOp != arpRequest || !d.answersFor(p.ARPTarget) {
+func (r *responder) arp(f *dataplane.Frame, p *packet.Packet) {
+	if p.ARPOp != arpRequest || !r.answersFor(p.ARPTarget) {
 		return
 	}
-	if mac, ok := d.resolver.LinkAddr(f.In); ok {
-		d.answer(f, packet.AppendARPReply(f.Room[:0], f.Data, p, d.ownMAC(mac)))
+	if mac, ok := r.resolver.LinkAddr(f.In); ok {
+		r.answer(f, packet.AppendARPReply(f.Room[:0], f.Data, p, r.ownMAC(mac)))
 	}
 }
 
 // ownMAC is the address under which Service addresses are announced.
-func (d *Path) ownMAC(link dataplane.MAC) dataplane.MAC {
-	if d.mac != (dataplane.MAC{}) {
-		return d.mac
+func (r *responder) ownMAC(link dataplane.MAC) dataplane.MAC {
+	if r.mac != (dataplane.MAC{}) {
+		return r.mac
 	}
 	return link
 }
@@ -40,31 +43,31 @@ func intact(f *dataplane.Frame, p *packet.Packet) bool {
 // host does not get it, because the plane keeps the packets of service s from it
 // and has no way past that, or because the Service address is not the host's, the
 // host's answer is given here: that of a host on which nothing listens.
-func (d *Path) passToHost(f *dataplane.Frame, p *packet.Packet, s *Service) {
+func (r *responder) passToHost(f *dataplane.Frame, p *packet.Packet, s *Service) {
 	to := p.Dest()
-	switch local := d.resolver.Local(to); {
-	case local && !(d.plane.Withholds() && d.table.claimed(s, to, p)), !local && !d.isVIP(to):
+	switch local := r.resolver.Local(to); {
+	case local && !(r.plane.Withholds() && r.index.claimed(s, to, p)), !local && !r.isVIP(to):
 		return
-	case local && d.plane.Injects():
+	case local && r.plane.Injects():
 		f.Verdict = dataplane.Host
 		return
 	}
-	d.drop(f, dropHost)
+	r.drop(f, dropHost)
 	switch {
 	case !intact(f, p):
-	case d.martian(p):
+	case r.martian(p):
 	case p.Kind == packet.TCP:
-		d.answer(f, packet.AppendRST(f.Room[:0], f.Data, p))
+		r.answer(f, packet.AppendRST(f.Room[:0], f.Data, p))
 	case p.Kind == packet.UDP:
-		d.unreachable(f, p, packet.PortUnreachable)
+		r.unreachable(f, p, packet.PortUnreachable)
 	default:
-		d.unreachable(f, p, packet.ProtocolUnreachable)
+		r.unreachable(f, p, packet.ProtocolUnreachable)
 	}
 }
 
 // martian reports a source address that no packet from the wire has; the kernel
 // drops such packets before IPVS (net/ipv4/route.c, ip_route_input_slow).
-func (d *Path) martian(p *packet.Packet) bool {
+func (r *responder) martian(p *packet.Packet) bool {
 	var a [16]byte
 	clientAddr(&p.Flow, p.Is6, &a)
 	fold := binary.NativeEndian.Uint32(a[:])
@@ -80,31 +83,31 @@ func (d *Path) martian(p *packet.Packet) bool {
 			fold ^= binary.NativeEndian.Uint32(a[i:])
 		}
 	}
-	return d.locals.May(fold, p.Is6) && d.resolver.Local(p.Source())
+	return r.locals.May(fold, p.Is6) && r.resolver.Local(p.Source())
 }
 
 // isVIP reports whether an address is that of a service, or named by a mark
 // rule of one.
-func (d *Path) isVIP(a netip.Addr) bool { return d.table.vips[a] > 0 || d.table.markVIPs[a] }
+func (r *responder) isVIP(a netip.Addr) bool { return r.index.vips[a] > 0 || r.index.markVIPs[a] }
 
 // answersFor reports whether the director answers for an address in the place
 // of a host: a Service address that the host does not have.
-func (d *Path) answersFor(a netip.Addr) bool { return d.isVIP(a) && !d.resolver.Local(a) }
+func (r *responder) answersFor(a netip.Addr) bool { return r.isVIP(a) && !r.resolver.Local(a) }
 
 // deliverLocal is a packet whose real server is the director itself: the host gets
 // it (ip_vs_dr_xmit, local), if the plane has a way.
-func (d *Path) deliverLocal(f *dataplane.Frame) {
+func (r *responder) deliverLocal(f *dataplane.Frame) {
 	switch {
-	case !d.plane.Withholds():
-	case d.plane.Injects():
+	case !r.plane.Withholds():
+	case r.plane.Injects():
 		f.Verdict = dataplane.Host
 	default:
-		d.drop(f, dropLocal)
+		r.drop(f, dropLocal)
 	}
 }
 
-func (d *Path) unreachable(f *dataplane.Frame, p *packet.Packet, what packet.Unreachable) {
-	d.answer(f, packet.AppendUnreachable(f.Room[:0], f.Data, p, p.Dest(), what))
+func (r *responder) unreachable(f *dataplane.Frame, p *packet.Packet, what packet.Unreachable) {
+	r.answer(f, packet.AppendUnreachable(f.Room[:0], f.Data, p, p.Dest(), what))
 }
 
 // hostUnreachable makes the answer to a frame whose next hop did not answer
@@ -125,11 +128,11 @@ func hostUnreachable(f *dataplane.Frame) bool {
 
 // answer sends a frame back in the place of the one that came; none if it is
 // empty.
-func (d *Path) answer(f *dataplane.Frame, frame []byte) {
+func (r *responder) answer(f *dataplane.Frame, frame []byte) {
 	if len(frame) == 0 {
 		return
 	}
 	f.Data, f.Offload, f.Hop = frame, dataplane.Offload{}, nil
 	f.Verdict = dataplane.Transmit
-	d.answered++
+	r.answered++
 }

@@ -5,11 +5,15 @@ import (
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/estimator"
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/persist"
 )
+
+// State is what of a path outlives the process, and how the next one goes on with it.
+type State struct{ *tables }
 
 // What outlives the process, where the plane has memory that does: both tables
 // with their records, the states, and a journal of commands.
@@ -41,7 +45,7 @@ func parts(o *Options) []accel.Part {
 
 // shareMemory has the tables lie in the memory of a plane that forwards by itself, and
 // says whether an earlier process left its own there.
-func (d *Path) shareMemory(fast accel.Accelerator, o *Options, conns *conn.Options, templates *persist.Options) (journal []byte, adopt bool, err error) {
+func (tb *tables) shareMemory(fast accel.Accelerator, o *Options, conns *conn.Options, templates *persist.Options) (journal []byte, adopt bool, err error) {
 	list := parts(o)
 	if adopt, err = fast.Memory(list); err != nil {
 		return nil, false, err
@@ -49,40 +53,40 @@ func (d *Path) shareMemory(fast accel.Accelerator, o *Options, conns *conn.Optio
 	conns.Quarantine, templates.Quarantine = true, true
 	conns.Memory, conns.Records, conns.Adopt = list[partConns].Block, list[partConnRecords].Block, adopt
 	templates.Memory, templates.Records, templates.Adopt = list[partTemplates].Block, list[partTemplateRecords].Block, adopt
-	if d.kept, err = shtab.RecordsOver[state](list[partCells].Block, 2*stateCount); err != nil {
+	if tb.kept, err = shtab.RecordsOver[state](list[partCells].Block, 2*stateCount); err != nil {
 		return nil, false, err
 	}
 	if opens, ok := fast.(accel.Opener); ok {
-		err = d.opener.adopt(opens, list[partServices].Block)
+		err = tb.opener.adopt(opens, list[partServices].Block)
 	}
 	return list[partJournal].Block, adopt, err
 }
 
 // Attach puts the path to work after the commands of an earlier process, if it adopted
 // one's tables, were made again: from now on what is done is kept, and the plane is told.
-func (d *Path) Attach(adopted bool) {
-	d.lock()
-	defer d.unlock()
-	d.table.mirror = d.starting
-	now := tickOf(d.clock())
-	if len(d.kept) > 0 {
-		d.table.states.kept = d.kept
-		d.nextEst, d.table.trashAt = d.table.states.clocks()
-		if left := int32(*d.nextEst - now); !adopted || left < 0 || left > int32(estimatorPeriod) {
-			*d.nextEst = now + estimatorPeriod
+func (st *State) Attach(adopted bool) {
+	st.lock()
+	defer st.unlock()
+	st.index.mirror = st.starting
+	now := tickOf(st.clock())
+	if len(st.kept) > 0 {
+		st.index.states.kept = st.kept
+		st.nextEst, st.index.trashAt = st.index.states.clocks()
+		if left := int32(*st.nextEst - now); !adopted || left < 0 || left > int32(estimatorPeriod) {
+			*st.nextEst = now + estimatorPeriod
 		}
 	}
 	if adopted {
-		d.adopt(now)
+		st.adopt(now)
 	}
 }
 
 // adopt goes on with what an earlier process left in the tables.
-func (d *Path) adopt(now uint32) {
-	d.bind()
-	for _, dst := range d.table.dests {
+func (st *State) adopt(now uint32) {
+	st.bind()
+	for _, dst := range st.index.dests {
 		if dst != nil {
-			dst.state = d.table.states.server(dst.ID)
+			dst.state = st.index.states.server(dst.ID)
 			dst.Recall(dst.overloaded)
 			dst.Keep(&dst.overloaded)
 			dst.pushed = nil
@@ -90,26 +94,26 @@ func (d *Path) adopt(now uint32) {
 	}
 	// What the plane knows of a server holds until it is known anew.
 	const grace = 10 * hz
-	d.table.free = nil
-	for id, dst := range d.table.dests[1:] {
+	st.index.free = nil
+	for id, dst := range st.index.dests[1:] {
 		if dst == nil {
-			d.table.free = append(d.table.free, uint32(id+1))
-			d.table.mirror.vacant(uint32(id + 1))
+			st.index.free = append(st.index.free, uint32(id+1))
+			st.index.mirror.vacant(uint32(id + 1))
 		} else if dst.available {
 			dst.graceUntil = max(now+grace, 1)
 		}
 	}
-	for s := range d.table.Each {
-		_, s.state = d.table.states.service(s.number)
+	for s := range st.index.Each {
+		_, s.state = st.index.states.service(s.number)
 		s.restorePosition()
 	}
 }
 
 // Holds reports whether a real server has the number.
-func (d *Path) Holds(number uint32) bool {
-	d.lock()
-	defer d.unlock()
-	return d.table.dests[number] != nil
+func (st *State) Holds(number uint32) bool {
+	st.lock()
+	defer st.unlock()
+	return st.index.dests[number] != nil
 }
 
 // Snapshot is what commands have made of a path.
@@ -124,66 +128,66 @@ type Snapshot struct {
 }
 
 // Snapshot is of this moment.
-func (d *Path) Snapshot() Snapshot {
-	d.lock()
-	defer d.unlock()
-	s := Snapshot{Sysctls: map[string]int{}, Timeouts: d.timeouts(), Generation: d.conns.Generation(), Trash: map[*Service][]*Dest{}}
-	for _, name := range d.sysctl.Names() {
-		s.Sysctls[name], _ = d.sysctl.Get(name)
+func (st *State) Snapshot() Snapshot {
+	st.lock()
+	defer st.unlock()
+	s := Snapshot{Sysctls: map[string]int{}, Timeouts: st.timeouts(), Generation: st.conns.Generation(), Trash: map[*Service][]*Dest{}}
+	for _, name := range st.sysctl.Names() {
+		s.Sysctls[name], _ = st.sysctl.Get(name)
 	}
-	for _, dst := range d.table.trash {
+	for _, dst := range st.index.trash {
 		s.Trash[dst.svc] = append(s.Trash[dst.svc], dst)
 	}
-	s.Services = slices.Collect(d.table.All())
+	s.Services = slices.Collect(st.index.All())
 	return s
 }
 
 // bind counts the connections and templates of the tables for their real servers,
 // and ends those that have none.
-func (d *Path) bind() {
+func (st *State) bind() {
 	known := func(id uint32) *Dest {
-		if int(id) < len(d.table.dests) {
-			return d.table.dests[id]
+		if int(id) < len(st.index.dests) {
+			return st.index.dests[id]
 		}
 		return nil
 	}
 	for at, more := persist.ID(0), true; more; {
-		at, more = d.templates.Each(at, 1<<30, func(id persist.ID) {
-			dst := known(d.templates.Dest(id))
+		at, more = st.templates.Each(at, 1<<30, func(id persist.ID) {
+			dst := known(st.templates.Dest(id))
 			if dst == nil {
-				d.templates.Remove(id)
+				st.templates.Remove(id)
 				return
 			}
 			dst.Bind(true, false)
 		})
 	}
 	for at, more := conn.ID(0), true; more; {
-		at, more = d.conns.Each(at, 1<<30, func(id conn.ID) {
-			dst := known(d.conns.Dest(id))
+		at, more = st.conns.Each(at, 1<<30, func(id conn.ID) {
+			dst := known(st.conns.Dest(id))
 			if dst == nil {
-				d.conns.Remove(id)
+				st.conns.Remove(id)
 				return
 			}
-			dst.Bind(false, d.conns.Active(id))
-			if t := d.conns.Template(id); t != 0 {
-				if int(t) > d.templates.Slots() || !d.templates.Live(persist.ID(t-1)) {
-					d.conns.Orphan(id)
+			dst.Bind(false, st.conns.Active(id))
+			if t := st.conns.Template(id); t != 0 {
+				if int(t) > st.templates.Slots() || !st.templates.Live(persist.ID(t-1)) {
+					st.conns.Orphan(id)
 					return
 				}
-				d.templates.Adopt(persist.ID(t - 1))
+				st.templates.Adopt(persist.ID(t - 1))
 			}
 		})
 	}
-	d.opener.acceptAll(known)
+	st.opener.acceptAll(known)
 }
 
 // Purge takes a real server out of the trash, as the process before did.
-func (d *Path) Purge(number uint32) {
-	for i, dst := range d.table.trash {
+func (st *State) Purge(number uint32) {
+	for i, dst := range st.index.trash {
 		if dst.ID == number {
-			d.table.trash = slices.Delete(d.table.trash, i, i+1)
-			d.table.dests[number] = nil
-			d.resolver.Release(dst.hop)
+			st.index.trash = slices.Delete(st.index.trash, i, i+1)
+			st.index.dests[number] = nil
+			st.resolver.Release(dst.hop)
 			return
 		}
 	}
@@ -191,17 +195,30 @@ func (d *Path) Purge(number uint32) {
 
 // number gives an adopted real server the number that it had. It returns the one
 // that had it before, and had left the trash since.
-func (t *table) number(d *Dest, id uint32) (was *Dest) {
-	for int(id) >= len(t.dests) {
-		t.dests = append(t.dests, nil)
+func (ix *index) number(d *Dest, id uint32) (was *Dest) {
+	for int(id) >= len(ix.dests) {
+		ix.dests = append(ix.dests, nil)
 	}
-	if was = t.dests[id]; was != nil {
-		t.trash = slices.DeleteFunc(t.trash, func(x *Dest) bool { return x == was })
+	if was = ix.dests[id]; was != nil {
+		ix.trash = slices.DeleteFunc(ix.trash, func(x *Dest) bool { return x == was })
 	}
 	d.ID = id
-	t.dests[id] = d
-	d.state = t.states.server(id)
+	ix.dests[id] = d
+	d.state = ix.states.server(id)
 	return was
+}
+
+// state is what of a service or a real server may outlive the process, besides its
+// configuration. It holds no pointers.
+type state struct {
+	estimator.Estimator
+	served [2]uint64 // packets and bytes that the plane had forwarded by itself when they were last counted
+	// last is the number of the real server that the scheduler chose last, and
+	// current what else it knows (sched.Positioned).
+	last       uint32
+	current    int32
+	overloaded uint32 // of a real server: sched.Dest.Keep
+	idle       uint32 // tick since which the trash has seen it without any
 }
 
 // states gives out the states, by a real server's number and by a service's own.
@@ -244,3 +261,7 @@ func (c *states) clocks() (round, trash *uint32) {
 }
 
 func (c *states) freeService(n uint32) { delete(c.services, n) }
+
+// SetGeneration says which generation the present timeouts are, in a path that goes on
+// with an earlier process's tables.
+func (st *State) SetGeneration(gen uint32) { st.conns.SetGeneration(gen) }

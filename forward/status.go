@@ -12,6 +12,9 @@ import (
 	"github.com/ulvs/ulvs/persist"
 )
 
+// Listing is what is shown of a path.
+type Listing struct{ *tables }
+
 func (s *Service) status() ulvs.ServiceStatus {
 	st := ulvs.ServiceStatus{Service: s.Service, Stats: stats(&s.Estimator), Rate: rate(&s.Estimator), Destinations: make([]ulvs.DestinationStatus, len(s.dests))}
 	for i, dst := range s.dests {
@@ -34,24 +37,24 @@ func rate(e *estimator.Estimator) ulvs.Rate {
 }
 
 // Services is ulvs.Control's.
-func (d *Path) Services() ([]ulvs.ServiceStatus, error) {
-	d.lock()
-	list := slices.Collect(d.table.All())
-	d.unlock()
+func (ls *Listing) Services() ([]ulvs.ServiceStatus, error) {
+	ls.lock()
+	list := slices.Collect(ls.index.All())
+	ls.unlock()
 	out := make([]ulvs.ServiceStatus, 0, len(list))
 	for _, s := range list {
-		d.lock()
+		ls.lock()
 		out = append(out, s.status())
-		d.unlock()
+		ls.unlock()
 	}
 	return out, nil
 }
 
 // Service is ulvs.Control's.
-func (d *Path) Service(k ulvs.ServiceKey) (ulvs.ServiceStatus, error) {
-	d.lock()
-	defer d.unlock()
-	s := d.table.find(k)
+func (ls *Listing) Service(k ulvs.ServiceKey) (ulvs.ServiceStatus, error) {
+	ls.lock()
+	defer ls.unlock()
+	s := ls.index.find(k)
 	if s == nil {
 		return ulvs.ServiceStatus{}, fmt.Errorf("%w: %v", ulvs.ErrNoService, k)
 	}
@@ -60,23 +63,23 @@ func (d *Path) Service(k ulvs.ServiceKey) (ulvs.ServiceStatus, error) {
 
 // Conns is ulvs.Control's. It holds the forwarding lock for some hundred
 // entries at a time.
-func (d *Path) Conns(yield func(ulvs.ConnStatus) bool) error {
-	if list(d, d.conns.Each, d.connStatus, yield) {
-		list(d, d.templates.Each, d.templateStatus, yield)
+func (ls *Listing) Conns(yield func(ulvs.ConnStatus) bool) error {
+	if list(ls.tables, ls.conns.Each, ls.connStatus, yield) {
+		list(ls.tables, ls.templates.Each, ls.templateStatus, yield)
 	}
 	return nil
 }
 
 // list calls yield for the entries of a table until it says false, which is
 // the result then.
-func list[ID ~uint32](d *Path, each func(ID, int, func(ID)) (ID, bool), status func(ID, uint32) ulvs.ConnStatus, yield func(ulvs.ConnStatus) bool) bool {
+func list[ID ~uint32](tb *tables, each func(ID, int, func(ID)) (ID, bool), status func(ID, uint32) ulvs.ConnStatus, yield func(ulvs.ConnStatus) bool) bool {
 	const chunk = 512
 	entries := make([]ulvs.ConnStatus, 0, chunk)
 	for at, more := ID(0), true; more; {
-		now := tickOf(d.clock())
-		d.lock()
+		now := tickOf(tb.clock())
+		tb.lock()
 		at, more = each(at, chunk, func(id ID) { entries = append(entries, status(id, now)) })
-		d.unlock()
+		tb.unlock()
 		for _, e := range entries {
 			if !yield(e) {
 				return false
@@ -87,30 +90,30 @@ func list[ID ~uint32](d *Path, each func(ID, int, func(ID)) (ID, bool), status f
 	return true
 }
 
-func (d *Path) connStatus(id conn.ID, now uint32) ulvs.ConnStatus {
-	f, dst := d.conns.Flow(id), d.table.dests[d.conns.Dest(id)].conf
+func (ls *Listing) connStatus(id conn.ID, now uint32) ulvs.ConnStatus {
+	f, dst := ls.conns.Flow(id), ls.index.dests[ls.conns.Dest(id)].conf
 	port := f.VirtualPort()
-	if d.conns.Owner(id)&ownDestPort != 0 {
+	if ls.conns.Owner(id)&ownDestPort != 0 {
 		port = dst.Port
 	}
 	return ulvs.ConnStatus{
 		Protocol: ulvs.Protocol(f.Proto()), Client: f.Client(), Virtual: f.Virtual(),
 		Dest:  netip.AddrPortFrom(dst.Addr, port),
-		State: d.conns.StateName(id), Expires: d.conns.Expires(id, now),
+		State: ls.conns.StateName(id), Expires: ls.conns.Expires(id, now),
 	}
 }
 
-func (d *Path) templateStatus(id persist.ID, now uint32) ulvs.ConnStatus {
-	k, dst := d.templates.Key(id), d.table.dests[d.templates.Dest(id)].conf
+func (ls *Listing) templateStatus(id persist.ID, now uint32) ulvs.ConnStatus {
+	k, dst := ls.templates.Key(id), ls.index.dests[ls.templates.Dest(id)].conf
 	c := ulvs.ConnStatus{
 		Protocol: ulvs.Protocol(k.Protocol()), Client: netip.AddrPortFrom(k.Client(), 0), Virtual: k.Virtual(),
 		Dest:  netip.AddrPortFrom(dst.Addr, 0),
-		State: d.templates.StateName(id), Expires: d.templates.Expires(id, now), Template: true,
+		State: ls.templates.StateName(id), Expires: ls.templates.Expires(id, now), Template: true,
 	}
-	c.Engine, c.EngineData = d.templates.Engine(id)
+	c.Engine, c.EngineData = ls.templates.Engine(id)
 	const gone = 65535
 	switch {
-	case d.templates.Invalid(id):
+	case ls.templates.Invalid(id):
 		c.Virtual = netip.AddrPortFrom(c.Virtual.Addr(), gone)
 		c.Dest = netip.AddrPortFrom(dst.Addr, gone)
 	case c.Virtual.Port() != 0:
@@ -120,28 +123,28 @@ func (d *Path) templateStatus(id persist.ID, now uint32) ulvs.ConnStatus {
 }
 
 // Counters is ulvs.Control's.
-func (d *Path) Counters() (map[string]uint64, error) {
-	c := maps.Clone(d.plane.Counters())
+func (ls *Listing) Counters() (map[string]uint64, error) {
+	c := maps.Clone(ls.plane.Counters())
 	if c == nil {
 		c = map[string]uint64{}
 	}
-	d.lock()
-	defer d.unlock()
-	for i, n := range d.drops {
+	ls.lock()
+	defer ls.unlock()
+	for i, n := range ls.drops {
 		c[dropNames[i]] = n
 	}
-	c["answers"] = d.answered
-	c["shed"] = d.shedCount
-	c["connections"] = uint64(d.conns.Len())
-	c["connections_max"] = uint64(d.conns.Max())
-	c["templates"] = uint64(d.templates.Len())
-	c["templates_max"] = uint64(d.templates.Max())
-	c["templates_evicted"] = d.templates.Evicted()
-	c["parked_lost"] = d.parkedLost
-	if d.opener.able() {
-		c["opened_by_plane"] = d.opener.opened
+	c["answers"] = ls.answered
+	c["shed"] = ls.shedCount
+	c["connections"] = uint64(ls.conns.Len())
+	c["connections_max"] = uint64(ls.conns.Max())
+	c["templates"] = uint64(ls.templates.Len())
+	c["templates_max"] = uint64(ls.templates.Max())
+	c["templates_evicted"] = ls.templates.Evicted()
+	c["parked_lost"] = ls.parkedLost
+	if ls.opener.able() {
+		c["opened_by_plane"] = ls.opener.opened
 	}
-	for _, dst := range d.table.dests {
+	for _, dst := range ls.index.dests {
 		if dst != nil {
 			c["parked_lost"] += dst.hop.Lost()
 		}
@@ -150,23 +153,23 @@ func (d *Path) Counters() (map[string]uint64, error) {
 }
 
 // Sysctl is ulvs.Control's.
-func (d *Path) Sysctl(name string) (int, error) {
-	d.lock()
-	defer d.unlock()
-	n, ok := d.sysctl.Get(name)
+func (ls *Listing) Sysctl(name string) (int, error) {
+	ls.lock()
+	defer ls.unlock()
+	n, ok := ls.sysctl.Get(name)
 	if !ok {
-		return 0, fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ulvs.ErrUnsupported, name, d.sysctl.Names())
+		return 0, fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ulvs.ErrUnsupported, name, ls.sysctl.Names())
 	}
 	return n, nil
 }
 
 // Sysctls is ulvs.Control's.
-func (d *Path) Sysctls() (map[string]int, error) {
-	d.lock()
-	defer d.unlock()
+func (ls *Listing) Sysctls() (map[string]int, error) {
+	ls.lock()
+	defer ls.unlock()
 	out := map[string]int{}
-	for _, name := range d.sysctl.Names() {
-		out[name], _ = d.sysctl.Get(name)
+	for _, name := range ls.sysctl.Names() {
+		out[name], _ = ls.sysctl.Get(name)
 	}
 	return out, nil
 }

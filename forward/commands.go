@@ -1,0 +1,230 @@
+package forward
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/fwmark"
+	"github.com/ulvs/ulvs/persist"
+	"github.com/ulvs/ulvs/sched"
+)
+
+// Commands are the moments in which a command changes something. Each takes the
+// forwarding lock; the caller holds the control lock.
+type Commands struct{ *tables }
+
+// Find is the service with exactly this key, or nil. The caller holds the control
+// lock, so that the answer stays true.
+func (cm *Commands) Find(k ulvs.ServiceKey) *Service {
+	cm.lock()
+	defer cm.unlock()
+	return cm.index.find(k)
+}
+
+// NewService makes a service that is not served yet; number 0 takes a free one.
+func (cm *Commands) NewService(c ulvs.Service, number uint32) (*Service, error) {
+	sc, err := sched.New(c.Scheduler, nil, c.SchedFlags)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %v", ulvs.ErrNoScheduler, err)
+	}
+	cm.persists(c)
+	s := &Service{Service: c, scheduler: sc}
+	s.positioned, _ = sc.(sched.Positioned)
+	s.form = persist.FormFor(c.Is6(), c.Mark, c.Persistence.Netmask)
+	cm.change(func() { s.number, s.state = cm.index.states.service(number) })
+	return s, nil
+}
+
+// Forget gives back what NewService took.
+func (cm *Commands) Forget(s *Service) {
+	cm.change(func() { cm.index.states.freeService(s.number) })
+}
+
+// AddService serves a service that Find does not find.
+func (cm *Commands) AddService(s *Service) {
+	cm.change(func() {
+		cm.remember(s)
+		cm.opener.withDisabled(cm.opener.anyPortSibling(s.ServiceKey), func() { cm.index.addService(s) })
+		cm.index.nameMark(s.ServiceKey)
+	})
+}
+
+// All is every service, in the kernel's order.
+func (cm *Commands) All() []*Service {
+	cm.lock()
+	defer cm.unlock()
+	return slices.Collect(cm.index.All())
+}
+
+// RemoveServices takes services out; their real servers go to the trash.
+func (cm *Commands) RemoveServices(list []*Service) {
+	now := tickOf(cm.clock())
+	cm.change(func() {
+		marks := false
+		for _, s := range list {
+			cm.opener.disable(s)
+			s.retireScheduler()
+			cm.opener.withDisabled(cm.opener.anyPortSibling(s.ServiceKey), func() { cm.index.removeService(s, now) })
+			marks = marks || s.Mark != 0
+		}
+		if marks {
+			cm.index.nameMarks()
+		}
+	})
+}
+
+// SetMarks puts a family's rules to work; some says that there are any.
+func (cm *Commands) SetMarks(ipv6 bool, set *fwmark.Set, some bool) {
+	cm.change(func() {
+		cm.index.sets[family(ipv6)], cm.index.ruled[family(ipv6)] = set, some
+		cm.index.nameMarks()
+	})
+}
+
+// Claims are what the plane has to keep from the host, but for the mark rules. With
+// later, where there are very many services, of which a restore adds one after the
+// other, ok is false: the next Tick says that it is due.
+func (cm *Commands) Claims(later bool) (c dataplane.Claims, ok bool) {
+	const many = 200
+	cm.lock()
+	defer cm.unlock()
+	if later && cm.index.Len() >= many {
+		cm.claimDue = true
+		return c, false
+	}
+	cm.claimDue = false
+	return cm.index.claims(), true
+}
+
+// EditDest gives a real server another configuration.
+func (cm *Commands) EditDest(s *Service, dst *Dest, c ulvs.Destination) {
+	cm.change(func() {
+		cm.opener.withDisabled(s, func() {
+			dst.conf = c
+			dst.Set(c.Weight, c.UpperThreshold, c.LowerThreshold)
+			s.scheduler.Updated(s.schedDests(), &dst.Dest)
+			cm.index.mirror.savePosition(s)
+		})
+	})
+}
+
+// RemoveDest puts a real server into the trash.
+func (cm *Commands) RemoveDest(s *Service, dst *Dest) {
+	cm.change(func() {
+		cm.opener.withDisabled(s, func() { cm.index.removeDest(s, dst, tickOf(cm.clock())) })
+	})
+}
+
+// AddDest adds a real server that has a number; 0 takes a free one.
+func (cm *Commands) AddDest(s *Service, c ulvs.Destination, number uint32) (*Dest, error) {
+	// Resolving may talk to the system, so it comes before the lock.
+	hop := cm.resolver.NextHop(c.Addr)
+	hop.OnLost(hostUnreachable)
+	dst, err := cm.enlist(s, c, hop, number)
+	if err != nil {
+		cm.resolver.Release(hop)
+	}
+	return dst, err
+}
+
+// Zero sets a service's counters to zero, and those of its real servers; false: there is
+// no such service.
+func (cm *Commands) Zero(k ulvs.ServiceKey) bool {
+	cm.lock()
+	defer cm.unlock()
+	s := cm.index.find(k)
+	if s != nil {
+		s.zeroAll()
+	}
+	return s != nil
+}
+
+// ZeroAll is Zero for all services.
+func (cm *Commands) ZeroAll() {
+	cm.lock()
+	defer cm.unlock()
+	for s := range cm.index.All() {
+		s.zeroAll()
+	}
+}
+
+// Timeouts are those of ipvsadm --set.
+func (cm *Commands) Timeouts() ulvs.Timeouts {
+	cm.lock()
+	defer cm.unlock()
+	return cm.timeouts()
+}
+
+// SetTimeouts sets them; 0 keeps. It returns their generation.
+func (cm *Commands) SetTimeouts(t ulvs.Timeouts) (generation uint32) {
+	cm.change(func() {
+		cm.conns.SetTimeouts(t.TCP, t.TCPFin, t.UDP)
+		generation = cm.conns.Generation()
+		cm.index.mirror.setGeneration(generation)
+	})
+	return generation
+}
+
+// EditService gives a service another configuration (ip_vs_edit_service).
+func (cm *Commands) EditService(s *Service, c ulvs.Service) error {
+	cm.persists(c)
+	cm.lock()
+	defer cm.unlock()
+	cm.opener.disable(s)
+	defer cm.opener.enable(s)
+	if c.Scheduler != s.Scheduler {
+		sc, err := sched.New(c.Scheduler, s.schedDests(), c.SchedFlags)
+		if err != nil {
+			return fmt.Errorf("%w: %v", ulvs.ErrNoScheduler, err)
+		}
+		s.retireScheduler()
+		s.scheduler = sc
+		s.positioned, _ = sc.(sched.Positioned)
+		cm.index.mirror.savePosition(s)
+		s.Scheduler = c.Scheduler
+		cm.remember(s)
+	} else if f, ok := s.scheduler.(sched.Flagged); ok {
+		f.SetFlags(c.SchedFlags)
+	}
+	s.Service = c
+	s.form = persist.FormFor(c.Is6(), c.Mark, c.Persistence.Netmask)
+	return nil
+}
+
+// enlist puts a real server into a service.
+func (cm *Commands) enlist(s *Service, c ulvs.Destination, hop *dataplane.NextHop, number uint32) (*Dest, error) {
+	cm.lock()
+	defer cm.unlock()
+	if len(cm.index.dests) > conn.MaxDest && len(cm.index.free) == 0 {
+		return nil, fmt.Errorf("%w: no more than %d real servers", ulvs.ErrInvalid, conn.MaxDest)
+	}
+	dst := cm.index.fromTrash(s, c.AddrPort())
+	if dst != nil && number != 0 && dst.ID != number {
+		// The process whose commands these were had emptied its trash meanwhile.
+		cm.index.dests[dst.ID] = nil
+		cm.resolver.Release(dst.hop)
+		dst = nil
+	}
+	if dst == nil {
+		dst = &Dest{hop: hop}
+		if number != 0 {
+			if was := cm.index.number(dst, number); was != nil {
+				cm.resolver.Release(was.hop)
+			}
+		}
+	} else {
+		cm.resolver.Release(hop)
+		if dst.svc != s {
+			dst.Zero()
+		}
+	}
+	dst.conf = c
+	copy(dst.Addr[:], c.Addr.AsSlice())
+	dst.Port, dst.IPv6 = c.Port, s.Is6()
+	dst.Enlist(c.Weight, c.UpperThreshold, c.LowerThreshold)
+	cm.opener.withDisabled(s, func() { cm.index.addDest(s, dst) })
+	return dst, nil
+}

@@ -1,0 +1,48 @@
+package forward
+
+import (
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/sched"
+)
+
+// Dest is a real server at work. It outlives its place in a service as long as
+// connections or templates refer to it.
+type Dest struct {
+	sched.Dest
+	conf      ulvs.Destination
+	svc       *Service
+	hop       *dataplane.NextHop
+	available bool
+	// told is what the plane has been told of where the server is; until trusted,
+	// what it knows from before holds.
+	pushed     *dataplane.Neighbor
+	graceUntil uint32
+	*state
+}
+
+// Conf is the real server's configuration. The caller holds the control lock.
+func (dst *Dest) Conf() ulvs.Destination { return dst.conf }
+
+// What the director keeps in a connection's owner bits: whether it is listed
+// with its real server's port, and the forwarding method that the server had
+// when it was made (ip_vs_bind_dest copies it).
+const ownDestPort = 1
+
+func ownerBits(destPort bool, m ulvs.ForwardMethod) uint8 {
+	bits := uint8(m) << 1
+	if destPort {
+		bits |= ownDestPort
+	}
+	return bits
+}
+
+func methodOf(owner uint8) ulvs.ForwardMethod { return ulvs.ForwardMethod(owner >> 1) }
+
+// once counts a connection of one packet, which is over at once but may have
+// brought the server to its upper threshold.
+func (dst *Dest) once() *Dest {
+	dst.Bind(false, false)
+	dst.Unbind(false, false)
+	return dst
+}

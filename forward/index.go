@@ -1,0 +1,200 @@
+package forward
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/fwmark"
+	"github.com/ulvs/ulvs/packet"
+	"github.com/ulvs/ulvs/service"
+)
+
+// index is what the commands set up: services, real servers, marks. The
+// director's forwarding lock guards it.
+type index struct {
+	*service.Table[Service]
+	mirror  mirror
+	dests   []*Dest // by number; nil: free
+	free    []uint32
+	trash   []*Dest
+	trashAt *uint32        // tick at which the trash is looked at next
+	sets    [2]*fwmark.Set // IPv4, IPv6
+	ruled   [2]bool        // there are mark rules, by family
+	// markServices is how many services there are by mark, by family.
+	markServices [2]int
+	states       states
+	// vips are the addresses of services, with how many, and protocols the same
+	// by protocol; markVIPs are those that mark rules name as the destination of
+	// a service's packets.
+	vips      map[netip.Addr]int
+	protocols map[endpoint]int
+	markVIPs  map[netip.Addr]bool
+}
+
+func newIndex() index {
+	return index{
+		Table:     service.New[Service](),
+		dests:     make([]*Dest, 1), // 0 is no destination
+		vips:      map[netip.Addr]int{},
+		protocols: map[endpoint]int{},
+		markVIPs:  map[netip.Addr]bool{},
+		trashAt:   new(uint32),
+		mirror:    noMirror{},
+	}
+}
+
+func family(is6 bool) int {
+	if is6 {
+		return 1
+	}
+	return 0
+}
+
+func tableKey(k ulvs.ServiceKey) service.Key { return service.KeyOf(k.Addr, uint8(k.Protocol), k.Port) }
+
+// find is the service with exactly this key, or nil.
+func (ix *index) find(k ulvs.ServiceKey) *Service {
+	if k.Mark != 0 {
+		return ix.FindMark(k.Mark, k.IPv6)
+	}
+	return ix.Find(tableKey(k))
+}
+
+// addService puts in a service that find does not find.
+func (ix *index) addService(s *Service) {
+	if s.Mark != 0 {
+		ix.AddMark(s.Mark, s.IPv6, s)
+		ix.markServices[family(s.IPv6)]++
+		return
+	}
+	ix.Add(tableKey(s.ServiceKey), s)
+	ix.vips[s.Addr]++
+	ix.protocols[endpoint{s.Addr, uint8(s.Protocol)}]++
+}
+
+// removeService takes a service out; its destinations go to the trash.
+func (ix *index) removeService(s *Service, now uint32) {
+	if s.Mark != 0 {
+		ix.RemoveMark(s.Mark, s.IPv6)
+		ix.markServices[family(s.IPv6)]--
+	} else {
+		ix.Remove(tableKey(s.ServiceKey))
+		release(ix.vips, s.Addr)
+		release(ix.protocols, endpoint{s.Addr, uint8(s.Protocol)})
+	}
+	for _, d := range s.dests {
+		ix.discard(d, now)
+	}
+	ix.states.freeService(s.number)
+}
+
+// release takes one off a count.
+func release[K comparable](counts map[K]int, k K) {
+	if counts[k]--; counts[k] == 0 {
+		delete(counts, k)
+	}
+}
+
+// addDest puts a destination at the head of its service's list; one without a number
+// gets one.
+func (ix *index) addDest(s *Service, d *Dest) {
+	if d.ID == 0 {
+		if n := len(ix.free); n > 0 {
+			d.ID = ix.free[n-1]
+			ix.free = ix.free[:n-1]
+		} else {
+			d.ID = uint32(len(ix.dests))
+			ix.dests = append(ix.dests, nil)
+		}
+		ix.dests[d.ID] = d
+		d.state = ix.states.server(d.ID)
+		*d.state = state{}
+		d.Recall(0)
+		d.Keep(&d.state.overloaded)
+		ix.mirror.numbered(d)
+	}
+	d.svc = s
+	d.available = true
+	ix.mirror.pushServer(d)
+	s.dests = append([]*Dest{d}, s.dests...)
+	s.scheduler.Added(s.schedDests(), &d.Dest)
+	ix.mirror.savePosition(s)
+}
+
+func (ix *index) removeDest(s *Service, d *Dest, now uint32) {
+	s.dests = slices.DeleteFunc(slices.Clone(s.dests), func(x *Dest) bool { return x == d })
+	s.scheduler.Removed(s.schedDests(), &d.Dest)
+	ix.mirror.savePosition(s)
+	ix.discard(d, now)
+}
+
+// estimate is one round of the estimator for every service and destination.
+func (ix *index) estimate() {
+	for s := range ix.Each {
+		for _, d := range s.dests {
+			ix.mirror.collectCounters(d)
+			d.Round()
+		}
+		s.Round()
+	}
+}
+
+// nameMarks works out which addresses mark rules name as those of services. The
+// caller holds both locks.
+func (ix *index) nameMarks() {
+	clear(ix.markVIPs)
+	for i := range ix.sets {
+		if set := ix.sets[i]; set != nil && ix.ruled[i] {
+			for _, a := range set.Destinations(ix.Marks(i == 1)) {
+				ix.markVIPs[a] = true
+			}
+		}
+	}
+}
+
+// nameMark is nameMarks for one more service.
+func (ix *index) nameMark(k ulvs.ServiceKey) {
+	if k.Mark == 0 {
+		return
+	}
+	for _, a := range ix.sets[family(k.IPv6)].Destinations([]uint32{k.Mark}) {
+		ix.markVIPs[a] = true
+	}
+}
+
+// claims are what the plane has to keep from the host. A service that is gone
+// claims nothing, though it may have connections left: its ports may be the
+// host's now.
+func (ix *index) claims() (c dataplane.Claims) {
+	for s := range ix.Each {
+		c.Services = append(c.Services, s.Claim()...)
+	}
+	c.Marks4, c.Marks6 = ix.Marks(false), ix.Marks(true)
+	return c
+}
+
+// claimed reports whether a packet to an address is among the claims. s is its
+// service, or nil.
+func (ix *index) claimed(s *Service, to netip.Addr, p *packet.Packet) bool {
+	if s != nil && s.Mark != 0 {
+		return true
+	}
+	k := service.KeyOf(to, p.Proto, p.Flow.VirtualPort())
+	if ix.Find(k) != nil {
+		return true
+	}
+	port := k.Port
+	if k.Port = 0; ix.Find(k) != nil {
+		return true
+	}
+	k.Port = ftpPort
+	ftp := ix.Find(k)
+	return ftp != nil && ftp.FTP() && (port == ftpDataPort || port >= service.Unprivileged)
+}
+
+// marked reports whether a packet of a family may belong to a service by its mark.
+func (ix *index) marked(family int) bool {
+	return ix.sets[family] != nil && ix.markServices[family] > 0
+}

@@ -1,0 +1,145 @@
+package forward
+
+import (
+	"encoding/binary"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/fragment"
+	"github.com/ulvs/ulvs/packet"
+	"github.com/ulvs/ulvs/persist"
+	"github.com/ulvs/ulvs/sched"
+	"github.com/ulvs/ulvs/service"
+	"github.com/ulvs/ulvs/sysctl"
+)
+
+// tables are what the forwarding lock guards: connections, templates, services and real
+// servers, and what is known of the host.
+type tables struct {
+	plane    dataplane.Plane
+	resolver dataplane.Resolver
+	mac      dataplane.MAC
+	log      *slog.Logger
+	clock    func() time.Duration
+
+	persisting sync.Once
+
+	fwd        sync.Mutex
+	index      index
+	conns      *conn.Table
+	templates  *persist.Table
+	fragments  *fragment.Table
+	early      *fragment.Hold[dataplane.Frame] // that came before their first
+	sysctl     *sysctl.Values
+	defense    defense
+	drops      drops
+	request    sched.Request // what pick asks; here, since schedulers are called by interface
+	shedCount  uint64        // entries that drop_entry ended
+	parkedLost uint64        // by servers that are gone
+	answered   uint64        // answers given in the place of the host or of IPVS
+	nextEst    *uint32       // tick of the estimator's next round
+	opener     *opener
+	// What Attach puts to work: the plane's own mirror, and memory that outlives the
+	// process.
+	starting mirror
+	kept     []state
+	locals   *dataplane.Locals
+	in       link   // of the batch's last packet that rules looked at
+	touched  uint32 // keeps the look-ahead's loads from being left out
+	claimDue bool   // the plane has to be told anew
+
+	// scratch is working memory, for as many Handle calls at once as it holds;
+	// more allocate.
+	scratch chan *scratch
+}
+
+// lock takes the forwarding lock, the only way to it, and takes over what the plane has
+// opened meanwhile.
+func (tb *tables) lock() {
+	tb.fwd.Lock()
+	tb.opener.drain()
+}
+
+// unlock decides ahead for the services that have few picks left, and gives the lock
+// back. Of a batch of packets that comes last, as those are older than what a program
+// will see.
+func (tb *tables) unlock() {
+	tb.opener.refillLow()
+	tb.fwd.Unlock()
+}
+
+// change changes something under the forwarding lock.
+func (tb *tables) change(f func()) {
+	tb.lock()
+	defer tb.unlock()
+	f()
+	tb.opener.update()
+}
+
+// find is the connection of a flow from the client.
+func (tb *tables) find(f *packet.Flow, hash uint64) (id conn.ID, found bool) {
+	id, found = tb.conns.Lookup(f, hash)
+	if found && tb.conns.Pending(id) {
+		tb.opener.acceptConn(uint32(id)) // just made, on another CPU
+	}
+	return id, found
+}
+
+// findTemplate is the template of a key.
+func (tb *tables) findTemplate(k *persist.Key, hash uint64) (ct persist.ID, found bool) {
+	ct, found = tb.templates.Lookup(k, hash)
+	if found && tb.templates.Pending(ct) {
+		tb.opener.acceptTemplate(uint32(ct)) // just made, on another CPU
+	}
+	return ct, found
+}
+
+// templateKey works out the key of the template that a flow to a service has, and its
+// hash.
+func (tb *tables) templateKey(s *Service, f *packet.Flow, e *early) {
+	s.form.Fill(&e.key, (*[5]uint64)(f), f.VirtualPort() == s.Port && s.Port != ftpPort)
+	e.keyHash = tb.templates.Hash(&e.key)
+}
+
+// service is the Service service of a packet or, when it is an ICMP error, of
+// the packet of that it quotes. The mark is worked out here, as a connection's
+// packets do not need it.
+func (tb *tables) service(f *dataplane.Frame, p, of *packet.Packet) *Service {
+	mark := tb.mark(f, p)
+	if !of.Is6 {
+		var b [8]byte
+		binary.NativeEndian.PutUint64(b[:], of.Flow[0])
+		return tb.index.LookupIPv4(binary.BigEndian.Uint32(b[4:]), of.Flow.VirtualPort(), of.Proto, mark)
+	}
+	k := service.Key{Port: of.Flow.VirtualPort(), Proto: of.Proto, IPv6: of.Is6}
+	virtualAddr(&of.Flow, of.Is6, &k.Addr)
+	return tb.index.Lookup(k, mark)
+}
+
+// mark is the firewall mark that the rules give a packet.
+func (tb *tables) mark(f *dataplane.Frame, p *packet.Packet) uint32 {
+	set := tb.index.sets[family(p.Is6)]
+	if set == nil {
+		return 0
+	}
+	if f.In != tb.in.index {
+		tb.in = link{f.In, tb.resolver.LinkName(f.In)}
+	}
+	return set.Mark(p, tb.in.name)
+}
+
+// persists sees to the memory for templates, if c is the first service to have some.
+func (tb *tables) persists(c ulvs.Service) {
+	if c.Persistence.Timeout != 0 {
+		tb.persisting.Do(tb.templates.Populate)
+	}
+}
+
+func (tb *tables) timeouts() (t ulvs.Timeouts) {
+	t.TCP, t.TCPFin, t.UDP = tb.conns.Timeouts()
+	return t
+}

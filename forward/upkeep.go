@@ -1,0 +1,157 @@
+package forward
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/persist"
+)
+
+// Upkeep is what is done in time, and in the background.
+type Upkeep struct{ *tables }
+
+// Tick does what is due at time now without a packet, as far as it is done under the
+// lock: expiry, the estimator's round, the trash. claimDue says that the plane has to be
+// told anew what is claimed. Settle does the rest.
+func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed bool) {
+	tick := tickOf(now)
+	for more := true; more; {
+		up.lock()
+		more = up.advance(tick)
+		up.unlock()
+	}
+	up.lock()
+	defer up.unlock()
+	up.index.mirror.heartbeat(tick)
+	up.index.mirror.syncServers(up.index.dests, tick)
+	if int32(tick-*up.nextEst) >= 0 {
+		if up.sysctl.RunEstimation != 0 {
+			up.index.estimate()
+		}
+		*up.nextEst = tick + estimatorPeriod
+	}
+	shed = up.defense.due(tick) && up.defend()
+	up.opener.update()
+	gone = up.index.emptyTrash(tick)
+	for _, dst := range gone {
+		up.parkedLost += dst.hop.Lost()
+	}
+	return up.claimDue, gone, shed
+}
+
+// Shed ends entries as drop_entry has it (ip_vs_random_dropentry).
+func (up *Upkeep) Shed(now time.Duration) { up.shed(tickOf(now)) }
+
+// Settle gives back what nobody needs any more: the next hops of real servers that have
+// left the trash, and the slots of what has ended.
+func (up *Upkeep) Settle(gone []*Dest) {
+	for _, dst := range gone {
+		up.resolver.Release(dst.hop)
+	}
+	up.freeRetired()
+}
+
+// freeRetired gives back the slots of connections and templates that ended, once the
+// plane has seen the last of them.
+func (up *Upkeep) freeRetired() {
+	up.lock()
+	conns, templates := up.conns.Retired(), up.templates.Retired()
+	up.unlock()
+	if len(conns)+len(templates) == 0 {
+		return
+	}
+	if err := up.index.mirror.grace(); err != nil {
+		up.log.Error("slots of connections and templates cannot be used again", "slots", len(conns)+len(templates), "err", err)
+		return
+	}
+	up.lock()
+	up.conns.Free(conns)
+	up.templates.Free(templates)
+	up.unlock()
+}
+
+// shed looks at a thirty-second part of all entries, chosen at random, and ends
+// those that are worth least (ip_vs_conn.c, ip_vs_random_dropentry).
+func (up *Upkeep) shed(now uint32) {
+	const chunk = 256
+	up.lock()
+	conns, templates := up.conns.Slots(), up.templates.Slots()
+	up.unlock()
+	each := func(slots int, f func(i uint32)) {
+		for left := slots / 32; left > 0; left -= chunk {
+			up.lock()
+			for range min(left, chunk) {
+				f(rand.Uint32N(uint32(slots)))
+			}
+			up.unlock()
+		}
+	}
+	each(conns, func(i uint32) {
+		id := conn.ID(i)
+		if !up.conns.Live(id) {
+			return
+		}
+		switch up.conns.Worth(id) {
+		case conn.Keep:
+			return
+		case conn.IfStale:
+			if !up.defense.takesIdle(up.conns.Idle(id, now), up.conns.Packets(id)) {
+				return
+			}
+		}
+		ct := up.conns.Template(id)
+		up.removeConn(id)
+		up.shedCount++
+		// What it leaves without a connection goes too, unless assured.
+		if t := persist.ID(ct - 1); ct != 0 && up.templates.Controls(t) == 0 && !up.templates.Assured(t) {
+			up.templates.Remove(t)
+		}
+	})
+	each(templates, func(i uint32) {
+		id := persist.ID(i)
+		if !up.templates.Live(id) || up.templates.Controls(id) > 0 {
+			return
+		}
+		if up.index.dests[up.templates.Dest(id)].svc.OnePacket {
+			if !up.defense.takesIdle(up.templates.Idle(id, now), up.templates.Packets(id)) {
+				return
+			}
+		} else if up.templates.Assured(id) {
+			return
+		}
+		up.templates.Remove(id)
+		up.shedCount++
+	})
+}
+
+// SweepNoDest ends every connection and template whose real server is gone, with
+// expire_nodest_conn; the kernel does so in the background
+// (ip_vs_conn.c, ip_vs_expire_nodest_conn_flush).
+func (up *Upkeep) SweepNoDest() {
+	up.lock()
+	on := up.sysctl.ExpireNodestConn != 0
+	up.unlock()
+	if !on {
+		return
+	}
+	const chunk = 4096
+	for at, more := conn.ID(0), true; more; {
+		up.lock()
+		at, more = up.conns.Each(at, chunk, func(id conn.ID) {
+			if !up.index.dests[up.conns.Dest(id)].available {
+				up.removeConn(id)
+			}
+		})
+		up.unlock()
+	}
+	for at, more := persist.ID(0), true; more; {
+		up.lock()
+		at, more = up.templates.Each(at, chunk, func(id persist.ID) {
+			if up.templates.Controls(id) == 0 && !up.index.dests[up.templates.Dest(id)].available {
+				up.templates.Remove(id)
+			}
+		})
+		up.unlock()
+	}
+}
