@@ -7,14 +7,14 @@ import (
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/fwmark"
+	"github.com/ulvs/ulvs/internal/svctable"
 	"github.com/ulvs/ulvs/packet"
-	"github.com/ulvs/ulvs/service"
 )
 
 // index is what the commands set up: services, real servers, marks. The
 // director's forwarding lock guards it.
 type index struct {
-	*service.Table[Service]
+	*svctable.Table[Service]
 	mirror  mirror
 	dests   []*Dest // by number; nil: free
 	free    []uint32
@@ -35,7 +35,7 @@ type index struct {
 
 func newIndex() index {
 	return index{
-		Table:     service.New[Service](),
+		Table:     svctable.New[Service](),
 		dests:     make([]*Dest, 1), // 0 is no destination
 		vips:      map[netip.Addr]int{},
 		protocols: map[endpoint]int{},
@@ -52,7 +52,9 @@ func family(is6 bool) int {
 	return 0
 }
 
-func tableKey(k ulvs.ServiceKey) service.Key { return service.KeyOf(k.Addr, uint8(k.Protocol), k.Port) }
+func tableKey(k ulvs.ServiceKey) svctable.Key {
+	return svctable.KeyOf(k.Addr, uint8(k.Protocol), k.Port)
+}
 
 // find is the service with exactly this key, or nil.
 func (ix *index) find(k ulvs.ServiceKey) *Service {
@@ -181,7 +183,7 @@ func (ix *index) claimed(s *Service, to netip.Addr, p *packet.Packet) bool {
 	if s != nil && s.Mark != 0 {
 		return true
 	}
-	k := service.KeyOf(to, p.Proto, p.Flow.VirtualPort())
+	k := svctable.KeyOf(to, p.Proto, p.Flow.VirtualPort())
 	if ix.Find(k) != nil {
 		return true
 	}
@@ -191,7 +193,7 @@ func (ix *index) claimed(s *Service, to netip.Addr, p *packet.Packet) bool {
 	}
 	k.Port = ftpPort
 	ftp := ix.Find(k)
-	return ftp != nil && ftp.FTP() && (port == ftpDataPort || port >= service.Unprivileged)
+	return ftp != nil && ftp.FTP() && (port == ftpDataPort || port >= svctable.Unprivileged)
 }
 
 // marked reports whether a packet of a family may belong to a service by its mark.

@@ -13,11 +13,11 @@ import (
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/estimator"
-	"github.com/ulvs/ulvs/fragment"
 	"github.com/ulvs/ulvs/internal/accel"
+	"github.com/ulvs/ulvs/internal/estimator"
+	"github.com/ulvs/ulvs/internal/fragment"
+	"github.com/ulvs/ulvs/internal/sysctl"
 	"github.com/ulvs/ulvs/persist"
-	"github.com/ulvs/ulvs/sysctl"
 )
 
 // Options are what a Path is made of. All are required but MAC.

@@ -7,9 +7,9 @@ import (
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/internal/preselect"
+	"github.com/ulvs/ulvs/internal/svctable"
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
-	"github.com/ulvs/ulvs/service"
 )
 
 const (
@@ -81,7 +81,7 @@ func (s *Service) Claim() []dataplane.Claim {
 	}
 	data, passive := c, c
 	data.Port = ftpDataPort
-	passive.Port, passive.Last = service.Unprivileged, 65535
+	passive.Port, passive.Last = svctable.Unprivileged, 65535
 	return []dataplane.Claim{c, data, passive}
 }
 

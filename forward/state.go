@@ -5,8 +5,8 @@ import (
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/conn"
-	"github.com/ulvs/ulvs/estimator"
 	"github.com/ulvs/ulvs/internal/accel"
+	"github.com/ulvs/ulvs/internal/estimator"
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/persist"

@@ -8,7 +8,7 @@ import (
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/conn"
-	"github.com/ulvs/ulvs/estimator"
+	"github.com/ulvs/ulvs/internal/estimator"
 	"github.com/ulvs/ulvs/persist"
 )
 

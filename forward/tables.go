@@ -9,12 +9,12 @@ import (
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/fragment"
+	"github.com/ulvs/ulvs/internal/fragment"
+	"github.com/ulvs/ulvs/internal/svctable"
+	"github.com/ulvs/ulvs/internal/sysctl"
 	"github.com/ulvs/ulvs/packet"
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
-	"github.com/ulvs/ulvs/service"
-	"github.com/ulvs/ulvs/sysctl"
 )
 
 // tables are what the forwarding lock guards: connections, templates, services and real
@@ -115,7 +115,7 @@ func (tb *tables) service(f *dataplane.Frame, p, of *packet.Packet) *Service {
 		binary.NativeEndian.PutUint64(b[:], of.Flow[0])
 		return tb.index.LookupIPv4(binary.BigEndian.Uint32(b[4:]), of.Flow.VirtualPort(), of.Proto, mark)
 	}
-	k := service.Key{Port: of.Flow.VirtualPort(), Proto: of.Proto, IPv6: of.Is6}
+	k := svctable.Key{Port: of.Flow.VirtualPort(), Proto: of.Proto, IPv6: of.Is6}
 	virtualAddr(&of.Flow, of.Is6, &k.Addr)
 	return tb.index.Lookup(k, mark)
 }

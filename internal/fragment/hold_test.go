@@ -5,7 +5,7 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/ulvs/ulvs/fragment"
+	"github.com/ulvs/ulvs/internal/fragment"
 	"github.com/ulvs/ulvs/packet"
 )
 

@@ -9,7 +9,7 @@ import (
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
-	"github.com/ulvs/ulvs/fragment"
+	"github.com/ulvs/ulvs/internal/fragment"
 	"github.com/ulvs/ulvs/packet"
 )
 

@@ -1,4 +1,4 @@
-package service
+package svctable
 
 import (
 	"math/rand/v2"

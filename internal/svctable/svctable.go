@@ -1,9 +1,9 @@
-// Package service finds the virtual service of a packet: by firewall mark,
+// Package svctable finds the virtual service of a packet: by firewall mark,
 // then by address and port, then by the two rules that the kernel has for
 // whole addresses (net/netfilter/ipvs/ip_vs_ctl.c, ip_vs_service_find).
 //
 // What a service is, is its owner's matter: the type parameter S.
-package service
+package svctable
 
 import (
 	"cmp"
