@@ -16,8 +16,6 @@ const mostMethods = 40
 // never rise, and goes with its last.
 var largeTypes = map[string]int{
 	"dataplane/xdp.program": 65,
-	"conn.Table":            53,
-	"persist.Table":         50,
 }
 
 // methods counts the methods that are declared on each type of the sources that are no

@@ -64,7 +64,7 @@ type record struct {
 // Table is a connection table. Make it with New. It is not safe for concurrent
 // use: the director's forwarding lock guards it.
 type Table struct {
-	t        *expiring.Table[record]
+	*expiring.Table[ID, record]
 	timeouts timeouts
 	secure   bool
 	expired  func(ID)
@@ -77,13 +77,9 @@ func New(o Options) (*Table, error) {
 	}
 	t := &Table{expired: o.Expired, timeouts: defaultTimeouts(o.Hz)}
 	var err error
-	x := expiring.Options{
-		Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt, Quarantine: o.Quarantine,
-	}
-	if o.Prefetch != nil {
-		x.Prefetch = func(i uint32) uint32 { return o.Prefetch(ID(i)) }
-	}
-	t.t, err = expiring.New[record](x, t.onExpire)
+	t.Table, err = expiring.New[ID, record](expiring.Options[ID]{
+		Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt, Quarantine: o.Quarantine, Prefetch: o.Prefetch,
+	}, t.onExpire)
 	if err != nil {
 		return nil, fmt.Errorf("conn: %w", err)
 	}
@@ -96,39 +92,20 @@ func New(o Options) (*Table, error) {
 // endEmbryos ends what was made and has had no packet: whoever made it was
 // interrupted, and the record may be another's still.
 func (t *Table) endEmbryos() {
-	for i := range uint32(t.t.Slots()) {
-		if state := t.t.State(i); t.t.Live(i) && !t.recordSet(state) {
-			t.t.End(i)
+	for id := range ID(t.Slots()) {
+		if state := t.State(id); t.Live(id) && !t.recordSet(state) {
+			t.End(id)
 		}
 	}
 }
 
-// Populate has all memory of the table's own be there, before the first connection: else
-// the first ones each wait for some.
-func (t *Table) Populate() { t.t.Populate() }
-
-// Close gives back the memory that New took. The table is gone then.
-func (t *Table) Close() { t.t.Close() }
-
-// Len is how many connections there are, Max how many there can be.
-func (t *Table) Len() int { return t.t.Len() }
-
-// Max is the most connections that the table can hold.
-func (t *Table) Max() int { return t.t.Max() }
-
 // Hash is the hash of a flow, for Touch, Lookup and Insert.
-func (t *Table) Hash(f *packet.Flow) uint64 { return t.t.Hash((*shtab.Key)(f)) }
-
-// Touch starts to load what Lookup will need, and TouchNew what Insert will, too. See
-// shtab.Table.Touch.
-func (t *Table) Touch(hash uint64) uint32    { return t.t.Touch(hash) }
-func (t *Table) TouchNew(hash uint64) uint32 { return t.t.TouchNew(hash) }
+func (t *Table) Hash(f *packet.Flow) uint64 { return t.Table.Hash((*shtab.Key)(f)) }
 
 // Lookup finds the connection of a flow from the client
 // (ip_vs_conn.c, ip_vs_conn_in_get).
 func (t *Table) Lookup(f *packet.Flow, hash uint64) (ID, bool) {
-	i, ok := t.t.Lookup((*shtab.Key)(f), hash)
-	return ID(i), ok
+	return t.Table.Lookup((*shtab.Key)(f), hash)
 }
 
 // Insert makes a connection to real server dest (1 to MaxDest), in state NONE
@@ -137,19 +114,19 @@ func (t *Table) Lookup(f *packet.Flow, hash uint64) (ID, bool) {
 // so are the owner's bits, 0 to 15. The flow must have no connection that is not
 // hidden. The error is ErrFull.
 func (t *Table) Insert(f *packet.Flow, hash uint64, dest, template, now uint32, owner uint8) (ID, error) {
-	i, err := t.t.Insert((*shtab.Key)(f), hash, uint64(dest), now, uint32(owner&0xf)<<ownerShift)
+	id, err := t.Table.Insert((*shtab.Key)(f), hash, uint64(dest), now, uint32(owner&0xf)<<ownerShift)
 	if err != nil {
 		return 0, err
 	}
-	t.t.Owner(i).template = template
-	t.t.Arm(i, t.t.Ticks(3*time.Second), now)
-	return ID(i), nil
+	t.Record(id).template = template
+	t.Arm(id, t.Ticks(3*time.Second), now)
+	return id, nil
 }
 
 // InsertSYN is Insert, and TCP with the SYN that opens the connection.
 func (t *Table) InsertSYN(f *packet.Flow, hash uint64, dest, template, now uint32, owner uint8) (ID, Change, error) {
 	kept := uint32(owner&0xf) << ownerShift
-	i, err := t.t.Insert((*shtab.Key)(f), hash, uint64(dest), now, kept)
+	id, err := t.Table.Insert((*shtab.Key)(f), hash, uint64(dest), now, kept)
 	if err != nil {
 		return 0, Change{}, err
 	}
@@ -157,71 +134,60 @@ func (t *Table) InsertSYN(f *packet.Flow, hash uint64, dest, template, now uint3
 	if t.secure {
 		to = tcpSynAck
 	}
-	t.t.SetCount(i, 1)
+	t.SetPackets(id, 1)
 	c := Change{Activated: tcpActive>>to&1 != 0}
-	t.open(i, template, t.timeouts.tcp[to], kept|to, c)
-	return ID(i), c, nil
+	t.open(id, template, t.timeouts.tcp[to], kept|to, c)
+	return id, c, nil
 }
 
-// Hide keeps a connection, with all it counts for, and has Lookup not find it:
-// its flow may have another.
-func (t *Table) Hide(id ID) { t.t.Detach(uint32(id)) }
-
-// Remove ends a connection at once, without Expired.
-func (t *Table) Remove(id ID) { t.t.End(uint32(id)) }
-
-// Retired takes the slots that are in quarantine, and Free gives them back once
-// no program can still act on what was in them.
-func (t *Table) Retired() []uint32   { return t.t.Retired() }
-func (t *Table) Free(slots []uint32) { t.t.Free(slots) }
-
-// Advance moves the clock to tick now and expires what is due. It looks at no
-// more than budget entries, and reports true when there are more to do.
-func (t *Table) Advance(now uint32, budget int) (more bool) { return t.t.Advance(now, budget) }
-
 // onExpire ends a connection whose time is over.
-func (t *Table) onExpire(i uint32) {
-	t.expired(ID(i))
-	t.t.End(i)
+func (t *Table) onExpire(id ID) {
+	t.expired(id)
+	t.End(id)
 }
 
 // Flow is the connection's flow, from the client to the virtual service.
-func (t *Table) Flow(id ID) *packet.Flow { return (*packet.Flow)(t.t.Key(uint32(id))) }
+func (t *Table) Flow(id ID) *packet.Flow { return (*packet.Flow)(t.Key(id)) }
 
 // Orphan takes a connection's template away, if that is gone.
-func (t *Table) Orphan(id ID) { t.t.Owner(uint32(id)).template = 0 }
+func (t *Table) Orphan(id ID) { t.Record(id).template = 0 }
 
 // Dest is the number of the connection's real server.
-func (t *Table) Dest(id ID) uint32 { return uint32(t.t.Value(uint32(id))) }
+func (t *Table) Dest(id ID) uint32 { return uint32(t.Value(id)) }
 
 // Template is what Insert was given.
-func (t *Table) Template(id ID) uint32 { return t.t.Owner(uint32(id)).template }
+func (t *Table) Template(id ID) uint32 { return t.Record(id).template }
 
 // Active reports whether the connection counts as active, not as inactive.
-func (t *Table) Active(id ID) bool { return t.t.State(uint32(id))&flagActive != 0 }
+func (t *Table) Active(id ID) bool { return t.State(id)&flagActive != 0 }
 
 // Owner is the owner's bits that Insert was given.
-func (t *Table) Owner(id ID) uint8 { return uint8(t.t.State(uint32(id))>>ownerShift) & 0xf }
+func (t *Table) Owner(id ID) uint8 { return uint8(t.State(id)>>ownerShift) & 0xf }
 
-// Packets is how many packets the connection has had.
-func (t *Table) Packets(id ID) uint32 { return t.t.Count(uint32(id)) }
-
-// Idle is how many ticks ago the connection's last packet came.
-func (t *Table) Idle(id ID, now uint32) uint32 { return now - t.t.Stamp(uint32(id)) }
-
-// Slots is how many slots there are, and Live whether one holds a connection that is
-// not Pending: for looking at some at random.
-func (t *Table) Slots() int      { return t.t.Slots() }
-func (t *Table) Live(id ID) bool { return t.t.Live(uint32(id)) }
-
-// Expires is how long the connection has to live if no packet comes.
-func (t *Table) Expires(id ID, now uint32) time.Duration { return t.t.Expires(uint32(id), now) }
-
-// Each calls yield for the connections in slots from on, and looks at no more
-// than budget slots. It returns where to go on, and false when it came to the
-// end. Connections that come and go between two calls may be missed, and those that
-// are Pending are; yield may remove the one that it is called for.
-func (t *Table) Each(from ID, budget int, yield func(ID)) (next ID, more bool) {
-	n, more := t.t.Each(uint32(from), budget, func(i uint32) { yield(ID(i)) })
-	return ID(n), more
+// Accept makes of a connection that a program has made what Insert and its first packet
+// would have, at the time of that packet: template and the owner's bits are Insert's.
+func (t *Table) Accept(id ID, template uint32, owner uint8) Change {
+	to, timeout := t.State(id)&stateMask, t.timeouts.udp
+	c := Change{}
+	if t.Flow(id).Proto() == protoTCP {
+		to %= tcpStates
+		timeout = t.timeouts.tcp[to]
+		c.Activated = tcpActive>>to&1 != 0
+	}
+	t.open(id, template, timeout, uint32(owner&0xf)<<ownerShift|to, c)
+	return c
 }
+
+// open gives a new entry its record and its state, from the time in its stamp on.
+func (t *Table) open(id ID, template, timeout, state uint32, c Change) {
+	state |= t.timeouts.gen<<genShift | flagSet
+	if c.Activated {
+		state |= flagActive
+	}
+	t.Record(id).template = template
+	t.ArmFromStamp(id, timeout)
+	t.SetState(id, state)
+}
+
+// Secure reports what SetSecure said.
+func (t *Table) Secure() bool { return t.secure }

@@ -71,8 +71,8 @@ func TestTCPStates(t *testing.T) {
 			if fromActive {
 				state |= flagActive
 			}
-			tab.t.SetState(uint32(id), state)
-			tab.t.Arm(uint32(id), uint32(seconds[tcpNames[from]])*hz, 0)
+			tab.SetState(id, state)
+			tab.Arm(id, uint32(seconds[tcpNames[from]])*hz, 0)
 			c := tab.TCP(id, flags, 100)
 			want := short[to]
 			toActive := strings.Contains(active, want)
@@ -88,7 +88,7 @@ func TestTCPStates(t *testing.T) {
 			if got := tab.Expires(id, 100); got != time.Duration(seconds[want])*time.Second {
 				t.Errorf("flags %#x: from %s to %s expires in %v", flags, tcpNames[from], want, got)
 			}
-			tab.Remove(id)
+			tab.End(id)
 		}
 	}
 }
@@ -124,7 +124,7 @@ func TestSCTPStates(t *testing.T) {
 			if from == sctpEstablished {
 				state |= flagActive
 			}
-			tab.t.SetState(uint32(id), state)
+			tab.SetState(id, state)
 			tab.SCTP(id, chunk, 0)
 			if got, want := tab.StateName(id), sctpNames[index[to]]; got != want {
 				t.Errorf("chunk %d: from %s to %s, want %s", chunk, sctpNames[from], got, want)
@@ -132,7 +132,7 @@ func TestSCTPStates(t *testing.T) {
 			if want := to == "ES"; tab.Active(id) != want {
 				t.Errorf("chunk %d: from %s to %s: active %v", chunk, sctpNames[from], to, !want)
 			}
-			tab.Remove(id)
+			tab.End(id)
 		}
 	}
 }
@@ -168,13 +168,13 @@ func TestExpiryAgainstOracle(t *testing.T) {
 			}
 			live[n] = &entry{flow: f, id: id, last: now, timout: 3 * hz}
 		case rng.IntN(10) == 0:
-			tab.Remove(e.id)
+			tab.End(e.id)
 			delete(live, n)
 		default:
 			flags := []uint8{packet.SYN, packet.ACK, packet.FIN, packet.RST}[rng.IntN(4)]
 			tab.TCP(e.id, flags, now)
 			e.last = now
-			e.timout = tab.timeouts.tcp[tab.t.State(uint32(e.id))&stateMask]
+			e.timout = tab.timeouts.tcp[tab.State(e.id)&stateMask]
 		}
 		if rng.IntN(20) == 0 {
 			now += rng.Uint32N(40 * hz)
@@ -297,7 +297,7 @@ func BenchmarkTurnover(b *testing.B) {
 			}
 			n := live
 			for b.Loop() {
-				tab.Remove(ids[n%live])
+				tab.End(ids[n%live])
 				fill(n)
 				n++
 			}
@@ -334,7 +334,7 @@ func TestQuarantine(t *testing.T) {
 		if retired[id] {
 			t.Fatalf("slot %d is used again in quarantine", id)
 		}
-		tab.Remove(id)
+		tab.End(id)
 		retired[id] = true
 		if tab.Live(id) {
 			t.Fatal("a removed connection lives")

@@ -68,6 +68,3 @@ func SCTPEvents() (mask uint32) {
 // Generation is that of the present timeouts; an entry with another one gets
 // its new timeout at its next packet.
 func (t *Table) Generation() uint32 { return t.timeouts.gen }
-
-// Seed and Homes are what the hash of a flow is worked out with (internal/shtab).
-func (t *Table) Seed() (factors [6]uint64, homes uint32) { return t.t.Seed(), t.t.Homes() }

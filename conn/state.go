@@ -27,14 +27,13 @@ type Change struct {
 // UDP tells of a packet of a UDP connection, or of one of a protocol that has
 // no states (ip_vs_proto_udp.c, udp_state_transition).
 func (t *Table) UDP(id ID, now uint32) {
-	t.enter(uint32(id), 0, false, t.timeouts.udp, now)
+	t.enter(id, 0, false, t.timeouts.udp, now)
 }
 
 // TCP tells of a packet of a TCP connection, by its flags
 // (ip_vs_proto_tcp.c, set_tcp_state).
 func (t *Table) TCP(id ID, flags uint8, now uint32) Change {
-	i := uint32(id)
-	from := t.t.State(i) & stateMask
+	from := t.State(id) & stateMask
 	to := uint32(tcpClose) // a packet without any of the four flags
 	switch {
 	case flags&packet.RST != 0:
@@ -49,17 +48,16 @@ func (t *Table) TCP(id ID, flags uint8, now uint32) Change {
 	case flags&packet.ACK != 0:
 		to = uint32(tcpOnACK[from%tcpStates])
 	}
-	return t.enter(i, to, tcpActive>>to&1 != 0, t.timeouts.tcp[to], now).established(from, to, tcpEstablished)
+	return t.enter(id, to, tcpActive>>to&1 != 0, t.timeouts.tcp[to], now).established(from, to, tcpEstablished)
 }
 
 // SCTP tells of a packet of an SCTP association, by its first chunk's type and,
 // where that is COOKIE ECHO or COOKIE ACK and an ABORT follows it, by ABORT's
 // (ip_vs_proto_sctp.c, set_sctp_state).
 func (t *Table) SCTP(id ID, chunk uint8, now uint32) Change {
-	i := uint32(id)
-	from := t.t.State(i) & stateMask
+	from := t.State(id) & stateMask
 	to := uint32(sctpNext[sctpEvent(chunk)][from%sctpStates])
-	return t.enter(i, to, to == sctpEstablished, t.timeouts.sctp[to], now).established(from, to, sctpEstablished)
+	return t.enter(id, to, to == sctpEstablished, t.timeouts.sctp[to], now).established(from, to, sctpEstablished)
 }
 
 func (c Change) established(from, to, established uint32) Change {
@@ -69,10 +67,10 @@ func (c Change) established(from, to, established uint32) Change {
 
 // enter brings an entry into a state, stamps it and counts the packet. In the
 // same state and with timeouts unchanged it touches only the entry's own line.
-func (t *Table) enter(i, to uint32, active bool, timeout, now uint32) (c Change) {
-	was := t.t.State(i)
-	t.t.SetStamp(i, now)
-	t.t.SetCount(i, t.t.Count(i)+1)
+func (t *Table) enter(id ID, to uint32, active bool, timeout, now uint32) (c Change) {
+	was := t.State(id)
+	t.SetStamp(id, now)
+	t.Counted(id)
 	if was&stateMask == to && was>>genShift == t.timeouts.gen && t.recordSet(was) {
 		return c
 	}
@@ -87,8 +85,8 @@ func (t *Table) enter(i, to uint32, active bool, timeout, now uint32) (c Change)
 		c.Deactivated = was&flagActive != 0
 	}
 	// The state last: it says that the record is its own, to whoever adopts it.
-	t.t.Restart(i, timeout, now)
-	t.t.SetState(i, is)
+	t.Restart(id, timeout, now)
+	t.SetState(id, is)
 	return c
 }
 
@@ -98,13 +96,9 @@ const flagSet = 1 << 10
 
 func (t *Table) recordSet(state uint32) bool { return state&flagSet != 0 }
 
-// Counted tells of a packet that belongs to the connection and changes nothing,
-// not even its time: an ICMP error (ip_vs_icmp_xmit).
-func (t *Table) Counted(id ID) { t.t.SetCount(uint32(id), t.t.Count(uint32(id))+1) }
-
 // Touched tells of a packet that restarts the timer and leaves the state alone.
 func (t *Table) Touched(id ID, now uint32) {
-	t.t.SetStamp(uint32(id), now)
+	t.SetStamp(id, now)
 	t.Counted(id)
 }
 
@@ -112,7 +106,7 @@ func (t *Table) Touched(id ID, now uint32) {
 // one may have its ports: TCP in TIME_WAIT or CLOSE, with finWait also in
 // FIN_WAIT; SCTP in CLOSED (ip_vs_core.c, is_new_conn_expected).
 func (t *Table) Over(id ID, finWait bool) bool {
-	s := t.t.State(uint32(id)) & stateMask
+	s := t.State(id) & stateMask
 	switch t.Flow(id).Proto() {
 	case protoTCP:
 		return s == tcpTimeWait || s == tcpClose || finWait && s == tcpFinWait
@@ -140,7 +134,7 @@ const (
 
 // Worth is what the connection's state says of it.
 func (t *Table) Worth(id ID) Worth {
-	s := t.t.State(uint32(id)) & stateMask
+	s := t.State(id) & stateMask
 	switch t.Flow(id).Proto() {
 	case protoTCP:
 		switch s {
@@ -165,7 +159,7 @@ func (t *Table) Worth(id ID) Worth {
 // StateName is the kernel's name of the connection's state, as ipvsadm -Lc
 // shows it.
 func (t *Table) StateName(id ID) string {
-	s := t.t.State(uint32(id)) & stateMask
+	s := t.State(id) & stateMask
 	switch t.Flow(id).Proto() {
 	case protoTCP:
 		return tcpNames[s%tcpStates]

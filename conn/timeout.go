@@ -43,7 +43,7 @@ func defaultTimeouts(hz uint32) timeouts {
 // Timeouts are the three that ipvsadm --set sets: TCP's ESTABLISHED, TCP's
 // FIN_WAIT, and UDP. All others are constants.
 func (t *Table) Timeouts() (tcp, tcpFin, udp time.Duration) {
-	return t.t.Duration(t.timeouts.tcp[tcpEstablished]), t.t.Duration(t.timeouts.tcp[tcpFinWait]), t.t.Duration(t.timeouts.udp)
+	return t.Duration(t.timeouts.tcp[tcpEstablished]), t.Duration(t.timeouts.tcp[tcpFinWait]), t.Duration(t.timeouts.udp)
 }
 
 // SetTimeouts sets them; 0 keeps. A connection has its new timeout from its
@@ -51,7 +51,7 @@ func (t *Table) Timeouts() (tcp, tcpFin, udp time.Duration) {
 func (t *Table) SetTimeouts(tcp, tcpFin, udp time.Duration) {
 	set := func(ticks *uint32, d time.Duration) {
 		if d != 0 {
-			*ticks = t.t.Ticks(d)
+			*ticks = t.Ticks(d)
 		}
 	}
 	set(&t.timeouts.tcp[tcpEstablished], tcp)

@@ -37,7 +37,7 @@ func (tb *tables) connExpired(id conn.ID) {
 // removeConn ends a connection now (ip_vs_conn_expire_now).
 func (tb *tables) removeConn(id conn.ID) {
 	tb.connExpired(id)
-	tb.conns.Remove(id)
+	tb.conns.End(id)
 }
 
 func (tb *tables) templateEnded(id persist.ID) {

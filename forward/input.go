@@ -86,7 +86,7 @@ func (in *Path) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	// By itself, so that a processor has many of these loads under way.
 	for i := 0; templated && i < len(batch); i++ {
 		if e := &s.early[i]; e.templated {
-			lines += in.templates.Touch(e.keyHash)
+			lines += in.templates.TouchNew(e.keyHash)
 		}
 	}
 	in.touched = lines

@@ -154,14 +154,14 @@ func (o *opener) acceptedTemplate(id persist.ID) {
 func (o *opener) acceptAll(known func(uint32) *Dest) {
 	o.templates.EachPending(func(id persist.ID) {
 		if known(o.templates.Dest(id)) == nil {
-			o.templates.Discard(id)
+			o.templates.End(id)
 			return
 		}
 		o.acceptedTemplate(id)
 	})
 	o.conns.EachPending(func(id conn.ID) {
 		if known(o.conns.Dest(id)) == nil {
-			o.conns.Remove(id)
+			o.conns.End(id)
 			return
 		}
 		o.acceptedConn(id)

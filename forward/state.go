@@ -165,7 +165,7 @@ func (st *State) bind() {
 		at, more = st.conns.Each(at, 1<<30, func(id conn.ID) {
 			dst := known(st.conns.Dest(id))
 			if dst == nil {
-				st.conns.Remove(id)
+				st.conns.End(id)
 				return
 			}
 			dst.Bind(false, st.conns.Active(id))

@@ -61,7 +61,7 @@ type record struct {
 	controls uint32 // connections (the kernel's n_control)
 	// Neighbours in the list of those that control nothing, oldest first, as
 	// index+1; 0: none.
-	older, newer uint32
+	older, newer ID
 }
 
 // Flags in an entry's state word, beside expiring.Made.
@@ -77,16 +77,16 @@ const OpenedState = expiring.PendingFlag
 // Table is a table of templates. Make it with New. It is not safe for
 // concurrent use: the director's forwarding lock guards it.
 type Table struct {
-	t          *expiring.Table[record]
+	*expiring.Table[ID, record]
 	ended      func(ID)
 	evicted    uint64
 	quarantine bool
 	described  map[ID]engineTemplate
 
-	oldest, newest uint32 // of those that control nothing, as index+1
+	oldest, newest ID // of those that control nothing, as index+1
 	// One that was just made, as index+1, and that is not on that list: it is most
 	// probably given a connection at once.
-	fresh uint32
+	fresh ID
 }
 
 // New makes an empty table, or takes one over.
@@ -96,7 +96,7 @@ func New(o Options) (*Table, error) {
 	}
 	t := &Table{ended: o.Ended, quarantine: o.Quarantine}
 	var err error
-	t.t, err = expiring.New[record](expiring.Options{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt, Quarantine: o.Quarantine, Prefetch: t.prefetch}, t.onExpire)
+	t.Table, err = expiring.New[ID, record](expiring.Options[ID]{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt, Quarantine: o.Quarantine, Prefetch: t.prefetch}, t.onExpire)
 	if err != nil {
 		return nil, fmt.Errorf("persist: %w", err)
 	}
@@ -109,66 +109,45 @@ func New(o Options) (*Table, error) {
 // adopt makes the list of those that control nothing anew, which are all until
 // Adopt is called for their connections.
 func (t *Table) adopt() {
-	var all []uint32
-	for i := range uint32(t.t.Slots()) {
+	var all []ID
+	for id := range ID(t.Slots()) {
 		switch {
-		case !t.t.Live(i):
-		case t.t.State(i)&flagStarted == 0: // whoever made it was interrupted
-			t.t.End(i)
+		case !t.Live(id):
+		case t.State(id)&flagStarted == 0: // whoever made it was interrupted
+			t.End(id)
 		default:
-			all = append(all, i)
+			all = append(all, id)
 		}
 	}
-	slices.SortFunc(all, func(a, b uint32) int { return int(int32(t.t.Stamp(a) - t.t.Stamp(b))) })
-	for _, i := range all {
-		t.t.Owner(i).controls = 0
-		t.lruPush(i)
-		if k := (*Key)(t.t.Key(i)); k.engine() {
-			t.Describe(ID(i), k.anonymous(), "", nil)
+	slices.SortFunc(all, func(a, b ID) int { return int(int32(t.Stamp(a) - t.Stamp(b))) })
+	for _, id := range all {
+		t.Record(id).controls = 0
+		t.lruPush(id)
+		if k := (*Key)(t.Table.Key(id)); k.engine() {
+			t.Describe(id, k.anonymous(), "", nil)
 		}
 	}
 }
 
 // Adopt says of a template of an adopted table that it controls a connection.
 func (t *Table) Adopt(id ID) {
-	r := t.t.Owner(uint32(id))
+	r := t.Record(id)
 	if r.controls == 0 {
-		t.lruRemove(uint32(id))
+		t.lruRemove(id)
 	}
 	r.controls++
 }
-
-// Populate has all memory of the table's own be there, before the first template: else
-// the first ones each wait for some.
-func (t *Table) Populate() { t.t.Populate() }
-
-// Close gives back the memory that New took. The table is gone then.
-func (t *Table) Close() { t.t.Close() }
-
-// Len is how many templates there are.
-func (t *Table) Len() int { return t.t.Len() }
-
-// Max is how many there can be.
-func (t *Table) Max() int { return t.t.Max() }
 
 // Evicted is how many templates have made room for others so far.
 func (t *Table) Evicted() uint64 { return t.evicted }
 
 // Hash is the hash of a key, for Touch, Lookup and Insert.
-func (t *Table) Hash(k *Key) uint64 { return t.t.Hash((*shtab.Key)(k)) }
-
-// Seed and Homes are what the hash of a key is worked out with (internal/shtab).
-func (t *Table) Seed() (factors [6]uint64, homes uint32) { return t.t.Seed(), t.t.Homes() }
+func (t *Table) Hash(k *Key) uint64 { return t.Table.Hash((*shtab.Key)(k)) }
 
 // Lookup finds the template of a key (ip_vs_conn.c, ip_vs_ct_in_get).
 func (t *Table) Lookup(k *Key, hash uint64) (ID, bool) {
-	i, ok := t.t.Lookup((*shtab.Key)(k), hash)
-	return ID(i), ok
+	return t.Table.Lookup((*shtab.Key)(k), hash)
 }
-
-// Touch starts to load what Lookup and Insert will need. What it returns means
-// nothing.
-func (t *Table) Touch(hash uint64) uint32 { return t.t.TouchNew(hash) }
 
 // Insert makes a template that leads to real server dest (not 0) and lives for
 // timeout. The key must have none. When there is no room, the template goes
@@ -176,49 +155,47 @@ func (t *Table) Touch(hash uint64) uint32 { return t.t.TouchNew(hash) }
 // all control something.
 func (t *Table) Insert(k *Key, hash uint64, dest uint32, timeout time.Duration, now uint32) (ID, error) {
 	sk := (*shtab.Key)(k)
-	i, err := t.t.Insert(sk, hash, uint64(dest), now, 0)
+	id, err := t.Table.Insert(sk, hash, uint64(dest), now, 0)
 	for err != nil {
 		// In quarantine, what is ended makes no room yet.
-		if t.lruFlush(); t.oldest == 0 || t.quarantine && t.t.Len() < t.t.Max() {
+		if t.lruFlush(); t.oldest == 0 || t.quarantine && t.Len() < t.Max() {
 			return 0, ErrFull
 		}
 		t.end(t.oldest - 1)
 		t.evicted++
-		i, err = t.t.Insert(sk, hash, uint64(dest), now, 0)
+		id, err = t.Table.Insert(sk, hash, uint64(dest), now, 0)
 	}
 	t.lruFlush()
-	*t.t.Owner(i) = record{}
-	t.fresh = i + 1
-	t.t.Arm(i, t.t.Ticks(timeout), now)
-	t.t.SetState(i, flagStarted)
-	return ID(i), nil
+	*t.Record(id) = record{}
+	t.fresh = id + 1
+	t.Arm(id, t.Ticks(timeout), now)
+	t.SetState(id, flagStarted)
+	return id, nil
 }
 
 // Invalidate hides a template whose real server is gone: it will not be found
 // again, and lives on until its time is over
 // (ip_vs_conn.c, ip_vs_check_template).
 func (t *Table) Invalidate(id ID) {
-	i := uint32(id)
-	t.t.SetState(i, t.t.State(i)|flagInvalid)
-	t.t.Detach(i)
+	t.SetState(id, t.State(id)|flagInvalid)
+	t.Hide(id)
 }
 
 // Control says that the template has given a connection, which restarts its
 // time (ip_vs_control_add, ip_vs_conn_put).
 func (t *Table) Control(id ID, now uint32) {
-	i := uint32(id)
-	r := t.t.Owner(i)
+	r := t.Record(id)
 	if r.controls == 0 {
-		t.lruRemove(i)
+		t.lruRemove(id)
 	}
 	r.controls++
-	t.t.SetStamp(i, now) // which the timer, set for no later, looks at
+	t.SetStamp(id, now) // which the timer, set for no later, looks at
 }
 
 // Controlled says that a program has given a connection by the template, at a tick
 // that may be over: what came after has not restarted its time less.
 func (t *Table) Controlled(id ID, at uint32) {
-	if stamp := t.t.Stamp(uint32(id)); int32(at-stamp) < 0 {
+	if stamp := t.Stamp(id); int32(at-stamp) < 0 {
 		at = stamp
 	}
 	t.Control(id, at)
@@ -227,97 +204,102 @@ func (t *Table) Controlled(id ID, at uint32) {
 // Release says that a connection that the template controlled has ended
 // (ip_vs_control_del).
 func (t *Table) Release(id ID) {
-	r := t.t.Owner(uint32(id))
+	r := t.Record(id)
 	if r.controls--; r.controls == 0 {
 		t.lruFlush()
-		t.lruPush(uint32(id))
+		t.lruPush(id)
 	}
 }
 
 // TouchRecord starts to load what Release will need. What it returns means nothing.
-func (t *Table) TouchRecord(id ID) uint32 { return t.t.Owner(uint32(id)).controls }
-
-// Counted says that the template has given a packet that needed no connection.
-func (t *Table) Counted(id ID) { t.t.SetCount(uint32(id), t.t.Count(uint32(id))+1) }
+func (t *Table) TouchRecord(id ID) uint32 { return t.Record(id).controls }
 
 // Assure says that a controlled connection was established
 // (ip_vs_control_assure_ct).
 func (t *Table) Assure(id ID) {
-	i := uint32(id)
-	t.t.SetState(i, t.t.State(i)|flagAssured)
+	t.SetState(id, t.State(id)|flagAssured)
 }
 
 // Remove ends a template that controls nothing, now; Ended is called.
-func (t *Table) Remove(id ID) { t.end(uint32(id)) }
-
-// Advance moves the clock to tick now and expires what is due. It looks at no
-// more than budget entries, and reports true when there are more to do.
-func (t *Table) Advance(now uint32, budget int) (more bool) { return t.t.Advance(now, budget) }
+func (t *Table) Remove(id ID) { t.end(id) }
 
 // onExpire is for a template whose time is over. One that controls connections
 // gets another minute, and keeps this as its timeout (ip_vs_conn_expire).
-func (t *Table) onExpire(i uint32) {
-	if t.t.Owner(i).controls > 0 {
-		t.t.Rearm(i, t.t.Ticks(grace), t.t.Now())
+func (t *Table) onExpire(id ID) {
+	if t.Record(id).controls > 0 {
+		t.Rearm(id, t.Ticks(grace), t.Now())
 		return
 	}
-	t.end(i)
+	t.end(id)
 }
 
 // prefetch loads the neighbour of a template that will end.
-func (t *Table) prefetch(i uint32) uint32 {
-	newer := t.t.Owner(i).newer
+func (t *Table) prefetch(id ID) uint32 {
+	newer := t.Record(id).newer
 	if newer == 0 {
 		return 0
 	}
-	return t.t.Owner(newer - 1).older
+	return uint32(t.Record(newer - 1).older)
 }
 
 // end removes a template that controls nothing.
-func (t *Table) end(i uint32) {
-	t.ended(ID(i))
-	delete(t.described, ID(i))
-	t.lruRemove(i)
-	t.t.End(i)
+func (t *Table) end(id ID) {
+	t.ended(id)
+	delete(t.described, id)
+	t.lruRemove(id)
+	t.End(id)
 }
 
 // lruFlush puts the template that was made last on the list of those that control
 // nothing, if that is what it does.
 func (t *Table) lruFlush() {
-	if i := t.fresh; i != 0 {
+	if id := t.fresh; id != 0 {
 		t.fresh = 0
-		t.lruPush(i - 1)
+		t.lruPush(id - 1)
 	}
 }
 
 // lruPush puts a template at the new end of the list of those that control
-// nothing; wake takes it off.
-func (t *Table) lruPush(i uint32) {
-	r := t.t.Owner(i)
+// nothing; lruRemove takes it off.
+func (t *Table) lruPush(id ID) {
+	r := t.Record(id)
 	r.older, r.newer = t.newest, 0
 	if t.newest != 0 {
-		t.t.Owner(t.newest - 1).newer = i + 1
+		t.Record(t.newest - 1).newer = id + 1
 	} else {
-		t.oldest = i + 1
+		t.oldest = id + 1
 	}
-	t.newest = i + 1
+	t.newest = id + 1
 }
 
-func (t *Table) lruRemove(i uint32) {
-	if t.fresh == i+1 {
+func (t *Table) lruRemove(id ID) {
+	if t.fresh == id+1 {
 		t.fresh = 0
 		return
 	}
-	r := t.t.Owner(i)
+	r := t.Record(id)
 	if r.older != 0 {
-		t.t.Owner(r.older - 1).newer = r.newer
+		t.Record(r.older - 1).newer = r.newer
 	} else {
 		t.oldest = r.newer
 	}
 	if r.newer != 0 {
-		t.t.Owner(r.newer - 1).older = r.older
+		t.Record(r.newer - 1).older = r.older
 	} else {
 		t.newest = r.older
 	}
 	r.older, r.newer = 0, 0
 }
+
+// Accept makes of a template that a program has made what Insert would have, when the
+// program did.
+func (t *Table) Accept(id ID, timeout time.Duration) {
+	t.lruFlush()
+	*t.Record(id) = record{}
+	t.fresh = id + 1
+	t.ArmFromStamp(id, t.Ticks(timeout))
+	t.SetState(id, flagStarted)
+}
+
+// Discard ends a template that was not taken, without Ended.
+func (t *Table) Discard(id ID) { t.End(id) }

@@ -182,7 +182,7 @@ func (w *writers) insertAs(v *visitor, key *packet.Flow) bool {
 }
 
 func (w *writers) remove(v *visitor) {
-	w.conns.Remove(v.id)
+	w.conns.End(v.id)
 	v.live = false
 	w.count[v.home]--
 	w.removed++

@@ -17,7 +17,7 @@ import (
 )
 
 // Options say how large a table is. Max and Hz are required.
-type Options struct {
+type Options[ID ~uint32] struct {
 	// Max is the most entries there can be.
 	Max int
 	// Hz is how many ticks a second has in all times given to the table, and
@@ -30,22 +30,22 @@ type Options struct {
 	Memory, Records []byte
 	Adopt           bool
 	// Ahead, if it is not nil, is called for some entries before the time of the
-	// first of them is over. If it reads what over will need, that is loaded for all
+	// first of them is over. If it reads what onExpire will need, that is loaded for all
 	// of them at the same time. What it returns means nothing.
-	Prefetch func(i uint32) uint32
+	Prefetch func(ID) uint32
 	// Quarantine keeps the slots of entries that ended until Free: somebody else
 	// reads Memory too.
 	Quarantine bool
 }
 
-// Table is a shared table with a record of E beside each slot. Make it with
-// New. It is not safe for concurrent use.
-type Table[E any] struct {
-	*shtab.Table
+// Table is a shared table with a record of E beside each slot, whose entries are known by
+// IDs: the numbers of their slots. Make it with New. It is not safe for concurrent use.
+type Table[ID ~uint32, E any] struct {
+	entries[ID]
 	recs     []record[E]
 	wheel    *timerwheel.Wheel
 	hz       uint32
-	onExpire func(i uint32)
+	onExpire func(ID)
 	own      []block
 	// The slot, and 1, of an entry that has been started and whose timer is not set:
 	// it is most probably given another timeout at once.
@@ -67,14 +67,14 @@ type record[E any] struct {
 	owner   E
 }
 
-// New makes an empty table, or takes one over. E must hold no pointers. over is
-// called for each entry whose time is over, with its timer unset: it ends it, or
+// New makes an empty table, or takes one over. E must hold no pointers. onExpire
+// is called for each entry whose time is over, with its timer unset: it ends it, or
 // gives it a new time.
-func New[E any](o Options, over func(i uint32)) (*Table[E], error) {
+func New[ID ~uint32, E any](o Options[ID], onExpire func(ID)) (*Table[ID, E], error) {
 	if o.Hz == 0 {
 		return nil, errors.New("expiring: Options need Hz")
 	}
-	t := &Table[E]{hz: o.Hz, onExpire: over, quarantine: o.Quarantine}
+	t := &Table[ID, E]{hz: o.Hz, onExpire: onExpire, quarantine: o.Quarantine}
 	if err := t.mapMemory(o); err != nil {
 		t.Close()
 		return nil, err
@@ -85,9 +85,9 @@ func New[E any](o Options, over func(i uint32)) (*Table[E], error) {
 		}
 	}
 	t.wheel = timerwheel.New(t.recs, func(r *record[E]) *timerwheel.Link { return &r.timer }, o.Now, t.fire)
-	ahead := t.Stamp
+	ahead := t.tab.Stamp
 	if o.Prefetch != nil {
-		ahead = func(i uint32) uint32 { return t.Stamp(i) + o.Prefetch(i) }
+		ahead = func(i uint32) uint32 { return t.tab.Stamp(i) + o.Prefetch(ID(i)) }
 	}
 	t.wheel.SetPrefetch(ahead)
 	if o.Adopt {
@@ -100,15 +100,15 @@ func New[E any](o Options, over func(i uint32)) (*Table[E], error) {
 }
 
 // mapMemory lays the table and its records over their memory.
-func (t *Table[E]) mapMemory(o Options) error {
+func (t *Table[ID, E]) mapMemory(o Options[ID]) error {
 	memory, err := t.memory(o.Memory, shtab.Size(max(o.Max, 1)))
 	if err != nil {
 		return err
 	}
 	if o.Adopt {
-		t.Table, t.retired, err = shtab.Adopt(memory, o.Max, o.Hz)
+		t.tab, t.retired, err = shtab.Adopt(memory, o.Max, o.Hz)
 	} else {
-		t.Table, err = shtab.New(memory, o.Max, o.Hz)
+		t.tab, err = shtab.New(memory, o.Max, o.Hz)
 	}
 	if err != nil {
 		return err
@@ -116,14 +116,14 @@ func (t *Table[E]) mapMemory(o Options) error {
 	if memory, err = t.memory(o.Records, RecordsSize[E](o.Max)); err != nil {
 		return err
 	}
-	if t.recs, err = shtab.RecordsOver[record[E]](memory, t.Slots()); err != nil {
+	if t.recs, err = shtab.RecordsOver[record[E]](memory, t.tab.Slots()); err != nil {
 		return fmt.Errorf("expiring: %w", err)
 	}
 	return nil
 }
 
 // memory is what was given, or if that is nil the table's own.
-func (t *Table[E]) memory(given []byte, size int) ([]byte, error) {
+func (t *Table[ID, E]) memory(given []byte, size int) ([]byte, error) {
 	if given != nil {
 		return given, nil
 	}
@@ -137,17 +137,17 @@ func (t *Table[E]) memory(given []byte, size int) ([]byte, error) {
 
 // Populate has all memory of the table's own be there: else the first entries each wait
 // for some.
-func (t *Table[E]) Populate() {
+func (t *Table[ID, E]) Populate() {
 	for _, b := range t.own {
 		shtab.Populate(b.bytes)
 	}
 }
 
 // rearmAll sets the timers of adopted entries.
-func (t *Table[E]) rearmAll() {
-	for i := range uint32(t.Slots()) {
-		if t.Valid(i) {
-			t.wheel.Set(i, t.Stamp(i)+t.recs[i].timeout)
+func (t *Table[ID, E]) rearmAll() {
+	for i := range uint32(t.tab.Slots()) {
+		if t.tab.Valid(i) {
+			t.wheel.Set(i, t.tab.Stamp(i)+t.recs[i].timeout)
 		}
 	}
 }
@@ -156,52 +156,55 @@ func (t *Table[E]) rearmAll() {
 func RecordsSize[E any](max int) int { return shtab.RecordsSize[record[E]](shtab.Slots(max)) }
 
 // Close gives back the memory that New took. The table is gone then.
-func (t *Table[E]) Close() {
+func (t *Table[ID, E]) Close() {
 	for _, b := range t.own {
 		b.free()
 	}
 	t.own = nil
 }
 
-// Owner is the record of the owner's beside slot i.
-func (t *Table[E]) Owner(i uint32) *E { return &t.recs[i].owner }
+// Record is the owner's record of an entry.
+func (t *Table[ID, E]) Record(id ID) *E { return &t.recs[id].owner }
 
 // TouchNew is Touch for a key that is probably new: it loads the line of its record
 // too.
-func (t *Table[E]) TouchNew(h uint64) uint32 {
-	return t.Table.TouchNew(h) + t.recs[t.Home(h)].timeout
+func (t *Table[ID, E]) TouchNew(h uint64) uint32 {
+	return t.tab.TouchNew(h) + t.recs[t.tab.Home(h)].timeout
 }
 
 // Rearm gives an entry whose time is over another one, from now on.
-func (t *Table[E]) Rearm(i, timeout, now uint32) {
+func (t *Table[ID, E]) Rearm(id ID, timeout, now uint32) {
+	i := uint32(id)
 	t.recs[i].timeout = timeout
-	t.SetStamp(i, now)
+	t.tab.SetStamp(i, now)
 	t.wheel.Set(i, now+timeout)
 }
 
 // Arm gives a new entry its time to live, from now on.
-func (t *Table[E]) Arm(i, timeout, now uint32) {
+func (t *Table[ID, E]) Arm(id ID, timeout, now uint32) {
+	i := uint32(id)
 	t.armFresh()
 	t.recs[i].timeout = timeout
-	t.SetStamp(i, now)
+	t.tab.SetStamp(i, now)
 	t.fresh = i + 1
 }
 
 // armFresh sets the timer of the entry that was started last, if nobody has.
-func (t *Table[E]) armFresh() {
+func (t *Table[ID, E]) armFresh() {
 	if t.fresh == 0 {
 		return
 	}
 	i := t.fresh - 1
 	t.fresh = 0
-	t.wheel.Set(i, t.Stamp(i)+t.recs[i].timeout)
+	t.wheel.Set(i, t.tab.Stamp(i)+t.recs[i].timeout)
 }
 
 // Restart is a use at tick now of an entry whose timeout may have changed. The
 // timer has to move only if it would fire too late.
-func (t *Table[E]) Restart(i, timeout, now uint32) {
+func (t *Table[ID, E]) Restart(id ID, timeout, now uint32) {
+	i := uint32(id)
 	t.recs[i].timeout = timeout
-	t.SetStamp(i, now)
+	t.tab.SetStamp(i, now)
 	if t.fresh == i+1 {
 		t.fresh = 0
 	}
@@ -212,74 +215,76 @@ func (t *Table[E]) Restart(i, timeout, now uint32) {
 
 // ArmFromStamp sets the timer of an entry that came into the table without Arm: timeout
 // runs from its stamp on.
-func (t *Table[E]) ArmFromStamp(i, timeout uint32) {
+func (t *Table[ID, E]) ArmFromStamp(id ID, timeout uint32) {
+	i := uint32(id)
 	t.recs[i].timeout = timeout
-	t.wheel.Set(i, t.Stamp(i)+timeout)
+	t.wheel.Set(i, t.tab.Stamp(i)+timeout)
 }
 
 // End removes an entry, and frees its slot at once, or in quarantine.
-func (t *Table[E]) End(i uint32) {
+func (t *Table[ID, E]) End(id ID) {
+	i := uint32(id)
 	if t.fresh == i+1 {
 		t.fresh = 0
 	}
 	t.wheel.Unset(i)
-	t.Remove(i)
+	t.tab.Remove(i)
 	if t.quarantine {
 		t.retired = append(t.retired, i)
 		return
 	}
-	t.Release(i)
+	t.tab.Release(i)
 }
 
 // Retired takes the slots that are in quarantine. When nobody can still hold what
 // they were, they are given back by Free.
-func (t *Table[E]) Retired() []uint32 {
+func (t *Table[ID, E]) Retired() []uint32 {
 	list := t.retired
 	t.retired = nil
 	return list
 }
 
 // Free gives slots back that Retired took.
-func (t *Table[E]) Free(list []uint32) {
+func (t *Table[ID, E]) Free(list []uint32) {
 	for _, i := range list {
-		t.Release(i)
+		t.tab.Release(i)
 	}
 }
 
 // Advance moves the clock to tick now, and calls over for what is due. It looks
 // at no more than budget entries, and reports true when there are more to do.
-func (t *Table[E]) Advance(now uint32, budget int) (more bool) {
+func (t *Table[ID, E]) Advance(now uint32, budget int) (more bool) {
 	t.armFresh()
 	return t.wheel.Advance(now, budget)
 }
 
 // Now is the tick up to which time has moved.
-func (t *Table[E]) Now() uint32 { return t.wheel.Now() }
+func (t *Table[ID, E]) Now() uint32 { return t.wheel.Now() }
 
 // fire is the wheel's call when a timer has run out. The stamp may lie ahead of
 // a wheel that has fallen behind.
-func (t *Table[E]) fire(i uint32) {
-	stamp, timeout := t.Stamp(i), t.recs[i].timeout
+func (t *Table[ID, E]) fire(i uint32) {
+	stamp, timeout := t.tab.Stamp(i), t.recs[i].timeout
 	if int32(t.wheel.Now()-stamp) < int32(timeout) {
 		t.wheel.Set(i, stamp+timeout)
 		return
 	}
-	t.onExpire(i)
+	t.onExpire(ID(i))
 }
 
 // Expires is how long the entry has to live if it is not used.
-func (t *Table[E]) Expires(i, now uint32) time.Duration {
-	left := int32(t.Stamp(i) + t.recs[i].timeout - now)
+func (t *Table[ID, E]) Expires(id ID, now uint32) time.Duration {
+	left := int32(t.Stamp(id) + t.recs[id].timeout - now)
 	return t.Duration(uint32(max(left, 0)))
 }
 
 // Duration and Ticks change between the two units of time.
-func (t *Table[E]) Duration(ticks uint32) time.Duration {
+func (t *Table[ID, E]) Duration(ticks uint32) time.Duration {
 	return time.Duration(ticks) * time.Second / time.Duration(t.hz)
 }
 
 // Ticks is a duration in ticks, rounded down.
-func (t *Table[E]) Ticks(d time.Duration) uint32 {
+func (t *Table[ID, E]) Ticks(d time.Duration) uint32 {
 	return uint32(d * time.Duration(t.hz) / time.Second)
 }
 
@@ -287,12 +292,12 @@ func (t *Table[E]) Ticks(d time.Duration) uint32 {
 // budget slots. It returns where to go on, and false when it came to the end.
 // Entries that come and go between two calls may be missed, and those that are Pending
 // are; yield may end the one that it is called for.
-func (t *Table[E]) Each(from uint32, budget int, yield func(i uint32)) (next uint32, more bool) {
-	end := min(int(from)+budget, t.Slots())
-	for i := from; i < uint32(end); i++ {
-		if t.Live(i) {
-			yield(i)
+func (t *Table[ID, E]) Each(from ID, budget int, yield func(ID)) (next ID, more bool) {
+	end := min(int(from)+budget, t.tab.Slots())
+	for id := from; id < ID(end); id++ {
+		if t.Live(id) {
+			yield(id)
 		}
 	}
-	return uint32(end), end < t.Slots()
+	return ID(end), end < t.tab.Slots()
 }
