@@ -65,7 +65,7 @@ func (d *Director) addService(c ulvs.Service, number uint32) error {
 		return err
 	}
 	d.path.Commands.AddService(s)
-	return d.effects.record(command{Verb: "service", Service: &s.Service, Number: s.Number()})
+	return d.effects.record(command{Verb: "service", Service: recordService(s.Service), Number: s.Number()})
 }
 
 // existing is the service of a key, or ErrNoService. The caller holds ctl.
@@ -96,7 +96,7 @@ func (d *Director) EditService(c ulvs.Service) error {
 	if s.FTP() != was { // its claims go with its persistence
 		err = d.effects.claim(nil)
 	}
-	return errors.Join(err, d.effects.record(command{Verb: "edit service", Service: &c}))
+	return errors.Join(err, d.effects.record(command{Verb: "edit service", Service: recordService(c)}))
 }
 
 // DeleteService implements Control.
@@ -108,7 +108,7 @@ func (d *Director) DeleteService(k ulvs.ServiceKey) error {
 		return err
 	}
 	d.remove(s)
-	return d.effects.record(command{Verb: "delete service", Key: &s.ServiceKey})
+	return d.effects.record(command{Verb: "delete service", Key: recordKey(s.ServiceKey)})
 }
 
 // Clear implements Control.
@@ -165,7 +165,7 @@ func (d *Director) addDestination(k ulvs.ServiceKey, c ulvs.Destination, number 
 	if err != nil {
 		return err
 	}
-	return d.effects.record(command{Verb: "server", Key: &s.ServiceKey, Destination: &c, Number: dst.ID})
+	return d.effects.record(command{Verb: "server", Key: recordKey(s.ServiceKey), Destination: recordDestination(c), Number: dst.ID})
 }
 
 // EditDestination implements Control.
@@ -187,7 +187,7 @@ func (d *Director) EditDestination(k ulvs.ServiceKey, c ulvs.Destination) error 
 		d.warnMethod(c)
 	}
 	d.path.Commands.EditDest(s, dst, c)
-	return d.effects.record(command{Verb: "edit server", Key: &s.ServiceKey, Destination: &c})
+	return d.effects.record(command{Verb: "edit server", Key: recordKey(s.ServiceKey), Destination: recordDestination(c)})
 }
 
 // DeleteDestination implements Control.
@@ -204,7 +204,7 @@ func (d *Director) DeleteDestination(k ulvs.ServiceKey, at netip.AddrPort) error
 	}
 	d.path.Commands.RemoveDest(s, dst)
 	d.effects.sweep()
-	return d.effects.record(command{Verb: "delete server", Key: &s.ServiceKey, Addr: at})
+	return d.effects.record(command{Verb: "delete server", Key: recordKey(s.ServiceKey), Addr: at})
 }
 
 // Zero implements Control.
@@ -234,7 +234,7 @@ func (d *Director) SetTimeouts(t ulvs.Timeouts) error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	generation := d.path.Commands.SetTimeouts(t)
-	return d.effects.record(command{Verb: "timeouts", Timeouts: &t, Generation: generation})
+	return d.effects.record(command{Verb: "timeouts", Timeouts: recordTimeouts(t), Generation: generation})
 }
 
 // Sysctl implements Control.

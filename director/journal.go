@@ -4,12 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"github.com/ulvs/ulvs/forward"
 
-	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/internal/journal"
 )
 
@@ -19,23 +17,6 @@ var journalSize = 16 << 20
 
 // Adopted reports whether the director goes on with what an earlier process left.
 func (d *Director) Adopted() bool { return d.adopted }
-
-// command is a verb of the operator's in the journal.
-type command struct {
-	Verb string `json:"do"`
-	// Number is that of the service's state, or of the real server.
-	Number      uint32            `json:"number,omitempty"`
-	Service     *ulvs.Service     `json:"service,omitempty"`
-	Key         *ulvs.ServiceKey  `json:"key,omitempty"`
-	Destination *ulvs.Destination `json:"destination,omitempty"`
-	Addr        netip.AddrPort    `json:"addr,omitzero"`
-	Timeouts    *ulvs.Timeouts    `json:"timeouts,omitempty"`
-	Name        string            `json:"name,omitempty"` // of a sysctl
-	Value       int               `json:"value,omitempty"`
-	Generation  uint32            `json:"generation,omitempty"`
-	IPv6        bool              `json:"ipv6,omitempty"`
-	Text        string            `json:"text,omitempty"`
-}
 
 // snapshot is the changes that make everything as it is. The caller holds ctl, under
 // which all of it changes but the trash and the modes of defence.
@@ -52,7 +33,7 @@ func (e live) snapshot() (records [][]byte, err error) {
 	for name, value := range now.Sysctls {
 		put(command{Verb: "sysctl", Name: name, Value: value})
 	}
-	put(command{Verb: "timeouts", Timeouts: &now.Timeouts, Generation: now.Generation})
+	put(command{Verb: "timeouts", Timeouts: recordTimeouts(now.Timeouts), Generation: now.Generation})
 	for _, six := range []bool{false, true} {
 		put(command{Verb: "marks", IPv6: six, Text: e.marks(six).Save()})
 	}
@@ -60,9 +41,9 @@ func (e live) snapshot() (records [][]byte, err error) {
 		present := dst.Conf()
 		conf := present
 		conf.Weight = max(conf.Weight, dst.LastWeight())
-		put(command{Verb: "server", Key: &s.ServiceKey, Destination: &conf, Number: dst.ID})
+		put(command{Verb: "server", Key: recordKey(s.ServiceKey), Destination: recordDestination(conf), Number: dst.ID})
 		if conf.Weight != present.Weight {
-			put(command{Verb: "edit server", Key: &s.ServiceKey, Destination: &present})
+			put(command{Verb: "edit server", Key: recordKey(s.ServiceKey), Destination: recordDestination(present)})
 		}
 	}
 	// The trash of services that are gone comes first: their numbers may be others'.
@@ -74,17 +55,17 @@ func (e live) snapshot() (records [][]byte, err error) {
 		if live[s] {
 			continue
 		}
-		put(command{Verb: "service", Service: &s.Service, Number: s.Number()})
+		put(command{Verb: "service", Service: recordService(s.Service), Number: s.Number()})
 		for _, dst := range list {
 			server(s, dst)
 		}
-		put(command{Verb: "delete service", Key: &s.ServiceKey})
+		put(command{Verb: "delete service", Key: recordKey(s.ServiceKey)})
 	}
 	for _, s := range slices.Backward(now.Services) {
-		put(command{Verb: "service", Service: &s.Service, Number: s.Number()})
+		put(command{Verb: "service", Service: recordService(s.Service), Number: s.Number()})
 		for _, dst := range now.Trash[s] {
 			server(s, dst)
-			put(command{Verb: "delete server", Key: &s.ServiceKey, Addr: dst.Conf().AddrPort()})
+			put(command{Verb: "delete server", Key: recordKey(s.ServiceKey), Addr: dst.Conf().AddrPort()})
 		}
 		for _, dst := range slices.Backward(s.Dests()) {
 			server(s, dst)
@@ -137,24 +118,24 @@ func (r replayer) apply(c *command) error {
 		r.loading = c.Verb == "load"
 		return nil
 	case "service":
-		return r.addService(*c.Service, c.Number)
+		return r.addService(c.Service.service(), c.Number)
 	case "edit service":
-		return r.EditService(*c.Service)
+		return r.EditService(c.Service.service())
 	case "delete service":
-		return r.DeleteService(*c.Key)
+		return r.DeleteService(c.Key.key())
 	case "clear":
 		return r.Clear()
 	case "server":
-		return r.addDestination(*c.Key, *c.Destination, c.Number)
+		return r.addDestination(c.Key.key(), c.Destination.destination(), c.Number)
 	case "edit server":
-		return r.EditDestination(*c.Key, *c.Destination)
+		return r.EditDestination(c.Key.key(), c.Destination.destination())
 	case "delete server":
-		return r.DeleteDestination(*c.Key, c.Addr)
+		return r.DeleteDestination(c.Key.key(), c.Addr)
 	case "forget":
 		r.path.State.Purge(c.Number)
 		return nil
 	case "timeouts":
-		if err := r.SetTimeouts(*c.Timeouts); err != nil {
+		if err := r.SetTimeouts(c.Timeouts.timeouts()); err != nil {
 			return err
 		}
 		r.path.State.SetGeneration(c.Generation)

@@ -46,7 +46,7 @@ func (o *opener) adopt(fast accel.Opener, block []byte) error {
 	}
 	for n := range services {
 		if by, last := services[n].Close(); by&preselect.ByPicks != 0 {
-			c := &o.kept[stateCount+n]
+			c := &o.kept.services[n]
 			c.last, c.current = last.Dest, last.Current
 		}
 	}

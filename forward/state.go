@@ -37,7 +37,7 @@ func parts(o *Options) []accel.Part {
 		partConnRecords:     {Name: "conn-records", Size: conn.RecordsSize(o.Connections)},
 		partTemplates:       {Name: accel.PartTemplates, Size: persist.MemorySize(o.Templates)},
 		partTemplateRecords: {Name: "template-records", Size: persist.RecordsSize(o.Templates)},
-		partCells:           {Name: "cells", Size: shtab.RecordsSize[state](2 * stateCount)},
+		partCells:           {Name: "cells", Size: shtab.RecordsSize[kept](1)},
 		partJournal:         {Name: "journal", Size: o.Journal},
 		partServices:        {Name: accel.PartServices, Size: preselect.Size()},
 	}
@@ -53,9 +53,11 @@ func (tb *tables) shareMemory(fast accel.Accelerator, o *Options, conns *conn.Op
 	conns.Quarantine, templates.Quarantine = true, true
 	conns.Memory, conns.Records, conns.Adopt = list[partConns].Block, list[partConnRecords].Block, adopt
 	templates.Memory, templates.Records, templates.Adopt = list[partTemplates].Block, list[partTemplateRecords].Block, adopt
-	if tb.kept, err = shtab.RecordsOver[state](list[partCells].Block, 2*stateCount); err != nil {
+	all, err := shtab.RecordsOver[kept](list[partCells].Block, 1)
+	if err != nil {
 		return nil, false, err
 	}
+	tb.kept = &all[0]
 	if opens, ok := fast.(accel.Opener); ok {
 		err = tb.opener.adopt(opens, list[partServices].Block)
 	}
@@ -69,9 +71,9 @@ func (st *State) Attach(adopted bool) {
 	defer st.unlock()
 	st.index.mirror = st.starting
 	now := tickOf(st.clock())
-	if len(st.kept) > 0 {
+	if st.kept != nil {
 		st.index.states.kept = st.kept
-		st.nextEst, st.index.trashAt = st.index.states.clocks()
+		st.nextEst, st.index.trashAt = &st.kept.estimatorAt, &st.kept.trashAt
 		if left := int32(*st.nextEst - now); !adopted || left < 0 || left > int32(estimatorPeriod) {
 			*st.nextEst = now + estimatorPeriod
 		}
@@ -221,15 +223,24 @@ type state struct {
 	idle       uint32 // tick since which the trash has seen it without any
 }
 
+// kept is what outlives the process beside the tables and the journal. accel.Layout goes
+// with it.
+type kept struct {
+	estimatorAt uint32 // tick of the estimator's next round
+	trashAt     uint32 // tick at which the trash is looked at next
+	servers     [stateCount]state
+	services    [stateCount]state
+}
+
 // states gives out the states, by a real server's number and by a service's own.
 type states struct {
-	kept     []state
+	kept     *kept           // or nil
 	services map[uint32]bool // numbers in use
 }
 
 func (c *states) server(id uint32) *state {
-	if int(id) < min(stateCount, len(c.kept)) {
-		return &c.kept[id]
+	if c.kept != nil && id < stateCount {
+		return &c.kept.servers[id]
 	}
 	return new(state)
 }
@@ -245,19 +256,13 @@ func (c *states) service(n uint32) (uint32, *state) {
 	}
 	c.services[n] = true
 	at := new(state)
-	if int(n) < stateCount && len(c.kept) > 0 {
-		at = &c.kept[stateCount+n]
+	if c.kept != nil && n < stateCount {
+		at = &c.kept.services[n]
 	}
 	if fresh {
 		*at = state{}
 	}
 	return n, at
-}
-
-// clocks are where the ticks of the estimator's next round and of the next look at
-// the trash are kept: in the state of service 0, which there is not.
-func (c *states) clocks() (round, trash *uint32) {
-	return &c.kept[stateCount].last, &c.kept[stateCount].idle
 }
 
 func (c *states) freeService(n uint32) { delete(c.services, n) }

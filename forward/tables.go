@@ -46,7 +46,7 @@ type tables struct {
 	// What Attach puts to work: the plane's own mirror, and memory that outlives the
 	// process.
 	starting mirror
-	kept     []state
+	kept     *kept // or nil
 	locals   *dataplane.Locals
 	in       link   // of the batch's last packet that rules looked at
 	touched  uint32 // keeps the look-ahead's loads from being left out

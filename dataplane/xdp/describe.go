@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/cilium/ebpf"
+
 	"github.com/ulvs/ulvs/dataplane"
 )
 

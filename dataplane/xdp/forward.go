@@ -5,6 +5,7 @@ import (
 	"math/bits"
 
 	"github.com/cilium/ebpf/asm"
+
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/internal/shtab"
 )

@@ -2,6 +2,7 @@ package xdp
 
 import (
 	"github.com/cilium/ebpf/asm"
+
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/persist"

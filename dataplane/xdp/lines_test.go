@@ -8,8 +8,9 @@ import (
 	"testing"
 
 	"github.com/google/gopacket/layers"
-	"github.com/ulvs/ulvs/internal/shtab"
 	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/internal/shtab"
 )
 
 // TestLines has a flow on each of two CPUs, and compares which cache lines of the

@@ -18,10 +18,6 @@ import (
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
-// layout is the number of the layout of everything that is pinned: it changes when
-// that does. The connection table has one of its own.
-const layout = 4<<16 | shtab.Layout
-
 // pins is a folder of a BPF file system with the arrays, by the names of their
 // parts, and a link an interface. One array, which is pinned last, says what the
 // layout of the others is.
@@ -154,8 +150,8 @@ func (p *pins) check() error {
 	} else if about[1] != here {
 		return fmt.Errorf("%w: it is of another network namespace", errOther)
 	}
-	if number != layout {
-		return fmt.Errorf("%w: its layout is %d, this is %d", errOther, number, layout)
+	if number != accel.Layout {
+		return fmt.Errorf("%w: its layout is %d, this is %d", errOther, number, accel.Layout)
 	}
 	return nil
 }
@@ -203,7 +199,7 @@ func (p *pins) seal() error {
 	if err != nil {
 		return err
 	}
-	if err := m.Put(uint32(0), [2]uint64{layout, here}); err != nil {
+	if err := m.Put(uint32(0), [2]uint64{accel.Layout, here}); err != nil {
 		return fmt.Errorf("xdp: cannot write an array: %w", err)
 	}
 	return p.keep(layoutPin, m)

@@ -7,12 +7,13 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/xsk"
 	"github.com/ulvs/ulvs/packet"
-	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 )
 
 // SocketUse says on which interfaces AF_XDP sockets take what is Go's to decide.

@@ -11,10 +11,11 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/google/gopacket/layers"
+	"golang.org/x/sys/unix"
+
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/packet"
-	"golang.org/x/sys/unix"
 )
 
 // BenchmarkEstablished is what an established packet costs, flows drawn at random,

@@ -4,6 +4,7 @@ import (
 	"math/bits"
 
 	"github.com/cilium/ebpf/asm"
+
 	"github.com/ulvs/ulvs/bench/wire"
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"

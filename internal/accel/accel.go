@@ -60,6 +60,13 @@ type Opener interface {
 // Making is what a Opener may make: connections of a family, and templates too.
 type Opening struct{ IPv4, IPv6, Templates bool }
 
+// Layout numbers the layout of everything that outlives a process: the shared tables
+// (internal/shtab) and their records (conn, persist), what is kept beside them (forward,
+// kept), picks (internal/preselect), the arrays of planes, and the journal's records
+// (director). Whatever of that changes, it changes, so that a daemon does not misread what
+// another one left. Names of parts are names of pins, and stay.
+const Layout = 5
+
 // Names of parts that planes look into themselves.
 const (
 	PartConns     = "conns"

@@ -112,9 +112,9 @@ func TestAdoptForeign(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			h.layout++
+			h.slot++
 			_, _, err = Adopt(block, 100, 250)
-			h.layout--
+			h.slot--
 			return err
 		},
 	} {

@@ -5,9 +5,8 @@ import (
 	"unsafe"
 )
 
-// The layout of a table's memory. XDP programs compile these offsets in, and a
-// daemon that adopts a table checks Layout first: change the number with the
-// layout.
+// The layout of a table's memory. XDP programs compile these offsets in; accel.Layout goes
+// with it.
 //
 //	0             header (one page)
 //	HeaderSize    slots: home slots that keys hash to, in pairs, then the overflow
@@ -22,7 +21,6 @@ import (
 //	56  state  4  the owner's
 //	60  count  4  the owner's
 const (
-	Layout     = 4
 	HeaderSize = 4096
 	SlotSize   = 64
 
@@ -38,7 +36,7 @@ const (
 // program, needs in order to look up keys is all here.
 type header struct {
 	magic  uint64
-	layout uint32
+	slot   uint32 // SlotSize
 	max    uint32 // entries at most
 	home   uint32 // slots that keys hash to
 	slots  uint32 // all

@@ -130,7 +130,7 @@ func New(block []byte, max int, hz uint32) (*Table, error) {
 	}
 	t.seed[0] |= 1
 	t.seed[1] |= 1
-	*h = header{magic: magic, layout: Layout, max: t.max, home: t.home, slots: n, hz: hz, seed: t.seed}
+	*h = header{magic: magic, slot: SlotSize, max: t.max, home: t.home, slots: n, hz: hz, seed: t.seed}
 	t.free = newFifo(int(n - t.home))
 	for i := t.home; i < n; i++ {
 		t.free.push(i)
@@ -155,8 +155,8 @@ func Adopt(block []byte, max int, hz uint32) (t *Table, removed []uint32, err er
 		return nil, nil, err
 	}
 	t = &Table{h: h, slots: slots, home: uint32(homes(max)), max: uint32(max), seed: h.seed}
-	if want := (header{magic: magic, layout: Layout, max: t.max, home: t.home, slots: n, hz: hz, seed: h.seed}); *h != want {
-		return nil, nil, fmt.Errorf("%w: its layout is %d for %d entries, at %d ticks a second; this is %d, %d, %d", ErrLayout, h.layout, h.max, h.hz, Layout, max, hz)
+	if want := (header{magic: magic, slot: SlotSize, max: t.max, home: t.home, slots: n, hz: hz, seed: h.seed}); *h != want {
+		return nil, nil, fmt.Errorf("%w: it has slots of %d bytes for %d entries, at %d ticks a second; this is %d, %d, %d", ErrLayout, h.slot, h.max, h.hz, SlotSize, max, hz)
 	}
 	t.free = newFifo(int(n - t.home))
 	chained := t.walk()

@@ -1,0 +1,58 @@
+package forward
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/internal/accel"
+	"github.com/ulvs/ulvs/internal/preselect"
+	"github.com/ulvs/ulvs/internal/shtab"
+	"github.com/ulvs/ulvs/persist"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// describe lists a type's fields with their offsets and sizes.
+func describe(to *strings.Builder, name string, at uintptr, t reflect.Type) {
+	if t.Kind() != reflect.Struct {
+		fmt.Fprintf(to, "%8d %-40s %v\n", at, name, t)
+		return
+	}
+	for i := range t.NumField() {
+		f := t.Field(i)
+		describe(to, name+"."+f.Name, at+f.Offset, f.Type)
+	}
+}
+
+// TestLayout: a change of what outlives the process changes accel.Layout too, with which
+// this file's name goes. What the journal holds is in package director's test.
+func TestLayout(t *testing.T) {
+	var got strings.Builder
+	describe(&got, "kept", 0, reflect.TypeFor[kept]())
+	describe(&got, "state", 0, reflect.TypeFor[state]())
+	fmt.Fprintf(&got, "slots of %d bytes from %d on: key %d, next %d, stamp %d, state %d, count %d\n",
+		shtab.SlotSize, shtab.HeaderSize, shtab.OffKey, shtab.OffNext, shtab.OffStamp, shtab.OffState, shtab.OffCount)
+	fmt.Fprintf(&got, "rings of %d cells: fill %d at %d, completion %d at %d\n",
+		shtab.RingCells, shtab.OffFill, shtab.OffFillAt, shtab.OffCompletion, shtab.OffCompletionAt)
+	fmt.Fprintf(&got, "a thousand connections: %d and %d bytes, templates %d and %d\n",
+		conn.MemorySize(1000), conn.RecordsSize(1000), persist.MemorySize(1000), persist.RecordsSize(1000))
+	fmt.Fprintf(&got, "connections' states: owner %d, generation %d, pending %#x\n", conn.OwnerShift, conn.GenShift, conn.PendingFlag)
+	fmt.Fprintf(&got, "picks of %d services, %d each: position %d, key %d, by %d, keep %d, picks %d\n",
+		preselect.Services, preselect.Picks, preselect.OffPosition, preselect.OffKey, preselect.OffBy, preselect.OffKeep, preselect.OffPicks)
+	file := filepath.Join("testdata", fmt.Sprintf("layout-%d.golden", accel.Layout))
+	if *update {
+		if err := os.WriteFile(file, []byte(got.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil || got.String() != string(want) {
+		t.Errorf("the layout is not %s (%v): change accel.Layout, and then run go test ./forward ./director -run Layout -update\n%s", file, err, &got)
+	}
+}
