@@ -35,14 +35,14 @@ const (
 // header is the start of a table's memory. What a second process, or an XDP
 // program, needs in order to look up keys is all here.
 type header struct {
-	magic  uint64
-	slot   uint32 // SlotSize
-	max    uint32 // entries at most
-	home   uint32 // slots that keys hash to
-	slots  uint32 // all
-	hz     uint32 // ticks in a second
-	_      uint32
-	seed   Seed
+	magic uint64
+	slot  uint32 // SlotSize
+	max   uint32 // entries at most
+	home  uint32 // slots that keys hash to
+	slots uint32 // all
+	hz    uint32 // ticks in a second
+	_     uint32
+	seed  Seed
 }
 
 const magic = 0x7673_6c75_6261_7431 // "1tabulsv"
