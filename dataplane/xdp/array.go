@@ -9,6 +9,7 @@ import (
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/shtab"
 )
@@ -70,9 +71,9 @@ func (p *Plane) Memory(list []accel.Part) (kept bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	own := []accel.Part{
-		{Name: "servers", Size: serverSize * p.rooms},
-		{Name: "counts", Size: countSize * p.rooms * p.cpus},
-		{Name: "settings", Size: settingsSize},
+		{Name: "servers", Size: program.ServerSize * p.serversPerCPU},
+		{Name: "counts", Size: program.CountSize * p.serversPerCPU * p.cpus},
+		{Name: "settings", Size: program.SettingsSize},
 		{Name: "rings", Size: 2 * shtab.RingsSize(p.cpus)},
 	}
 	all := append(append([]accel.Part{}, list...), own...)
@@ -100,11 +101,11 @@ func (p *Plane) Memory(list []accel.Part) (kept bool, err error) {
 			p.serviceArray = arrays[i]
 		}
 	}
-	p.looked = p.conns.MaxEntries() > 1
+	p.lookupHelper = p.conns.MaxEntries() > 1
 	last := arrays[len(list):]
 	p.serverArray, p.countArray, p.settingsArray = last[0], last[1], last[2]
-	p.servers = elements[server](p.serverArray.memory, p.rooms)
-	p.counts = elements[count](p.countArray.memory, p.rooms*p.cpus)
+	p.servers = elements[server](p.serverArray.memory, p.serversPerCPU)
+	p.counts = elements[count](p.countArray.memory, p.serversPerCPU*p.cpus)
 	p.settings = &elements[settings](p.settingsArray.memory, 1)[0]
 	p.kept = kept
 	// An earlier daemon's programs end to open connections before the tables are
@@ -152,7 +153,7 @@ func (p *Plane) newArrays(parts []accel.Part) (list []*array, err error) {
 		var a *array
 		name := "ulvs_" + strings.ReplaceAll(part.Name, "-", "_")
 		if name = name[:min(len(name), 15)]; i == 0 {
-			a, err = newTable(name, part.Size, p.looked)
+			a, err = newTable(name, part.Size, p.lookupHelper)
 		} else {
 			a, err = newArray(name, part.Size)
 		}

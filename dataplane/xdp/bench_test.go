@@ -14,6 +14,7 @@ import (
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/packet"
@@ -34,7 +35,7 @@ type bench struct {
 	t          testing.TB
 	prog       *ebpf.Program
 	conns      *conn.Table
-	ticks      ticks
+	ticks      program.Ticks
 	unattended bool // no daemon shows itself
 }
 
@@ -59,7 +60,7 @@ func newBenchWith(t testing.TB, max int, looked bool) *bench {
 	b := &bench{Plane: p, t: t}
 	b.must(err)
 	gone(t, p)
-	p.looked, p.out = looked, map[int]bool{1: true, 2: true}
+	p.lookupHelper, p.out = looked, map[int]bool{1: true, 2: true}
 	parts := []accel.Part{
 		{Name: accel.PartConns, Size: conn.MemorySize(max)},
 		{Name: accel.PartTemplates, Size: persist.MemorySize(1000)},

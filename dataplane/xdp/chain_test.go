@@ -8,6 +8,7 @@ import (
 	"github.com/google/gopacket/layers"
 
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/packet"
 )
@@ -20,7 +21,7 @@ func longChain(t *testing.T, b *bench) {
 	_, homes := b.conns.Seed()
 	var frames [][]byte
 	first := uint64(0)
-	for port := uint16(1000); len(frames) < 2+chain+1; port++ {
+	for port := uint16(1000); len(frames) < 2+program.MaxChain+1; port++ {
 		frame := shape{proto: layers.IPProtocolUDP, port: port}.frame(t)
 		var p packet.Packet
 		p.Parse(frame)
@@ -36,11 +37,11 @@ func longChain(t *testing.T, b *bench) {
 		b.open(frames[n], 3)
 		passed := 0
 		for _, frame := range frames[:n+1] {
-			if action, _ := b.run(frame); action != actionTX {
+			if action, _ := b.run(frame); action != program.ActionTX {
 				passed++
 			}
 		}
-		if want := max(0, n+1-(2+chain)); passed != want {
+		if want := max(0, n+1-(2+program.MaxChain)); passed != want {
 			t.Errorf("of %d connections of one home slot the packets of %d were passed, and not of %d", n+1, passed, want)
 		}
 	}
@@ -64,7 +65,7 @@ func TestLongChainOpens(t *testing.T) {
 	w.must(err)
 	var frames [][]byte
 	first := uint32(0)
-	for i := uint32(0); len(frames) < 2+chain+4; i++ {
+	for i := uint32(0); len(frames) < 2+program.MaxChain+4; i++ {
 		client := netip.AddrFrom4([4]byte{10, 1 + byte(i>>16), byte(i >> 8), byte(i)})
 		frame := shape{proto: layers.IPProtocolUDP, port: 1000}.frame(t)
 		from(frame, client)
@@ -84,7 +85,7 @@ func TestLongChainOpens(t *testing.T) {
 		}
 		w.compare()
 	}
-	if opened := w.openedNow(); opened < 2+chain {
+	if opened := w.openedNow(); opened < 2+program.MaxChain {
 		t.Errorf("the program opened %d connections", opened)
 	}
 }

@@ -37,7 +37,7 @@ func (p *Plane) Facts() (facts []dataplane.Fact) {
 // size says how large a program is, and which variant.
 func (p *Plane) size(prog *ebpf.Program) string {
 	text := "table addressed as memory"
-	if p.looked {
+	if p.lookupHelper {
 		text = "table looked up"
 	}
 	if len(p.socketMaps) > 0 {

@@ -10,6 +10,7 @@ import (
 	"github.com/google/gopacket/layers"
 	"golang.org/x/sys/unix"
 
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
@@ -29,7 +30,7 @@ func TestLines(t *testing.T) {
 			before := b.snapshot()
 			b.on(cpu, func() {
 				for range 10 {
-					if action, _, err := b.prog.Benchmark(frame, 1, nil); err != nil || action != actionTX {
+					if action, _, err := b.prog.Benchmark(frame, 1, nil); err != nil || action != program.ActionTX {
 						t.Errorf("CPU %d: action %d, %v", cpu, action, err)
 					}
 				}

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/accel"
 )
 
@@ -22,8 +23,7 @@ var update = flag.Bool("update", false, "write the golden listings anew")
 // connections.
 func TestListing(t *testing.T) {
 	for name, p := range listed() {
-		got := fmt.Sprintf("%v", p.assemble())
-		golden(t, "testdata/"+name+".golden", got)
+		golden(t, "testdata/"+name+".golden", p.Listing())
 	}
 }
 
@@ -35,7 +35,7 @@ func TestInstructions(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		p := all[name]
 		hash := sha256.New()
-		if err := p.assemble().Marshal(hash, binary.LittleEndian); err != nil {
+		if err := p.Assemble().Marshal(hash, binary.LittleEndian); err != nil {
 			t.Fatal(err)
 		}
 		fmt.Fprintf(&sums, "%x  %s\n", hash.Sum(nil), name)
@@ -62,21 +62,21 @@ func golden(t *testing.T, file, got string) {
 }
 
 // listed are the programs that are kept, by name.
-func listed() map[string]*program {
-	list := map[string]*program{}
+func listed() map[string]*program.Config {
+	list := map[string]*program.Config{}
 	seed := [6]uint64{}
 	for i := range seed {
 		seed[i] = uint64(i) * 0x1111_1111_1111_1111
 	}
 	for name, hashed := range map[string]int{"array": 0, "hash": 4, "opens": 0} {
-		p := program{
+		p := program.Config{
 			Acceleration: accel.Acceleration{TableShape: accel.TableShape{Seed: seed, Homes: 1000, Slots: 1500}, Hz: 250},
-			conns:        1, servers: 2, counts: 3, settings: 5, cpus: 2, path: forward(), ifindex: 1, hashed: hashed, hashedWords: 5,
-			mac: []dataplane.MAC{own}, ticks: ticks{mul: 250, div: 1000, offset: 77}, rooms: 64,
+			Conns:        1, Servers: 2, Counts: 3, Settings: 5, CPUs: 2, Path: program.Forward(), Ifindex: 1, Hashed: hashed, HashedWords: 5,
+			MACs: []dataplane.MAC{own}, Ticks: program.Ticks{Mul: 250, Div: 1000, Offset: 77}, ServersPerCPU: 64,
 		}
 		if name == "opens" {
 			p.Templates = p.TableShape
-			p.sockets, p.claims, p.services, p.templates, p.rings = 6, 7, 8, 9, 10
+			p.Sockets, p.Claims, p.Services, p.TemplateTable, p.Rings = 6, 7, 8, 9, 10
 		}
 		list[name] = &p
 	}

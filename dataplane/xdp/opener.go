@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/shtab"
 )
@@ -30,27 +31,19 @@ func (p *Plane) closeRings() error {
 // SetOpening implements accel.Opener.
 func (p *Plane) SetOpening(m accel.Opening) { p.settings.setMaking(m) }
 
-// makingBit is a family's bit in the settings.
-func makingBit(six bool) uint32 {
-	if six {
-		return 2
-	}
-	return 1
-}
-
 func (s *settings) setMaking(m accel.Opening) {
 	var bits, templates uint32
 	if m.IPv4 {
-		bits |= makingBit(false)
+		bits |= program.OpeningBit(false)
 	}
 	if m.IPv6 {
-		bits |= makingBit(true)
+		bits |= program.OpeningBit(true)
 	}
 	if m.Templates {
 		templates = 1
 	}
 	atomic.StoreUint32(&s.template, templates)
-	atomic.StoreUint32(&s.making, bits)
+	atomic.StoreUint32(&s.opening, bits)
 }
 
 // SetLocals implements accel.Opener. The program knows the loopback addresses, and

@@ -20,6 +20,7 @@ import (
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/director"
 	"github.com/ulvs/ulvs/internal/accel"
 )
@@ -56,9 +57,9 @@ func (s *still) load() error {
 	if s.prog != nil {
 		_ = s.prog.Close()
 	}
-	source := s.source(s.shape, ticks{mul: 0, div: 1, offset: uint32(s.now / (time.Second / hz))}, 1, []dataplane.MAC{own}, s.sockets)
+	source := s.source(s.shape, program.Ticks{Mul: 0, Div: 1, Offset: uint32(s.now / (time.Second / hz))}, 1, []dataplane.MAC{own}, s.sockets)
 	var err error
-	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL", Instructions: source.assemble()})
+	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL", Instructions: source.Assemble()})
 	return err
 }
 
@@ -280,7 +281,7 @@ func (w *pair) send(frame []byte) {
 	action, err := w.still.prog.Run(o)
 	w.must(err)
 	got := ""
-	if action == actionTX {
+	if action == program.ActionTX {
 		got = fmt.Sprintf("verdict %d: %x", dataplane.Transmit, o.DataOut)
 	} else {
 		got = w.fate(w.fast, frame)

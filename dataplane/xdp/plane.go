@@ -26,6 +26,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/accel"
 )
 
@@ -70,13 +71,13 @@ type Plane struct {
 	interfaces      []string
 	mac             dataplane.MAC
 
-	rooms     int // of one CPU in counts
-	cpus      int
-	pins      *pins // or nil
-	inDriver  bool  // Options.Native
-	socketUse SocketUse
-	ring      int
-	busyPoll  time.Duration
+	serversPerCPU int // of one CPU in counts
+	cpus          int
+	pins          *pins // or nil
+	inDriver      bool  // Options.Native
+	socketUse     SocketUse
+	ring          int
+	busyPoll      time.Duration
 
 	closed  atomic.Bool
 	claimMu sync.Mutex // guards what the services are
@@ -91,7 +92,7 @@ type Plane struct {
 	servers                                       []server
 	counts                                        []count
 	settings                                      *settings
-	looked                                        bool         // the table is an array of slots
+	lookupHelper                                  bool         // the table is an array of slots
 	out                                           map[int]bool // interfaces that programs send by
 	hz                                            uint32
 	kept                                          bool // the arrays are an earlier process's
@@ -123,7 +124,7 @@ func New(o Options) (*Plane, error) {
 	if err != nil {
 		return nil, fmt.Errorf("xdp: number of CPUs: %w", err)
 	}
-	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, rooms: (o.Servers + 4) / 4 * 4, cpus: cpus, inDriver: o.Native, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll}
+	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, serversPerCPU: (o.Servers + 4) / 4 * 4, cpus: cpus, inDriver: o.Native, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll}
 	if o.Pins != "" {
 		if p.pins, err = openPins(o.Pins, o.Fresh); err != nil {
 			return nil, err
@@ -170,7 +171,7 @@ func (p *Plane) Accelerate(a accel.Acceleration) error {
 	return nil
 }
 
-func (p *Plane) attach(name string, a accel.Acceleration, t ticks) (ifindex int, err error) {
+func (p *Plane) attach(name string, a accel.Acceleration, t program.Ticks) (ifindex int, err error) {
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
 		return 0, fmt.Errorf("xdp: interface %s: %w", name, err)
@@ -247,16 +248,16 @@ func (p *Plane) link(name string, ifindex int, prog *ebpf.Program, why error) (l
 }
 
 // source is the program for an interface with these addresses.
-func (p *Plane) source(a accel.Acceleration, t ticks, ifindex int, macs []dataplane.MAC, m *ebpf.Map) *program {
-	s := &program{
-		Acceleration: a, conns: p.conns.FD(), servers: p.serverArray.FD(), counts: p.countArray.FD(), settings: p.settingsArray.FD(),
-		looked: p.looked, ifindex: ifindex, mac: macs, ticks: t, rooms: p.rooms, cpus: p.cpus, path: forward(),
+func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs []dataplane.MAC, m *ebpf.Map) *program.Config {
+	s := &program.Config{
+		Acceleration: a, Conns: p.conns.FD(), Servers: p.serverArray.FD(), Counts: p.countArray.FD(), Settings: p.settingsArray.FD(),
+		LookupHelper: p.lookupHelper, Ifindex: ifindex, MACs: macs, Ticks: t, ServersPerCPU: p.serversPerCPU, CPUs: p.cpus, Path: program.Forward(),
 	}
 	if m != nil {
-		s.sockets, s.claims = m.FD(), p.sockets.claims.FD()
+		s.Sockets, s.Claims = m.FD(), p.sockets.claims.FD()
 	}
 	if p.serviceArray != nil && p.templateArray != nil && len(p.templateArray.memory) < verifierReach {
-		s.services, s.templates, s.rings = p.serviceArray.FD(), p.templateArray.FD(), p.ringArray.FD()
+		s.Services, s.TemplateTable, s.Rings = p.serviceArray.FD(), p.templateArray.FD(), p.ringArray.FD()
 	}
 	return s
 }
@@ -265,9 +266,9 @@ func (p *Plane) source(a accel.Acceleration, t ticks, ifindex int, macs []datapl
 const programName = "ulvs"
 
 // load loads a program for an interface with these addresses.
-func (p *Plane) load(a accel.Acceleration, t ticks, ifindex int, macs []dataplane.MAC, m *ebpf.Map) (*ebpf.Program, error) {
+func (p *Plane) load(a accel.Acceleration, t program.Ticks, ifindex int, macs []dataplane.MAC, m *ebpf.Map) (*ebpf.Program, error) {
 	source := p.source(a, t, ifindex, macs, m)
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL", Instructions: source.assemble()})
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL", Instructions: source.Assemble()})
 	if err != nil {
 		return nil, permitted(err)
 	}
@@ -307,7 +308,7 @@ func (p *Plane) leave() {
 		return // somebody else may attend them by now
 	}
 	if p.hz != 0 && p.settings != nil {
-		p.settings.attend(uint32(monotonicNow()/(time.Second/time.Duration(p.hz))) - (unattended+1)*p.hz)
+		p.settings.beat(uint32(monotonicNow()/(time.Second/time.Duration(p.hz))) - (program.HeartbeatTimeout+1)*p.hz)
 	}
 }
 
@@ -327,7 +328,7 @@ func (p *Plane) SetGeneration(gen uint32) { p.settings.setGeneration(gen) }
 // Heartbeat implements accel.Accelerator.
 func (p *Plane) Heartbeat(tick uint32) {
 	if !p.closed.Load() {
-		p.settings.attend(tick)
+		p.settings.beat(tick)
 	}
 }
 
@@ -346,11 +347,11 @@ func (p *Plane) SetServer(id uint32, s accel.Server) bool {
 
 // Served implements accel.Accelerator.
 func (p *Plane) Served(id uint32) (packets, bytes uint64) {
-	if int(id) >= p.rooms {
+	if int(id) >= p.serversPerCPU {
 		return 0, 0
 	}
 	for cpu := range p.cpus {
-		n, b := p.counts[cpu*p.rooms+int(id)].load()
+		n, b := p.counts[cpu*p.serversPerCPU+int(id)].load()
 		packets, bytes = packets+n, bytes+b
 	}
 	return packets, bytes

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/packet"
 )
@@ -34,7 +35,7 @@ func forwards(t *testing.T, b *bench) {
 		id := b.open(open.frame(t), 2)
 		frame := s.frame(t)
 		if s.proto == layers.IPProtocolTCP {
-			if action, _ := b.run(frame); action != actionPass {
+			if action, _ := b.run(frame); action != program.ActionPass {
 				t.Errorf("%+v: the packet that establishes it: action %d", s, action)
 			}
 			b.tell(id, frame)
@@ -48,7 +49,7 @@ func forwards(t *testing.T, b *bench) {
 		packet.DecrementTTL(want, &p)
 		copy(want, to[:])
 		copy(want[6:], own[:])
-		if action != actionTX || !bytes.Equal(out, want) {
+		if action != program.ActionTX || !bytes.Equal(out, want) {
 			t.Errorf("%+v: action %d\n% x\nwant\n% x", s, action, out, want)
 		}
 		if n, _ := b.Served(2); n != before+1 || b.conns.Packets(id) != packets+1 {
@@ -80,7 +81,7 @@ func leavesStatesToGo(t *testing.T, b *bench) {
 			action, _ := b.run(frame)
 			b.tell(id, frame)
 			stays := b.conns.StateName(id) == was && !bytes.ContainsAny([]byte(second), "S")
-			if (action == actionTX) != stays {
+			if (action == program.ActionTX) != stays {
 				t.Errorf("S, %s, %s: from %s to %s, action %d", first, second, was, b.conns.StateName(id), action)
 			}
 		}
@@ -105,9 +106,9 @@ func leavesSCTPToGo(t *testing.T, b *bench) {
 			action, _ := b.run(frame)
 			b.tell(id, frame)
 			switch {
-			case action == actionTX && (b.conns.StateName(id) != was || conn.SCTPEvents()>>second&1 != 0):
+			case action == program.ActionTX && (b.conns.StateName(id) != was || conn.SCTPEvents()>>second&1 != 0):
 				t.Errorf("INIT, %d, %d: from %s to %s, forwarded", first, second, was, b.conns.StateName(id))
-			case action == actionTX:
+			case action == program.ActionTX:
 				forwarded++
 			case b.conns.StateName(id) == was && conn.SCTPEvents()>>second&1 == 0 && second < 32:
 				t.Errorf("INIT, %d, %d: %s stays, and was not forwarded", first, second, was)
@@ -164,7 +165,7 @@ func passes(t *testing.T, b *bench) {
 		if len(frame) < 14 {
 			continue
 		}
-		if action, out := b.run(frame); action != actionPass || !bytes.Equal(out, frame) {
+		if action, out := b.run(frame); action != program.ActionPass || !bytes.Equal(out, frame) {
 			t.Errorf("%s: action %d, changed %v", what, action, !bytes.Equal(out, frame))
 		}
 	}
@@ -174,20 +175,20 @@ func passes(t *testing.T, b *bench) {
 			t.Errorf("%s: action %d", what, action)
 		}
 	}
-	tx("as it is", actionTX)
+	tx("as it is", program.ActionTX)
 	b.SetServer(1, accel.Server{})
-	tx("no server", actionPass)
+	tx("no server", program.ActionPass)
 	b.SetServer(1, accel.Server{Reachable: true, Ifindex: 3, MTU: 1500})
-	tx("out of an interface without a program", actionPass)
+	tx("out of an interface without a program", program.ActionPass)
 	b.SetServer(1, accel.Server{Reachable: true, Ifindex: 2, MTU: 1500})
-	tx("out of another interface", actionRedirect)
+	tx("out of another interface", program.ActionRedirect)
 	b.SetServer(1, accel.Server{Reachable: true, Ifindex: 1, MTU: 127})
-	tx("over its MTU", actionPass)
+	tx("over its MTU", program.ActionPass)
 	b.SetServer(1, accel.Server{Reachable: true, Ifindex: 1, MTU: 128})
-	tx("of its MTU", actionTX)
+	tx("of its MTU", program.ActionTX)
 	b.conns.SetTimeouts(0, 0, time.Second)
 	b.SetGeneration(b.conns.Generation())
-	tx("old timeouts", actionPass)
+	tx("old timeouts", program.ActionPass)
 }
 
 // Where no daemon shows itself, a packet is forwarded too that would change its
@@ -200,12 +201,12 @@ func TestUnattended(t *testing.T) {
 	for _, flags := range []string{"A", "PA", "FA", "S"} {
 		s.flags = flags
 		b.Heartbeat(uint32(monotonicNow()/(time.Second/hz)) - 3*hz)
-		if action, _ := b.run(s.frame(t)); action != actionTX {
+		if action, _ := b.run(s.frame(t)); action != program.ActionTX {
 			t.Errorf("%s: action %d", flags, action)
 		}
 		for _, ago := range []int32{hz, 0, -5} {
 			b.Heartbeat(uint32(monotonicNow()/(time.Second/hz)) - uint32(ago))
-			if action, _ := b.run(s.frame(t)); action != actionPass {
+			if action, _ := b.run(s.frame(t)); action != program.ActionPass {
 				t.Errorf("%s, %d ticks after the daemon showed itself: action %d", flags, ago, action)
 			}
 		}
@@ -215,7 +216,7 @@ func TestUnattended(t *testing.T) {
 	}
 	s.port++
 	b.Heartbeat(0)
-	if action, _ := b.run(s.frame(t)); action != actionPass {
+	if action, _ := b.run(s.frame(t)); action != program.ActionPass {
 		t.Errorf("without a connection: action %d", action)
 	}
 }
@@ -234,7 +235,7 @@ func findsAll(t *testing.T, b *bench) {
 	var ago []int32 // how many ticks
 	for i := range n {
 		frame := shape{proto: layers.IPProtocolUDP, port: uint16(1000 + i)}.frame(t)
-		if action, _ := b.run(frame); action != actionTX {
+		if action, _ := b.run(frame); action != program.ActionTX {
 			passed++
 			continue
 		}
@@ -280,7 +281,7 @@ func million(t *testing.T, b *bench) {
 		from(frame, netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}))
 		tried++
 		switch action, out := b.run(frame); {
-		case action != actionTX:
+		case action != program.ActionTX:
 			passed++
 		case out[4] != 9 || uint32(out[5]) != i%servers:
 			t.Fatalf("flow %d went to %x, not to server %d", i, out[:6], i%servers)
@@ -297,7 +298,7 @@ func TestVariants(t *testing.T) {
 	sockets, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4, MaxEntries: 1})
 	b.must(err)
 	defer sockets.Close()
-	claims, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: claimSize, ValueSize: 4, MaxEntries: 10})
+	claims, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: program.ClaimSize, ValueSize: 4, MaxEntries: 10})
 	b.must(err)
 	defer claims.Close()
 	table, err := newElements("ulvs_slots", 64, 2000)
@@ -305,16 +306,16 @@ func TestVariants(t *testing.T) {
 	defer table.close()
 	for _, looked := range []bool{false, true} {
 		for _, withSockets := range []bool{false, true} {
-			for _, ticks := range []ticks{{250, 250, 1}, {250, 1000, 1 << 31}, {250, 100, 0}, {250, 300, 5}} {
+			for _, ticks := range []program.Ticks{{Mul: 250, Div: 250, Offset: 1}, {Mul: 250, Div: 1000, Offset: 1 << 31}, {Mul: 250, Div: 100, Offset: 0}, {Mul: 250, Div: 300, Offset: 5}} {
 				for _, macs := range [][]dataplane.MAC{{own}, {own, router}} {
 					p := b.Plane.source(b.acceleration(), ticks, 1, macs, nil)
 					if looked {
-						p.looked, p.conns = true, table.FD()
+						p.LookupHelper, p.Conns = true, table.FD()
 					}
 					if withSockets {
-						p.sockets, p.claims = sockets.FD(), claims.FD()
+						p.Sockets, p.Claims = sockets.FD(), claims.FD()
 					}
-					prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: p.assemble()})
+					prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: p.Assemble()})
 					if err != nil {
 						t.Errorf("looked up %v, sockets %v, ticks %v, %d addresses: %+v", looked, withSockets, ticks, len(macs), err)
 						continue

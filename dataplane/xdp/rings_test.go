@@ -9,78 +9,11 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
 
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/shtab"
 )
-
-// What a maker did with a packet.
-const (
-	makerPassed = iota // never: for the verifier
-	makerFound
-	makerBusy // it is Go's: no slot, or no room to tell of one
-	makerMade
-)
-
-// makerKeys is how many keys a maker draws from: word 0 is less.
-const makerKeys = 1 << 10
-
-// makerPorts is word 1 of all of them.
-const makerPorts = 0x0406_5000_0400
-
-// maker is a program that draws a key and, if the table does not have it, makes an
-// entry by the steps of the product's.
-func (p *program) maker() asm.Instructions {
-	p.emit(
-		asm.FnGetPrandomU32.Call(),
-		asm.Mov.Reg(addrs, asm.R0),
-		asm.And.Imm(addrs, makerKeys-1),
-		asm.LoadImm(ports, makerPorts, asm.DWord),
-		asm.StoreMem(asm.RFP, stackKey, addrs, asm.DWord),
-	)
-	p.hash()
-	t := p.connTable()
-	p.emit(
-		asm.StoreMem(asm.RFP, t.stack+entryHome, asm.R2, asm.DWord),
-		asm.Mov.Imm(asm.R1, 1<<30),
-		asm.StoreMem(asm.RFP, stackTick, asm.R1, asm.DWord), // nobody attends
-	)
-	p.find()
-	p.label("found")
-	p.emit(asm.Mov.Imm(asm.R0, makerFound), asm.Return())
-
-	p.label("miss")
-	p.emit(
-		asm.FnGetSmpProcessorId.Call(),
-		asm.JGE.Imm(asm.R0, int32(p.cpus), pass),
-	)
-	p.ringsOf(asm.R0)
-	p.room(t)
-	p.spot(t)
-	p.claim(t)
-	p.emit(
-		asm.LoadMem(addrs, asm.RFP, stackKey, asm.DWord),
-		asm.LoadImm(ports, makerPorts, asm.DWord),
-		asm.StoreMem(asm.R5, shtab.OffKey, addrs, asm.DWord),
-		asm.StoreMem(asm.R5, shtab.OffKey+8, ports, asm.DWord),
-		asm.Mov.Imm(asm.R0, 0),
-		asm.StoreMem(asm.R5, shtab.OffState, asm.R0, asm.DWord), // and the count
-	)
-	for word := int16(2); word < 5; word++ {
-		p.emit(asm.StoreMem(asm.R5, shtab.OffKey+8*word, asm.R0, asm.DWord))
-	}
-	p.sum()
-	p.emit(asm.Mov.Reg(asm.R1, addrs), asm.Add.Imm(asm.R1, 1)) // a value that says whose it is
-	p.publish(t, asm.R1)
-	p.tell(t)
-	p.emit(asm.Mov.Imm(asm.R0, makerMade), asm.Return())
-	p.label("ask")
-	p.emit(asm.Mov.Imm(asm.R0, makerBusy), asm.Return())
-	p.symbol = pass
-	p.emit(asm.Mov.Imm(asm.R0, makerPassed), asm.Return())
-	return p.out
-}
 
 // ringBed is a table, a program that makes entries in it, and their owner.
 type ringBed struct {
@@ -116,14 +49,14 @@ func newRingBed(t *testing.T) *ringBed {
 	t.Cleanup(rings.close)
 	r.rings, err = shtab.NewRings(rings.memory, cpus)
 	r.must(err)
-	settings, err := newArray("ulvs_settings", settingsSize)
+	settings, err := newArray("ulvs_settings", program.SettingsSize)
 	r.must(err)
 	t.Cleanup(settings.close)
-	p := &program{
+	p := &program.Config{
 		Acceleration: accel.Acceleration{TableShape: accel.TableShape{Seed: r.tab.Seed(), Homes: r.tab.Homes(), Slots: uint32(r.tab.Slots())}, Hz: hz},
-		conns:        table.FD(), rings: rings.FD(), settings: settings.FD(), cpus: cpus,
+		Conns:        table.FD(), Rings: rings.FD(), Settings: settings.FD(), CPUs: cpus,
 	}
-	r.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: p.maker()})
+	r.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: p.Inserter()})
 	r.must(err)
 	t.Cleanup(func() { r.prog.Close() })
 	return r
@@ -152,7 +85,7 @@ func (r *ringBed) turn(rng *rand.Rand) {
 			r.tab.CountOpened(slot)
 			r.made++
 			k := *r.tab.Key(slot)
-			if k[1] != makerPorts || r.tab.Value(slot) != k[0]+1 {
+			if k[1] != program.InserterPorts || r.tab.Value(slot) != k[0]+1 {
 				r.t.Fatalf("slot %d: key %x has value %d", slot, k, r.tab.Value(slot))
 			}
 			if slot >= r.tab.Homes() {
@@ -177,7 +110,7 @@ func (r *ringBed) turn(rng *rand.Rand) {
 		}
 	}
 	for range 3 {
-		k := shtab.Key{rng.Uint64N(makerKeys), makerPorts}
+		k := shtab.Key{rng.Uint64N(program.InserterKeys), program.InserterPorts}
 		h := r.tab.Hash(&k)
 		if _, ok := r.tab.Lookup(&k, h); ok {
 			continue
@@ -214,7 +147,7 @@ func (r *ringBed) release() {
 // the next owner finds what there was.
 func TestRings(t *testing.T) {
 	r := newRingBed(t)
-	if got := r.run(100); got != makerBusy {
+	if got := r.run(100); got != program.InserterBusy {
 		t.Errorf("rings are closed, and the program did %d", got)
 	}
 	r.tab.AllowConcurrentInsert()
@@ -249,7 +182,7 @@ func TestRings(t *testing.T) {
 	if r.made < 1000 || r.chains < 10 || r.own < 100 {
 		t.Error("that was not much")
 	}
-	if got := r.run(100); got != makerBusy && got != makerFound {
+	if got := r.run(100); got != program.InserterBusy && got != program.InserterFound {
 		t.Errorf("rings are closed, and the program did %d", got)
 	}
 
@@ -259,8 +192,8 @@ func TestRings(t *testing.T) {
 		tab.Release(slot)
 	}
 	found := make(map[uint32]bool)
-	for i := range uint64(makerKeys) {
-		k := shtab.Key{i, makerPorts}
+	for i := range uint64(program.InserterKeys) {
+		k := shtab.Key{i, program.InserterPorts}
 		if slot, ok := tab.Lookup(&k, tab.Hash(&k)); ok {
 			if tab.Value(slot) != i+1 || found[slot] {
 				t.Errorf("slot %d: key %d has value %d", slot, i, tab.Value(slot))

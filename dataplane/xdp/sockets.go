@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/xsk"
 	"github.com/ulvs/ulvs/packet"
@@ -56,8 +57,7 @@ const socketBatch = 64
 // chunk is the size of a frame's memory, of which a received frame can have all but
 // the headroom (XDP_PACKET_HEADROOM).
 const (
-	chunk       = 2048
-	socketFrame = chunk - 256
+	chunk = 2048
 )
 
 // openSockets binds sockets to the queues of an interface, in the calling thread's
@@ -115,7 +115,7 @@ func (p *Plane) makeSockets() error {
 	if err != nil {
 		return err
 	}
-	claims, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_claims", Type: ebpf.Hash, KeySize: claimSize, ValueSize: 4, MaxEntries: 1 << 16, Flags: unix.BPF_F_NO_PREALLOC})
+	claims, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_claims", Type: ebpf.Hash, KeySize: program.ClaimSize, ValueSize: 4, MaxEntries: 1 << 16, Flags: unix.BPF_F_NO_PREALLOC})
 	if err != nil {
 		_ = umem.Close()
 		return fmt.Errorf("xdp: a map of services: %w", permitted(err))
@@ -125,7 +125,6 @@ func (p *Plane) makeSockets() error {
 }
 
 // A claim in the map has the service's number, by the key that package ahead has too.
-const claimSize = uint32(len(preselect.Key{}))
 
 func claimKey(c dataplane.Claim) (k preselect.Key) {
 	copy(k[:], c.Addr.AsSlice())
@@ -156,7 +155,7 @@ func (p *Plane) claimServices() error {
 	m := p.sockets.claims
 	want := map[preselect.Key]uint32{}
 	for _, c := range p.claimed {
-		if c.Last == 0 && c.Proto != protoSCTP {
+		if c.Last == 0 && c.Proto != program.ProtoSCTP {
 			want[claimKey(c)] = c.Service
 		}
 	}

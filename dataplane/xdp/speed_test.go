@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/packet"
 )
@@ -45,9 +46,9 @@ func established(b *testing.B, flows uint32) {
 			s := &scope{TB: b}
 			r := newRig(s, six, flows)
 			if six {
-				all.add(r.measure([]variant{{"IPv6/array", r.source().assemble()}}))
+				all.add(r.measure([]variant{{"IPv6/array", r.source().Assemble()}}))
 			} else {
-				variants := []variant{{"IPv4/array", r.source().assemble()}}
+				variants := []variant{{"IPv4/array", r.source().Assemble()}}
 				for i := range r.like {
 					variants = append(variants, variant{"IPv4/" + rivals[i].name, r.hashed(i)})
 				}
@@ -72,30 +73,22 @@ func features(b *testing.B, flows uint32) {
 	for range 9 {
 		s := &scope{TB: b}
 		r := newRig(s, false, flows)
-		variants := []variant{{"all", r.source().assemble()}}
+		variants := []variant{{"all", r.source().Assemble()}}
 		for i, name := range []string{"no-state", "no-server", "no-counters", "no-stamp", "no-TTL"} {
 			p := r.source()
-			p.path = slices.Delete(p.path, i, i+1)
+			p.Path = slices.Delete(p.Path, i, i+1)
 			switch name {
 			case "no-state":
-				p.path = slices.Insert(p.path, i, (*program).found)
+				p.Path = slices.Insert(p.Path, i, (*program.Program).TakeServer)
 			case "no-server":
-				p.path = slices.Insert(p.path, i, (*program).back)
+				p.Path = slices.Insert(p.Path, i, (*program.Program).Back)
 			}
-			variants = append(variants, variant{name, p.assemble()})
+			variants = append(variants, variant{name, p.Assemble()})
 		}
 		all.add(r.measure(variants))
 		s.end()
 	}
 	all.report(b)
-}
-
-// back has the packet leave by the interface by which it came.
-func (p *program) back() {
-	p.emit(
-		asm.Mov.Imm(asm.R1, int32(p.ifindex)),
-		asm.StoreMem(asm.RFP, stackOut, asm.R1, asm.DWord),
-	)
 }
 
 // scope is a part of a benchmark, after which all that it used is given back.
@@ -178,15 +171,15 @@ func service(six bool) netip.AddrPort {
 	return netip.MustParseAddrPort("192.168.10.101:80")
 }
 
-func (r *rig) source() *program {
+func (r *rig) source() *program.Config {
 	return r.Plane.source(r.acceleration(), r.ticks, 1, []dataplane.MAC{own}, nil)
 }
 
 // hashed is the program on a rival's map.
 func (r *rig) hashed(rival int) asm.Instructions {
 	p := r.source()
-	p.hashed, p.hashedWords = r.like[rival].FD(), rivals[rival].words
-	return p.assemble()
+	p.Hashed, p.HashedWords = r.like[rival].FD(), rivals[rival].words
+	return p.Assemble()
 }
 
 // results are what programs took for a packet in rounds, in ns, in the order in
@@ -206,7 +199,7 @@ func (r *rig) measure(variants []variant) (all results) {
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	progs := []*ebpf.Program{r.wrapped(asm.Instructions{asm.Mov.Imm(asm.R0, actionTX), asm.Return()})}
+	progs := []*ebpf.Program{r.wrapped(asm.Instructions{asm.Mov.Imm(asm.R0, program.ActionTX), asm.Return()})}
 	for _, v := range variants {
 		progs = append(progs, r.wrapped(v.list))
 		all.names = append(all.names, v.name)
@@ -220,7 +213,7 @@ func (r *rig) measure(variants []variant) (all results) {
 			action, _, err := p.Benchmark(frame, packets, nil)
 			took := float64(threadTime()-before) / packets
 			switch {
-			case err != nil || action != actionTX:
+			case err != nil || action != program.ActionTX:
 				r.t.Fatalf("program %d: action %d, %v", i, action, err)
 			case round == 0: // to warm up
 			case i == 0:

@@ -11,28 +11,15 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 )
-
-// ticks is how the director's ticks, of CLOCK_MONOTONIC, are worked out from
-// jiffies64, which costs a program nothing to read: jiffies*mul/div + offset.
-type ticks struct {
-	mul, div int32
-	offset   uint32
-}
-
-// emit turns the jiffies in R0 into ticks.
-func (t ticks) emit(p *program) {
-	if t.mul != t.div {
-		p.emit(asm.Mul.Imm(asm.R0, t.mul), asm.Div.Imm(asm.R0, t.div))
-	}
-	p.emit(asm.Add.Imm(asm.R0, int32(t.offset)))
-}
 
 // kernelHz are the frequencies that kernels are built with.
 var kernelHz = []int64{100, 250, 300, 1000}
 
 // learnTicks asks the kernel what its jiffies are.
-func learnTicks(hz uint32) (ticks, error) {
+func learnTicks(hz uint32) (program.Ticks, error) {
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Type: ebpf.XDP, License: "GPL", Name: "ulvs_jiffies",
 		Instructions: asm.Instructions{
@@ -43,12 +30,12 @@ func learnTicks(hz uint32) (ticks, error) {
 			asm.JGT.Reg(asm.R3, asm.R2, "out"),
 			asm.FnJiffies64.Call(),
 			asm.StoreMem(asm.R6, 0, asm.R0, asm.DWord),
-			asm.Mov.Imm(asm.R0, actionPass).WithSymbol("out"),
+			asm.Mov.Imm(asm.R0, program.ActionPass).WithSymbol("out"),
 			asm.Return(),
 		},
 	})
 	if err != nil {
-		return ticks{}, fmt.Errorf("xdp: cannot load a program: %w", err)
+		return program.Ticks{}, fmt.Errorf("xdp: cannot load a program: %w", err)
 	}
 	defer prog.Close()
 	// The clock is read before and after, and the closest of some readings is taken:
@@ -70,23 +57,23 @@ func learnTicks(hz uint32) (ticks, error) {
 	}
 	jiffies, at, err := sample()
 	if err != nil {
-		return ticks{}, err
+		return program.Ticks{}, err
 	}
 	best, sure := guessHz(jiffies, at)
 	if !sure {
 		time.Sleep(200 * time.Millisecond)
 		j2, t2, err := sample()
 		if err != nil {
-			return ticks{}, err
+			return program.Ticks{}, err
 		}
 		if best, sure = countHz(j2-jiffies, t2-at); !sure {
-			return ticks{}, fmt.Errorf("xdp: the kernel counts %d jiffies in %v: no HZ that is known", j2-jiffies, t2-at)
+			return program.Ticks{}, fmt.Errorf("xdp: the kernel counts %d jiffies in %v: no HZ that is known", j2-jiffies, t2-at)
 		}
 		jiffies, at = j2, t2
 	}
-	t := ticks{mul: int32(hz), div: int32(best)}
+	t := program.Ticks{Mul: int32(hz), Div: int32(best)}
 	now := uint32(at / (time.Second / time.Duration(hz)))
-	t.offset = now - uint32(jiffies*uint64(t.mul)/uint64(t.div))
+	t.Offset = now - uint32(jiffies*uint64(t.Mul)/uint64(t.Div))
 	return t, nil
 }
 

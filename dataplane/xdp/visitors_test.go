@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"encoding/binary"
 	"math/bits"
 
 	"github.com/cilium/ebpf/asm"
@@ -8,6 +9,7 @@ import (
 	"github.com/ulvs/ulvs/bench/wire"
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/packet"
 )
 
@@ -27,7 +29,7 @@ import (
 //
 // Loose flows lie as chance has them.
 const (
-	crowds, crowdSize, crowdStay, crowdLive = 120, crowdLive + 2, crowdLive - 5, 2 + chain
+	crowds, crowdSize, crowdStay, crowdLive = 120, crowdLive + 2, crowdLive - 5, 2 + program.MaxChain
 	swaps                                   = 32
 	loose, looseStay, looseSize             = 400, 100, 6 // the last: most in a home, of those that are chosen
 
@@ -52,7 +54,7 @@ type visitor struct {
 }
 
 func (w *writers) visitor(flow uint32) *visitor {
-	c := &visitor{flow: flow, key: packet.NewFlow(protoUDP, w.traffic.ClientOf(flow), w.traffic.Service)}
+	c := &visitor{flow: flow, key: packet.NewFlow(program.ProtoUDP, w.traffic.ClientOf(flow), w.traffic.Service)}
 	c.hash = w.conns.Hash(&c.key)
 	at, _ := bits.Mul64(c.hash&^0xffff_ffff, uint64(len(w.count)))
 	c.home = uint32(at)
@@ -179,7 +181,7 @@ func (w *writers) judge() asm.Instructions {
 		asm.Mod.Imm(asm.R3, lastServer),
 		asm.Add.Imm(asm.R3, 1),
 		asm.LoadMem(asm.R1, wire.FrameReg, 0, asm.Word),
-		asm.JNE.Imm(asm.R1, int32(le32(to[:4])), "wrong"),
+		asm.JNE.Imm(asm.R1, int32(binary.LittleEndian.Uint32(to[:4])), "wrong"),
 		asm.LoadMem(asm.R1, wire.FrameReg, 4, asm.Byte),
 		asm.JNE.Imm(asm.R1, int32(to[4]), "wrong"),
 		asm.LoadMem(asm.R1, wire.FrameReg, 5, asm.Byte),
@@ -192,4 +194,4 @@ func (w *writers) judge() asm.Instructions {
 	return append(out, asm.Mov.Imm(asm.R9, flowSpace), asm.Mov.Reg(asm.R0, asm.R9).WithSymbol("judged"))
 }
 
-func be32(b []byte) uint32 { return bits.ReverseBytes32(le32(b)) }
+func be32(b []byte) uint32 { return bits.ReverseBytes32(binary.LittleEndian.Uint32(b)) }

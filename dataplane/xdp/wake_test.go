@@ -9,13 +9,14 @@ import (
 	"github.com/google/gopacket/layers"
 
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/preselect"
 )
 
 // When half of the scheduler's choices are used up, one packet of many goes to Go, so
 // that it decides on more; but none does where there is no daemon to get it.
 func TestWakes(t *testing.T) {
-	for name, away := range map[string]time.Duration{"attended": 0, "unattended": 2 * unattended * time.Second} {
+	for name, away := range map[string]time.Duration{"attended": 0, "unattended": 2 * program.HeartbeatTimeout * time.Second} {
 		t.Run(name, func(t *testing.T) {
 			w := newPair(t, 1)
 			k := ulvs.ServiceKey{Protocol: ulvs.UDP, Addr: pairVIP(false), Port: 80}
@@ -29,7 +30,7 @@ func TestWakes(t *testing.T) {
 				from(frame, netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}))
 				action, err := w.still.prog.Run(&ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+64), Context: testContext(len(frame))})
 				w.must(err)
-				return action == actionTX
+				return action == program.ActionTX
 			}
 			const half, all = preselect.Picks / 2, preselect.Picks - 1
 			for i := range uint32(half - 1) {

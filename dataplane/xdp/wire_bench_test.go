@@ -14,6 +14,7 @@ import (
 	"github.com/ulvs/ulvs/bench/wire"
 	"github.com/ulvs/ulvs/bench/wire/rounds"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/shtab"
 )
@@ -86,7 +87,7 @@ func newLoop(b *testing.B, t wire.Traffic) *loop {
 }
 
 // bareProgram sends everything back.
-var bareProgram = asm.Instructions{asm.Mov.Imm(asm.R0, actionTX), asm.Return()}
+var bareProgram = asm.Instructions{asm.Mov.Imm(asm.R0, program.ActionTX), asm.Return()}
 
 // lineProgram sends everything back, and counts it in one of so many cache lines (a
 // power of two), which the source address says: an array that is as large as a table
@@ -99,7 +100,7 @@ func lineProgram(b *testing.B, lines uint32) asm.Instructions {
 	b.Cleanup(func() { _ = m.Close() })
 	factor := uint32(dataplane.LocalFactor)
 	return asm.Instructions{
-		asm.Mov.Imm(asm.R0, actionPass),
+		asm.Mov.Imm(asm.R0, program.ActionPass),
 		asm.LoadMem(asm.R2, asm.R1, 0, asm.Word),
 		asm.LoadMem(asm.R3, asm.R1, 4, asm.Word),
 		asm.Mov.Reg(asm.R4, asm.R2),
@@ -109,13 +110,13 @@ func lineProgram(b *testing.B, lines uint32) asm.Instructions {
 		asm.HostTo(asm.BE, asm.R2, asm.Word),
 		asm.Mul.Imm32(asm.R2, int32(factor)),
 		asm.RSh.Imm32(asm.R2, 33-int32(bits.Len32(lines))),
-		asm.LSh.Imm(asm.R2, slotShift),
+		asm.LSh.Imm(asm.R2, 6),
 		asm.LoadMapValue(asm.R3, m.FD(), 0),
 		asm.Add.Reg(asm.R3, asm.R2),
 		asm.LoadMem(asm.R2, asm.R3, 0, asm.Word),
 		asm.Add.Imm(asm.R2, 1),
 		asm.StoreMem(asm.R3, 0, asm.R2, asm.Word),
-		asm.Mov.Imm(asm.R0, actionTX),
+		asm.Mov.Imm(asm.R0, program.ActionTX),
 		asm.Return().WithSymbol("out"),
 	}
 }
@@ -138,11 +139,11 @@ func wireRounds(b *testing.B, flows uint32) {
 	}
 	l := newLoop(b, t)
 	r.wired(l.director.Index)
-	variants := []variant{{"bare", bareProgram}, {"line", lineProgram(b, max(2*flows, 1024))}, {"array", r.sourceFor(l.director.Index).assemble()}}
+	variants := []variant{{"bare", bareProgram}, {"line", lineProgram(b, max(2*flows, 1024))}, {"array", r.sourceFor(l.director.Index).Assemble()}}
 	for i, name := range []string{"hash", "lru"} {
 		p := r.sourceFor(l.director.Index)
-		p.hashed, p.hashedWords = maps[i].FD(), 5
-		variants = append(variants, variant{name, p.assemble()})
+		p.Hashed, p.HashedWords = maps[i].FD(), 5
+		variants = append(variants, variant{name, p.Assemble()})
 	}
 	var list []rounds.Contender
 	for _, v := range variants {
@@ -169,7 +170,7 @@ func (b *bench) wired(ifindex int) {
 	}
 }
 
-func (b *bench) sourceFor(ifindex int) *program {
+func (b *bench) sourceFor(ifindex int) *program.Config {
 	return b.Plane.source(b.acceleration(), b.ticks, ifindex, []dataplane.MAC{own}, nil)
 }
 
@@ -212,7 +213,7 @@ func twoCPUs(b *testing.B) {
 	var progs [2]*ebpf.Program
 	for cpu, t := range tables {
 		t.wired(ifindex)
-		progs[cpu] = loaded(b, t.sourceFor(ifindex).assemble())
+		progs[cpu] = loaded(b, t.sourceFor(ifindex).Assemble())
 	}
 	bare := loaded(b, bareProgram)
 	contender := func(name string, room byte, first, second *ebpf.Program) rounds.Contender {

@@ -19,6 +19,7 @@ import (
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/packet"
 )
@@ -95,7 +96,7 @@ func newWriters(t *testing.T, six, looked bool) *writers {
 	w.Plane, err = New(Options{Interfaces: []string{"lo"}, Slow: dataplanetest.New(), Servers: lastServer + 2})
 	w.must(err)
 	gone(t, w.Plane)
-	w.looked = looked
+	w.lookupHelper = looked
 	parts := []accel.Part{{Name: "conns", Size: conn.MemorySize(writersMax)}}
 	_, err = w.Memory(parts)
 	w.must(err)
@@ -129,7 +130,7 @@ func newWriters(t *testing.T, six, looked bool) *writers {
 	w.must(err)
 	seed, homes := w.conns.Seed()
 	source := w.source(accel.Acceleration{TableShape: accel.TableShape{Seed: seed, Homes: homes, Slots: uint32(w.conns.Slots())}, Hz: hz}, ticks, director.Index, []dataplane.MAC{own}, nil)
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: dropping(source.assemble())})
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: dropping(source.Assemble())})
 	w.must(err)
 	t.Cleanup(func() { _ = prog.Close() })
 	l, err := director.Attach(prog)
@@ -143,7 +144,7 @@ func newWriters(t *testing.T, six, looked bool) *writers {
 // for a packet than all else does.
 func dropping(list asm.Instructions) asm.Instructions {
 	for i := range list {
-		if list[i].Symbol() == pass {
+		if list[i].Symbol() == program.PassLabel {
 			list[i].Constant = 1 // XDP_DROP
 		}
 	}

@@ -1,0 +1,67 @@
+package program
+
+import (
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/preselect"
+)
+
+// An element of the array of servers, by a real server's number. Element 0 is no
+// server's.
+//
+//	 0  ifindex     4  out of which the server is reached
+//	 4  MTU         4  0: the way is not known
+//	 8  MACs       12  the server's, then the interface's: as at the frame's start
+//	20  zero       12
+const (
+	ServerSize    = 1 << ServerShift
+	ServerShift   = 5
+	ServerIfindex = 0
+	ServerMTU     = 4
+	ServerMACs    = 8
+)
+
+// An element of the array of counters: each CPU has a room for every server, and
+// the rooms of two CPUs share no cache line.
+const (
+	CountSize  = 1 << countShift
+	countShift = 4
+)
+
+// What the program looks up of its configuration.
+//
+//	 0  expected    4  what an entry's state word has, of what forwarding asks for
+//	 4  attended    4  when a daemon showed itself last, in ticks
+//	 8  making      4  families (a bit each, see makingBit) that connections may be made of
+//	12  templates   4  1: templates may be made, too
+//	64  locals   4096  a bit for the fold of each of the host's own addresses, by family
+const (
+	SettingsSize      = SettingsLocals + 2*LocalsSize
+	SettingsExpected  = 0
+	SettingsHeartbeat = 4
+	SettingsOpening   = 8
+	SettingsTemplates = 12
+	SettingsLocals    = 64
+
+	LocalsSize = dataplane.LocalBits / 8 // a family's
+)
+
+// OpeningBit is a family's bit in the settings.
+func OpeningBit(six bool) uint32 {
+	if six {
+		return 2
+	}
+	return 1
+}
+
+// SocketFrame is how large a frame can be, in bytes, that a socket takes.
+const SocketFrame = 2048 - 256
+
+// ClaimSize is the size of a key of claims.
+const ClaimSize = uint32(len(preselect.Key{}))
+
+// Protocols (RFC 5237's registry).
+const (
+	ProtoTCP  = 6
+	ProtoUDP  = 17
+	ProtoSCTP = 132
+)

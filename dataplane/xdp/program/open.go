@@ -1,0 +1,344 @@
+package program
+
+import (
+	"fmt"
+	"math/bits"
+
+	"github.com/cilium/ebpf/asm"
+
+	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/preselect"
+	"github.com/ulvs/ulvs/internal/shtab"
+)
+
+// opener opens connections.
+type opener struct{ forwarder }
+
+// openConn opens a connection, as the director has decided ahead (internal/preselect), and has
+// the packet go on as one of it. R0 is the claim in which the service's number is. What
+// is not clear is Go's, which does the same in package forward's schedule.go.
+func (o *opener) openConn() {
+	conns, templates := o.connTable(), o.templateTable()
+	o.checkService()
+	o.checkSource()
+	o.findRings()
+	o.findCompletion(conns)
+	o.findFreeSlot(conns)
+	o.chooseServer(templates)
+	o.insertTemplate(templates)
+	o.insertConn(conns)
+	o.emit(asm.Mov.Reg(slot, asm.R5), asm.Ja.Label(o.label("stays")))
+}
+
+// acceptPending is where packets of a connection go, whose state is in R1, that is not as
+// expected: one that a program has made and Go has not seen yet is expected too.
+//
+// in: R1; out: -; lost: R0
+func (o *opener) acceptPending() {
+	defer o.step("acceptPending", "a connection that is opened and not yet accepted is as good")()
+	o.mark("pending")
+	o.emit(
+		asm.Mov.Reg(asm.R0, asm.R1),
+		asm.And.Imm(asm.R0, conn.PendingFlag),
+		asm.JNE.Imm(asm.R0, 0, o.label("expected")),
+		asm.Ja.Label(PassLabel),
+	)
+}
+
+// checkService finds the service, R6, and whether it and the packet are such as the program
+// deals with.
+//
+// in: R0 data; out: service; lost: R1 R2 end
+func (o *opener) checkService() {
+	defer o.step("checkService", "may connections of the service be opened, and does this packet open one?")()
+	no := o.label("go")
+	o.emit(
+		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word),
+		o.leaveIf(asm.JGE, asm.R1, preselect.Services),
+		asm.Mul.Imm(asm.R1, preselect.Stride),
+		asm.LoadMapValue(service, o.Services, 0),
+		asm.Add.Reg(service, asm.R1),
+		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
+		o.leaveIf(asm.JEq, asm.R1, 0),
+		asm.LoadMapValue(asm.R1, o.Settings, SettingsOpening),
+		asm.LoadMem(asm.R1, asm.R1, 0, asm.Word),
+		asm.And.Imm(asm.R1, int32(OpeningBit(o.six))),
+		o.leaveIf(asm.JEq, asm.R1, 0),
+	)
+	// The claims are told of later than the services.
+	for off := int16(0); off < int16(ClaimSize); off += 4 {
+		o.emit(
+			asm.LoadMem(asm.R1, service, preselect.OffKey+off, asm.Word),
+			asm.LoadMem(asm.R2, asm.RFP, stackClaim+off, asm.Word),
+			asm.JNE.Reg(asm.R1, asm.R2, no),
+		)
+	}
+	at := o.atPorts()
+	const ftpData, synRst, syn = 20, 0x06, 0x02
+	o.emit(
+		asm.LoadMem(asm.R1, data, at, asm.Half),
+		o.leaveIf(asm.JEq, asm.R1, int32(bits.ReverseBytes16(ftpData))),
+		asm.LoadMem(asm.R1, data, o.atProto(), asm.Byte),
+		asm.JEq.Imm(asm.R1, ProtoUDP, o.label("source")),
+		o.leaveIf(asm.JNE, asm.R1, ProtoTCP),
+		restore(asm.R1, stackContext),
+		asm.LoadMem(end, asm.R1, 4, asm.Word),
+		asm.Mov.Reg(asm.R1, data),
+		asm.Add.Imm(asm.R1, int32(at)+20),
+		asm.JGT.Reg(asm.R1, end, no),
+		asm.LoadMem(asm.R1, data, at+13, asm.Byte),
+		asm.And.Imm(asm.R1, synRst),
+		o.leaveIf(asm.JNE, asm.R1, syn),
+	)
+	o.mark("source")
+}
+
+// checkSource leaves to Go what comes from an address that no packet from the wire has, or
+// that may be one of the host's own (the director's martian).
+//
+// in: data; out: -; lost: R1 R2 R3
+func (o *opener) checkSource() {
+	defer o.step("checkSource", "not from an address that may be the host's own")()
+	atIP, locals := o.atIP(), uint32(SettingsLocals)
+	if o.six {
+		locals += LocalsSize
+		o.emit(
+			asm.LoadMem(asm.R1, data, atIP+8, asm.DWord),
+			o.leaveIf(asm.JEq, asm.R1, 0), // ::1
+			asm.And.Imm(asm.R1, 0xff),
+			o.leaveIf(asm.JEq, asm.R1, 0xff),
+			asm.LoadMem(asm.R1, data, atIP+8, asm.Word),
+		)
+		for off := int16(12); off < 24; off += 4 {
+			o.emit(asm.LoadMem(asm.R2, data, atIP+off, asm.Word), asm.Xor.Reg(asm.R1, asm.R2))
+		}
+	} else {
+		o.emit(
+			asm.LoadMem(asm.R1, data, atIP+12, asm.Byte),
+			o.leaveIf(asm.JEq, asm.R1, 0),
+			o.leaveIf(asm.JEq, asm.R1, 127),
+			o.leaveIf(asm.JGE, asm.R1, 224),
+			asm.LoadMem(asm.R1, data, atIP+12, asm.Word),
+		)
+	}
+	factor := uint32(dataplane.LocalFactor)
+	o.emit(
+		asm.Mul.Imm32(asm.R1, int32(factor)),
+		asm.RSh.Imm32(asm.R1, dataplane.LocalShift),
+		asm.Mov.Reg(asm.R2, asm.R1),
+		asm.RSh.Imm(asm.R2, 5),
+		asm.LSh.Imm(asm.R2, 2),
+		asm.LoadMapValue(asm.R3, o.Settings, locals),
+		asm.Add.Reg(asm.R3, asm.R2),
+		asm.LoadMem(asm.R2, asm.R3, 0, asm.Word),
+		asm.And.Imm(asm.R1, 31),
+		asm.RSh.Reg(asm.R2, asm.R1),
+		asm.And.Imm(asm.R2, 1),
+		o.leaveIf(asm.JNE, asm.R2, 0),
+	)
+}
+
+// chooseServer finds the real server: that of the client's template, or the scheduler's next
+// choice, for which a template is to be made if the service is persistent. Its number
+// goes to dest, in place of the service.
+//
+// in: service data total; out: dest rings; lost: R0 R1 R2 R3 R4 R5
+func (o *opener) chooseServer(templates entries) {
+	defer o.step("chooseServer", "the real server: of the template, or the next pick")()
+	no := o.label("go")
+	o.emit(
+		asm.Mov.Imm(asm.R1, 0),
+		save(stackNew, asm.R1),
+		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
+		asm.And.Imm(asm.R1, preselect.ByTemplate),
+		asm.JEq.Imm(asm.R1, 0, o.label("pick")),
+	)
+	o.chooseByTemplate(templates)
+
+	o.mark("pick")
+	o.emit(
+		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
+		asm.And.Imm(asm.R1, preselect.ByPicks),
+		o.leaveIf(asm.JEq, asm.R1, 0),
+		// The next choice is read, and is taken if it still is the next (preselect.Take).
+		asm.LoadMem(asm.R3, service, preselect.OffPosition, asm.DWord),
+		asm.Mov.Reg(asm.R1, asm.R3),
+		asm.RSh.Imm(asm.R1, 32),
+		asm.Mov.Reg32(asm.R2, asm.R3),
+		asm.JEq.Reg(asm.R1, asm.R2, no),
+		asm.Sub.Reg(asm.R1, asm.R2),
+		asm.JGE.Imm(asm.R1, preselect.Picks/2, o.label("many")),
+	)
+	o.keepAwake(o.label("many"))
+	o.emit(
+		asm.And.Imm(asm.R2, preselect.Picks-1),
+		asm.LSh.Imm(asm.R2, 3),
+		asm.Add.Reg(asm.R2, service),
+		asm.LoadMem(asm.R2, asm.R2, preselect.OffPicks, asm.DWord),
+		asm.RSh.Imm(asm.R2, 32),
+	)
+	o.checkReachable(asm.R2)
+	o.emit(
+		asm.Mov.Reg(asm.R0, asm.R3),
+		asm.Mov.Reg(asm.R1, asm.R3),
+		asm.Add.Imm(asm.R1, 1),
+		compareAndSwap(service, preselect.OffPosition, asm.R1, asm.DWord),
+		asm.JNE.Reg(asm.R0, asm.R3, no),
+		asm.Mov.Reg(dest, asm.R2),
+	)
+}
+
+// checkReachable leaves packets to Go that cannot be sent to the real server in a register.
+// It clobbers R1, R4 and R5.
+//
+// in: R2 dest total; out: -; lost: R1 R4 R5
+func (o *opener) checkReachable(number asm.Register) {
+	defer o.step("checkReachable", "can the real server be reached?")()
+	no := o.label("go")
+	o.emit(
+		o.leaveIf(asm.JGE, number, int32(o.ServersPerCPU)),
+		asm.Mov.Reg(asm.R4, number),
+		asm.LSh.Imm(asm.R4, ServerShift),
+		asm.LoadMapValue(asm.R5, o.Servers, 0),
+		asm.Add.Reg(asm.R5, asm.R4),
+		asm.LoadMem(asm.R1, asm.R5, ServerMTU, asm.Word),
+		asm.JGT.Reg(total, asm.R1, no),
+	)
+}
+
+// chooseByTemplate finds the client's template, and restarts its time. If it has none, there
+// is a place for one, unless Go is to make it.
+//
+// in: service data total; out: dest rings; lost: R0 R1 R2 R3 R4 R5
+func (o *opener) chooseByTemplate(t entries) {
+	defer o.step("chooseByTemplate", "the real server of the client's template")()
+	o.makeTemplateKey(t)
+	o.lookupTemplate(t)
+	o.mark("templated")
+	o.emit(
+		asm.Mov.Reg(dest, asm.R1),
+		asm.And.Imm(dest, conn.DestMask),
+	)
+	o.checkReachable(dest)
+	o.emit(
+		restore(asm.R1, stackTick),
+		asm.StoreMem(asm.R0, shtab.OffStamp, asm.R1, asm.Word),
+		restore(asm.R8, stackRings),
+		asm.Ja.Label(o.label("insert")),
+	)
+	o.mark("newcomer")
+	o.emit(
+		restore(asm.R8, stackRings),
+		asm.LoadMapValue(asm.R1, o.Settings, SettingsTemplates),
+		asm.LoadMem(asm.R1, asm.R1, 0, asm.Word),
+		o.leaveIf(asm.JEq, asm.R1, 0),
+		asm.Mov.Imm(asm.R1, 1),
+		save(stackNew, asm.R1),
+		asm.Add.Imm(asm.R8, t.rings),
+	)
+	o.findCompletion(t)
+	o.findFreeSlot(t)
+	o.emit(asm.Sub.Imm(asm.R8, t.rings))
+}
+
+// makeTemplateKey makes the key of the template on the stack, and its hash and home slot.
+//
+// in: service data; out: R2 addrs ports; lost: R0 R1
+func (o *opener) makeTemplateKey(t entries) {
+	defer o.step("makeTemplateKey", "the key of the client's template")()
+	o.emit(
+		restore(addrs, stackKey),
+		asm.LoadMem(asm.R0, service, preselect.OffKeep, asm.DWord),
+		asm.And.Reg(addrs, asm.R0),
+		restore(ports, stackKey+8),
+		asm.LoadMem(asm.R0, service, preselect.OffKeep+8, asm.DWord),
+		asm.And.Reg(ports, asm.R0),
+		save(stackTemplate, addrs),
+		save(stackTemplate+8, ports),
+		asm.Mov.Imm(asm.R0, 0),
+	)
+	for _, w := range words6 {
+		if o.six {
+			o.emit(
+				asm.LoadMem(asm.R0, data, o.atIP()+w.off, asm.DWord),
+				asm.LoadMem(asm.R1, service, preselect.OffKeep+8*w.word, asm.DWord),
+				asm.And.Reg(asm.R0, asm.R1),
+			)
+		}
+		o.emit(save(stackTemplate+8*w.word, asm.R0))
+	}
+	seed := o.Templates.Seed
+	if o.six {
+		o.emit(asm.Mov.Imm(asm.R2, 0))
+		half := func(word int16, seed uint64) {
+			o.emit(
+				asm.LoadMem(asm.R0, asm.RFP, stackTemplate+8*word, asm.Word),
+				asm.Add.Imm32(asm.R0, int32(uint32(seed))),
+				asm.LoadMem(asm.R1, asm.RFP, stackTemplate+8*word+4, asm.Word),
+				asm.Add.Imm32(asm.R1, int32(seed>>32)),
+				asm.Mul.Reg(asm.R0, asm.R1),
+				asm.Add.Reg(asm.R2, asm.R0),
+			)
+		}
+		half(0, seed[5])
+		for _, w := range words6 {
+			half(w.word, seed[w.word])
+		}
+	} else {
+		o.emit(asm.Mov.Reg(asm.R2, addrs))
+	}
+	o.mixSum(seed)
+	o.emit(save(stackHash, asm.R2))
+	o.homeSlot(t.homes)
+	o.emit(save(t.stack+entryHome, asm.R2))
+}
+
+// lookupTemplate goes to templated with the slot in R0 and its word in R1, or to
+// newcomer. It is find for a key on the stack: home slot, the one beside it, the chain.
+//
+// in: R2 addrs ports; out: R0 R1; lost: R5 R8
+func (o *opener) lookupTemplate(t entries) {
+	defer o.step("lookupTemplate", "the template: home slot, the one beside it, the chain")()
+	const scratch = asm.R8
+	for i := range 2 + MaxChain {
+		next := o.label(fmt.Sprint("held", i+1))
+		switch i {
+		case 0, 2:
+			o.emit(asm.Mov.Reg(asm.R1, asm.R2))
+			o.entryAddress(t, 0)
+		case 1:
+			o.emit(
+				asm.Mov.Reg(asm.R1, asm.R2),
+				asm.Xor.Imm(asm.R1, 1),
+				o.leaveIf(asm.JGE, asm.R1, int32(t.homes)), // never: for the verifier
+			)
+			o.entryAddress(t, 0)
+		}
+		if i >= 2 {
+			o.emit(
+				asm.LoadMem(asm.R1, asm.R0, shtab.OffNext, asm.Word),
+				asm.JEq.Imm(asm.R1, 0, o.label("newcomer")),
+				o.leaveIf(asm.JGT, asm.R1, int32(t.slots)),
+			)
+			o.entryAddress(t, -1)
+		}
+		o.emit(
+			asm.LoadMem(asm.R1, asm.R0, shtab.OffWord, asm.DWord),
+			asm.LoadMem(asm.R5, asm.R0, shtab.OffKey, asm.DWord), asm.JNE.Reg(asm.R5, addrs, next),
+			asm.LoadMem(asm.R5, asm.R0, shtab.OffKey+8, asm.DWord), asm.JNE.Reg(asm.R5, ports, next),
+		)
+		if o.six {
+			for _, w := range words6 {
+				o.emit(
+					asm.LoadMem(asm.R5, asm.R0, shtab.OffKey+8*w.word, asm.DWord),
+					restore(scratch, stackTemplate+8*w.word),
+					asm.JNE.Reg(asm.R5, scratch, next),
+				)
+			}
+		}
+		o.emit(asm.JSLT.Imm(asm.R1, 0, o.label("templated")))
+		o.symbol = next
+	}
+	o.emit(asm.Ja.Label(o.label("go"))) // a longer chain is Go's
+}

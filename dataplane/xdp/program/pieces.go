@@ -1,0 +1,59 @@
+package program
+
+import "github.com/cilium/ebpf/asm"
+
+// What recurs on the way, in the words of what it is for.
+
+// save keeps a register on the stack, and restore has it back.
+func save(at int16, from asm.Register) asm.Instruction {
+	return asm.StoreMem(asm.RFP, at, from, asm.DWord)
+}
+
+func restore(to asm.Register, at int16) asm.Instruction {
+	return asm.LoadMem(to, asm.RFP, at, asm.DWord)
+}
+
+// passIf passes a packet to the plane behind if a register compares so with a number.
+func passIf(op asm.JumpOp, r asm.Register, n int32) asm.Instruction {
+	return op.Imm(r, n, PassLabel)
+}
+
+// leaveIf leaves a packet to Go, by a socket if there is one, if a register compares so
+// with a number.
+func (e *emitter) leaveIf(op asm.JumpOp, r asm.Register, n int32) asm.Instruction {
+	return op.Imm(r, n, e.label("go"))
+}
+
+// compareAndSwap puts a register into memory if what is there is R0, which is what was
+// there then.
+func compareAndSwap(base asm.Register, off int16, with asm.Register, size asm.Size) asm.Instruction {
+	return atomically(asm.CmpXchg, base, with, size, off)
+}
+
+// exchange puts a register into memory, and gives it what was there.
+func exchange(base asm.Register, off int16, with asm.Register, size asm.Size) asm.Instruction {
+	return atomically(asm.Xchg, base, with, size, off)
+}
+
+// element is the address of an array's element of 1<<shift bytes, by its number in index,
+// which is lost; off is added.
+func (e *emitter) element(to asm.Register, array int, index asm.Register, shift int32, off uint32) {
+	e.emit(
+		asm.LSh.Imm(index, shift),
+		asm.LoadMapValue(to, array, off),
+		asm.Add.Reg(to, index),
+	)
+}
+
+// setting reads a word of the settings.
+func (e *emitter) setting(to asm.Register, off uint32) {
+	e.emit(asm.LoadMapValue(to, e.Settings, off), asm.LoadMem(to, to, 0, asm.Word))
+}
+
+// atomically is an atomic operation on memory at dst. cilium/ebpf v0.22.0 loses the
+// operation on its way to the kernel (asm/instruction.go, Marshal), and adds instead.
+func atomically(op asm.AtomicOp, dst, src asm.Register, size asm.Size, off int16) asm.Instruction {
+	i := op.Mem(dst, src, size, off)
+	i.Constant = int64(op >> 8)
+	return i
+}

@@ -1,0 +1,92 @@
+// Package program is the XDP program's emitter: it assembles, for an interface and a
+// director's tables, the instructions by which a packet goes. It is pure: maps are numbers
+// to it, and it runs on any system.
+//
+// The files are in packet order: parse, lookup, forward; where there is no connection
+// miss, open, insert. Each is a layer in which the one before is embedded. A step is a
+// method whose comment ends with the registers that it takes, gives and loses;
+// TestRegisters holds that against the instructions.
+package program
+
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf/asm"
+
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/accel"
+)
+
+// Config is what a program is made for.
+type Config struct {
+	accel.Acceleration
+	// Conns, Servers, Counts and Settings are file descriptors of maps.
+	Conns, Servers, Counts, Settings int
+	// Sockets are those of the interface's queues, and Claims the services whose first
+	// packets they get; 0 where there are none.
+	Sockets, Claims int
+	// Services, TemplateTable and Rings are what connections are opened by; 0 where none
+	// are.
+	Services, TemplateTable, Rings int
+	// LookupHelper says that the connection table is an array of slots, in which a helper
+	// function looks, and not one large element, which is addressed as memory.
+	LookupHelper bool
+	Ifindex      int             // of the interface that the program is for
+	MACs         []dataplane.MAC // that frames to the director have
+	Ticks        Ticks           // how time is read
+	// ServersPerCPU is how many servers have a count, of each of CPUs.
+	ServersPerCPU, CPUs int
+	// Hashed, if not 0, is a BPF hash map with the table's IPv4 entries, to be used in its
+	// place: what others do, to compare with. Its keys have all five words, or only the
+	// two that IPv4 needs.
+	Hashed      int
+	HashedWords int16
+	// Path is what is done with a packet whose connection was found: Forward, or for
+	// benchmarks a part of it.
+	Path []Step
+}
+
+// Step emits a step of a packet's way.
+type Step func(*Program)
+
+// Forward is the way of a packet whose connection was found.
+func Forward() []Step {
+	return []Step{(*Program).checkState, (*Program).rewriteMACs, (*Program).countPacket, (*Program).stampEntry, (*Program).decrementTTL, (*Program).send}
+}
+
+// Program is what is being emitted.
+type Program struct{ opener }
+
+// Assemble emits the program, in the order in which a packet goes through it. Frames with
+// VLAN tags have all of it again, with other offsets.
+func (c *Config) Assemble() asm.Instructions { return c.assemble(false).out }
+
+// Listing is what Assemble emits, for people: each step says what it does.
+func (c *Config) Listing() string { return fmt.Sprintf("%v", c.assemble(true).out) }
+
+func (c *Config) assemble(listing bool) *Program {
+	p := new(Program)
+	p.Config, p.listing = *c, listing
+	p.filterMAC()
+	for p.tags = 0; p.tags <= maxTags; p.tags++ {
+		p.six = false
+		p.parseEther()
+		for _, p.six = range p.families() {
+			if p.six {
+				p.parseIPv6()
+			} else {
+				p.parseIPv4()
+			}
+			p.hashKey()
+			p.lookup()
+			for _, step := range p.Path {
+				step(p)
+			}
+			p.miss()
+		}
+	}
+	p.symbol = PassLabel
+	p.comment = "left to the plane behind"
+	p.emit(asm.Mov.Imm(asm.R0, ActionPass), asm.Return())
+	return p
+}
