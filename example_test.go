@@ -18,22 +18,22 @@ import (
 func Example() {
 	resolver := dataplanetest.NewResolver()
 	plane := dataplanetest.New()
-	director, err := director.New(director.Options{Plane: plane, Resolver: resolver, Connections: 1000})
+	d, err := director.New(director.Options{Plane: plane, Resolver: resolver, Connections: 1000})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	defer director.Close()
+	defer d.Close()
 
 	web := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: netip.MustParseAddr("192.0.2.1"), Port: 80}
-	err = director.AddService(ulvs.Service{ServiceKey: web, Scheduler: "rr", Persistence: ulvs.Persistence{Timeout: 5 * time.Minute}})
+	err = d.AddService(ulvs.Service{ServiceKey: web, Scheduler: "rr", Persistence: ulvs.Persistence{Timeout: 5 * time.Minute}})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	for _, server := range []string{"192.0.2.200", "192.0.2.201"} {
 		resolver.SetReachable(netip.MustParseAddr(server), 2, dataplane.MAC{2, 0, 0, 0, 0, 1})
-		err := director.AddDestination(web, ulvs.Destination{Addr: netip.MustParseAddr(server), Port: 80, Weight: 1})
+		err := d.AddDestination(web, ulvs.Destination{Addr: netip.MustParseAddr(server), Port: 80, Weight: 1})
 		if err != nil {
 			fmt.Println(err)
 			return
@@ -41,14 +41,14 @@ func Example() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
 	defer cancel()
-	if err := director.Run(ctx); err != nil {
+	if err := d.Run(ctx); err != nil {
 		fmt.Println(err)
 	}
-	services, _ := director.Services()
+	services, _ := d.Services()
 	for _, s := range services {
 		fmt.Println(s.ServiceKey, s.Scheduler, s.Persistence.Timeout)
-		for _, d := range s.Destinations {
-			fmt.Println(" ", d.AddrPort(), d.Forward, d.Weight, d.ActiveConns, d.InactConns)
+		for _, dst := range s.Destinations {
+			fmt.Println(" ", dst.AddrPort(), dst.Forward, dst.Weight, dst.ActiveConns, dst.InactConns)
 		}
 	}
 	// Output:

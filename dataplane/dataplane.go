@@ -96,6 +96,10 @@ type Fact struct {
 // Described is a Plane that has Facts: how it came to work, not what it counts.
 type Described interface{ Facts() []Fact }
 
+// Resolving is a Plane that brings the Resolver for its interfaces, and runs it while it
+// runs itself.
+type Resolving interface{ Resolver() Resolver }
+
 // Plane moves frames between the wire and a Handler.
 type Plane interface {
 	// Name is the plane's name on the command line and in status: "afpacket".

@@ -24,6 +24,7 @@ import (
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/fwmark"
+	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/journal"
 )
 
@@ -31,11 +32,12 @@ import (
 // do not say.
 const DefaultConnections = 1 << 20
 
-// Options are what a Director is made of. Plane and Resolver are required.
+// Options are what a Director is made of. Plane is required.
 type Options struct {
 	// Plane carries the packets; Run runs it.
 	Plane dataplane.Plane
-	// Resolver finds the real servers' next hops. Its own running is the
+	// Resolver finds the real servers' next hops; nil is the one that the plane brings
+	// (dataplane.Resolving), as AF_PACKET and XDP do. The running of another one is the
 	// caller's matter.
 	Resolver dataplane.Resolver
 	// Connections is the most connections there can be, 1 to 2^30; 0 is
@@ -50,9 +52,9 @@ type Options struct {
 	// are announced that the host does not have (VRRP's); otherwise each
 	// interface's own.
 	MAC dataplane.MAC
-	// Log is for what an operator should know; nil is nowhere. Nothing is
+	// Logger is told what an operator should know; nil means slog.Default(). Nothing is
 	// logged for a packet.
-	Log *slog.Logger
+	Logger *slog.Logger
 	// Clock is CLOCK_MONOTONIC, for commands; nil reads it. Packets bring
 	// their own time.
 	Clock func() time.Duration
@@ -92,8 +94,14 @@ var _ dataplane.Handler = (*Director)(nil)
 // New makes a director without services. It fails when there is not enough
 // memory for its tables, or when they are larger than they can be.
 func New(o Options) (_ *Director, err error) {
-	if o.Plane == nil || o.Resolver == nil {
-		return nil, errors.New("ulvs: Options need a Plane and a Resolver")
+	if o.Plane == nil {
+		return nil, errors.New("director: Options need a Plane")
+	}
+	if r, brings := o.Plane.(dataplane.Resolving); o.Resolver == nil && brings {
+		o.Resolver = r.Resolver()
+	}
+	if o.Resolver == nil {
+		return nil, fmt.Errorf("director: Options need a Resolver: the %s plane brings none", o.Plane.Name())
 	}
 	if o.Connections == 0 {
 		o.Connections = DefaultConnections
@@ -104,14 +112,14 @@ func New(o Options) (_ *Director, err error) {
 	if o.Clock == nil {
 		o.Clock = monotonic
 	}
-	if o.Log == nil {
-		o.Log = slog.New(slog.DiscardHandler)
+	if o.Logger == nil {
+		o.Logger = slog.Default()
 	}
-	d := &Director{effects: replayed{}, plane: o.Plane, log: o.Log, clock: o.Clock, marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true)}
+	d := &Director{effects: replayed{}, plane: o.Plane, log: o.Logger, clock: o.Clock, marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true)}
 	var block []byte
 	d.path, block, d.adopted, err = forward.New(forward.Options{
 		Plane: o.Plane, Resolver: o.Resolver, Connections: o.Connections, Templates: o.Templates,
-		MAC: o.MAC, Log: o.Log, Clock: o.Clock, Journal: journalSize,
+		MAC: o.MAC, Logger: o.Logger, Clock: o.Clock, Journal: journalSize,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ulvs: %w", err)
@@ -152,7 +160,7 @@ func (d *Director) Handle(now time.Duration, batch []dataplane.Frame) { d.path.H
 
 // ErrKept says that what an earlier process left cannot be used; a plane without
 // it can.
-var ErrKept = forward.ErrKept
+var ErrKept = accel.ErrKept
 
 // Run carries packets until ctx ends, and then returns nil; or until the plane
 // fails, and then returns why.

@@ -6,7 +6,6 @@
 package forward
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -28,8 +27,8 @@ type Options struct {
 	Connections, Templates int
 	// MAC, if not zero, is the Ethernet address under which virtual addresses are
 	// announced that the host does not have.
-	MAC dataplane.MAC
-	Log *slog.Logger
+	MAC    dataplane.MAC
+	Logger *slog.Logger
 	// Clock is CLOCK_MONOTONIC.
 	Clock func() time.Duration
 	// Journal is how many bytes the journal of commands takes, where the plane keeps it.
@@ -55,13 +54,13 @@ var _ dataplane.Handler = (*Path)(nil)
 // New makes a path without services. Where the plane keeps what outlives the process,
 // journal is the memory of the commands' journal, and adopted says that an earlier
 // process left something in it: the caller makes its commands again, and then calls
-// Adopt. A plane that forwards by itself waits for Start. The error wraps ErrKept if
+// Adopt. A plane that forwards by itself waits for Start. The error wraps accel.ErrKept if
 // what was left is of no use.
 func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 	p = new(Path)
 	tb := &p.tables
 	*tb = tables{
-		locals: o.Resolver.Locals(), plane: o.Plane, resolver: o.Resolver, mac: o.MAC, log: o.Log, clock: o.Clock,
+		locals: o.Resolver.Locals(), plane: o.Plane, resolver: o.Resolver, mac: o.MAC, log: o.Logger, clock: o.Clock,
 		index: newIndex(), sysctl: sysctl.Defaults(), nextEst: new(uint32), starting: noMirror{},
 		fragments: fragment.New(fragments, fragmentLife), early: fragment.NewHold[dataplane.Frame](earlyFragments, fragmentLife), scratch: make(chan *scratch, 64),
 	}
@@ -93,16 +92,12 @@ func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 	return p, journal, adopted, nil
 }
 
-// ErrKept says that what an earlier process left cannot be used; a plane without
-// it can.
-var ErrKept = errors.New("what an earlier daemon left behind cannot be used")
-
 // unusable says of an error about what was kept that it is one.
 func unusable(adopted bool, err error) error {
 	if !adopted {
 		return err
 	}
-	return fmt.Errorf("%w: %w", ErrKept, err)
+	return fmt.Errorf("%w: %w", accel.ErrKept, err)
 }
 
 // Prepare tells a plane that forwards by itself what it has to know before the

@@ -131,7 +131,7 @@ func startUlvs(s *site, l load, accelerated bool) {
 			}
 			plane = fast
 		}
-		if lvs, err = director.New(director.Options{Plane: plane, Resolver: resolver, Log: log}); err != nil {
+		if lvs, err = director.New(director.Options{Plane: plane, Resolver: resolver, Logger: log}); err != nil {
 			return err
 		}
 		service := ulvs.Service{Scheduler: "rr"}

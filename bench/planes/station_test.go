@@ -145,7 +145,7 @@ func newStation(b testing.TB, plane string, connections int, persistence time.Du
 				return err
 			}
 		}
-		s.director, err = director.New(director.Options{Plane: s.plane, Resolver: resolver, Connections: connections, Templates: connections, Log: log})
+		s.director, err = director.New(director.Options{Plane: s.plane, Resolver: resolver, Connections: connections, Templates: connections, Logger: log})
 		return err
 	}))
 	k := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: vip.Addr(), Port: vip.Port()}

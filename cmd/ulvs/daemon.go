@@ -17,8 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/dataplane/afpacket"
-	"github.com/ulvs/ulvs/dataplane/neigh"
+	"github.com/ulvs/ulvs/dataplane/auto"
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/director"
 	"github.com/ulvs/ulvs/internal/control"
@@ -44,7 +43,6 @@ type daemon struct {
 	busyPoll    time.Duration
 	pins        string // the folder that comes of it, or ""
 	unpinned    error  // why there is none
-	unusable    error  // why what an earlier daemon left there could not be gone on with
 	files       map[string]file
 	log         *slog.Logger
 }
@@ -136,35 +134,38 @@ func (d *daemon) run(ctx context.Context) error {
 		return err
 	}
 	defer name.Close()
-	resolver, err := neigh.New(neigh.Options{Logger: d.log})
-	if err != nil {
+	var lvs *director.Director
+	opened, err := auto.Open(auto.Options{
+		Interfaces: d.interfaces, Plane: d.plane, MAC: mac, Pins: d.pins, Fresh: d.fresh,
+		Sockets: socketUses[d.sockets], Ring: d.ring, BusyPoll: d.busyPoll, Logger: d.log,
+	}, func(p dataplane.Plane) (err error) {
+		lvs, err = director.New(director.Options{Plane: p, Connections: d.connections, Templates: d.templates, MAC: mac, Logger: d.log})
 		return err
-	}
-	plane, giveBack, lvs, err := d.newDirector(resolver, mac)
+	})
 	if err != nil {
-		resolver.Close()
 		return err
 	}
 	defer lvs.Close()
+	d.pins = opened.Pins
+	if opened.Lost != nil {
+		d.warnLost(opened.Lost.Error())
+	}
 	operated := &warned{lvs, d.log, d.follow}
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	heir := &handover{warned: operated, pinned: d.pins != "", end: end, ended: make(chan struct{})}
 	if err := d.setUp(lvs, operated); err != nil {
-		resolver.Close()
-		return errors.Join(err, giveBack())
+		return errors.Join(err, opened.Close())
 	}
 
 	g, ctx := errgroup.WithContext(ctx)
 	if d.follow {
 		follower, err := d.followMarks(lvs)
 		if err != nil {
-			resolver.Close()
-			return errors.Join(err, giveBack())
+			return errors.Join(err, opened.Close())
 		}
 		g.Go(func() error { return follower(ctx) })
 	}
-	g.Go(func() error { return resolver.Run(ctx) })
 	g.Go(func() error {
 		defer close(heir.ended)
 		return lvs.Run(ctx)
@@ -175,7 +176,7 @@ func (d *daemon) run(ctx context.Context) error {
 		return g.Wait()
 	}
 	g.Go(func() error { return control.Serve(ctx, l, heir) })
-	d.announce(plane, lvs)
+	d.announce(opened, lvs)
 	err = g.Wait()
 	d.log.Info("ended")
 	return err
@@ -183,42 +184,6 @@ func (d *daemon) run(ctx context.Context) error {
 
 // socketUses are the words of --af-xdp.
 var socketUses = map[string]xdp.SocketUse{"auto": xdp.SocketsAuto, "on": xdp.SocketsOn, "off": xdp.SocketsOff}
-
-// newDirector makes a director with the plane that was asked for, and what gives
-// that back if it never runs. auto is XDP where that is permitted and works, and
-// says why if it is not.
-func (d *daemon) newDirector(resolver dataplane.Resolver, mac dataplane.MAC) (plane dataplane.Plane, giveBack func() error, lvs *director.Director, err error) {
-	slow, err := afpacket.New(afpacket.Options{Interfaces: d.interfaces, MAC: mac, Logger: d.log})
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	slow.KeepClaims(d.pins != "")
-	options := director.Options{Plane: slow, Resolver: resolver, Connections: d.connections, Templates: d.templates, MAC: mac, Log: d.log}
-	if d.plane != "afpacket" {
-		fast, lvs, err := d.accelerated(options, slow)
-		if err == nil {
-			return fast, func() error { return errors.Join(slow.Close(), d.discard(fast, d.interfaces...)) }, lvs, nil
-		}
-		if d.plane == "xdp" || errors.Is(err, xdp.ErrTaken) {
-			return nil, nil, nil, errors.Join(err, slow.Close())
-		}
-		d.log.Info("packets are taken by AF_PACKET, not XDP", "because", err)
-		// Nothing is kept, and what an earlier daemon left must not go on forwarding
-		// beside this one.
-		if d.pins != "" {
-			if err := detach(d.pins, d.interfaces...); err != nil {
-				return nil, nil, nil, errors.Join(err, slow.Close())
-			}
-			d.pins = ""
-			slow.KeepClaims(false)
-		}
-		options.Plane = slow
-	}
-	if lvs, err = director.New(options); err != nil {
-		return nil, nil, nil, errors.Join(err, slow.Close())
-	}
-	return slow, slow.Close, lvs, nil
-}
 
 func parseMAC(s string) (mac dataplane.MAC, err error) {
 	if s == "" {

@@ -11,8 +11,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ulvs/ulvs"
-	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
+	"github.com/ulvs/ulvs/dataplane/auto"
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/director"
 	"github.com/ulvs/ulvs/internal/control"
@@ -120,68 +120,18 @@ func (t *handover) Handover() error {
 	return nil
 }
 
-// accelerated makes a director with the XDP plane. What an earlier daemon left and
-// cannot be used is thrown away.
-func (d *daemon) accelerated(o director.Options, slow dataplane.Plane) (*xdp.Plane, *director.Director, error) {
-	fresh := d.fresh
-	for {
-		fast, err := xdp.New(xdp.Options{Interfaces: d.interfaces, MAC: o.MAC, Slow: slow, Pins: d.pins, Fresh: fresh,
-			Sockets: socketUses[d.sockets], Ring: d.ring, BusyPoll: d.busyPoll})
-		if err != nil {
-			return nil, nil, err
-		}
-		o.Plane = fast
-		lvs, err := director.New(o)
-		if err == nil {
-			return fast, lvs, nil
-		}
-		if errors.Is(err, xdp.ErrTaken) { // and so are the claims on its interfaces
-			return nil, nil, errors.Join(err, d.discard(fast))
-		}
-		if !errors.Is(err, director.ErrKept) || fresh {
-			return nil, nil, errors.Join(err, d.discard(fast, d.interfaces...))
-		}
-		d.unusable = errors.Join(err, fast.Close())
-		d.warnLost(d.unusable.Error())
-		fresh = true
-	}
-}
-
-// discard closes a plane that never ran, and takes away what it has put in place,
-// and the claims on interfaces, unless that was there before.
-func (d *daemon) discard(fast *xdp.Plane, interfaces ...string) error {
-	err := fast.Close()
-	if d.pins == "" || fast.Adopted() {
-		return err
-	}
-	return errors.Join(err, detach(d.pins, interfaces...))
-}
-
-// detach removes what is pinned in a folder, if it is there, and the claims on its
-// interfaces and on others.
-func detach(pins string, interfaces ...string) error {
-	if _, err := os.Stat(pins); err != nil {
-		return nil
-	}
-	names, err := xdp.Detach(pins)
-	for _, name := range append(names, interfaces...) {
-		err = errors.Join(err, afpacket.Withdraw(name))
-	}
-	return err
-}
-
 func (d *daemon) warnLost(why string) {
 	d.log.Warn("what an earlier daemon left is lost: services, marks, sysctls and connections", "because", why)
 }
 
 // announce says what the daemon got.
-func (d *daemon) announce(plane dataplane.Plane, lvs *director.Director) {
-	words := []any{"plane", plane.Name(), "interfaces", strings.Join(d.interfaces, ","), "control", d.control, "connections", d.connections}
-	if x, ok := plane.(*xdp.Plane); ok {
+func (d *daemon) announce(opened *auto.Opened, lvs *director.Director) {
+	words := []any{"plane", opened.Plane.Name(), "interfaces", strings.Join(d.interfaces, ","), "control", d.control, "connections", d.connections}
+	if x, ok := opened.Plane.(*xdp.Plane); ok {
 		words[1] = "xdp: " + x.Mode()
 		dir, discarded := x.Kept()
-		if d.unusable != nil {
-			discarded = d.unusable.Error()
+		if opened.Lost != nil {
+			discarded = opened.Lost.Error()
 		}
 		if dir == "" {
 			dir = noPins
@@ -196,7 +146,7 @@ func (d *daemon) announce(plane dataplane.Plane, lvs *director.Director) {
 			words = append(words, "adopted connections", counters["connections"], "templates", counters["templates"])
 		case discarded != "":
 			words = append(words, "discarded", discarded)
-			if !d.fresh && d.unusable == nil {
+			if !d.fresh && opened.Lost == nil {
 				d.warnLost(discarded)
 			}
 		}
@@ -228,7 +178,7 @@ services, and the rules that keep the host from the services' packets.`,
 			for _, name := range interfaces {
 				err = errors.Join(err, afpacket.Withdraw(name))
 			}
-			return errors.Join(err, detach(at))
+			return errors.Join(err, auto.Detach(at))
 		},
 	}
 	controlFlag(c, &socket)

@@ -11,8 +11,9 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
-	"github.com/ulvs/ulvs/dataplane"
 	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/dataplane"
 )
 
 // ErrNoNftables is the error of Claim where the kernel cannot keep its own

@@ -12,8 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ulvs/ulvs/dataplane"
 	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/dataplane"
 )
 
 // patience is how long to wait for an answer: long, if one is due.

@@ -14,8 +14,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ulvs/ulvs/dataplane"
 	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/dataplane"
 )
 
 // udp is a frame from the client to the virtual address by way of dst, with

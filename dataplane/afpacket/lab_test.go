@@ -15,9 +15,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ulvs/ulvs/dataplane"
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+
+	"github.com/ulvs/ulvs/dataplane"
 )
 
 // TestMain gives the tests a user namespace of their own when they are not

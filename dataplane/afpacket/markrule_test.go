@@ -8,8 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ulvs/ulvs/dataplane"
 	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/dataplane"
 )
 
 // datagram is what the mark rules of the test are about.

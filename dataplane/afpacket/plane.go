@@ -20,8 +20,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/ulvs/ulvs/dataplane"
 	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/neigh"
 )
 
 // Options configure a Plane. Only Interfaces is required.
@@ -32,6 +34,9 @@ type Options struct {
 	// MAC is one more unicast address that is accepted on all of them: that
 	// of a virtual router (VRRP). The zero value means none.
 	MAC dataplane.MAC
+	// Resolver is somebody else's, who runs it; nil has the plane make and run its own
+	// (package neigh).
+	Resolver dataplane.Resolver
 	// Logger is told when an interface goes down; nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -41,6 +46,7 @@ type Options struct {
 type Plane struct {
 	opt       Options
 	log       *slog.Logger
+	resolver  *neigh.Resolver // its own, or nil
 	ns        namespace
 	clock     clock
 	c         counters
@@ -80,6 +86,13 @@ func New(opt Options) (*Plane, error) {
 	if p.log == nil {
 		p.log = slog.Default()
 	}
+	if opt.Resolver == nil {
+		if p.resolver, err = neigh.New(neigh.Options{Logger: p.log}); err != nil {
+			ns.close()
+			return nil, fmt.Errorf("afpacket: next hops: %w", err)
+		}
+		p.opt.Resolver = p.resolver
+	}
 	p.senders.Store(&map[int]*sender{})
 	p.loopback = loopback()
 	p.host = dataplane.Neighbor{State: dataplane.HopReachable, Ifindex: p.loopback}
@@ -106,6 +119,9 @@ func New(opt Options) (*Plane, error) {
 // the interfaces replaces them, and Withdraw removes them. It comes before Run.
 func (p *Plane) KeepClaims(keep bool) { p.claims.keep = keep }
 
+// Resolver implements dataplane.Resolving.
+func (p *Plane) Resolver() dataplane.Resolver { return p.opt.Resolver }
+
 // Name implements dataplane.Plane.
 func (p *Plane) Name() string { return "afpacket" }
 
@@ -123,6 +139,14 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	resolved := make(chan error, 1)
+	go func() {
+		err := p.resolve(ctx)
+		if err != nil {
+			cancel()
+		}
+		resolved <- err
+	}()
 	results := make(chan error, len(p.receivers))
 	for _, r := range p.receivers {
 		go func() { results <- r.run(ctx, h) }()
@@ -148,10 +172,22 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 		}
 	}
 	watching.Wait()
+	cancel()
+	if err := <-resolved; first == nil {
+		first = err
+	}
 	if err := p.close(); first == nil {
 		first = err
 	}
 	return first
+}
+
+// resolve runs the plane's own resolver, if it has one.
+func (p *Plane) resolve(ctx context.Context) error {
+	if p.resolver == nil {
+		return nil
+	}
+	return p.resolver.Run(ctx)
 }
 
 // Close gives back what New opened and withdraws the claims. A plane that
@@ -187,6 +223,9 @@ func (p *Plane) release() {
 		r.close()
 	}
 	p.mu.Unlock()
+	if p.resolver != nil {
+		p.resolver.Close()
+	}
 	p.ns.close()
 }
 

@@ -7,8 +7,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ulvs/ulvs/dataplane"
 	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/dataplane"
 )
 
 const (

@@ -6,9 +6,10 @@ import (
 	"net"
 
 	"github.com/mdlayher/packet"
-	"github.com/ulvs/ulvs/dataplane"
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/dataplane"
 )
 
 // Rings. A receive slot holds a frame of the usual MTU, so that the ring is

@@ -140,6 +140,15 @@ func permitted(err error) error {
 	return err
 }
 
+// Resolver implements dataplane.Resolving: it is the slow plane's, nil if that brings
+// none.
+func (p *Plane) Resolver() dataplane.Resolver {
+	if r, brings := p.Plane.(dataplane.Resolving); brings {
+		return r.Resolver()
+	}
+	return nil
+}
+
 // Name implements dataplane.Plane.
 func (p *Plane) Name() string { return "xdp" }
 

@@ -3,7 +3,14 @@
 // tells the other. It is internal, as it names the layouts of internal tables.
 package accel
 
-import "github.com/ulvs/ulvs/dataplane"
+import (
+	"errors"
+
+	"github.com/ulvs/ulvs/dataplane"
+)
+
+// ErrKept says that what an earlier process left cannot be used; a plane without it can.
+var ErrKept = errors.New("what an earlier daemon left behind cannot be used")
 
 // Accelerator is a Plane that forwards packets of connections by itself, where
 // the table that the director keeps of them lies in memory that the plane has.

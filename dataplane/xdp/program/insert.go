@@ -22,10 +22,10 @@ type entries struct {
 
 // What is kept of an entry to be, from entries.stack on.
 const (
-	entryHome   = 0  // the number of its key's home slot
-	entryNumber = 8  // that of its slot, and 1
-	entryAddr   = 16 // the slot's address
-	entryCompletion   = 24 // the address of the cell in which it will be told of
+	entryHome       = 0  // the number of its key's home slot
+	entryNumber     = 8  // that of its slot, and 1
+	entryAddr       = 16 // the slot's address
+	entryCompletion = 24 // the address of the cell in which it will be told of
 )
 
 func (o *opener) connTable() entries {
