@@ -2,7 +2,9 @@ package ulvs
 
 import (
 	"fmt"
+	"log/slog"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/ulvs/ulvs/sched"
@@ -94,12 +96,48 @@ type Persistence struct {
 type Service struct {
 	ServiceKey
 	// Scheduler is ipvsadm's name of it; "" is wlc.
-	Scheduler  string      `json:"scheduler,omitempty"`
+	Scheduler string `json:"scheduler,omitempty"`
+	// SchedFlags are ipvsadm's -b; what they mean is the scheduler's.
 	SchedFlags sched.Flags `json:"sched_flags,omitempty"`
 	// Persistence is set for a persistent service; its timeout is then given.
 	Persistence Persistence `json:"persistence,omitzero"`
 	// OnePacket schedules each UDP packet by itself (ipvsadm -o).
 	OnePacket bool `json:"one_packet,omitempty"`
+}
+
+// String is everything, in the words of ipvsadm -S: "-t 192.0.2.1:80 -s rr -p 300". Where
+// the scheduler is not said, neither is it here.
+func (s Service) String() string {
+	words := []string{s.ServiceKey.String()}
+	add := func(given bool, format string, args ...any) {
+		if given {
+			words = append(words, fmt.Sprintf(format, args...))
+		}
+	}
+	p := s.Persistence
+	add(s.Scheduler != "", "-s %s", s.Scheduler)
+	add(p.Timeout != 0, "-p %d", p.Timeout/time.Second)
+	add(p.Netmask.IsValid(), "-M %v", p.Netmask)
+	add(p.Engine != "", "--pe %s", p.Engine)
+	add(s.OnePacket, "-o")
+	for i, flag := range []sched.Flags{sched.Flag1, sched.Flag2, sched.Flag3} {
+		add(s.SchedFlags&flag != 0, "-b flag-%d", i+1)
+	}
+	return strings.Join(words, " ")
+}
+
+// LogValue is what slog logs: everything, by name.
+func (s Service) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("key", s.ServiceKey.String()), slog.String("scheduler", s.Scheduler), slog.Int("sched_flags", int(s.SchedFlags)),
+		slog.Duration("timeout", s.Persistence.Timeout), slog.String("netmask", addrText(s.Persistence.Netmask)), slog.String("engine", s.Persistence.Engine),
+		slog.Bool("one_packet", s.OnePacket))
+}
+
+func addrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
 }
 
 // ForwardMethod is how packets reach a real server. The zero value is direct
@@ -153,19 +191,24 @@ const (
 
 // Destination is the configuration of one real server of a service.
 type Destination struct {
+	// Addr is the real server's address.
 	Addr netip.Addr `json:"addr"`
 	// Port is the service's own port in direct routing, 0 for a mark.
-	Port    uint16        `json:"port"`
+	Port uint16 `json:"port"`
+	// Forward is how packets reach it.
 	Forward ForwardMethod `json:"forward,omitempty"`
 	// Weight is 0 (quiescent) to 2^31-1. The zero value is quiescent, so set
 	// it: ipvsadm's default is 1.
 	Weight int32 `json:"weight"`
-	// UpperThreshold and LowerThreshold bound the connections; 0 is none.
-	UpperThreshold uint32      `json:"upper_threshold,omitempty"`
-	LowerThreshold uint32      `json:"lower_threshold,omitempty"`
-	TunnelType     TunnelType  `json:"tunnel_type,omitempty"`
-	TunnelPort     uint16      `json:"tunnel_port,omitempty"`
-	TunnelFlags    TunnelFlags `json:"tunnel_flags,omitempty"`
+	// From UpperThreshold connections on it is given no new ones, until there are fewer
+	// than LowerThreshold, or than three quarters of the upper one if that is 0. An upper
+	// one of 0 is none.
+	UpperThreshold uint32 `json:"upper_threshold,omitempty"`
+	LowerThreshold uint32 `json:"lower_threshold,omitempty"`
+	// TunnelType, TunnelPort and TunnelFlags are for Tunnel; they are listed.
+	TunnelType  TunnelType  `json:"tunnel_type,omitempty"`
+	TunnelPort  uint16      `json:"tunnel_port,omitempty"`
+	TunnelFlags TunnelFlags `json:"tunnel_flags,omitempty"`
 }
 
 // AddrPort is the destination's name within its service.

@@ -13,8 +13,9 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 )
 
-// Version implements Control. The size is the kernel's number of buckets as
-// shipped, which ipvsadm prints; ulvs has no buckets.
+// Version is IPVS's version line without its size, "1.2.1", and the size of the
+// connection table that the kernel is shipped with, which ipvsadm prints; ulvs has no
+// buckets to count. It cannot fail.
 func (d *Director) Version() (string, int, error) { return "1.2.1", 4096, nil }
 
 const maxPersistence = 31 * 24 * time.Hour
@@ -30,7 +31,9 @@ func clean(k ulvs.ServiceKey) ulvs.ServiceKey {
 	return k
 }
 
-// AddService implements Control.
+// AddService adds a virtual service (ip_vs_ctl.c, ip_vs_add_service). It is claimed from
+// the host before it is served. The error is ulvs.ErrServiceExists, ErrNoScheduler or
+// ErrInvalid, or says that the plane cannot keep the host away.
 func (d *Director) AddService(c ulvs.Service) error { return d.addService(c, 0) }
 
 // addService adds a service whose state has a number; 0 takes a free one.
@@ -77,7 +80,9 @@ func (d *Director) existing(k ulvs.ServiceKey) (*forward.Service, error) {
 	return s, nil
 }
 
-// EditService implements Control (ip_vs_edit_service).
+// EditService gives a service another configuration, with its connections, templates and
+// counters as they are (ip_vs_edit_service). The error is ulvs.ErrNoService,
+// ErrNoScheduler or ErrInvalid.
 func (d *Director) EditService(c ulvs.Service) error {
 	c.ServiceKey = clean(c.ServiceKey)
 	d.ctl.Lock()
@@ -99,7 +104,9 @@ func (d *Director) EditService(c ulvs.Service) error {
 	return errors.Join(err, d.effects.record(command{Verb: "edit service", Service: recordService(c)}))
 }
 
-// DeleteService implements Control.
+// DeleteService takes a service out, and gives its packets back to the host
+// (ip_vs_del_service). Its real servers go to the trash, where they wait for their last
+// connection. The error is ulvs.ErrNoService.
 func (d *Director) DeleteService(k ulvs.ServiceKey) error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
@@ -111,7 +118,7 @@ func (d *Director) DeleteService(k ulvs.ServiceKey) error {
 	return d.effects.record(command{Verb: "delete service", Key: recordKey(s.ServiceKey)})
 }
 
-// Clear implements Control.
+// Clear takes all services out (ip_vs_flush).
 func (d *Director) Clear() error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
@@ -138,7 +145,9 @@ func (d *Director) warnMethod(c ulvs.Destination) {
 	}
 }
 
-// AddDestination implements Control.
+// AddDestination adds a real server to a service, at the head of its list
+// (ip_vs_add_dest); one that is in the trash comes back with its connections and
+// counters. The error is ulvs.ErrNoService, ErrDestinationExists, ErrInvalid or ErrRange.
 func (d *Director) AddDestination(k ulvs.ServiceKey, c ulvs.Destination) error {
 	return d.addDestination(k, c, 0)
 }
@@ -168,7 +177,9 @@ func (d *Director) addDestination(k ulvs.ServiceKey, c ulvs.Destination, number 
 	return d.effects.record(command{Verb: "server", Key: recordKey(s.ServiceKey), Destination: recordDestination(c), Number: dst.ID})
 }
 
-// EditDestination implements Control.
+// EditDestination gives the real server with c's address and port another configuration
+// (ip_vs_edit_dest). The error is ulvs.ErrNoService, ErrNoDestination, ErrInvalid or
+// ErrRange.
 func (d *Director) EditDestination(k ulvs.ServiceKey, c ulvs.Destination) error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
@@ -190,7 +201,9 @@ func (d *Director) EditDestination(k ulvs.ServiceKey, c ulvs.Destination) error 
 	return d.effects.record(command{Verb: "edit server", Key: recordKey(s.ServiceKey), Destination: recordDestination(c)})
 }
 
-// DeleteDestination implements Control.
+// DeleteDestination takes a real server out (ip_vs_del_dest). Packets of its connections
+// are dropped from now on, or with expire_nodest_conn scheduled anew. The error is
+// ulvs.ErrNoService or ErrNoDestination.
 func (d *Director) DeleteDestination(k ulvs.ServiceKey, at netip.AddrPort) error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
@@ -207,7 +220,8 @@ func (d *Director) DeleteDestination(k ulvs.ServiceKey, at netip.AddrPort) error
 	return d.effects.record(command{Verb: "delete server", Key: recordKey(s.ServiceKey), Addr: at})
 }
 
-// Zero implements Control.
+// Zero sets a service's counters to zero, and those of its real servers
+// (ip_vs_zero_service). The error is ulvs.ErrNoService.
 func (d *Director) Zero(k ulvs.ServiceKey) error {
 	if !d.path.Commands.Zero(clean(k)) {
 		return fmt.Errorf("%w: %v", ulvs.ErrNoService, k)
@@ -215,16 +229,18 @@ func (d *Director) Zero(k ulvs.ServiceKey) error {
 	return nil
 }
 
-// ZeroAll implements Control.
+// ZeroAll is Zero for all services (ip_vs_zero_all).
 func (d *Director) ZeroAll() error {
 	d.path.Commands.ZeroAll()
 	return nil
 }
 
-// Timeouts implements Control.
+// Timeouts are TCP's established, TCP's FIN_WAIT and UDP's (__ip_vs_get_timeouts). It
+// cannot fail.
 func (d *Director) Timeouts() (ulvs.Timeouts, error) { return d.path.Commands.Timeouts(), nil }
 
-// SetTimeouts implements Control.
+// SetTimeouts sets them, in whole seconds up to 31 days; 0 keeps (ip_vs_set_timeout). A
+// connection has its new timeout from its next packet on. The error is ulvs.ErrInvalid.
 func (d *Director) SetTimeouts(t ulvs.Timeouts) error {
 	for _, v := range []time.Duration{t.TCP, t.TCPFin, t.UDP} {
 		if v < 0 || v > maxPersistence || v%time.Second != 0 {
@@ -237,13 +253,16 @@ func (d *Director) SetTimeouts(t ulvs.Timeouts) error {
 	return d.effects.record(command{Verb: "timeouts", Timeouts: recordTimeouts(t), Generation: generation})
 }
 
-// Sysctl implements Control.
+// Sysctl reads net.ipv4.vs.NAME, in the kernel's units. The error is
+// ulvs.ErrUnsupported, with the names that there are.
 func (d *Director) Sysctl(name string) (int, error) { return d.path.Listing.Sysctl(name) }
 
-// Sysctls implements Control.
+// Sysctls are all of them, by name. It cannot fail.
 func (d *Director) Sysctls() (map[string]int, error) { return d.path.Listing.Sysctls() }
 
-// SetSysctl implements Control.
+// SetSysctl sets net.ipv4.vs.NAME, within the kernel's bounds (ip_vs_ctl.c, vs_vars). One
+// that changes nothing in direct routing is kept, with a warning. The error is
+// ulvs.ErrUnsupported or ErrInvalid.
 func (d *Director) SetSysctl(name string, value int) error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()

@@ -17,7 +17,9 @@ func (d *Director) marks(ipv6 bool) *fwmark.Table {
 	return d.marks4
 }
 
-// MarkCommand implements Control.
+// MarkCommand carries out the words of an iptables command, or with ipv6 of an ip6tables
+// command, after the program's name, and returns what that would print. The error is
+// package fwmark's, and ulvs.ErrInvalid where the words are wrong; nothing is changed then.
 func (d *Director) MarkCommand(ipv6 bool, args []string) (out string, err error) {
 	return out, d.changeMarks(ipv6, func(t *fwmark.Table) error {
 		out, err = t.Command(args)
@@ -25,7 +27,8 @@ func (d *Director) MarkCommand(ipv6 bool, args []string) (out string, err error)
 	})
 }
 
-// MarkRestore implements Control.
+// MarkRestore puts the rules of a text in the place of a family's, as iptables-restore
+// does, or nothing at all; the error names the line.
 func (d *Director) MarkRestore(ipv6 bool, text string) error {
 	return d.changeMarks(ipv6, func(t *fwmark.Table) error { return t.Restore(text) })
 }
@@ -86,7 +89,7 @@ type wordsError struct{ error }
 func (e wordsError) Is(target error) bool { return target == ulvs.ErrInvalid }
 func (e wordsError) Unwrap() error        { return e.error }
 
-// MarkSave implements Control.
+// MarkSave is a family's mark rules as iptables-save prints them. It cannot fail.
 func (d *Director) MarkSave(ipv6 bool) (string, error) {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()

@@ -5,7 +5,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 )
 
-// Facts implements Control.
+// Facts say how packets are carried: the plane's name and its own facts. It cannot fail.
 func (d *Director) Facts() ([]ulvs.Fact, error) {
 	facts := []ulvs.Fact{{Name: "plane", Value: d.plane.Name()}}
 	if p, ok := d.plane.(dataplane.Described); ok {
@@ -14,16 +14,20 @@ func (d *Director) Facts() ([]ulvs.Fact, error) {
 	return facts, nil
 }
 
-// Services implements Control.
+// Services are all services, in the kernel's order (ip_vs_genl_dump_services). Each is
+// as it is at one moment. It cannot fail.
 func (d *Director) Services() ([]ulvs.ServiceStatus, error) { return d.path.Listing.Services() }
 
-// Service implements Control.
+// Service is one of them. The error is ulvs.ErrNoService.
 func (d *Director) Service(k ulvs.ServiceKey) (ulvs.ServiceStatus, error) {
 	return d.path.Listing.Service(clean(k))
 }
 
-// Conns implements Control.
+// Conns calls yield for each connection, and then for each template, until it returns
+// false (ip_vs_conn.c, ip_vs_conn_seq_show). The forwarding lock is held for some hundred
+// slots at a time; what comes and goes meanwhile may be missed. It cannot fail.
 func (d *Director) Conns(yield func(ulvs.ConnStatus) bool) error { return d.path.Listing.Conns(yield) }
 
-// Counters implements Control.
+// Counters are the director's and its plane's since the start, by name: frames, drops by
+// cause, and how full the tables are, in entries. It cannot fail.
 func (d *Director) Counters() (map[string]uint64, error) { return d.path.Listing.Counters() }
