@@ -10,7 +10,6 @@ import (
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
-	"github.com/ulvs/ulvs/dataplane/neigh"
 	"github.com/ulvs/ulvs/director"
 )
 
@@ -18,15 +17,13 @@ import (
 func Example_network() {
 	ctx := context.Background()
 
-	resolver, _ := neigh.New(neigh.Options{})
 	plane, _ := afpacket.New(afpacket.Options{Interfaces: []string{"eth0"}})
-	d, _ := director.New(director.Options{Plane: plane, Resolver: resolver})
+	d, _ := director.New(director.Options{Plane: plane})
 	web := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: netip.MustParseAddr("192.0.2.1"), Port: 80}
 	_ = d.AddService(ulvs.Service{ServiceKey: web, Scheduler: "rr",
 		Persistence: ulvs.Persistence{Timeout: 5 * time.Minute}})
 	_ = d.AddDestination(web, ulvs.Destination{
 		Addr: netip.MustParseAddr("192.0.2.200"), Port: 80, Weight: 1})
-	go resolver.Run(ctx)
 	_ = d.Run(ctx) // until ctx ends
 }
 

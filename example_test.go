@@ -7,18 +7,14 @@ import (
 	"time"
 
 	"github.com/ulvs/ulvs"
-	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
 	"github.com/ulvs/ulvs/director"
 )
 
-// A director with one persistent service. On a real network, plane and resolver
-// come from afpacket.New and neigh.New, and their Run methods run beside the
-// director's.
+// A director with one persistent service, on a plane in memory.
 func Example() {
-	resolver := dataplanetest.NewResolver()
 	plane := dataplanetest.New()
-	d, err := director.New(director.Options{Plane: plane, Resolver: resolver, Connections: 1000})
+	d, err := director.New(director.Options{Plane: plane, Connections: 1000})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -32,7 +28,7 @@ func Example() {
 		return
 	}
 	for _, server := range []string{"192.0.2.200", "192.0.2.201"} {
-		resolver.SetReachable(netip.MustParseAddr(server), 2, dataplane.MAC{2, 0, 0, 0, 0, 1})
+		plane.Hops.SetReachable(netip.MustParseAddr(server), 2, [6]byte{2, 0, 0, 0, 0, 1})
 		err := d.AddDestination(web, ulvs.Destination{Addr: netip.MustParseAddr(server), Port: 80, Weight: 1})
 		if err != nil {
 			fmt.Println(err)

@@ -23,7 +23,7 @@ type Kernel struct {
 	Quick bool
 }
 
-// Arm implements Subject.
+// Start implements Subject.
 func (k Kernel) Start(_ context.Context, host *lab.Host) (Director, error) {
 	if k.Quick {
 		return &quickKernel{kernelDirector: kernelDirector{host}}, nil

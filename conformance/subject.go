@@ -45,7 +45,7 @@ const AFXDP = "af_xdp"
 // ready bounds the start of the daemon, and its end.
 const ready = 15 * time.Second
 
-// Arm implements Subject. The daemon is ready when its socket is there.
+// Start implements Subject. The daemon is ready when its socket is there.
 func (u Ulvs) Start(ctx context.Context, host *lab.Host) (Director, error) {
 	dir, err := os.MkdirTemp("", "ulvs")
 	if err != nil {

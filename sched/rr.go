@@ -55,6 +55,6 @@ func (s *rr) Removed(dests []*Dest, d *Dest) {
 
 func (s *rr) Updated(dests []*Dest, _ *Dest) { s.measure(dests) }
 
-// Position and SetPosition implement Turns.
+// Position and SetPosition implement Positioned.
 func (s *rr) Position() (last *Dest, current int32) { return s.last, 0 }
 func (s *rr) SetPosition(last *Dest, _ int32)       { s.last = last }

@@ -92,7 +92,7 @@ func (s *wrr) Added(dests []*Dest, _ *Dest)   { s.changed(dests) }
 func (s *wrr) Removed(dests []*Dest, _ *Dest) { s.changed(dests) }
 func (s *wrr) Updated(dests []*Dest, _ *Dest) { s.changed(dests) }
 
-// Position and SetPosition implement Turns.
+// Position and SetPosition implement Positioned.
 func (s *wrr) Position() (last *Dest, current int32) { return s.last, s.current }
 func (s *wrr) SetPosition(last *Dest, current int32) {
 	s.last = last

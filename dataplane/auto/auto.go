@@ -60,11 +60,14 @@ type Opened struct {
 	fast    *xdp.Plane // or nil
 }
 
+// Plane is what Open opens.
+type Plane = dataplane.Plane
+
 // Open opens a plane, and has begin make of it what its packets go to, which tries it
 // (director.New). Where that fails and another plane may be taken, it is called again with
 // that one. The error is begin's last, or says what could not be opened; everything is
 // given back then.
-func Open(o Options, begin func(dataplane.Plane) error) (*Opened, error) {
+func Open(o Options, begin func(Plane) error) (*Opened, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
@@ -108,7 +111,7 @@ func Open(o Options, begin func(dataplane.Plane) error) (*Opened, error) {
 
 // accelerate opens XDP in front. What an earlier process left and cannot be used is thrown
 // away.
-func (p *Opened) accelerate(begin func(dataplane.Plane) error) error {
+func (p *Opened) accelerate(begin func(Plane) error) error {
 	o := p.options
 	for fresh := o.Fresh; ; fresh = true {
 		fast, err := xdp.New(xdp.Options{Interfaces: o.Interfaces, MAC: o.MAC, Slow: p.slow, Pins: o.Pins, Fresh: fresh,

@@ -34,6 +34,9 @@ type Result struct {
 // Plane is a dataplane.Plane in memory. Make one with New. Deliver must not be
 // called twice at a time; all else is safe for concurrent use.
 type Plane struct {
+	// Hops is the resolver that the plane brings; its neighbours are what it is told.
+	Hops *Resolver
+
 	buffers [][]byte
 	rooms   [][]byte
 	batch   []dataplane.Frame
@@ -57,7 +60,10 @@ var _ dataplane.Plane = (*Plane)(nil)
 
 // New makes a plane whose clock stands at one hour, so that subtracting from
 // it stays positive.
-func New() *Plane { return &Plane{now: time.Hour} }
+func New() *Plane { return &Plane{now: time.Hour, Hops: NewResolver()} }
+
+// Resolver implements dataplane.Resolving.
+func (p *Plane) Resolver() dataplane.Resolver { return p.Hops }
 
 // Name implements dataplane.Plane.
 func (p *Plane) Name() string { return "test" }

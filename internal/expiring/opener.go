@@ -2,7 +2,7 @@ package expiring
 
 import "github.com/ulvs/ulvs/internal/shtab"
 
-// Opened is set in the state word of an entry that a program has made, until its owner
+// PendingFlag is set in the state word of an entry that a program has made, until its owner
 // has taken it over: it has no record and no time to live yet.
 const PendingFlag = 1 << 15
 

@@ -56,7 +56,7 @@ func (h *Hold[F]) Add(p *packet.Packet, f F, now uint32) (lost int) {
 	return lost
 }
 
-// Accept gives back what waits for the datagram whose first fragment p is, in the
+// Take gives back what waits for the datagram whose first fragment p is, in the
 // order in which it came; nothing if it has waited too long.
 func (h *Hold[F]) Take(p *packet.Packet, now uint32) []F {
 	if h.frames == 0 {

@@ -27,7 +27,7 @@ func (h *Host) Command(ctx context.Context, name string, args ...string) *Cmd {
 	return c
 }
 
-// Arm starts the program and does not wait for it.
+// Start starts the program and does not wait for it.
 func (c *Cmd) Start() error {
 	c.SysProcAttr = dieWithParent(c.SysProcAttr)
 	if err := c.host.ns.start(c.Cmd.Start); err != nil {
