@@ -13,8 +13,8 @@ func (tb *tables) advance(tick uint32) (more bool) {
 	return tb.templates.Advance(tick, expiryBudget) || more
 }
 
-// connAhead reads what connExpired will need.
-func (tb *tables) connAhead(id conn.ID) (sum uint32) {
+// prefetchConn reads what connExpired will need.
+func (tb *tables) prefetchConn(id conn.ID) (sum uint32) {
 	if dst := tb.index.dests[tb.conns.Dest(id)]; dst != nil {
 		sum = dst.Bound()
 	}

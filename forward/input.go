@@ -79,7 +79,7 @@ func (in *Path) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	templated := false
 	for i := range batch {
 		if e := &s.early[i]; e.opens {
-			in.ahead(&batch[i], &s.packets[i], e)
+			in.prefetch(&batch[i], &s.packets[i], e)
 			templated = templated || e.templated
 		}
 	}
@@ -95,9 +95,9 @@ func (in *Path) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	}
 }
 
-// ahead looks for the service of a packet that opens a connection, and works out which
+// prefetch looks for the service of a packet that opens a connection, and works out which
 // template it has.
-func (in *Path) ahead(f *dataplane.Frame, p *packet.Packet, e *early) {
+func (in *Path) prefetch(f *dataplane.Frame, p *packet.Packet, e *early) {
 	e.service, e.looked = in.service(f, p, p), true
 	s := e.service
 	if s == nil || s.Persistence.Timeout == 0 {

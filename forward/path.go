@@ -67,7 +67,7 @@ func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 	tb.opener = &opener{tables: tb}
 	p.Commands, p.Listing, p.State, p.Upkeep = Commands{tb}, Listing{tb}, State{tb}, Upkeep{tb}
 	now := tickOf(o.Clock())
-	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Expired: tb.connExpired, Prefetch: tb.connAhead}
+	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Expired: tb.connExpired, Prefetch: tb.prefetchConn}
 	templates := persist.Options{Max: o.Templates, Hz: hz, Now: now, Ended: tb.templateEnded}
 	if fast, ok := tb.plane.(accel.Accelerator); ok {
 		tb.starting = planeMirror{fast}

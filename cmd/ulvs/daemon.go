@@ -153,7 +153,7 @@ func (d *daemon) run(ctx context.Context) error {
 	operated := &warned{lvs, d.log, d.follow}
 	ctx, end := context.WithCancel(ctx)
 	defer end()
-	heir := &handover{warned: operated, pinned: d.pins != "", end: end, ended: make(chan struct{})}
+	leaving := &handover{warned: operated, pinned: d.pins != "", end: end, ended: make(chan struct{})}
 	if err := d.setUp(lvs, operated); err != nil {
 		return errors.Join(err, opened.Close())
 	}
@@ -167,7 +167,7 @@ func (d *daemon) run(ctx context.Context) error {
 		g.Go(func() error { return follower(ctx) })
 	}
 	g.Go(func() error {
-		defer close(heir.ended)
+		defer close(leaving.ended)
 		return lvs.Run(ctx)
 	})
 	l, err := name.Listen()
@@ -175,7 +175,7 @@ func (d *daemon) run(ctx context.Context) error {
 		g.Go(func() error { return err })
 		return g.Wait()
 	}
-	g.Go(func() error { return control.Serve(ctx, l, heir) })
+	g.Go(func() error { return control.Serve(ctx, l, leaving) })
 	d.announce(opened, lvs)
 	err = g.Wait()
 	d.log.Info("ended")

@@ -109,7 +109,7 @@ type handover struct {
 	ended  chan struct{} // closed when no more packets are carried
 }
 
-// Handover implements control.Heir.
+// Handover implements control.Handoverer.
 func (t *handover) Handover() error {
 	if !t.pinned {
 		return fmt.Errorf("%w: it keeps nothing for another one", ulvs.ErrUnsupported)

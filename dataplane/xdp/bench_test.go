@@ -32,11 +32,11 @@ var (
 // bench is a program over a connection table, run by BPF_PROG_TEST_RUN.
 type bench struct {
 	*Plane
-	t          testing.TB
-	prog       *ebpf.Program
-	conns      *conn.Table
-	ticks      program.Ticks
-	unattended bool // no daemon shows itself
+	t           testing.TB
+	prog        *ebpf.Program
+	conns       *conn.Table
+	ticks       program.Ticks
+	noHeartbeat bool // no daemon shows itself
 }
 
 func newBench(t testing.TB, max int) *bench {
@@ -106,7 +106,7 @@ func (b *bench) must(err error) {
 // run gives a frame to the program, as if it came in on interface 1.
 func (b *bench) run(frame []byte) (action uint32, out []byte) {
 	b.t.Helper()
-	if !b.unattended {
+	if !b.noHeartbeat {
 		b.Heartbeat(uint32(monotonicNow() / (time.Second / hz)))
 	}
 	out = make([]byte, len(frame)+64)

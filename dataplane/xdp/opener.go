@@ -18,7 +18,7 @@ func (p *Plane) Rings() (conns, templates []byte, cpus int) {
 // closeRings ends that programs make entries, of which it takes back what they were
 // given.
 func (p *Plane) closeRings() error {
-	p.settings.setMaking(accel.Opening{})
+	p.settings.setOpening(accel.Opening{})
 	conns, templates, cpus := p.Rings()
 	for _, block := range [][]byte{conns, templates} {
 		if _, err := shtab.NewRings(block, cpus); err != nil {
@@ -29,9 +29,9 @@ func (p *Plane) closeRings() error {
 }
 
 // SetOpening implements accel.Opener.
-func (p *Plane) SetOpening(m accel.Opening) { p.settings.setMaking(m) }
+func (p *Plane) SetOpening(m accel.Opening) { p.settings.setOpening(m) }
 
-func (s *settings) setMaking(m accel.Opening) {
+func (s *settings) setOpening(m accel.Opening) {
 	var bits, templates uint32
 	if m.IPv4 {
 		bits |= program.OpeningBit(false)

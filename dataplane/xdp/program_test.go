@@ -193,9 +193,9 @@ func passes(t *testing.T, b *bench) {
 
 // Where no daemon shows itself, a packet is forwarded too that would change its
 // connection's state, which then stays. What has no connection is not.
-func TestUnattended(t *testing.T) {
+func TestNoHeartbeat(t *testing.T) {
 	b := newBench(t, 100)
-	b.unattended = true
+	b.noHeartbeat = true
 	s := shape{proto: layers.IPProtocolTCP, port: 1000, flags: "S"}
 	id := b.open(s.frame(t), 1)
 	for _, flags := range []string{"A", "PA", "FA", "S"} {

@@ -16,7 +16,7 @@ import (
 // When half of the scheduler's choices are used up, one packet of many goes to Go, so
 // that it decides on more; but none does where there is no daemon to get it.
 func TestWakes(t *testing.T) {
-	for name, away := range map[string]time.Duration{"attended": 0, "unattended": 2 * program.HeartbeatTimeout * time.Second} {
+	for name, away := range map[string]time.Duration{"a daemon": 0, "none": 2 * program.HeartbeatTimeout * time.Second} {
 		t.Run(name, func(t *testing.T) {
 			w := newPair(t, 1)
 			k := ulvs.ServiceKey{Protocol: ulvs.UDP, Addr: pairVIP(false), Port: 80}

@@ -64,7 +64,7 @@ type Opener interface {
 	SetLocals(l *dataplane.Locals) (ipv4, ipv6 bool)
 }
 
-// Making is what a Opener may make: connections of a family, and templates too.
+// Opening is what an Opener may open: connections of a family, and templates too.
 type Opening struct{ IPv4, IPv6, Templates bool }
 
 // Layout numbers the layout of everything that outlives a process: the shared tables

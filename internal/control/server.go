@@ -104,7 +104,7 @@ func Serve(ctx context.Context, l net.Listener, c ulvs.Control) error {
 	return fmt.Errorf("control socket: %w", err)
 }
 
-// Heir is a Control that can be told to end and to leave everything to the next
+// Handoverer is a Control that can be told to end and to leave everything to the next
 // daemon. Handover returns when it has ended but for answering.
 type Handoverer interface{ Handover() error }
 

@@ -85,11 +85,11 @@ func New[ID ~uint32, E any](o Options[ID], onExpire func(ID)) (*Table[ID, E], er
 		}
 	}
 	t.wheel = timerwheel.New(t.recs, func(r *record[E]) *timerwheel.Link { return &r.timer }, o.Now, t.fire)
-	ahead := t.tab.Stamp
+	prefetch := t.tab.Stamp
 	if o.Prefetch != nil {
-		ahead = func(i uint32) uint32 { return t.tab.Stamp(i) + o.Prefetch(ID(i)) }
+		prefetch = func(i uint32) uint32 { return t.tab.Stamp(i) + o.Prefetch(ID(i)) }
 	}
-	t.wheel.SetPrefetch(ahead)
+	t.wheel.SetPrefetch(prefetch)
 	if o.Adopt {
 		t.rearmAll()
 		if !o.Quarantine {

@@ -7,12 +7,12 @@ import (
 	"github.com/ulvs/ulvs/fwmark"
 )
 
-// meet reports whether a packet may fulfil a rule of each list. False is
+// overlap reports whether a packet may fulfil a rule of each list. False is
 // certain. Conditions on marks do not count, as marks change on the way.
-func meet(a, b []fwmark.Rule) bool {
+func overlap(a, b []fwmark.Rule) bool {
 	for i := range a {
 		for j := range b {
-			if meets(&a[i], &b[j]) {
+			if ruleOverlaps(&a[i], &b[j]) {
 				return true
 			}
 		}
@@ -20,8 +20,8 @@ func meet(a, b []fwmark.Rule) bool {
 	return false
 }
 
-func meets(a, b *fwmark.Rule) bool {
-	if a.IPv6 != b.IPv6 || !networksMeet(a.Source, b.Source) || !networksMeet(a.Dest, b.Dest) || !inputsMeet(a.In, b.In) {
+func ruleOverlaps(a, b *fwmark.Rule) bool {
+	if a.IPv6 != b.IPv6 || !networksOverlap(a.Source, b.Source) || !networksOverlap(a.Dest, b.Dest) || !inputsOverlap(a.In, b.In) {
 		return false
 	}
 	if a.Protocol != 0 && b.Protocol != 0 {
@@ -30,10 +30,10 @@ func meets(a, b *fwmark.Rule) bool {
 			return false
 		}
 	}
-	return portsMeet(a, b, fwmark.SourceSide) && portsMeet(a, b, fwmark.DestSide)
+	return portsOverlap(a, b, fwmark.SourceSide) && portsOverlap(a, b, fwmark.DestSide)
 }
 
-func networksMeet(a, b fwmark.Network) bool {
+func networksOverlap(a, b fwmark.Network) bool {
 	if a.Any() || b.Any() {
 		return true
 	}
@@ -50,7 +50,7 @@ func networksMeet(a, b fwmark.Network) bool {
 	return true
 }
 
-func inputsMeet(a, b fwmark.Interface) bool {
+func inputsOverlap(a, b fwmark.Interface) bool {
 	if a.Name == "" || b.Name == "" {
 		return true
 	}
@@ -67,7 +67,7 @@ func inputsMeet(a, b fwmark.Interface) bool {
 	return true
 }
 
-func portsMeet(a, b *fwmark.Rule, side fwmark.Side) bool {
+func portsOverlap(a, b *fwmark.Rule, side fwmark.Side) bool {
 	set := ports(a, side)
 	other := ports(b, side)
 	return set == nil || other == nil || len(intersect(set, other)) > 0

@@ -97,7 +97,7 @@ func (r *resolver) step(c int, s *step, shadows []shadow) (here, ever []shadow) 
 		}
 		marking = true
 		for _, h := range shadows {
-			if meet(h.when, e.when) {
+			if overlap(h.when, e.when) {
 				followed = false
 				if h.id != nil && !h.id.marks() {
 					r.listed[h.id] = true
@@ -141,7 +141,7 @@ func (s *step) marks() bool {
 func (r *resolver) depends(e effect) bool {
 	for _, u := range r.unsure {
 		for i := range e.when {
-			if onMark(&e.when[i])&u.bits != 0 && meet(u.when, e.when[i:i+1]) {
+			if onMark(&e.when[i])&u.bits != 0 && overlap(u.when, e.when[i:i+1]) {
 				return true
 			}
 		}
@@ -155,7 +155,7 @@ func (r *resolver) listDrops() {
 		for i := range r.base[c].steps {
 			s := &r.base[c].steps[i]
 			for _, e := range s.effects {
-				if r.fate(c, e).drops && meet(e.when, r.rules) {
+				if r.fate(c, e).drops && overlap(e.when, r.rules) {
 					r.listed[s] = true
 				}
 			}

@@ -17,16 +17,16 @@ const (
 	ringsKeys    = 60
 )
 
-// maker makes entries by the protocol of Rings, as a program would; dataplane/xdp has
+// inserter makes entries by the protocol of Rings, as a program would; dataplane/xdp has
 // one that is a program. It has no pause, which is what finds a claim or a swap that
 // is not atomic.
-type maker struct {
+type inserter struct {
 	tab  *Table
 	c    *cpuRings
 	runs atomic.Uint64 // that have ended
 }
 
-func (m *maker) run(k Key) {
+func (m *inserter) run(k Key) {
 	defer m.runs.Add(1)
 	t, c := m.tab, m.c
 	h := t.Hash(&k)
@@ -66,10 +66,10 @@ func (m *maker) run(k Key) {
 	atomic.AddUint32(&c.completionAt, 1)
 }
 
-// TestRings has an owner and a maker work on few keys in a small table.
+// TestRings has an owner and a inserter work on few keys in a small table.
 func TestRings(t *testing.T) {
 	if runtime.NumCPU() < 2 {
-		t.Skip("the owner and the maker need a CPU each")
+		t.Skip("the owner and the inserter need a CPU each")
 	}
 	block, _ := heap(Size(ringsEntries))
 	tab, err := New(block, ringsEntries, 250)
@@ -81,7 +81,7 @@ func TestRings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &maker{tab: tab, c: &rings.cpus[0]}
+	m := &inserter{tab: tab, c: &rings.cpus[0]}
 	m.run(Key{1, 2})
 	if _, ok := rings.Completed(0); ok || tab.Valid(0) {
 		t.Fatal("something was made while the rings are closed")

@@ -57,16 +57,16 @@ type Link struct {
 // Wheel keeps one timer for each record. It is not safe for concurrent use.
 // Make it with New.
 type Wheel struct {
-	links  records
-	expire func(i uint32)
-	ahead  func(i uint32) uint32
-	sum    uint32 // of what was touched: the compiler cannot leave it out
-	now    uint32
-	armed  int
-	heads  [lists * ways]uint32      // of chains: index+1
-	filled [(lists + 63) / 64]uint64 // a bit a list: it may hold entries
-	todo   [levels]uint32            // lists that the present tick has to empty
-	doing  int                       // how many of todo
+	links    records
+	expire   func(i uint32)
+	prefetch func(i uint32) uint32
+	sum      uint32 // of what was touched: the compiler cannot leave it out
+	now      uint32
+	armed    int
+	heads    [lists * ways]uint32      // of chains: index+1
+	filled   [(lists + 63) / 64]uint64 // a bit a list: it may hold entries
+	todo     [levels]uint32            // lists that the present tick has to empty
+	doing    int                       // how many of todo
 }
 
 // New makes a wheel over the timers of records, at tick now. link says where
@@ -76,10 +76,10 @@ func New[R any](recs []R, link func(*R) *Link, now uint32, expire func(i uint32)
 	return &Wheel{links: newRecords(recs, link), expire: expire, now: now}
 }
 
-// Ahead has f be called for records some time before they expire. If f reads what
+// SetPrefetch has f be called for records some time before they expire. If f reads what
 // expire will need, that is loaded for several of them at the same time. What f
 // returns means nothing.
-func (w *Wheel) SetPrefetch(f func(i uint32) uint32) { w.ahead = f }
+func (w *Wheel) SetPrefetch(f func(i uint32) uint32) { w.prefetch = f }
 
 // Now is the tick up to which timers have expired.
 func (w *Wheel) Now() uint32 { return w.now }
@@ -175,12 +175,12 @@ func (w *Wheel) touch(recs []uint32, expire bool) {
 			w.sum += w.links.at(i - 1).next
 		}
 	}
-	if !expire || w.ahead == nil {
+	if !expire || w.prefetch == nil {
 		return
 	}
 	for _, i := range recs {
 		if i != 0 {
-			w.sum += w.ahead(i - 1)
+			w.sum += w.prefetch(i - 1)
 		}
 	}
 }

@@ -137,10 +137,10 @@ const nowhere = -1
 // in: rings; out: -; lost: R0 R1 R2 R3
 func (o *opener) findFreeSlot(t entries) {
 	defer o.step("findFreeSlot", "a free slot: home, beside it, or of the fill ring")()
-	for beside := range int32(2) {
+	for pair := range int32(2) {
 		o.emit(
 			restore(asm.R1, t.stack+entryHome),
-			asm.Xor.Imm(asm.R1, beside),
+			asm.Xor.Imm(asm.R1, pair),
 			o.leaveIf(asm.JGE, asm.R1, int32(t.homes)), // nowhere
 			asm.Mov.Reg(asm.R2, asm.R1),
 			asm.Add.Imm(asm.R2, 1),
