@@ -89,23 +89,7 @@ func (f *Follower) watch(ctx context.Context, out chan<- Rules) error {
 	if !moved { // else the thread ends with this goroutine
 		defer runtime.UnlockOSThread()
 	}
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		return fmt.Errorf("mark rules: %w", os.NewSyscallError("eventfd", err))
-	}
-	// After stop the function does not run, or has been waited for.
-	stopped := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		_, _ = unix.Write(wake, []byte{1, 0, 0, 0, 0, 0, 0, 1}) // cannot be full
-		close(stopped)
-	})
-	defer func() {
-		if !stop() {
-			<-stopped
-		}
-		unix.Close(wake)
-	}()
-	w := &watcher{Follower: f, ctx: ctx, out: out, wake: wake}
+	w := &watcher{Follower: f, ctx: ctx, out: out}
 	defer w.close()
 	return w.run()
 }
@@ -128,11 +112,14 @@ func (f *Follower) enter() (moved bool, err error) {
 // watcher is a Run that is under way.
 type watcher struct {
 	*Follower
-	ctx    context.Context
-	out    chan<- Rules
-	wake   int
-	reader *reader
-	news   *conn // nil: no nftables
+	ctx     context.Context
+	out     chan<- Rules
+	reader  *reader
+	changes *conn // nil: no nftables
+	// news has a word when nftables has changed, and ends when that cannot be followed
+	// any more, of which failed says why.
+	news   chan struct{}
+	failed chan error
 
 	told  bool
 	rules Rules
@@ -144,8 +131,10 @@ func (w *watcher) close() {
 	if w.reader != nil {
 		w.reader.close()
 	}
-	if w.news != nil {
-		w.news.close()
+	if w.changes != nil {
+		w.changes.close()
+		for range w.news { // until it has seen that
+		}
 	}
 }
 
@@ -154,10 +143,13 @@ func (w *watcher) run() (err error) {
 		return err
 	}
 	if w.reader.nft != nil {
-		if w.news, err = dial(); err != nil {
+		if w.changes, err = dial(); err != nil {
 			return fmt.Errorf("mark rules: %w", err)
 		}
-		if err := w.news.subscribe(); err != nil {
+		w.news, w.failed = make(chan struct{}, 1), make(chan error, 1)
+		err := w.changes.subscribe()
+		go w.changes.follow(w.news, w.failed)
+		if err != nil {
 			return fmt.Errorf("mark rules: %w", err)
 		}
 	}
@@ -218,36 +210,21 @@ func (w *watcher) read() error {
 // wait waits for news of nftables, and until they have settled, or for the
 // time to pass.
 func (w *watcher) wait(limit time.Duration) (news bool, err error) {
-	for round := 0; ; round++ {
-		ready, err := w.poll(max(limit, 0))
-		if err != nil || !ready || round > 5 {
-			return news, err
-		}
-		any, err := w.news.drain()
-		if err != nil {
-			return false, fmt.Errorf("mark rules: %w", err)
-		}
-		if any {
+	for range 6 {
+		timer := time.NewTimer(max(limit, 0))
+		select {
+		case <-timer.C:
+			return news, nil
+		case <-w.ctx.Done():
+			timer.Stop()
+			return false, context.Cause(w.ctx)
+		case _, follows := <-w.news:
+			timer.Stop()
+			if !follows {
+				return false, fmt.Errorf("mark rules: %w", <-w.failed)
+			}
 			news, limit = true, w.options.Settle
 		}
 	}
-}
-
-// poll reports whether there is something to read.
-func (w *watcher) poll(limit time.Duration) (bool, error) {
-	fds := []unix.PollFd{{Fd: int32(w.wake), Events: unix.POLLIN}}
-	if w.news != nil {
-		fds = append(fds, unix.PollFd{Fd: int32(w.news.fd), Events: unix.POLLIN})
-	}
-	// Rounded up, so that waiting for the last fraction is no busy loop.
-	_, err := unix.Poll(fds, int((limit+time.Millisecond-1)/time.Millisecond))
-	switch {
-	case w.ctx.Err() != nil:
-		return false, context.Cause(w.ctx)
-	case errors.Is(err, unix.EINTR):
-		return false, nil
-	case err != nil:
-		return false, fmt.Errorf("mark rules: %w", os.NewSyscallError("poll", err))
-	}
-	return len(fds) > 1 && fds[1].Revents != 0, nil
+	return news, nil
 }

@@ -4,9 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -83,51 +83,46 @@ var errAbsent = errors.New("the kernel has none")
 
 // conn is a netlink socket to the kernel's firewall, in the network namespace
 // of the thread that opened it.
-type conn struct {
-	fd  int
-	seq uint32
-	buf []byte
-}
+type conn struct{ *netlink.Conn }
+
+// patience is how long an answer may take. The kernel answers at once; the limit only keeps
+// a fault from hanging.
+const patience = 5 * time.Second
 
 func dial() (*conn, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
 		return nil, errAbsent
 	}
 	if err != nil {
-		return nil, os.NewSyscallError("netlink socket", err)
+		return nil, fmt.Errorf("netlink socket: %w", err)
 	}
-	c := &conn{fd: fd, buf: make([]byte, 1<<17)}
-	// The kernel answers at once; the limit only keeps a fault from hanging.
-	limit := unix.NsecToTimeval((5 * time.Second).Nanoseconds())
-	if err := errors.Join(unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}),
-		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit)); err != nil {
-		c.close()
-		return nil, os.NewSyscallError("netlink socket", err)
-	}
-	return c, nil
+	return &conn{c}, nil
 }
 
-func (c *conn) close() { unix.Close(c.fd) }
+func (c *conn) close() { _ = c.Close() }
 
 // subscribe asks for a message at every change of nftables.
 func (c *conn) subscribe() error {
-	return os.NewSyscallError("subscribe to nftables' changes",
-		unix.SetsockoptInt(c.fd, unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, unix.NFNLGRP_NFTABLES))
+	if err := c.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
+		return fmt.Errorf("subscribe to nftables' changes: %w", err)
+	}
+	return nil
 }
 
-// drain reads the messages that are there and reports whether there were any.
-func (c *conn) drain() (any bool, err error) {
+// follow says in news that nftables has changed, until the socket is closed or fails,
+// which ends news; the error is in failed then.
+func (c *conn) follow(news chan<- struct{}, failed chan<- error) {
+	defer close(news)
 	for {
-		_, _, err := unix.Recvfrom(c.fd, c.buf, unix.MSG_DONTWAIT)
-		switch {
-		case errors.Is(err, unix.EAGAIN):
-			return any, nil
-		case errors.Is(err, unix.EINTR):
-		case err != nil && !errors.Is(err, unix.ENOBUFS): // messages lost are news too
-			return any, os.NewSyscallError("receive nftables' changes", err)
-		default:
-			any = true
+		// Messages that were lost are news too.
+		if _, err := c.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			failed <- fmt.Errorf("receive nftables' changes: %w", err)
+			return
+		}
+		select {
+		case news <- struct{}{}:
+		default: // there is one already
 		}
 	}
 }
@@ -135,77 +130,40 @@ func (c *conn) drain() (any bool, err error) {
 // get asks nftables and hands out the attributes of every answer with the
 // family that it is about.
 func (c *conn) get(message uint16, dump bool, family uint8, request []byte, each func(family uint8, a map[uint16][]byte) error) error {
-	c.seq++
-	flags := uint16(unix.NLM_F_REQUEST | unix.NLM_F_ACK)
+	flags := netlink.Request
 	if dump {
-		flags = unix.NLM_F_REQUEST | unix.NLM_F_DUMP
+		flags |= netlink.Dump
 	}
-	b := binary.NativeEndian.AppendUint32(nil, uint32(20+len(request)))
-	b = binary.NativeEndian.AppendUint16(b, unix.NFNL_SUBSYS_NFTABLES<<8|message)
-	b = binary.NativeEndian.AppendUint16(b, flags)
-	b = binary.NativeEndian.AppendUint32(b, c.seq)
-	b = append(b, 0, 0, 0, 0, family, 0, 0, 0)
-	b = append(b, request...)
-	if err := unix.Sendto(c.fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return os.NewSyscallError("ask nftables", err)
+	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		return fmt.Errorf("ask nftables: %w", err)
 	}
-	for {
-		n, _, err := unix.Recvfrom(c.fd, c.buf, unix.MSG_TRUNC)
+	answers, err := c.Execute(netlink.Message{
+		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message), Flags: flags},
+		Data:   append([]byte{family, 0, 0, 0}, request...), // struct nfgenmsg
+	})
+	if err != nil {
+		return failure(err)
+	}
+	for _, m := range answers {
 		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return os.NewSyscallError("receive nftables' answer", err)
-		case n > len(c.buf):
-			c.buf = make([]byte, n)
-			return errChanged // once more, with more room
-		}
-		done, err := c.answers(c.buf[:n], each)
-		if done || err != nil {
-			return err
-		}
-	}
-}
-
-// answers reads one datagram of netlink messages.
-func (c *conn) answers(b []byte, each func(uint8, map[uint16][]byte) error) (done bool, err error) {
-	for len(b) >= 16 {
-		n := int(binary.NativeEndian.Uint32(b))
-		if n < 16 || n > len(b) {
-			return true, errors.New("nftables' answer is cut off")
-		}
-		kind, flags := binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint16(b[6:])
-		body := b[16:n]
-		if seq := binary.NativeEndian.Uint32(b[8:]); seq == c.seq {
-			switch {
-			case flags&unix.NLM_F_DUMP_INTR != 0:
-				return true, errChanged
-			case kind == unix.NLMSG_ERROR || kind == unix.NLMSG_DONE:
-				return true, failure(body)
-			case len(body) >= 4:
-				if err := each(body[0], fieldsOf(body[4:])); err != nil {
-					return true, err
-				}
+		case m.Header.Flags&netlink.DumpInterrupted != 0:
+			return errChanged
+		case len(m.Data) >= 4:
+			if err := each(m.Data[0], fieldsOf(m.Data[4:])); err != nil {
+				return err
 			}
 		}
-		b = b[min((n+3)&^3, len(b)):]
 	}
-	return false, nil
+	return nil
 }
 
-// failure is the error in the message that ends an answer.
-func failure(body []byte) error {
-	if len(body) < 4 {
-		return nil
-	}
-	switch e := unix.Errno(-int32(binary.NativeEndian.Uint32(body))); e {
-	case 0:
-		return nil
-	case unix.EPERM:
+// failure says what an answer's error means.
+func failure(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM):
 		return fmt.Errorf("nftables: %w", errPrivileges)
-	case unix.EINTR, unix.EAGAIN, unix.ENOENT: // what was to be listed is gone again
+	case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN), errors.Is(err, unix.ENOENT): // what was to be listed is gone again
 		return errChanged
-	default:
-		return os.NewSyscallError("nftables", e)
 	}
+	return fmt.Errorf("nftables: %w", err)
 }
