@@ -8,8 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
+	"time"
 )
 
 // keyring has the keys that Debian signs its releases with.
@@ -43,17 +43,21 @@ func fetch(ctx context.Context, cache, release, series string) (version string, 
 	if _, err := a.run(ctx, "apt-get", "update", "-q", "--error-on=any"); err != nil {
 		return "", err
 	}
-	names, err := a.run(ctx, "apt-cache", "pkgnames", "linux-image-"+series+".")
+	// The metapackage depends on the newest kernel, of the versions that apt would install.
+	depends, err := a.run(ctx, "apt-cache", "depends", metapackage)
 	if err != nil {
 		return "", err
 	}
-	shown, err := a.run(ctx, "apt-cache", append([]string{"show"}, strings.Fields(names)...)...)
-	if err != nil {
-		return "", err
-	}
-	name, version := newest(shown, series)
+	name := dependency(depends, series)
 	if name == "" {
-		return "", fmt.Errorf("no package linux-image-%s.*-cloud-amd64 there", series)
+		return "", fmt.Errorf("%s depends on no linux-image-%s.*: is %s the release of that series?\n%s", metapackage, series, release, depends)
+	}
+	shown, err := a.run(ctx, "apt-cache", "show", "--no-all-versions", name)
+	if err != nil {
+		return "", err
+	}
+	if version = field(shown, "Version"); version == "" {
+		return "", fmt.Errorf("apt-cache show %s says no version:\n%s", name, shown)
 	}
 	if _, err := a.run(ctx, "apt-get", "download", "-q", name+"="+version); err != nil {
 		return "", err
@@ -64,6 +68,10 @@ func fetch(ctx context.Context, cache, release, series string) (version string, 
 	}
 	unpacked := filepath.Join(dir, "unpacked")
 	if _, err := a.run(ctx, "dpkg-deb", "-x", debs[0], unpacked); err != nil {
+		return "", err
+	}
+	now := time.Now()
+	if err := os.Chtimes(unpacked, now, now); err != nil { // by which the cache knows the newest
 		return "", err
 	}
 	to := filepath.Join(cache, version)
@@ -149,22 +157,29 @@ func (a apt) run(ctx context.Context, name string, args ...string) (string, erro
 	return out.String(), nil
 }
 
-// newest returns the name and version of the newest cloud kernel of a series among
-// packages as `apt-cache show` prints them; none: "".
-func newest(shown, series string) (name, version string) {
-	kernel := regexp.MustCompile(`^linux-image-` + regexp.QuoteMeta(series) + `\.\d.*-cloud-amd64$`)
-	for stanza := range strings.SplitSeq(shown, "\n\n") {
-		fields := make(map[string]string)
-		for line := range strings.Lines(stanza) {
-			if key, value, ok := strings.Cut(strings.TrimSpace(line), ": "); ok && line[0] != ' ' {
-				fields[key] = value
-			}
-		}
-		if n, v := fields["Package"], fields["Version"]; kernel.MatchString(n) && (name == "" || compareVersions(v, version) > 0) {
-			name, version = n, v
+// metapackage depends on a release's newest cloud kernel.
+const metapackage = "linux-image-cloud-amd64"
+
+// dependency is the kernel of a series on which the metapackage depends, as `apt-cache
+// depends` prints it; none: "".
+func dependency(depends, series string) string {
+	for line := range strings.Lines(depends) {
+		name, is := strings.CutPrefix(strings.TrimSpace(line), "Depends: ")
+		if is && strings.HasPrefix(name, "linux-image-"+series+".") {
+			return name
 		}
 	}
-	return name, version
+	return ""
+}
+
+// field is a field of the stanza that `apt-cache show` prints.
+func field(shown, name string) string {
+	for line := range strings.Lines(shown) {
+		if value, is := strings.CutPrefix(line, name+": "); is {
+			return strings.TrimSpace(value)
+		}
+	}
+	return ""
 }
 
 // packages are the Debian packages that the programs we run come in.

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
+	"time"
 )
 
 // releases are the Debian releases that have a series of kernels.
@@ -59,22 +59,26 @@ func Kernel(ctx context.Context, series string) (*Image, error) {
 	return open(filepath.Join(cache, version))
 }
 
-// cached returns the newest version of a series among cache's folders, or "".
-func cached(cache, series string) (string, error) {
+// cached returns the version of a series that was fetched last, of cache's folders, or "".
+func cached(cache, series string) (version string, err error) {
 	entries, err := os.ReadDir(cache)
 	if err != nil {
 		return "", err
 	}
-	var versions []string
+	var last time.Time
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), series+".") {
-			versions = append(versions, e.Name())
+		if !strings.HasPrefix(e.Name(), series+".") {
+			continue
+		}
+		info, err := e.Info()
+		if err != nil {
+			return "", err
+		}
+		if version == "" || info.ModTime().After(last) {
+			version, last = e.Name(), info.ModTime()
 		}
 	}
-	if len(versions) == 0 {
-		return "", nil
-	}
-	return slices.MaxFunc(versions, compareVersions), nil
+	return version, nil
 }
 
 // open finds the kernel in the folder of an unpacked package.
