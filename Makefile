@@ -60,8 +60,8 @@ RECORD  = $(GO) run ./bench/report record
 STAGES  = ./packet ./fwmark ./conn ./sched ./internal/shtab ./internal/timerwheel ./bench
 
 .PHONY: bench
-bench: ## what every stage, the whole decision and the XDP program cost, without a network (11 minutes)
-	$(RECORD) decision 3 -- $(GO) test -run '^$$' -bench . -benchmem -benchtime 0.3s -timeout 30m $(STAGES)
+bench: ## what every stage, the whole decision and the XDP program cost, without a network (20 minutes)
+	$(RECORD) decision 6 -- $(GO) test -run '^$$' -bench . -benchmem -benchtime 0.3s -timeout 30m $(STAGES)
 	$(RECORD) program 1 -- $(GO) test -run '^$$' -bench 'Established|Features' -benchtime 1x -timeout 30m ./dataplane/xdp
 
 .PHONY: bench-wire

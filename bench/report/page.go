@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
 	"text/template"
+
+	"golang.org/x/perf/benchmath"
 )
 
 //go:embed page.tmpl
@@ -161,7 +164,8 @@ func (p *pageOf) bars(file, path, unit, title string) (string, error) {
 		for _, column := range columns {
 			v := 0.0
 			if r := at[l+"/"+column]; r != nil {
-				v, _ = r.median(unit)
+				m, _ := r.median(unit)
+				v = m.Center
 			}
 			g.values = append(g.values, v)
 		}
@@ -194,7 +198,16 @@ func (r *row) text(unit string) string {
 	if !ok {
 		return ""
 	}
-	return number(m)
+	return number(m.Center) + interval(m)
+}
+
+// interval is how far a median may be off, " ± 2 %"; "" where that is not known.
+func interval(m benchmath.Summary) string {
+	if m.Center == 0 || math.IsInf(m.Lo, 0) || math.IsInf(m.Hi, 0) || m.Lo == m.Hi {
+		return ""
+	}
+	off := max(m.Center-m.Lo, m.Hi-m.Center) / math.Abs(m.Center)
+	return fmt.Sprintf(" ± %.0f %%", math.Ceil(100*off))
 }
 
 // number has three digits that mean something.

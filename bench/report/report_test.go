@@ -36,6 +36,17 @@ BenchmarkWire/established/65536/bare-2     1  1200.4 ns/packet  1.000 of-bare
 PASS
 `
 
+// Six results give an interval, and fewer none.
+func TestInterval(t *testing.T) {
+	r := &row{values: map[string][]float64{"ns": {100, 101, 99, 100, 104, 100}, "few": {1, 2, 3}}}
+	if got := r.text("ns"); got != "100 ± 4 %" {
+		t.Errorf("six results: %q", got)
+	}
+	if got := r.text("few"); got != "2" {
+		t.Errorf("three results: %q", got)
+	}
+}
+
 func TestTables(t *testing.T) {
 	p := &pageOf{files: fstest.MapFS{"bench/results/wire.txt": {Data: []byte(some)}}, loaded: map[string]*results{}, out: map[string][]byte{}}
 	for _, c := range []struct {

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"golang.org/x/perf/benchfmt"
+	"golang.org/x/perf/benchmath"
 )
 
 // results are what one file holds: what is known about the machine, and benchmarks in
@@ -97,11 +98,12 @@ func (r *results) below(path string) (list []*row, err error) {
 
 func (r *row) without(n int) *row { return &row{path: r.path[n:], values: r.values} }
 
-// median is the middle one of a row's results in a unit.
-func (r *row) median(unit string) (m float64, ok bool) {
-	list := slices.Sorted(slices.Values(r.values[unit]))
+// median is the median of a row's results in a unit, with the interval in which it lies
+// with a confidence of 95 %, whatever the distribution. That takes six results.
+func (r *row) median(unit string) (m benchmath.Summary, ok bool) {
+	list := slices.Clone(r.values[unit])
 	if len(list) == 0 {
-		return 0, false
+		return benchmath.Summary{}, false
 	}
-	return list[len(list)/2], true
+	return benchmath.AssumeNothing.Summary(benchmath.NewSample(list, &benchmath.DefaultThresholds), 0.95), true
 }
