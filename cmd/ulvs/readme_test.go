@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -20,9 +21,9 @@ import (
 const repository = "../.."
 
 // readmeWords begin the lines of README that are run. .ci/run runs make demo and make test.
-var readmeWords = []string{"ulvs ", "until ulvs ", "make build", "ip "}
+var readmeWords = []string{"ulvs ", "make build", "ip "}
 
-// fenced are the lines of the fenced blocks of a text.
+// fenced returns the lines of the fenced blocks of a text.
 func fenced(text string) (lines []string) {
 	in := false
 	for line := range strings.Lines(text) {
@@ -36,7 +37,7 @@ func fenced(text string) (lines []string) {
 	return lines
 }
 
-// readmeCommands are the lines of a text's fenced blocks that are run.
+// readmeCommands returns the lines of a text's fenced blocks that are to be run.
 func readmeCommands(text string) (lines []string) {
 	for _, line := range fenced(text) {
 		if slices.ContainsFunc(readmeWords, func(word string) bool { return strings.HasPrefix(line, word) }) {
@@ -93,7 +94,7 @@ func (r *readmeHost) command(ctx context.Context, line string) *lab.Cmd {
 	return c
 }
 
-// run runs a line as a shell does; what it puts in the background must become ready.
+// run has a shell run a line; what the line puts in the background must become ready.
 func (r *readmeHost) run(line string) error {
 	if daemon, ok := strings.CutSuffix(line, " &"); ok {
 		return r.start(daemon)
@@ -190,6 +191,68 @@ func TestReadmeCommandsExtract(t *testing.T) {
 	want := []string{"make build && x", "ulvs run &", "ip link"}
 	if got := readmeCommands(text); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// links are the local links of a text: a file, and a heading of it.
+var links = regexp.MustCompile(`\]\(([^):#]*)(#[^)]*)?\)`)
+
+// anchors returns what a page's headings are linked by.
+func anchors(text string) (list []string) {
+	for line := range strings.Lines(text) {
+		if heading, ok := strings.CutPrefix(strings.TrimLeft(line, "#"), " "); ok && line[0] == '#' {
+			name := strings.ToLower(strings.TrimSpace(heading))
+			name = regexp.MustCompile(`[^\w -]`).ReplaceAllString(name, "")
+			list = append(list, "#"+strings.ReplaceAll(name, " ", "-"))
+		}
+	}
+	return list
+}
+
+// brokenLinks returns the links of a page that lead nowhere.
+func brokenLinks(path, text string) (broken []string) {
+	for _, m := range links.FindAllStringSubmatch(text, -1) {
+		to := path
+		if m[1] != "" {
+			to = filepath.Join(filepath.Dir(path), m[1])
+		}
+		page, err := os.ReadFile(to)
+		info, statErr := os.Stat(to)
+		switch {
+		case statErr != nil:
+			broken = append(broken, m[0])
+		case m[2] != "" && (info.IsDir() || err != nil || !slices.Contains(anchors(string(page)), m[2])):
+			broken = append(broken, m[0])
+		}
+	}
+	return broken
+}
+
+// Links between the pages work.
+func TestLinks(t *testing.T) {
+	pages, err := filepath.Glob(repository + "/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{"docs", "bench"} {
+		more, err := filepath.Glob(repository + "/" + dir + "/*.md")
+		if err != nil || len(more) == 0 {
+			t.Fatalf("%s: %v", dir, err)
+		}
+		pages = append(pages, more...)
+	}
+	for _, path := range pages {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, link := range brokenLinks(path, string(text)) {
+			t.Errorf("%s: %s leads nowhere", path, link)
+		}
+	}
+	const planted = "[a](README.md) [b](#nosuch) [c](nosuch.md) [d](docs/limits.md#nosuch) [e](docs/limits.md#sizes)"
+	if got := brokenLinks(repository+"/README.md", planted); len(got) != 3 {
+		t.Errorf("of three planted links that lead nowhere, found %q", got)
 	}
 }
 
