@@ -280,3 +280,31 @@ func TestReadmeDemo(t *testing.T) {
 		}
 	}
 }
+
+// The row of speed is BENCHMARKS.md's, and the picture ARCHITECTURE.md's.
+func TestReadmeQuotes(t *testing.T) {
+	text := readme(t)
+	page := func(name string) string {
+		other, err := os.ReadFile(repository + "/" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(other)
+	}
+	_, row, _ := strings.Cut(page("BENCHMARKS.md"), "\n| established, 10,000 |")
+	row, _, _ = strings.Cut(row, "\n")
+	figures := regexp.MustCompile(`\n\| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|\n`).FindStringSubmatch(text)
+	if figures == nil {
+		t.Fatal("README has no row of speed")
+	}
+	for _, figure := range figures[1:] {
+		if !strings.Contains(row, " "+figure+" ") {
+			t.Errorf("README says %s instructions, BENCHMARKS.md%s", figure, row)
+		}
+	}
+	_, picture, _ := strings.Cut(text, "## The way of a packet\n\n```text\n")
+	picture, _, _ = strings.Cut(picture, "```")
+	if picture == "" || !strings.Contains(page("ARCHITECTURE.md"), picture) {
+		t.Errorf("ARCHITECTURE.md has another picture than README:\n%s", picture)
+	}
+}
