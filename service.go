@@ -128,8 +128,10 @@ func (s Service) String() string {
 
 // LogValue is what slog logs: everything, by name.
 func (s Service) LogValue() slog.Value {
-	return slog.GroupValue(slog.String("key", s.ServiceKey.String()), slog.String("scheduler", s.Scheduler), slog.Int("sched_flags", int(s.SchedFlags)),
-		slog.Duration("timeout", s.Persistence.Timeout), slog.String("netmask", addrText(s.Persistence.Netmask)), slog.String("engine", s.Persistence.Engine),
+	return slog.GroupValue(slog.String("key", s.ServiceKey.String()), slog.String("scheduler", s.Scheduler),
+		slog.Int("sched_flags", int(s.SchedFlags)),
+		slog.Duration("timeout", s.Persistence.Timeout), slog.String("netmask", addrText(s.Persistence.Netmask)),
+		slog.String("engine", s.Persistence.Engine),
 		slog.Bool("one_packet", s.OnePacket))
 }
 

@@ -51,7 +51,8 @@ func (s ServiceStatus) String() string {
 
 // LogValue is what slog logs: everything, by name.
 func (s ServiceStatus) LogValue() slog.Value {
-	return slog.GroupValue(slog.Any("service", s.Service), slog.Any("stats", s.Stats), slog.Any("rate", s.Rate), slog.Any("destinations", s.Destinations))
+	return slog.GroupValue(slog.Any("service", s.Service), slog.Any("stats", s.Stats), slog.Any("rate", s.Rate),
+		slog.Any("destinations", s.Destinations))
 }
 
 // DestinationStatus is a real server as it stands.

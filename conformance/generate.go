@@ -330,7 +330,8 @@ func (g *generator) event() {
 	case n < 65:
 		// With expire_nodest_conn, what it ends depends on whether there is a
 		// server to be removed; that of ulvs's barriers always is.
-		if g.chance(100, "clear") && !g.stats && slices.ContainsFunc(g.services, func(s *genService) bool { return len(s.servers) > 0 }) {
+		if g.chance(100, "clear") && !g.stats &&
+			slices.ContainsFunc(g.services, func(s *genService) bool { return len(s.servers) > 0 }) {
 			g.say("ipvsadm -C")
 			for _, s := range g.services {
 				g.again(s)

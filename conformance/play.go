@@ -107,7 +107,8 @@ func (t *Theatre) Close() error {
 }
 
 func (t *Theatre) play(ctx context.Context, sc *Scenario) (answers []string, err error) {
-	p := &player{stage: t.stage, observer: newObserver(), patience: t.Options.Patience, next: 1, resolve: !t.Options.NoResolve}
+	p := &player{stage: t.stage, observer: newObserver(), patience: t.Options.Patience, next: 1,
+		resolve: !t.Options.NoResolve}
 	if p.patience == 0 {
 		p.patience = 10 * time.Millisecond
 	}

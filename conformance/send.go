@@ -87,7 +87,10 @@ var options = map[string]option{
 	"order": {set: func(s *Send, v string) error { s.Reverse = true; return oneOf(v, "reverse") }, shown: true},
 	"bad":   {set: func(s *Send, v string) error { s.Bad = v; return oneOf(v, "header", "transport") }, shown: true},
 	"call":  {set: func(s *Send, v string) error { s.Call = v; return plainWord(v) }, shown: true},
-	"error": {set: func(s *Send, v string) error { s.Error = v; return oneOf(v, slices.Sorted(maps.Keys(icmpErrors))...) }, shown: true},
+	"error": {set: func(s *Send, v string) error {
+		s.Error = v
+		return oneOf(v, slices.Sorted(maps.Keys(icmpErrors))...)
+	}, shown: true},
 	"vary": {set: func(s *Send, v string) error {
 		s.Vary = v
 		return oneOf(v, "port", "ip")
@@ -102,7 +105,8 @@ func oneOf(v string, values ...string) error {
 }
 
 func plainWord(v string) error {
-	if len(v) == 0 || len(v) > 40 || strings.ContainsFunc(v, func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9') }) {
+	if len(v) == 0 || len(v) > 40 || strings.ContainsFunc(v,
+		func(r rune) bool { return !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9') }) {
 		return fmt.Errorf("%q: want 1 to 40 small letters and digits", v)
 	}
 	return nil

@@ -78,7 +78,8 @@ func New(o Options) (*Table, error) {
 	t := &Table{expired: o.Expired, timeouts: defaultTimeouts(o.Hz)}
 	var err error
 	t.Table, err = expiring.New[ID, record](expiring.Options[ID]{
-		Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt, Quarantine: o.Quarantine, Prefetch: o.Prefetch,
+		Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt,
+		Quarantine: o.Quarantine, Prefetch: o.Prefetch,
 	}, t.onExpire)
 	if err != nil {
 		return nil, fmt.Errorf("conn: %w", err)

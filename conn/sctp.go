@@ -92,8 +92,8 @@ func buildSCTP() (next [sctpEvents][sctpStates]uint8) {
 		sctpShutdownComplete: {{sctpClosed, []uint8{sctpNone, sctpInit1, sctpInit, sctpCookieSent, sctpCookieReplied, sctpShutdownReceived, sctpShutdownAckSent}}},
 		sctpError:            {{sctpClosed, []uint8{sctpNone}}},
 		sctpAbort: {
-			{sctpClosed, []uint8{sctpNone, sctpInit1, sctpInit, sctpCookieSent, sctpCookieReplied, sctpCookie, sctpCookieEchoed,
-				sctpEstablished, sctpShutdownSent, sctpShutdownReceived, sctpShutdownAckSent, sctpRejected}},
+			{sctpClosed, []uint8{sctpNone, sctpInit1, sctpInit, sctpCookieSent, sctpCookieReplied, sctpCookie,
+				sctpCookieEchoed, sctpEstablished, sctpShutdownSent, sctpShutdownReceived, sctpShutdownAckSent, sctpRejected}},
 			{sctpRejected, []uint8{sctpCookieWait}},
 		},
 	}

@@ -43,7 +43,8 @@ func defaultTimeouts(hz uint32) timeouts {
 // Timeouts are the three that ipvsadm --set sets: TCP's ESTABLISHED, TCP's
 // FIN_WAIT, and UDP. All others are constants.
 func (t *Table) Timeouts() (tcp, tcpFin, udp time.Duration) {
-	return t.Duration(t.timeouts.tcp[tcpEstablished]), t.Duration(t.timeouts.tcp[tcpFinWait]), t.Duration(t.timeouts.udp)
+	return t.Duration(t.timeouts.tcp[tcpEstablished]), t.Duration(t.timeouts.tcp[tcpFinWait]),
+		t.Duration(t.timeouts.udp)
 }
 
 // SetTimeouts sets them; 0 keeps. A connection has its new timeout from its

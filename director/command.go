@@ -174,7 +174,8 @@ func (d *Director) addDestination(k ulvs.ServiceKey, c ulvs.Destination, number 
 	if err != nil {
 		return err
 	}
-	return d.effects.record(command{Verb: "server", Key: recordKey(s.ServiceKey), Destination: recordDestination(c), Number: dst.ID})
+	return d.effects.record(command{Verb: "server", Key: recordKey(s.ServiceKey), Destination: recordDestination(c),
+		Number: dst.ID})
 }
 
 // EditDestination gives the real server with c's address and port another configuration

@@ -115,7 +115,8 @@ func New(o Options) (_ *Director, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	d := &Director{effects: replayed{}, plane: o.Plane, log: o.Logger, clock: o.Clock, marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true)}
+	d := &Director{effects: replayed{}, plane: o.Plane, log: o.Logger, clock: o.Clock,
+		marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true)}
 	var block []byte
 	d.path, block, d.adopted, err = forward.New(forward.Options{
 		Plane: o.Plane, Resolver: o.Resolver, Connections: o.Connections, Templates: o.Templates,

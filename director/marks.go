@@ -108,10 +108,12 @@ func markRules(rules []fwmark.Rule) []dataplane.MarkRule {
 		for _, c := range r.Matches {
 			switch c.Kind {
 			case fwmark.MatchPorts:
-				m.Ports = append(m.Ports, portMatch(dataplane.SourcePort, c.Source), portMatch(dataplane.DestPort, c.Dest))
+				m.Ports = append(m.Ports, portMatch(dataplane.SourcePort, c.Source),
+					portMatch(dataplane.DestPort, c.Dest))
 			case fwmark.MatchMultiport:
 				side := map[fwmark.Side]dataplane.PortSide{
-					fwmark.SourceSide: dataplane.SourcePort, fwmark.DestSide: dataplane.DestPort, fwmark.EitherSide: dataplane.EitherPort,
+					fwmark.SourceSide: dataplane.SourcePort, fwmark.DestSide: dataplane.DestPort,
+					fwmark.EitherSide: dataplane.EitherPort,
 				}[c.Side]
 				pm := dataplane.PortMatch{Side: side, Not: c.Not}
 				for _, p := range c.Ports {

@@ -100,7 +100,8 @@ func (r *destinationRecord) destination() ulvs.Destination {
 	return ulvs.Destination{
 		Addr: r.Addr, Port: r.Port, Forward: ulvs.ForwardMethod(r.Forward), Weight: r.Weight,
 		UpperThreshold: r.UpperThreshold, LowerThreshold: r.LowerThreshold,
-		TunnelType: ulvs.TunnelType(r.TunnelType), TunnelPort: r.TunnelPort, TunnelFlags: ulvs.TunnelFlags(r.TunnelFlags),
+		TunnelType: ulvs.TunnelType(r.TunnelType), TunnelPort: r.TunnelPort,
+		TunnelFlags: ulvs.TunnelFlags(r.TunnelFlags),
 	}
 }
 

@@ -233,11 +233,13 @@ func (o *opener) enable(s *Service) {
 // openable is by what the plane may open a service's connections: 0, or as
 // preselect.Open has it.
 func (o *opener) openable(s *Service) (by uint32) {
-	if s.Mark != 0 || s.Protocol != ulvs.TCP && s.Protocol != ulvs.UDP || s.OnePacket || s.Persistence.Engine != "" || s.Port == ftpPort || len(s.dests) == 0 {
+	if s.Mark != 0 || s.Protocol != ulvs.TCP && s.Protocol != ulvs.UDP || s.OnePacket ||
+		s.Persistence.Engine != "" || s.Port == ftpPort || len(s.dests) == 0 {
 		return 0
 	}
 	for _, dst := range s.dests {
-		if dst.conf.Forward != ulvs.DirectRoute || dst.conf.UpperThreshold != 0 || dst.conf.LowerThreshold != 0 || dst.Overloaded() {
+		if dst.conf.Forward != ulvs.DirectRoute || dst.conf.UpperThreshold != 0 || dst.conf.LowerThreshold != 0 ||
+			dst.Overloaded() {
 			return 0
 		}
 	}

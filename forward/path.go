@@ -62,7 +62,8 @@ func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 	*tb = tables{
 		locals: o.Resolver.Locals(), plane: o.Plane, resolver: o.Resolver, mac: o.MAC, log: o.Logger, clock: o.Clock,
 		index: newIndex(), sysctl: sysctl.Defaults(), nextEst: new(uint32), starting: noMirror{},
-		fragments: fragment.New(fragments, fragmentLife), early: fragment.NewHold[dataplane.Frame](earlyFragments, fragmentLife), scratch: make(chan *scratch, 64),
+		fragments: fragment.New(fragments, fragmentLife),
+		early:     fragment.NewHold[dataplane.Frame](earlyFragments, fragmentLife), scratch: make(chan *scratch, 64),
 	}
 	tb.opener = &opener{tables: tb}
 	p.Commands, p.Listing, p.State, p.Upkeep = Commands{tb}, Listing{tb}, State{tb}, Upkeep{tb}
@@ -124,7 +125,8 @@ const (
 // Start has a plane that forwards by itself begin.
 func (in *Path) Start() error {
 	seed, homes := in.conns.Seed()
-	a := accel.Acceleration{TableShape: accel.TableShape{Seed: seed, Homes: homes, Slots: uint32(in.conns.Slots())}, Hz: hz}
+	a := accel.Acceleration{TableShape: accel.TableShape{Seed: seed, Homes: homes, Slots: uint32(in.conns.Slots())},
+		Hz: hz}
 	a.Templates.Seed, a.Templates.Homes = in.templates.Seed()
 	a.Templates.Slots = uint32(in.templates.Slots())
 	if err := in.index.mirror.start(a); err != nil {

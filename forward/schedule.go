@@ -35,7 +35,8 @@ type attempt struct {
 // (ip_vs_try_to_schedule, tcp_conn_schedule and its siblings, ip_vs_schedule).
 // A nil destination means that the frame's verdict is said. done means that the packet
 // moves no state: it has made its connection's, or has no connection.
-func (sc *scheduling) schedule(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) (id conn.ID, dst *Dest, done bool) {
+func (sc *scheduling) schedule(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) (id conn.ID, dst *Dest,
+	done bool) {
 	if p.Kind == packet.SCTP && !p.HasChunk {
 		sc.drop(f, dropDamaged) // sctp_conn_schedule: no ports without a chunk
 		return 0, nil, false
@@ -68,7 +69,8 @@ func (sc *scheduling) schedule(f *dataplane.Frame, p *packet.Packet, e *early, t
 // scheduleQuoted opens the connection that an ICMP error is about
 // (ip_vs_in_icmp with schedule_icmp). The mark is the error's own. Its results are
 // schedule's.
-func (sc *scheduling) scheduleQuoted(f *dataplane.Frame, p *packet.Packet, hash uint64, tick uint32) (id conn.ID, dst *Dest, oneShot bool) {
+func (sc *scheduling) scheduleQuoted(f *dataplane.Frame, p *packet.Packet, hash uint64, tick uint32) (id conn.ID,
+	dst *Dest, oneShot bool) {
 	q := packet.Packet{Proto: p.Quoted.Proto, Is6: p.Quoted.Is6, Flow: p.Quoted.Flow}
 	switch ulvs.Protocol(q.Proto) {
 	case ulvs.TCP:

@@ -45,14 +45,16 @@ func parts(o *Options) []accel.Part {
 
 // shareMemory has the tables lie in the memory of a plane that forwards by itself, and
 // says whether an earlier process left its own there.
-func (tb *tables) shareMemory(fast accel.Accelerator, o *Options, conns *conn.Options, templates *persist.Options) (journal []byte, adopt bool, err error) {
+func (tb *tables) shareMemory(fast accel.Accelerator, o *Options, conns *conn.Options,
+	templates *persist.Options) (journal []byte, adopt bool, err error) {
 	list := parts(o)
 	if adopt, err = fast.Memory(list); err != nil {
 		return nil, false, err
 	}
 	conns.Quarantine, templates.Quarantine = true, true
 	conns.Memory, conns.Records, conns.Adopt = list[partConns].Block, list[partConnRecords].Block, adopt
-	templates.Memory, templates.Records, templates.Adopt = list[partTemplates].Block, list[partTemplateRecords].Block, adopt
+	templates.Memory, templates.Records, templates.Adopt = list[partTemplates].Block,
+		list[partTemplateRecords].Block, adopt
 	all, err := shtab.RecordsOver[kept](list[partCells].Block, 1)
 	if err != nil {
 		return nil, false, err
@@ -133,7 +135,8 @@ type Snapshot struct {
 func (st *State) Snapshot() Snapshot {
 	st.lock()
 	defer st.unlock()
-	s := Snapshot{Sysctls: map[string]int{}, Timeouts: st.timeouts(), Generation: st.conns.Generation(), Trash: map[*Service][]*Dest{}}
+	s := Snapshot{Sysctls: map[string]int{}, Timeouts: st.timeouts(), Generation: st.conns.Generation(),
+		Trash: map[*Service][]*Dest{}}
 	for _, name := range st.sysctl.Names() {
 		s.Sysctls[name], _ = st.sysctl.Get(name)
 	}

@@ -16,11 +16,13 @@ import (
 type Listing struct{ *tables }
 
 func (s *Service) status() ulvs.ServiceStatus {
-	st := ulvs.ServiceStatus{Service: s.Service, Stats: stats(&s.Estimator), Rate: rate(&s.Estimator), Destinations: make([]ulvs.DestinationStatus, len(s.dests))}
+	st := ulvs.ServiceStatus{Service: s.Service, Stats: stats(&s.Estimator), Rate: rate(&s.Estimator),
+		Destinations: make([]ulvs.DestinationStatus, len(s.dests))}
 	for i, dst := range s.dests {
 		st.Destinations[i] = ulvs.DestinationStatus{
-			Destination: dst.conf, ActiveConns: dst.ActiveConns(), InactConns: dst.InactConns(), PersistConns: dst.PersistConns(),
-			Stats: stats(&dst.Estimator), Rate: rate(&dst.Estimator),
+			Destination: dst.conf, ActiveConns: dst.ActiveConns(), InactConns: dst.InactConns(),
+			PersistConns: dst.PersistConns(),
+			Stats:        stats(&dst.Estimator), Rate: rate(&dst.Estimator),
 		}
 	}
 	return st
@@ -72,7 +74,8 @@ func (ls *Listing) Conns(yield func(ulvs.ConnStatus) bool) error {
 
 // list calls yield for the entries of a table until it says false, which is
 // the result then.
-func list[ID ~uint32](tb *tables, each func(ID, int, func(ID)) (ID, bool), status func(ID, uint32) ulvs.ConnStatus, yield func(ulvs.ConnStatus) bool) bool {
+func list[ID ~uint32](tb *tables, each func(ID, int, func(ID)) (ID, bool), status func(ID, uint32) ulvs.ConnStatus,
+	yield func(ulvs.ConnStatus) bool) bool {
 	const chunk = 512
 	entries := make([]ulvs.ConnStatus, 0, chunk)
 	for at, more := ID(0), true; more; {

@@ -171,7 +171,8 @@ func MayBeUnfinished(frame []byte) bool {
 	switch {
 	case len(frame) >= l3+20+8 && frame[12] == 8 && frame[13] == 0 && frame[l3] == 0x45:
 		l4, proto = l3+20, frame[l3+9]
-		sum = uint64(binary.BigEndian.Uint32(frame[l3+12:])) + uint64(binary.BigEndian.Uint32(frame[l3+16:])) + uint64(binary.BigEndian.Uint16(frame[l3+2:])) - 20
+		sum = uint64(binary.BigEndian.Uint32(frame[l3+12:])) + uint64(binary.BigEndian.Uint32(frame[l3+16:]))
+		sum += uint64(binary.BigEndian.Uint16(frame[l3+2:])) - 20
 	case len(frame) >= l3+40+8 && frame[12] == 0x86 && frame[13] == 0xdd:
 		l4, proto = l3+40, frame[l3+6]
 		sum = uint64(binary.BigEndian.Uint16(frame[l3+4:]))

@@ -96,7 +96,8 @@ func New(o Options) (*Table, error) {
 	}
 	t := &Table{ended: o.Ended, quarantine: o.Quarantine}
 	var err error
-	t.Table, err = expiring.New[ID, record](expiring.Options[ID]{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt, Quarantine: o.Quarantine, Prefetch: t.prefetch}, t.onExpire)
+	t.Table, err = expiring.New[ID, record](expiring.Options[ID]{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory,
+		Records: o.Records, Adopt: o.Adopt, Quarantine: o.Quarantine, Prefetch: t.prefetch}, t.onExpire)
 	if err != nil {
 		return nil, fmt.Errorf("persist: %w", err)
 	}

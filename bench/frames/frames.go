@@ -37,13 +37,15 @@ func New(to netip.AddrPort, flags byte) (*Batch, error) {
 	}
 	f := new(Batch)
 	eth := &layers.Ethernet{SrcMAC: make([]byte, 6), DstMAC: make([]byte, 6), EthernetType: layers.EthernetTypeIPv4}
-	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: make([]byte, 4), DstIP: to.Addr().AsSlice()}
+	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: make([]byte, 4),
+		DstIP: to.Addr().AsSlice()}
 	tcp := &layers.TCP{DstPort: layers.TCPPort(to.Port()), SYN: flags&SYN != 0, ACK: flags&ACK != 0, Window: 1024}
 	if err := tcp.SetNetworkLayerForChecksum(ip); err != nil {
 		return nil, err
 	}
 	buf := gopacket.NewSerializeBuffer()
-	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, eth, ip, tcp); err != nil {
+	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
+		eth, ip, tcp); err != nil {
 		return nil, err
 	}
 	for i := range f.List {

@@ -69,7 +69,8 @@ func (c *chart) svg() []byte {
 				continue
 			}
 			bars = append(bars, bar{
-				X: chartLeft, Y: y, Width: max(1, int(math.Round(v/most*(chartWide-chartLeft-chartRight-90)))), Height: barHeight - 2,
+				X: chartLeft, Y: y, Width: max(1, int(math.Round(v/most*(chartWide-chartLeft-chartRight-90)))),
+				Height: barHeight - 2,
 				Colour: colours[i%len(colours)], Name: c.series[i], Value: number(v),
 			})
 			y += barHeight

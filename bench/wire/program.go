@@ -99,7 +99,8 @@ func (g *Generator) assemble() asm.Instructions {
 			asm.StoreMem(asm.R7, int16(header), asm.R2, asm.DWord),
 		)
 		for shift := int32(0); shift < 64; shift += 16 {
-			out = append(out, asm.Mov.Reg(asm.R2, asm.R1), asm.RSh.Imm(asm.R2, shift), asm.And.Imm(asm.R2, 0xffff), asm.Add.Reg(asm.R3, asm.R2))
+			out = append(out, asm.Mov.Reg(asm.R2, asm.R1), asm.RSh.Imm(asm.R2, shift), asm.And.Imm(asm.R2, 0xffff),
+				asm.Add.Reg(asm.R3, asm.R2))
 		}
 	}
 	out = append(out, g.checksum(asm.R2, asm.R3, t.atChecksum())...)
@@ -212,11 +213,13 @@ func (g *Generator) checksum(by, varies asm.Register, at int16) asm.Instructions
 	}
 	out := asm.Instructions{asm.Mov.Reg(by, varies), asm.Add.Imm(by, int32(rest))}
 	for range 2 {
-		out = append(out, asm.Mov.Reg(asm.R5, by), asm.RSh.Imm(asm.R5, 16), asm.And.Imm(by, 0xffff), asm.Add.Reg(by, asm.R5))
+		out = append(out, asm.Mov.Reg(asm.R5, by), asm.RSh.Imm(asm.R5, 16), asm.And.Imm(by, 0xffff),
+			asm.Add.Reg(by, asm.R5))
 	}
 	out = append(out, asm.Xor.Imm(by, 0xffff))
 	if g.t.UDP && at != atIP+10 { // 0 says that there is none (RFC 768)
-		out = append(out, asm.JNE.Imm(by, 0, "sum"), asm.Mov.Imm(by, 0xffff), asm.HostTo(asm.BE, by, asm.Half).WithSymbol("sum"))
+		out = append(out, asm.JNE.Imm(by, 0, "sum"), asm.Mov.Imm(by, 0xffff),
+			asm.HostTo(asm.BE, by, asm.Half).WithSymbol("sum"))
 	} else {
 		out = append(out, asm.HostTo(asm.BE, by, asm.Half))
 	}
@@ -244,7 +247,8 @@ func (t Traffic) transportSum(frame []byte) uint32 {
 	if t.UDP {
 		proto = 17
 	}
-	return sum(client[:len(client)-4]) + sum(t.Service.Addr().AsSlice()) + proto + uint32(len(l4)) + sum(l4[2:t.atPayload()-t.atTransport()])
+	addresses := sum(client[:len(client)-4]) + sum(t.Service.Addr().AsSlice())
+	return addresses + proto + uint32(len(l4)) + sum(l4[2:t.atPayload()-t.atTransport()])
 }
 
 func sum(b []byte) (n uint32) {

@@ -20,7 +20,8 @@ type words[W uint32 | uint64] struct {
 func newWords[W uint32 | uint64](name string, n int) (*words[W], error) {
 	var one W
 	size, page := n*int(unsafe.Sizeof(one)), os.Getpagesize()
-	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(size), MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE})
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(size),
+		MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE})
 	if err != nil {
 		return nil, fmt.Errorf("wire: an array of %d bytes: %w", size, permitted(err))
 	}
@@ -63,7 +64,8 @@ func (e End) GRO() error {
 		defer unix.Close(fd)
 		r := ethtoolRequest{data: &ethtoolValue{ethtoolSetGRO, 1}}
 		copy(r.name[:unix.IFNAMSIZ-1], e.Name)
-		if _, _, no := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&r))); no != 0 {
+		if _, _, no := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL,
+			uintptr(unsafe.Pointer(&r))); no != 0 {
 			return fmt.Errorf("wire: GRO of %s: %w", e.Name, permitted(no))
 		}
 		return nil

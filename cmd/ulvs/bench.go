@@ -187,8 +187,9 @@ func (g *generation) traffic() (list []wire.Traffic, err error) {
 		flows = 1 << 28
 	}
 	all := wire.Traffic{
-		Dst: [6]byte(peer), Client: netip.AddrPortFrom(client, 1024), Service: service, PortBits: uint8(bits.TrailingZeros32(g.perClient)),
-		UDP: g.udp, SYN: g.fresh && !g.udp, Random: !g.fresh, Rate: g.rate / uint64(n),
+		Dst: [6]byte(peer), Client: netip.AddrPortFrom(client, 1024), Service: service,
+		PortBits: uint8(bits.TrailingZeros32(g.perClient)),
+		UDP:      g.udp, SYN: g.fresh && !g.udp, Random: !g.fresh, Rate: g.rate / uint64(n),
 		// A pause of 20 ms a second or two is as good as none.
 		Call: 1 << 23,
 	}

@@ -139,7 +139,8 @@ func (d *daemon) run(ctx context.Context) error {
 		Interfaces: d.interfaces, Plane: d.plane, MAC: mac, Pins: d.pins, Fresh: d.fresh,
 		Sockets: socketUses[d.sockets], Ring: d.ring, BusyPoll: d.busyPoll, Logger: d.log,
 	}, func(p dataplane.Plane) (err error) {
-		lvs, err = director.New(director.Options{Plane: p, Connections: d.connections, Templates: d.templates, MAC: mac, Logger: d.log})
+		lvs, err = director.New(director.Options{Plane: p, Connections: d.connections, Templates: d.templates,
+			MAC: mac, Logger: d.log})
 		return err
 	})
 	if err != nil {

@@ -47,7 +47,8 @@ func hangUp(list []visit) {
 func (s *show) tell(list []visit) {
 	for i := 0; i < len(list); {
 		v, n := list[i], 1
-		for i+n < len(list) && list[i+n].client == v.client && list[i+n].port == v.port && list[i+n].server == v.server {
+		for i+n < len(list) && list[i+n].client == v.client && list[i+n].port == v.port &&
+			list[i+n].server == v.server {
 			n++
 		}
 		times := ""

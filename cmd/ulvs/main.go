@@ -83,9 +83,12 @@ kernel's.`,
 		}))
 	for _, name := range []string{"iptables", "ip6tables"} {
 		root.AddCommand(
-			wordsCommand(name, "Firewall marks, in "+name+"' words; --unfollowed lists what --follow-marks cannot evaluate", func(socket string, args []string) int { return runMarks(socket, name, args) }),
-			wordsCommand(name+"-save", "The firewall mark rules, as "+name+"-save prints them", func(socket string, args []string) int { return runMarks(socket, name+"-save", args) }),
-			wordsCommand(name+"-restore", "Firewall mark rules from standard input, as "+name+"-save printed them", func(socket string, args []string) int { return runMarks(socket, name+"-restore", args) }))
+			wordsCommand(name, "Firewall marks, in "+name+"' words; --unfollowed lists what --follow-marks cannot evaluate",
+				func(socket string, args []string) int { return runMarks(socket, name, args) }),
+			wordsCommand(name+"-save", "The firewall mark rules, as "+name+"-save prints them",
+				func(socket string, args []string) int { return runMarks(socket, name+"-save", args) }),
+			wordsCommand(name+"-restore", "Firewall mark rules from standard input, as "+name+"-save printed them",
+				func(socket string, args []string) int { return runMarks(socket, name+"-restore", args) }))
 	}
 	return root
 }
@@ -111,6 +114,7 @@ func wordsCommand(name, short string, f func(socket string, args []string) int) 
 }
 
 func runIPVSAdm(socket string, args []string) int {
-	c := ipvsadm.Command{Control: control.Dial(socket), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, Warnings: os.Stderr}
+	c := ipvsadm.Command{Control: control.Dial(socket), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+		Warnings: os.Stderr}
 	return c.Run(args) & 0xff
 }

@@ -122,7 +122,8 @@ func (f *ipFamily) address(offset uint32, m dataplane.AddrMatch) exprs {
 	}
 	return exprs{
 		f.load(offset, 1),
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: f.size, Mask: m.Mask.AsSlice(), Xor: make([]byte, f.size)},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: f.size, Mask: m.Mask.AsSlice(),
+			Xor: make([]byte, f.size)},
 		compare(m.Not, 1, m.Addr.AsSlice()),
 	}
 }

@@ -50,7 +50,8 @@ func newReceiver(p *Plane, name string) (*receiver, error) {
 	if len(ifi.HardwareAddr) != 6 && ifi.Flags&net.FlagLoopback == 0 {
 		return nil, fmt.Errorf("afpacket: %s is not an Ethernet interface", name)
 	}
-	r := &receiver{p: p, name: name, ifindex: ifi.Index, touched: make([]*sender, 0, 16), rooms: make([]byte, batchSize*roomSize)}
+	r := &receiver{p: p, name: name, ifindex: ifi.Index, touched: make([]*sender, 0, 16),
+		rooms: make([]byte, batchSize*roomSize)}
 	if r.sock, err = openReceive(ifi, p.opt.MAC); err != nil {
 		return nil, err
 	}

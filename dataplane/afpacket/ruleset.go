@@ -175,7 +175,8 @@ func hostOrder(v uint32) []byte { return native.AppendUint32(nil, v) }
 
 // merge sorts ranges and joins those that overlap or touch.
 func merge(ranges []dataplane.PortRange) []dataplane.PortRange {
-	sorted := slices.SortedFunc(slices.Values(ranges), func(a, b dataplane.PortRange) int { return cmp.Compare(a.First, b.First) })
+	sorted := slices.SortedFunc(slices.Values(ranges),
+		func(a, b dataplane.PortRange) int { return cmp.Compare(a.First, b.First) })
 	out := sorted[:0]
 	for _, r := range sorted {
 		if n := len(out); n > 0 && int(r.First) <= int(out[n-1].Last)+1 {

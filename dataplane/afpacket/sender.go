@@ -172,7 +172,8 @@ func (s *sender) flush() {
 
 // busy is an error that passes: a full queue, full buffers.
 func busy(err error) bool {
-	return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EINTR) || errors.Is(err, unix.ENOMEM)
+	return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EINTR) ||
+		errors.Is(err, unix.ENOMEM)
 }
 
 // account counts what a flush did, and takes back the slots that the kernel

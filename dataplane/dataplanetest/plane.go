@@ -116,7 +116,8 @@ func (p *Plane) Deliver(frames ...dataplane.Frame) []Result {
 	for i := range frames {
 		p.buffers[i] = append(p.buffers[i][:0], frames[i].Data...)
 		n := len(p.buffers[i])
-		p.batch = append(p.batch, dataplane.Frame{Data: p.buffers[i][:n:n], Offload: frames[i].Offload, In: frames[i].In, Room: p.rooms[i]})
+		p.batch = append(p.batch, dataplane.Frame{Data: p.buffers[i][:n:n], Offload: frames[i].Offload,
+			In: frames[i].In, Room: p.rooms[i]})
 	}
 	h.Handle(now, p.batch)
 	var c counts
@@ -200,7 +201,8 @@ func (p *Plane) late(f *dataplane.Frame) {
 	}
 	address(f.Data, n)
 	p.c.tx++
-	p.sent = append(p.sent, Result{Verdict: f.Verdict, Data: f.Data, Offload: f.Offload, Hop: f.Hop, In: f.In, Out: n.Ifindex})
+	p.sent = append(p.sent, Result{Verdict: f.Verdict, Data: f.Data, Offload: f.Offload, Hop: f.Hop, In: f.In,
+		Out: n.Ifindex})
 }
 
 // Sent returns the parked frames that were sent since it was called last, in

@@ -38,7 +38,8 @@ type link struct {
 }
 
 func newSnapshot() *snapshot {
-	return &snapshot{addrs4: make(map[uint32]struct{}), addrs6: make(map[[16]byte]struct{}), locals: new(dataplane.Locals), links: make(map[int]link)}
+	return &snapshot{addrs4: make(map[uint32]struct{}), addrs6: make(map[[16]byte]struct{}),
+		locals: new(dataplane.Locals), links: make(map[int]link)}
 }
 
 // prefix4 is a range of IPv4 addresses.

@@ -25,7 +25,8 @@ func newArray(name string, size int) (*array, error) { return newElements(name, 
 
 func newElements(name string, size, n int) (*array, error) {
 	m, err := ebpf.NewMap(&ebpf.MapSpec{
-		Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(size), MaxEntries: uint32(n), Flags: unix.BPF_F_MMAPABLE,
+		Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(size), MaxEntries: uint32(n),
+		Flags: unix.BPF_F_MMAPABLE,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("xdp: cannot make an array of %d elements of %d bytes: %w", n, size, permitted(err))

@@ -52,7 +52,8 @@ func (g *grace) make() error {
 	if err != nil {
 		return err
 	}
-	outer, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_graces", Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4, MaxEntries: 1, InnerMap: spec})
+	outer, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_graces", Type: ebpf.ArrayOfMaps, KeySize: 4, ValueSize: 4,
+		MaxEntries: 1, InnerMap: spec})
 	if err != nil {
 		return errors.Join(err, inner.Close())
 	}

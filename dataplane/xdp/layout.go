@@ -66,7 +66,8 @@ func (s *server) set(to accel.Server) {
 	var b [12]byte
 	copy(b[:], to.Dst[:])
 	copy(b[6:], to.Src[:])
-	atomic.StoreUint64((*uint64)(unsafe.Pointer(&s.macs)), uint64(binary.LittleEndian.Uint32(b[:]))|uint64(binary.LittleEndian.Uint32(b[4:]))<<32)
+	atomic.StoreUint64((*uint64)(unsafe.Pointer(&s.macs)),
+		uint64(binary.LittleEndian.Uint32(b[:]))|uint64(binary.LittleEndian.Uint32(b[4:]))<<32)
 	atomic.StoreUint32(&s.macs[2], binary.LittleEndian.Uint32(b[8:]))
 	atomic.StoreUint32(&s.ifindex, uint32(to.Ifindex))
 	atomic.StoreUint32(&s.mtu, uint32(to.MTU))

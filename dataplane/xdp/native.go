@@ -84,7 +84,8 @@ func attached(ifindex int) (ids []ebpf.ProgramID) {
 	defer c.Close()
 	ask := make([]byte, unix.SizeofIfInfomsg)
 	binary.NativeEndian.PutUint32(ask[4:], uint32(ifindex))
-	answers, err := c.Execute(netlink.Message{Header: netlink.Header{Type: unix.RTM_GETLINK, Flags: netlink.Request}, Data: ask})
+	answers, err := c.Execute(netlink.Message{Header: netlink.Header{Type: unix.RTM_GETLINK,
+		Flags: netlink.Request}, Data: ask})
 	if err != nil || len(answers) != 1 || len(answers[0].Data) < len(ask) {
 		return nil
 	}

@@ -166,7 +166,8 @@ func (p *pins) load(parts []accel.Part) (list []*array, err error) {
 			return list, fmt.Errorf("%s: %w", part.Name, err)
 		}
 		want := (part.Size + shtab.SlotSize - 1) / shtab.SlotSize * shtab.SlotSize
-		if size := int(m.ValueSize()) * int(m.MaxEntries()); m.Type() != ebpf.Array || size != part.Size && size != want {
+		size := int(m.ValueSize()) * int(m.MaxEntries())
+		if m.Type() != ebpf.Array || size != part.Size && size != want {
 			m.Close()
 			return list, fmt.Errorf("%w: %s has %d bytes, not %d: other sizes were asked for", errOther, part.Name, size, part.Size)
 		}
@@ -235,7 +236,8 @@ func (p *pins) link(name string, native bool, ifindex int) link.Link {
 // in a mode that they are not to have.
 func (p *pins) forgetLinks(interfaces []string) {
 	for _, name := range p.names() {
-		if strings.HasPrefix(name, linkPrefix) && !slices.ContainsFunc(interfaces, func(i string) bool { return linkPin(i, native(i) == nil) == name }) {
+		if strings.HasPrefix(name, linkPrefix) &&
+			!slices.ContainsFunc(interfaces, func(i string) bool { return linkPin(i, native(i) == nil) == name }) {
 			p.forget(name)
 		}
 	}

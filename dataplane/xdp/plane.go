@@ -124,7 +124,8 @@ func New(o Options) (*Plane, error) {
 	if err != nil {
 		return nil, fmt.Errorf("xdp: number of CPUs: %w", err)
 	}
-	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, serversPerCPU: (o.Servers + 4) / 4 * 4, cpus: cpus, inDriver: o.Native, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll}
+	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, serversPerCPU: (o.Servers + 4) / 4 * 4,
+		cpus: cpus, inDriver: o.Native, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll}
 	if o.Pins != "" {
 		if p.pins, err = openPins(o.Pins, o.Fresh); err != nil {
 			return nil, err
@@ -257,10 +258,13 @@ func (p *Plane) link(name string, ifindex int, prog *ebpf.Program, why error) (l
 }
 
 // source is the program for an interface with these addresses.
-func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs []dataplane.MAC, m *ebpf.Map) *program.Config {
+func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs []dataplane.MAC,
+	m *ebpf.Map) *program.Config {
 	s := &program.Config{
-		Acceleration: a, Conns: p.conns.FD(), Servers: p.serverArray.FD(), Counts: p.countArray.FD(), Settings: p.settingsArray.FD(),
-		LookupHelper: p.lookupHelper, Ifindex: ifindex, MACs: macs, Ticks: t, ServersPerCPU: p.serversPerCPU, CPUs: p.cpus, Path: program.Forward(),
+		Acceleration: a, Conns: p.conns.FD(), Servers: p.serverArray.FD(), Counts: p.countArray.FD(),
+		Settings:     p.settingsArray.FD(),
+		LookupHelper: p.lookupHelper, Ifindex: ifindex, MACs: macs, Ticks: t, ServersPerCPU: p.serversPerCPU,
+		CPUs: p.cpus, Path: program.Forward(),
 	}
 	if m != nil {
 		s.Sockets, s.Claims = m.FD(), p.sockets.claims.FD()
@@ -275,9 +279,11 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 const programName = "ulvs"
 
 // load loads a program for an interface with these addresses.
-func (p *Plane) load(a accel.Acceleration, t program.Ticks, ifindex int, macs []dataplane.MAC, m *ebpf.Map) (*ebpf.Program, error) {
+func (p *Plane) load(a accel.Acceleration, t program.Ticks, ifindex int, macs []dataplane.MAC,
+	m *ebpf.Map) (*ebpf.Program, error) {
 	source := p.source(a, t, ifindex, macs, m)
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL", Instructions: source.Assemble()})
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL",
+		Instructions: source.Assemble()})
 	if err != nil {
 		return nil, permitted(err)
 	}

@@ -86,7 +86,8 @@ func (p *Plane) openSockets(ifindex int, native bool) (m *ebpf.Map, why error) {
 		}
 		opened = append(opened, &queue{p: p, s: s, ifindex: ifindex})
 	}
-	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_sockets", Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4, MaxEntries: uint32(len(opened))})
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_sockets", Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4,
+		MaxEntries: uint32(len(opened))})
 	for i, q := range opened {
 		if err == nil {
 			err = m.Put(uint32(i), uint32(q.s.FD()))
@@ -111,11 +112,13 @@ func (p *Plane) makeSockets() error {
 	// How many queues there are is not known yet. There are chunks for four sockets,
 	// or two an interface; more sockets share them, until their fill rings would take
 	// them all.
-	umem, err := xsk.NewUmem(xsk.MemoryOptions{Frames: max(4, 2*len(p.interfaces)) * p.socketOptions(false).Frames(), FrameSize: chunk})
+	umem, err := xsk.NewUmem(xsk.MemoryOptions{Frames: max(4,
+		2*len(p.interfaces)) * p.socketOptions(false).Frames(), FrameSize: chunk})
 	if err != nil {
 		return err
 	}
-	claims, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_claims", Type: ebpf.Hash, KeySize: program.ClaimSize, ValueSize: 4, MaxEntries: 1 << 16, Flags: unix.BPF_F_NO_PREALLOC})
+	claims, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_claims", Type: ebpf.Hash, KeySize: program.ClaimSize, ValueSize: 4,
+		MaxEntries: 1 << 16, Flags: unix.BPF_F_NO_PREALLOC})
 	if err != nil {
 		_ = umem.Close()
 		return fmt.Errorf("xdp: a map of services: %w", permitted(err))
@@ -251,7 +254,8 @@ func unfinished(f *dataplane.Frame) {
 	partial := ^packet.ChecksumWith(packet.PseudoSum(p.Source(), p.Dest(), p.Proto, p.End-p.L4), nil)
 	if partial == uint16(f.Data[at])<<8|uint16(f.Data[at+1]) {
 		f.Data = f.Data[:p.End] // the checksum covers nothing else
-		f.Offload = dataplane.Offload{Flags: dataplane.NeedsChecksum, CsumStart: uint16(p.L4), CsumOffset: uint16(offset)}
+		f.Offload = dataplane.Offload{Flags: dataplane.NeedsChecksum, CsumStart: uint16(p.L4),
+			CsumOffset: uint16(offset)}
 	}
 }
 

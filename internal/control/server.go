@@ -71,14 +71,15 @@ func Serve(ctx context.Context, l net.Listener, c ulvs.Control) error {
 		answering sync.RWMutex // held for reading by every request
 		ended     bool
 	)
-	s := &http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answering.RLock()
-		defer answering.RUnlock()
-		if ended {
-			panic(http.ErrAbortHandler)
-		}
-		h.ServeHTTP(w, r)
-	})}
+	s := &http.Server{ReadHeaderTimeout: 10 * time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			answering.RLock()
+			defer answering.RUnlock()
+			if ended {
+				panic(http.ErrAbortHandler)
+			}
+			h.ServeHTTP(w, r)
+		})}
 	down := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(down)

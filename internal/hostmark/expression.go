@@ -24,7 +24,8 @@ func (w *walker) expression(e expression) {
 	case "meta":
 		w.meta(a)
 	case "payload":
-		v := w.payload(be32(a[unix.NFTA_PAYLOAD_BASE]), be32(a[unix.NFTA_PAYLOAD_OFFSET]), be32(a[unix.NFTA_PAYLOAD_LEN]))
+		v := w.payload(be32(a[unix.NFTA_PAYLOAD_BASE]), be32(a[unix.NFTA_PAYLOAD_OFFSET]),
+			be32(a[unix.NFTA_PAYLOAD_LEN]))
 		if a[unix.NFTA_PAYLOAD_SREG] == nil {
 			w.load(a[unix.NFTA_PAYLOAD_DREG], v)
 			return
@@ -205,7 +206,8 @@ func (w *walker) setMark(v *value) {
 }
 
 func (w *walker) cmp(v *value, op uint32, want []byte) {
-	sign := map[uint32]string{unix.NFT_CMP_NEQ: "!=", unix.NFT_CMP_LT: "<", unix.NFT_CMP_LTE: "<=", unix.NFT_CMP_GT: ">", unix.NFT_CMP_GTE: ">="}[op]
+	sign := map[uint32]string{unix.NFT_CMP_NEQ: "!=", unix.NFT_CMP_LT: "<", unix.NFT_CMP_LTE: "<=", unix.NFT_CMP_GT: ">",
+		unix.NFT_CMP_GTE: ">="}[op]
 	constant := v.constant(want)
 	switch {
 	case v.text == "meta nfproto" && len(want) == 1:

@@ -144,7 +144,8 @@ func targetName(b []byte) string { return text(b[2:31]) }
 
 // chain reads the rules from an offset on: to the policy's entry and with it,
 // or to the next chain.
-func (b *blob) chain(l layout, at, last int, name string, names map[int]string, scratch *fwmark.Table) (steps []step, err error) {
+func (b *blob) chain(l layout, at, last int, name string, names map[int]string,
+	scratch *fwmark.Table) (steps []step, err error) {
 	for at < len(b.entries) {
 		e, err := entryAt(l, b.entries, at)
 		if err != nil {
@@ -304,7 +305,8 @@ func readLegacy(fd int, ipv6 bool) (*blob, error) {
 		if err != nil {
 			return nil, fmt.Errorf("iptables-legacy: %w", err)
 		}
-		return &blob{ipv6: ipv6, first: native.Uint32(info[36:]), underrun: native.Uint32(info[56:]), entries: b[start:]}, nil
+		return &blob{ipv6: ipv6, first: native.Uint32(info[36:]), underrun: native.Uint32(info[56:]),
+			entries: b[start:]}, nil
 	}
 	return nil, fmt.Errorf("iptables-legacy: %w", errChanged)
 }

@@ -171,7 +171,8 @@ func (s *nftSet) spans() (list [][2][]byte) {
 	if s == nil {
 		return nil
 	}
-	if s.flags&unix.NFT_SET_INTERVAL == 0 || slices.ContainsFunc(s.elements, func(e element) bool { return e.last != nil }) {
+	if s.flags&unix.NFT_SET_INTERVAL == 0 ||
+		slices.ContainsFunc(s.elements, func(e element) bool { return e.last != nil }) {
 		for _, e := range s.elements {
 			last := e.last
 			if last == nil {

@@ -129,7 +129,8 @@ func (c *conn) follow(news chan<- struct{}, failed chan<- error) {
 
 // get asks nftables and hands out the attributes of every answer with the
 // family that it is about.
-func (c *conn) get(message uint16, dump bool, family uint8, request []byte, each func(family uint8, a map[uint16][]byte) error) error {
+func (c *conn) get(message uint16, dump bool, family uint8, request []byte,
+	each func(family uint8, a map[uint16][]byte) error) error {
 	flags := netlink.Request
 	if dump {
 		flags |= netlink.Dump

@@ -21,7 +21,8 @@ func overlap(a, b []fwmark.Rule) bool {
 }
 
 func ruleOverlaps(a, b *fwmark.Rule) bool {
-	if a.IPv6 != b.IPv6 || !networksOverlap(a.Source, b.Source) || !networksOverlap(a.Dest, b.Dest) || !inputsOverlap(a.In, b.In) {
+	if a.IPv6 != b.IPv6 || !networksOverlap(a.Source, b.Source) || !networksOverlap(a.Dest, b.Dest) ||
+		!inputsOverlap(a.In, b.In) {
 		return false
 	}
 	if a.Protocol != 0 && b.Protocol != 0 {

@@ -186,7 +186,8 @@ func (w *walker) bound(v *value, p part, keep, want []byte) bound {
 		// The loopback interface is number 1 in every namespace. Other numbers
 		// come and go.
 		if len(want) == 4 && native.Uint32(want) == 1 && bytes.Count(keep, []byte{0xff}) == 4 {
-			return bound{input, test{block: block{ones(128).xor(ones(128 - 24)), bigEndian(append([]byte("lo"), make([]byte, 14)...))}}}
+			return bound{input, test{block: block{ones(128).xor(ones(128 - 24)),
+				bigEndian(append([]byte("lo"), make([]byte, 14)...))}}}
 		}
 		return bound{field: opaque}
 	}

@@ -181,7 +181,8 @@ func assemble(set *ruleset, ipv6 bool, legacy *blob, nat bool) (f firewall, err 
 			if set.iptables(ch) {
 				text = "-P " + ch.name + " DROP"
 			}
-			steps = append(steps, step{id: ch.place(), text: text, effects: []effect{{kind: drops, when: []fwmark.Rule{{IPv6: ipv6}}}}})
+			steps = append(steps, step{id: ch.place(), text: text,
+				effects: []effect{{kind: drops, when: []fwmark.Rule{{IPv6: ipv6}}}}})
 		}
 		f.base = append(f.base, chain{steps: steps, later: nat && ch.priority >= priorityDestNAT})
 		id := familyName(ch.family) + " " + ch.table

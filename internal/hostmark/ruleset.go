@@ -105,7 +105,8 @@ func (r *ruleset) read(c *conn) error {
 	}
 	tables := map[tableKey]uint64{}
 	err := c.get(unix.NFT_MSG_GETTABLE, true, 0, nil, func(family uint8, a map[uint16][]byte) error {
-		if ours := family == unix.NFPROTO_IPV4 || family == unix.NFPROTO_IPV6 || family == unix.NFPROTO_INET; ours && be32(a[unix.NFTA_TABLE_FLAGS])&dormant == 0 {
+		if ours := family == unix.NFPROTO_IPV4 || family == unix.NFPROTO_IPV6 ||
+			family == unix.NFPROTO_INET; ours && be32(a[unix.NFTA_TABLE_FLAGS])&dormant == 0 {
 			tables[tableKey{family, text(a[unix.NFTA_TABLE_NAME])}] = be64(a[4]) // NFTA_TABLE_HANDLE
 		}
 		return nil
@@ -200,7 +201,8 @@ func (r *ruleset) readSets(c *conn) error {
 		err := c.get(unix.NFT_MSG_GETSET, false, key.family, request, func(_ uint8, a map[uint16][]byte) error {
 			const expr, exprs = 0x11, 0x12 // NFTA_SET_EXPR, NFTA_SET_EXPRESSIONS
 			set.flags = be32(a[unix.NFTA_SET_FLAGS])
-			set.alone = set.flags&(unix.NFT_SET_TIMEOUT|unix.NFT_SET_EVAL|unix.NFT_SET_OBJECT) != 0 || a[expr] != nil || a[exprs] != nil
+			set.alone = set.flags&(unix.NFT_SET_TIMEOUT|unix.NFT_SET_EVAL|unix.NFT_SET_OBJECT) != 0 ||
+				a[expr] != nil || a[exprs] != nil
 			return nil
 		})
 		if err != nil {
@@ -210,7 +212,8 @@ func (r *ruleset) readSets(c *conn) error {
 		if set.alone {
 			continue
 		}
-		request = appendText(appendText(nil, unix.NFTA_SET_ELEM_LIST_TABLE, key.table), unix.NFTA_SET_ELEM_LIST_SET, key.name)
+		request = appendText(appendText(nil, unix.NFTA_SET_ELEM_LIST_TABLE, key.table), unix.NFTA_SET_ELEM_LIST_SET,
+			key.name)
 		err = c.get(unix.NFT_MSG_GETSETELEM, true, key.family, request, func(_ uint8, a map[uint16][]byte) error {
 			for _, item := range attributes(a[unix.NFTA_SET_ELEM_LIST_ELEMENTS]) {
 				set.add(fieldsOf(item.data))

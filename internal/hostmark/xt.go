@@ -43,11 +43,13 @@ func decodeMatch(name string, revision uint8, b []byte) (m fwmark.Match, ok bool
 		// Source and destination, --tcp-option, mask and flags of --tcp-flags.
 		not := b[11]
 		ok = b[8] == 0 && b[9] == 0 && b[10] == 0 && not&^(notSource|notDest) == 0
-		return fwmark.Match{Kind: fwmark.MatchPorts, Source: portRange(0, not&notSource != 0), Dest: portRange(4, not&notDest != 0)}, ok
+		return fwmark.Match{Kind: fwmark.MatchPorts, Source: portRange(0, not&notSource != 0),
+			Dest: portRange(4, not&notDest != 0)}, ok
 
 	case name == "udp" && revision == 0 && len(b) >= 9:
 		not := b[8]
-		return fwmark.Match{Kind: fwmark.MatchPorts, Source: portRange(0, not&notSource != 0), Dest: portRange(4, not&notDest != 0)}, not&^(notSource|notDest) == 0
+		return fwmark.Match{Kind: fwmark.MatchPorts, Source: portRange(0, not&notSource != 0),
+			Dest: portRange(4, not&notDest != 0)}, not&^(notSource|notDest) == 0
 
 	case name == "sctp" && revision == 0 && len(b) >= 292:
 		// Destination, source, chunks; flags say which of them count.
@@ -83,7 +85,8 @@ func decodeMatch(name string, revision uint8, b []byte) (m fwmark.Match, ok bool
 		return m, count > 0
 
 	case name == "mark" && revision == 1 && len(b) >= 9:
-		return fwmark.Match{Kind: fwmark.MatchMark, Value: native.Uint32(b), Mask: native.Uint32(b[4:]), Not: b[8] != 0}, true
+		return fwmark.Match{Kind: fwmark.MatchMark, Value: native.Uint32(b), Mask: native.Uint32(b[4:]),
+			Not: b[8] != 0}, true
 	}
 	return m, false
 }

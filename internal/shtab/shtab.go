@@ -155,7 +155,7 @@ func Adopt(block []byte, max int, hz uint32) (t *Table, removed []uint32, err er
 		return nil, nil, err
 	}
 	t = &Table{h: h, slots: slots, home: uint32(homes(max)), max: uint32(max), seed: h.seed}
-	if want := (header{magic: magic, slot: SlotSize, max: t.max, home: t.home, slots: n, hz: hz, seed: h.seed}); *h != want {
+	if *h != (header{magic: magic, slot: SlotSize, max: t.max, home: t.home, slots: n, hz: hz, seed: h.seed}) {
 		return nil, nil, fmt.Errorf("%w: it has slots of %d bytes for %d entries, at %d ticks a second; this is %d, %d, %d", ErrLayout, h.slot, h.max, h.hz, SlotSize, max, hz)
 	}
 	t.free = newFifo(int(n - t.home))
@@ -287,7 +287,8 @@ func (t *Table) Lookup(k *Key, h uint64) (i uint32, ok bool) {
 // holds reports whether the slot has a key.
 func (s *slot) holds(k *Key, tag uint64) bool {
 	a := &s.key // to compare arrays is a call
-	return atomic.LoadUint64(&s.word)>>ValueBits == tag && a[0] == k[0] && a[1] == k[1] && a[2]^k[2]|a[3]^k[3]|a[4]^k[4] == 0
+	return atomic.LoadUint64(&s.word)>>ValueBits == tag && a[0] == k[0] && a[1] == k[1] &&
+		a[2]^k[2]|a[3]^k[3]|a[4]^k[4] == 0
 }
 
 // Insert puts in an entry and returns its slot. The key must not be there.
@@ -385,7 +386,7 @@ func (t *Table) Valid(i uint32) bool {
 	return w != 0 && w != limbo
 }
 
-// Key, Value, Stamp, State and Count are the fields of the entry in slot i.
+// Key, Value, Stamp, State and Count are the entry's fields.
 func (t *Table) Key(i uint32) *Key     { return &t.slots[i].key }
 func (t *Table) Value(i uint32) uint64 { return atomic.LoadUint64(&t.slots[i].word) & MaxValue }
 func (t *Table) Stamp(i uint32) uint32 { return t.slots[i].stamp }

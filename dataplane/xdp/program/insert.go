@@ -33,7 +33,8 @@ func (o *opener) connTable() entries {
 }
 
 func (o *opener) templateTable() entries {
-	return entries{"template", o.TemplateTable, o.Templates.Homes, o.Templates.Slots, int32(o.CPUs) * shtab.RingsStride, stackEntry}
+	return entries{"template", o.TemplateTable, o.Templates.Homes, o.Templates.Slots, int32(o.CPUs) * shtab.RingsStride,
+		stackEntry}
 }
 
 func (t entries) label(o *opener, name string) string { return o.label(t.name + "-" + name) }

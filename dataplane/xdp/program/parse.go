@@ -43,8 +43,9 @@ func (p *parser) filterMAC() {
 		if i < len(p.MACs)-1 {
 			next = fmt.Sprint("mac", i+1)
 		}
+		address := uint64(binary.LittleEndian.Uint32(m[:]))<<16 | uint64(binary.LittleEndian.Uint16(m[4:]))<<48
 		p.emit(
-			asm.LoadImm(asm.R1, int64(uint64(binary.LittleEndian.Uint32(m[:]))<<16|uint64(binary.LittleEndian.Uint16(m[4:]))<<48), asm.DWord),
+			asm.LoadImm(asm.R1, int64(address), asm.DWord),
 			asm.JNE.Reg(asm.R2, asm.R1, next),
 		)
 		if next != PassLabel {
@@ -108,7 +109,8 @@ func (p *parser) parseIPv4() {
 	p.emit(
 		asm.LoadMem(asm.R0, data, atIP, asm.DWord),
 		asm.Mov.Reg(asm.R2, asm.R0),
-		asm.LoadImm(asm.R1, int64(bytesOf(0, versionLength)|bytesOf(6, fragment>>8)|bytesOf(7, fragment&0xff)), asm.DWord),
+		asm.LoadImm(asm.R1, int64(bytesOf(0, versionLength)|bytesOf(6, fragment>>8)|bytesOf(7, fragment&0xff)),
+			asm.DWord),
 		asm.And.Reg(asm.R0, asm.R1),
 		passIf(asm.JNE, asm.R0, 0x45),
 		asm.LoadMem(asm.R0, data, atIP+8, asm.Byte),

@@ -51,7 +51,8 @@ type Step func(*Program)
 
 // Forward is the way of a packet whose connection was found.
 func Forward() []Step {
-	return []Step{(*Program).checkState, (*Program).rewriteMACs, (*Program).countPacket, (*Program).stampEntry, (*Program).decrementTTL, (*Program).send}
+	return []Step{(*Program).checkState, (*Program).rewriteMACs, (*Program).countPacket, (*Program).stampEntry,
+		(*Program).decrementTTL, (*Program).send}
 }
 
 // Program is what is being emitted.

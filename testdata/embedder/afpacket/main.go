@@ -24,7 +24,8 @@ func main() {
 	}
 	defer d.Close()
 	web := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: netip.MustParseAddr("192.0.2.1"), Port: 80}
-	if err := d.AddService(ulvs.Service{ServiceKey: web, Persistence: ulvs.Persistence{Timeout: 5 * time.Minute}}); err != nil {
+	if err := d.AddService(ulvs.Service{ServiceKey: web,
+		Persistence: ulvs.Persistence{Timeout: 5 * time.Minute}}); err != nil {
 		log.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
