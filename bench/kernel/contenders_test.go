@@ -18,7 +18,6 @@ import (
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
-	"github.com/ulvs/ulvs/dataplane/neigh"
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/director"
 )
@@ -112,13 +111,9 @@ func startIPVS(s *site, l load) {
 func startUlvs(s *site, l load, accelerated bool) {
 	s.own()
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	var resolver *neigh.Resolver
 	var lvs *director.Director
 	var fast *xdp.Plane
 	s.must(s.director.Space.Do(func() (err error) {
-		if resolver, err = neigh.New(neigh.Options{Logger: log}); err != nil {
-			return err
-		}
 		interfaces := []string{s.director.Name}
 		slow, err := afpacket.New(afpacket.Options{Interfaces: interfaces, Logger: log})
 		if err != nil {
@@ -131,7 +126,7 @@ func startUlvs(s *site, l load, accelerated bool) {
 			}
 			plane = fast
 		}
-		if lvs, err = director.New(director.Options{Plane: plane, Resolver: resolver, Logger: log}); err != nil {
+		if lvs, err = director.New(director.Options{Plane: plane, Logger: log}); err != nil {
 			return err
 		}
 		service := ulvs.Service{Scheduler: "rr"}
@@ -148,7 +143,6 @@ func startUlvs(s *site, l load, accelerated bool) {
 	}
 	ctx, end := context.WithCancel(context.Background())
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return resolver.Run(ctx) })
 	g.Go(func() error { return lvs.Run(ctx) })
 	s.Cleanup(func() {
 		end()

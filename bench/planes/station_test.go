@@ -20,7 +20,6 @@ import (
 	"github.com/ulvs/ulvs/bench/wire"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
-	"github.com/ulvs/ulvs/dataplane/neigh"
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/director"
 )
@@ -125,14 +124,10 @@ func newStation(b testing.TB, plane string, connections int, persistence time.Du
 		s.must(s.at.GRO())
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
-	var resolver *neigh.Resolver
 	s.must(s.at.Space.Do(func() (err error) {
 		names := []string{s.at.Name}
 		slow, err := afpacket.New(afpacket.Options{Interfaces: names, Logger: log})
 		if err != nil {
-			return err
-		}
-		if resolver, err = neigh.New(neigh.Options{Logger: log}); err != nil {
 			return err
 		}
 		s.plane = slow
@@ -145,7 +140,7 @@ func newStation(b testing.TB, plane string, connections int, persistence time.Du
 				return err
 			}
 		}
-		s.director, err = director.New(director.Options{Plane: s.plane, Resolver: resolver, Connections: connections, Templates: connections, Logger: log})
+		s.director, err = director.New(director.Options{Plane: s.plane, Connections: connections, Templates: connections, Logger: log})
 		return err
 	}))
 	k := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: vip.Addr(), Port: vip.Port()}
@@ -159,7 +154,6 @@ func newStation(b testing.TB, plane string, connections int, persistence time.Du
 	}
 	ctx, end := context.WithCancel(context.Background())
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return resolver.Run(ctx) })
 	g.Go(func() error { return s.director.Run(ctx) })
 	b.Cleanup(func() {
 		end()
