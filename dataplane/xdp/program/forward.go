@@ -33,8 +33,9 @@ func (f *forwarder) checkState() {
 	f.TakeServer()
 	f.emit(
 		asm.LoadMem(asm.R1, slot, shtab.OffState, asm.Word),
-		asm.LoadMapValue(asm.R2, f.Settings, SettingsExpected),
-		asm.LoadMem(asm.R2, asm.R2, 0, asm.Word),
+	)
+	f.setting(asm.R2, SettingsExpected)
+	f.emit(
 		asm.Xor.Reg(asm.R2, asm.R1),
 		asm.JSet.Imm32(asm.R2, -1<<conn.GenShift|7<<(conn.OwnerShift+1)|conn.SetFlag, f.labelUnexpected()), // the owner's other three bits are the forwarding method
 	)
@@ -48,9 +49,8 @@ func (f *forwarder) checkState() {
 		asm.FnJiffies64.Call(),
 	)
 	f.Ticks.emit(&f.emitter)
+	f.setting(asm.R1, SettingsHeartbeat)
 	f.emit(
-		asm.LoadMapValue(asm.R1, f.Settings, SettingsHeartbeat),
-		asm.LoadMem(asm.R1, asm.R1, 0, asm.Word),
 		asm.Sub.Reg32(asm.R0, asm.R1),
 		asm.JSLT.Imm32(asm.R0, int32(HeartbeatTimeout*f.Hz), f.labelUndecided()), // its clock may be a tick ahead
 	)
@@ -69,9 +69,9 @@ func (f *forwarder) rewriteMACs() {
 	server, address := asm.R2, asm.R4
 	f.emit(
 		asm.Mov.Reg(asm.R1, dest),
-		asm.LSh.Imm(asm.R1, ServerShift),
-		asm.LoadMapValue(server, f.Servers, 0),
-		asm.Add.Reg(server, asm.R1),
+	)
+	f.element(server, f.Servers, asm.R1, ServerShift, 0)
+	f.emit(
 		asm.LoadMem(asm.R1, server, ServerMTU, asm.Word),
 		asm.JGT.Reg(total, asm.R1, PassLabel),
 		asm.LoadMem(asm.R3, server, ServerIfindex, asm.Word),
@@ -98,9 +98,9 @@ func (f *forwarder) countPacket() {
 		asm.JGE.Imm(asm.R0, int32(f.CPUs), f.label("counted")), // never: for the verifier
 		asm.Mul.Imm(asm.R0, int32(f.ServersPerCPU)),
 		asm.Add.Reg(asm.R0, dest),
-		asm.LSh.Imm(asm.R0, countShift),
-		asm.LoadMapValue(asm.R1, f.Counts, 0),
-		asm.Add.Reg(asm.R1, asm.R0),
+	)
+	f.element(asm.R1, f.Counts, asm.R0, countShift, 0)
+	f.emit(
 		asm.LoadMem(asm.R0, asm.R1, 0, asm.DWord),
 		asm.Add.Imm(asm.R0, 1),
 		asm.StoreMem(asm.R1, 0, asm.R0, asm.DWord),

@@ -41,11 +41,7 @@ func (t entries) label(o *opener, name string) string { return o.label(t.name + 
 
 // entryAddress is a slot's address, R0, by its number in R1, to which add is added.
 func (o *opener) entryAddress(t entries, add int32) {
-	o.emit(
-		asm.LSh.Imm(asm.R1, slotShift),
-		asm.LoadMapValue(asm.R0, t.table, uint32(shtab.HeaderSize+add*shtab.SlotSize)),
-		asm.Add.Reg(asm.R0, asm.R1),
-	)
+	o.element(asm.R0, t.table, asm.R1, slotShift, uint32(shtab.HeaderSize+add*shtab.SlotSize))
 }
 
 // findRings finds this CPU's rings, R8, and keeps their address and the time.
@@ -110,8 +106,9 @@ func (o *opener) keepAwake(asleep string) {
 		restore(asm.R1, o.connTable().stack+entryHome),
 		asm.And.Imm(asm.R1, many-1),
 		asm.JNE.Imm(asm.R1, 0, asleep),
-		asm.LoadMapValue(asm.R1, o.Settings, SettingsHeartbeat),
-		asm.LoadMem(asm.R1, asm.R1, 0, asm.Word),
+	)
+	o.setting(asm.R1, SettingsHeartbeat)
+	o.emit(
 		restore(asm.R4, stackTick),
 		asm.Sub.Reg32(asm.R4, asm.R1),
 		asm.JSLT.Imm32(asm.R4, int32(HeartbeatTimeout*o.Hz), o.label("go")),

@@ -163,11 +163,7 @@ func (f *finder) compareWord(n int16, with asm.Register, next string) {
 // slotAddress finds the slot by its number in i, to which add is added. What i was is lost.
 func (f *finder) slotAddress(i asm.Register, add int32) {
 	if !f.LookupHelper {
-		f.emit(
-			asm.LSh.Imm(i, slotShift),
-			asm.LoadMapValue(slot, f.Conns, uint32(shtab.HeaderSize+add*shtab.SlotSize)),
-			asm.Add.Reg(slot, i),
-		)
+		f.element(slot, f.Conns, i, slotShift, uint32(shtab.HeaderSize+add*shtab.SlotSize))
 		return
 	}
 	f.emit(

@@ -61,8 +61,9 @@ func (o *opener) checkService() {
 		asm.Add.Reg(service, asm.R1),
 		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
 		o.leaveIf(asm.JEq, asm.R1, 0),
-		asm.LoadMapValue(asm.R1, o.Settings, SettingsOpening),
-		asm.LoadMem(asm.R1, asm.R1, 0, asm.Word),
+	)
+	o.setting(asm.R1, SettingsOpening)
+	o.emit(
 		asm.And.Imm(asm.R1, int32(OpeningBit(o.six))),
 		o.leaveIf(asm.JEq, asm.R1, 0),
 	)
@@ -199,9 +200,9 @@ func (o *opener) checkReachable(number asm.Register) {
 	o.emit(
 		o.leaveIf(asm.JGE, number, int32(o.ServersPerCPU)),
 		asm.Mov.Reg(asm.R4, number),
-		asm.LSh.Imm(asm.R4, ServerShift),
-		asm.LoadMapValue(asm.R5, o.Servers, 0),
-		asm.Add.Reg(asm.R5, asm.R4),
+	)
+	o.element(asm.R5, o.Servers, asm.R4, ServerShift, 0)
+	o.emit(
 		asm.LoadMem(asm.R1, asm.R5, ServerMTU, asm.Word),
 		asm.JGT.Reg(total, asm.R1, no),
 	)
@@ -230,8 +231,9 @@ func (o *opener) chooseByTemplate(t entries) {
 	o.mark("newcomer")
 	o.emit(
 		restore(asm.R8, stackRings),
-		asm.LoadMapValue(asm.R1, o.Settings, SettingsTemplates),
-		asm.LoadMem(asm.R1, asm.R1, 0, asm.Word),
+	)
+	o.setting(asm.R1, SettingsTemplates)
+	o.emit(
 		o.leaveIf(asm.JEq, asm.R1, 0),
 		asm.Mov.Imm(asm.R1, 1),
 		save(stackNew, asm.R1),
