@@ -6,6 +6,8 @@
 // service's persistent timeout after the last connection that it gave, and as
 // long as it controls connections. There may be no more than a fixed number of
 // them: beyond, the one goes that has controlled nothing for the longest time.
+//
+// It is for package forward and not covered by compatibility.
 package persist
 
 import (
@@ -50,7 +52,7 @@ type Options struct {
 	Ended func(ID)
 }
 
-// MemorySize is how many bytes of shared memory a table for max templates has,
+// MemorySize returns how many bytes of shared memory a table for max templates has,
 // and RecordsSize the same of the records beside it.
 func MemorySize(max int) int  { return shtab.Size(max) }
 func RecordsSize(max int) int { return expiring.RecordsSize[record](max) }
@@ -138,10 +140,10 @@ func (t *Table) Adopt(id ID) {
 	r.controls++
 }
 
-// Evicted is how many templates have made room for others so far.
+// Evicted returns how many templates have made room for others so far.
 func (t *Table) Evicted() uint64 { return t.evicted }
 
-// Hash is the hash of a key, for Touch, Lookup and Insert.
+// Hash returns the hash of a key, for Touch, Lookup and Insert.
 func (t *Table) Hash(k *Key) uint64 { return t.Table.Hash((*shtab.Key)(k)) }
 
 // Lookup finds the template of a key (ip_vs_conn.c, ip_vs_ct_in_get).
@@ -223,7 +225,7 @@ func (t *Table) Assure(id ID) {
 // Remove ends a template that controls nothing, now; Ended is called.
 func (t *Table) Remove(id ID) { t.end(id) }
 
-// onExpire is for a template whose time is over. One that controls connections
+// onExpire ends a template whose time is over. One that controls connections
 // gets another minute, and keeps this as its timeout (ip_vs_conn_expire).
 func (t *Table) onExpire(id ID) {
 	if t.Record(id).controls > 0 {
