@@ -6,7 +6,7 @@ import "github.com/ulvs/ulvs/internal/shtab"
 // has taken it over: it has no record and no time to live yet.
 const PendingFlag = 1 << 15
 
-// SlotPool lends programs what they need to make entries: the rings in block, of so many
+// SlotPool gives programs what they need to insert entries: the rings in block, of so many
 // CPUs (shtab.NewSlotPool).
 func (t *Table[ID, E]) SlotPool(block []byte, cpus int) (*shtab.SlotPool, error) {
 	return shtab.NewSlotPool(t.tab, block, cpus, func(i uint32) uint32 { return t.tab.Stamp(i) + t.recs[i].timeout })
