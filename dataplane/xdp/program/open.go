@@ -15,7 +15,7 @@ import (
 // opener opens connections.
 type opener struct{ forwarder }
 
-// openConn opens a connection, as the director has decided ahead (internal/preselect), and has
+// openConn opens a connection, by the director's picks (internal/preselect), and has
 // the packet go on as one of it. R0 is the claim in which the service's number is. What
 // is not clear is Go's, which does the same in package forward's schedule.go.
 func (o *opener) openConn() {
@@ -31,7 +31,7 @@ func (o *opener) openConn() {
 	o.emit(asm.Mov.Reg(slot, asm.R5), asm.Ja.Label(o.label("stays")))
 }
 
-// acceptPending is where packets of a connection go, whose state is in R1, that is not as
+// acceptPending decides about packets of a connection whose state is in R1, that is not as
 // expected: one that a program has made and Go has not seen yet is expected too.
 //
 // in: R1; out: -; lost: R0
@@ -66,7 +66,7 @@ func (o *opener) checkService() {
 		asm.And.Imm(asm.R1, int32(OpeningBit(o.six))),
 		o.leaveIf(asm.JEq, asm.R1, 0),
 	)
-	// The claims are told of later than the services.
+	// The claims come later than the services.
 	for off := int16(0); off < int16(ClaimSize); off += 4 {
 		o.emit(
 			asm.LoadMem(asm.R1, service, preselect.OffKey+off, asm.Word),
