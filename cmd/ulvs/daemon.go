@@ -23,7 +23,7 @@ import (
 	"github.com/ulvs/ulvs/internal/control"
 )
 
-// daemon is what "ulvs run" was told.
+// daemon holds the options of "ulvs run".
 type daemon struct {
 	interfaces  []string
 	plane       string
