@@ -1,12 +1,11 @@
 // Package conn is the connection table: which real server a connection was
-// given, in what state it is, and when it is forgotten.
+// given, in what state it is, and when it is forgotten. It is for packages forward and
+// dataplane/xdp, and not covered by compatibility.
 //
 // Entries lie in a shared table (internal/shtab by way of internal/expiring), so
 // that an XDP program can forward them, stamp and count them.
 // What only Go needs (the timer, the timeout, the template) lies in a record of
 // the same index.
-//
-// It is for package forward and not covered by compatibility.
 package conn
 
 import (

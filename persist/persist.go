@@ -1,13 +1,12 @@
 // Package persist keeps connection templates: which real server a client was
-// given, so that its next connections get the same one.
+// given, so that its next connections get the same one. It is for packages forward and
+// dataplane/xdp, and not covered by compatibility.
 //
 // A template is the kernel's IP_VS_CONN_F_TEMPLATE entry
 // (net/netfilter/ipvs/ip_vs_core.c, ip_vs_sched_persist). It lives for the
 // service's persistent timeout after the last connection that it gave, and as
 // long as it controls connections. There may be no more than a fixed number of
 // them: beyond, the one goes that has controlled nothing for the longest time.
-//
-// It is for package forward and not covered by compatibility.
 package persist
 
 import (
