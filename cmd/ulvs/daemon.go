@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -45,6 +46,7 @@ type daemon struct {
 	unpinned    error  // why there is none
 	files       map[string]file
 	log         *slog.Logger
+	said        *lru.Cache[string, struct{}] // rules of the host that cannot be followed
 }
 
 func daemonCommand() *cobra.Command {
