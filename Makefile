@@ -7,6 +7,7 @@ SEEDS    ?= 1-500
 PATIENCE ?= 40m
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 .DEFAULT_GOAL := help
 
@@ -31,13 +32,21 @@ race: ## all tests under the race detector (needs gcc)
 	CGO_ENABLED=1 $(GO) test -race -timeout $(PATIENCE) ./...
 
 .PHONY: lint
-lint: ## gofmt, go vet, staticcheck, go.mod as it should be, and a build for arm64
+lint: ## gofmt, go vet, staticcheck, go.mod as it should be, a build for arm64, and vuln
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }
 	$(GO) mod tidy -diff
 	$(GO) mod verify
 	$(GO) vet ./...
 	GOARCH=arm64 CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/ulvs
 	$(GO) run $(STATICCHECK) ./...
+	@$(MAKE) --no-print-directory vuln
+
+.PHONY: vuln
+vuln: ## known vulnerabilities in what is called, where Go's database of them can be reached
+	@log=$$(mktemp); trap 'rm -f $$log' EXIT; \
+	if $(GO) run $(GOVULNCHECK) ./... >$$log 2>&1; then tail -n 1 $$log; \
+	elif grep -q '^govulncheck: fetching vulnerabilities: ' $$log; then echo "govulncheck was left out: its database cannot be reached"; \
+	else cat $$log; exit 1; fi
 
 # Go's fuzzing engine sometimes fails at the end of its time with nothing but
 # "context deadline exceeded" (golang.org/issue/75804); a finding always says
