@@ -110,7 +110,7 @@ func (t *Table) Lookup(f *packet.Flow, hash uint64) (ID, bool) {
 }
 
 // Insert makes a connection to real server dest (1 to MaxDest), in state NONE
-// and inactive, which expires in three seconds unless a packet is told of
+// and inactive, which expires in three seconds unless a packet is counted
 // (ip_vs_conn.c, ip_vs_conn_new). template is kept for the owner, 0 is none, and
 // so are the owner's bits, 0 to 15. The flow must have no connection that is not
 // hidden. The error is ErrFull.
@@ -165,7 +165,7 @@ func (t *Table) Active(id ID) bool { return t.State(id)&flagActive != 0 }
 // Owner returns the owner's bits that Insert was given.
 func (t *Table) Owner(id ID) uint8 { return uint8(t.State(id)>>ownerShift) & 0xf }
 
-// Accept makes of a connection that a program has made what Insert and its first packet
+// Accept makes of a connection that a program has opened what Insert and its first packet
 // would have, at the time of that packet: template and the owner's bits are Insert's.
 func (t *Table) Accept(id ID, template uint32, owner uint8) Change {
 	to, timeout := t.State(id)&stateMask, t.timeouts.udp

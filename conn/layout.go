@@ -17,7 +17,7 @@ const (
 	OwnerShift = ownerShift
 	// GenShift is where the generation of the timeouts is, to the word's end.
 	GenShift = genShift
-	// PendingFlag is set from when a program made the entry until Accept.
+	// PendingFlag is set from when a program opened the entry until Accept.
 	PendingFlag = expiring.PendingFlag
 	// OpenedTCP and OpenedUDP are the state words of connections that a program makes of
 	// a SYN or of a UDP packet.

@@ -292,7 +292,7 @@ func (t *Table) lruRemove(id ID) {
 	r.older, r.newer = 0, 0
 }
 
-// Accept makes of a template that a program has made what Insert would have, when the
+// Accept makes of a template that a program has opened what Insert would have, when the
 // program did.
 func (t *Table) Accept(id ID, timeout time.Duration) {
 	t.lruFlush()

@@ -88,7 +88,7 @@ type Plane struct {
 	// them.
 	arrays                                        []*array
 	conns, serverArray, countArray, settingsArray *array
-	templateArray, serviceArray, ringArray        *array // the first two may be nil: no connections are made
+	templateArray, serviceArray, ringArray        *array // the first two may be nil: no connections are opened
 	servers                                       []server
 	counts                                        []count
 	settings                                      *settings

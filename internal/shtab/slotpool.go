@@ -81,7 +81,7 @@ func (l *SlotPool) Drain(take func(slot uint32)) (some bool) {
 // atOnce is of how many entries what another CPU has written is loaded side by side.
 const prefetched = 16
 
-// prefetch touches the next entries that a CPU's programs have made, and says how many.
+// prefetch touches the next entries that a CPU's programs have inserted, and says how many.
 func (l *SlotPool) prefetch(cpu int) (n int) {
 	for n < prefetched {
 		slot, ok := l.rings.peek(cpu, uint32(n))

@@ -32,7 +32,7 @@ const (
 //	 0  expected    4  what an entry's state word has, of what forwarding asks for
 //	 4  heartbeat   4  when a daemon showed itself last, in ticks
 //	 8  opening     4  families (a bit each, see OpeningBit) of which connections may be opened
-//	12  templates   4  1: templates may be made, too
+//	12  templates   4  1: templates may be opened, too
 //	64  locals   4096  a bit for the fold of each of the host's own addresses, by family
 const (
 	SettingsSize      = SettingsLocals + 2*LocalsSize

@@ -32,7 +32,7 @@ func (o *opener) openConn() {
 }
 
 // acceptPending decides about packets of a connection whose state is in R1, that is not as
-// expected: one that a program has made and Go has not seen yet is expected too.
+// expected: one that a program has opened and Go has not accepted yet is expected too.
 //
 // in: R1; out: -; lost: R0
 func (o *opener) acceptPending() {
@@ -140,7 +140,7 @@ func (o *opener) checkSource() {
 }
 
 // chooseServer finds the real server: that of the client's template, or the scheduler's next
-// choice, for which a template is to be made if the service is persistent. Its number
+// pick, for which a template is to be inserted if the service is persistent. Its number
 // goes to dest, in place of the service.
 //
 // in: service data total; out: dest rings; lost: R0 R1 R2 R3 R4 R5
