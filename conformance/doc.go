@@ -1,4 +1,5 @@
-// Package conformance asks the kernel and ulvs the same questions. It plays
+// Package conformance asks the kernel and ulvs the same questions. It is for
+// ulvs's tests and not covered by compatibility. It plays
 // scenarios (commands, packets, pauses, listings) against a director in a lab
 // of network namespaces, and writes down what became of each packet and what
 // each command said. The answers of kernel IPVS, in a user-mode Linux guest,

@@ -1,5 +1,6 @@
 // Package conn is the connection table: which real server a connection was
-// given, in what state it is, and when it is forgotten.
+// given, in what state it is, and when it is forgotten. It is for packages forward and
+// dataplane/xdp, and not covered by compatibility.
 //
 // Entries lie in a shared table (internal/shtab by way of internal/expiring), so
 // that an XDP program can forward them, stamp and count them.
@@ -44,13 +45,13 @@ type Options struct {
 	// Expired is called for each connection whose time is over, just before
 	// its entry goes. It must not change the table. Required.
 	Expired func(ID)
-	// Ahead, if it is not nil, is called for some connections before the first of
+	// Prefetch, if it is not nil, is called for some connections before the first of
 	// them ends, to read what Expired will need: that is loaded for all of them at
 	// the same time. What it returns means nothing.
 	Prefetch func(ID) uint32
 }
 
-// MemorySize is how many bytes of shared memory a table for max connections
+// MemorySize returns how many bytes of shared memory a table for max connections
 // has, and RecordsSize the same of the records beside it.
 func MemorySize(max int) int  { return shtab.Size(max) }
 func RecordsSize(max int) int { return expiring.RecordsSize[record](max) }
@@ -70,7 +71,7 @@ type Table struct {
 	expired  func(ID)
 }
 
-// New makes an empty table, or takes one over.
+// New makes an empty table, or adopts one.
 func New(o Options) (*Table, error) {
 	if o.Expired == nil {
 		return nil, errors.New("conn: Options need Expired")
@@ -90,7 +91,7 @@ func New(o Options) (*Table, error) {
 	return t, nil
 }
 
-// endEmbryos ends what was made and has had no packet: whoever made it was
+// endEmbryos ends what was inserted and has had no packet: the process was
 // interrupted, and the record may be another's still.
 func (t *Table) endEmbryos() {
 	for id := range ID(t.Slots()) {
@@ -100,7 +101,7 @@ func (t *Table) endEmbryos() {
 	}
 }
 
-// Hash is the hash of a flow, for Touch, Lookup and Insert.
+// Hash returns the hash of a flow, for Touch, Lookup and Insert.
 func (t *Table) Hash(f *packet.Flow) uint64 { return t.Table.Hash((*shtab.Key)(f)) }
 
 // Lookup finds the connection of a flow from the client
@@ -110,7 +111,7 @@ func (t *Table) Lookup(f *packet.Flow, hash uint64) (ID, bool) {
 }
 
 // Insert makes a connection to real server dest (1 to MaxDest), in state NONE
-// and inactive, which expires in three seconds unless a packet is told of
+// and inactive, which expires in three seconds unless a packet is counted
 // (ip_vs_conn.c, ip_vs_conn_new). template is kept for the owner, 0 is none, and
 // so are the owner's bits, 0 to 15. The flow must have no connection that is not
 // hidden. The error is ErrFull.
@@ -124,7 +125,7 @@ func (t *Table) Insert(f *packet.Flow, hash uint64, dest, template, now uint32, 
 	return id, nil
 }
 
-// InsertSYN is Insert, and TCP with the SYN that opens the connection.
+// InsertSYN does what Insert does, and TCP with the SYN that opens the connection.
 func (t *Table) InsertSYN(f *packet.Flow, hash uint64, dest, template, now uint32, owner uint8) (ID, Change, error) {
 	kept := uint32(owner&0xf) << ownerShift
 	id, err := t.Table.Insert((*shtab.Key)(f), hash, uint64(dest), now, kept)
@@ -147,25 +148,25 @@ func (t *Table) onExpire(id ID) {
 	t.End(id)
 }
 
-// Flow is the connection's flow, from the client to the virtual service.
+// Flow returns the connection's flow, from the client to the virtual service.
 func (t *Table) Flow(id ID) *packet.Flow { return (*packet.Flow)(t.Key(id)) }
 
 // Orphan takes a connection's template away, if that is gone.
 func (t *Table) Orphan(id ID) { t.Record(id).template = 0 }
 
-// Dest is the number of the connection's real server.
+// Dest returns the number of the connection's real server.
 func (t *Table) Dest(id ID) uint32 { return uint32(t.Value(id)) }
 
-// Template is what Insert was given.
+// Template returns what Insert was given.
 func (t *Table) Template(id ID) uint32 { return t.Record(id).template }
 
 // Active reports whether the connection counts as active, not as inactive.
 func (t *Table) Active(id ID) bool { return t.State(id)&flagActive != 0 }
 
-// Owner is the owner's bits that Insert was given.
+// Owner returns the owner's bits that Insert was given.
 func (t *Table) Owner(id ID) uint8 { return uint8(t.State(id)>>ownerShift) & 0xf }
 
-// Accept makes of a connection that a program has made what Insert and its first packet
+// Accept makes of a connection that a program has opened what Insert and its first packet
 // would have, at the time of that packet: template and the owner's bits are Insert's.
 func (t *Table) Accept(id ID, template uint32, owner uint8) Change {
 	to, timeout := t.State(id)&stateMask, t.timeouts.udp

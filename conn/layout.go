@@ -17,7 +17,7 @@ const (
 	OwnerShift = ownerShift
 	// GenShift is where the generation of the timeouts is, to the word's end.
 	GenShift = genShift
-	// PendingFlag is set from when a program made the entry until Accept.
+	// PendingFlag is set from when a program opened the entry until Accept.
 	PendingFlag = expiring.PendingFlag
 	// OpenedTCP and OpenedUDP are the state words of connections that a program makes of
 	// a SYN or of a UDP packet.
@@ -30,7 +30,7 @@ const (
 // OnNone for one that has none of them.
 type StatesKept struct{ OnACK, OnFIN, OnRST, OnNone uint32 }
 
-// TCPKept are the states that TCP packets keep.
+// TCPKept returns the states that TCP packets keep.
 func TCPKept() StatesKept {
 	kept := func(next *[tcpStates]uint8) (mask uint32) {
 		for s, to := range next {
@@ -65,6 +65,6 @@ func SCTPEvents() (mask uint32) {
 	return mask
 }
 
-// Generation is that of the present timeouts; an entry with another one gets
+// Generation returns that of the present timeouts; an entry with another one gets
 // its new timeout at its next packet.
 func (t *Table) Generation() uint32 { return t.timeouts.gen }

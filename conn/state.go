@@ -24,13 +24,13 @@ type Change struct {
 	Established bool
 }
 
-// UDP tells of a packet of a UDP connection, or of one of a protocol that has
+// UDP enters the state after a packet of a UDP connection, or of one of a protocol that has
 // no states (ip_vs_proto_udp.c, udp_state_transition).
 func (t *Table) UDP(id ID, now uint32) {
 	t.enter(id, 0, false, t.timeouts.udp, now)
 }
 
-// TCP tells of a packet of a TCP connection, by its flags
+// TCP enters the state after a packet of a TCP connection, by its flags
 // (ip_vs_proto_tcp.c, set_tcp_state).
 func (t *Table) TCP(id ID, flags uint8, now uint32) Change {
 	from := t.State(id) & stateMask
@@ -51,7 +51,7 @@ func (t *Table) TCP(id ID, flags uint8, now uint32) Change {
 	return t.enter(id, to, tcpActive>>to&1 != 0, t.timeouts.tcp[to], now).established(from, to, tcpEstablished)
 }
 
-// SCTP tells of a packet of an SCTP association, by its first chunk's type and,
+// SCTP enters the state after a packet of an SCTP association, by its first chunk's type and,
 // where that is COOKIE ECHO or COOKIE ACK and an ABORT follows it, by ABORT's
 // (ip_vs_proto_sctp.c, set_sctp_state).
 func (t *Table) SCTP(id ID, chunk uint8, now uint32) Change {
@@ -96,7 +96,7 @@ const flagSet = 1 << 10
 
 func (t *Table) recordSet(state uint32) bool { return state&flagSet != 0 }
 
-// Touched tells of a packet that restarts the timer and leaves the state alone.
+// Touched counts a packet that restarts the timer and leaves the state alone.
 func (t *Table) Touched(id ID, now uint32) {
 	t.SetStamp(id, now)
 	t.Counted(id)
@@ -132,7 +132,7 @@ const (
 	Embryonic
 )
 
-// Worth is what the connection's state says of it.
+// Worth returns what the connection's state says of it.
 func (t *Table) Worth(id ID) Worth {
 	s := t.State(id) & stateMask
 	switch t.Flow(id).Proto() {
@@ -156,7 +156,7 @@ func (t *Table) Worth(id ID) Worth {
 	return IfStale
 }
 
-// StateName is the kernel's name of the connection's state, as ipvsadm -Lc
+// StateName returns the kernel's name of the connection's state, as ipvsadm -Lc
 // shows it.
 func (t *Table) StateName(id ID) string {
 	s := t.State(id) & stateMask

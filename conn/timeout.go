@@ -40,7 +40,7 @@ func defaultTimeouts(hz uint32) timeouts {
 	return t
 }
 
-// Timeouts are the three that ipvsadm --set sets: TCP's ESTABLISHED, TCP's
+// Timeouts returns the three that ipvsadm --set sets: TCP's ESTABLISHED, TCP's
 // FIN_WAIT, and UDP. All others are constants.
 func (t *Table) Timeouts() (tcp, tcpFin, udp time.Duration) {
 	return t.Duration(t.timeouts.tcp[tcpEstablished]), t.Duration(t.timeouts.tcp[tcpFinWait]),

@@ -58,7 +58,7 @@ const ChecksumValid = 2
 // Frame is one Ethernet frame on its way through the director.
 type Frame struct {
 	// Data is the frame from its destination MAC on, without FCS, VLAN tags
-	// in place. The plane owns the memory and lends it for the time of
+	// in place. The plane owns the memory and gives it for the time of
 	// Handle. The handler may edit it in place, or put an answer here, in
 	// Room or in memory that nobody else uses.
 	Data []byte
@@ -71,7 +71,7 @@ type Frame struct {
 	// means: out of In, with the addresses that Data holds.
 	Hop *NextHop
 	// Room is memory for an answer in the place of Data, empty and with some
-	// capacity, that the plane lends with the frame; nil is fine too. What
+	// capacity, that the plane gives with the frame; nil is fine too. What
 	// does not fit is allocated.
 	Room []byte
 	// Verdict is the handler's answer; Pass until it says otherwise.

@@ -24,7 +24,7 @@ const (
 	LocalFactor = 0x9e3779b1
 )
 
-// NewLocals are the addresses in some prefixes.
+// NewLocals returns the addresses in some prefixes.
 func NewLocals(prefixes []netip.Prefix) *Locals {
 	l := new(Locals)
 	for _, p := range prefixes {
@@ -41,7 +41,7 @@ func NewLocals(prefixes []netip.Prefix) *Locals {
 	return l
 }
 
-// Fold is an address as one word: its words as they lie in memory, xored.
+// Fold returns an address as one word: its words as they lie in memory, xored.
 func Fold(a netip.Addr) (sum uint32) {
 	for b := a.AsSlice(); len(b) > 0; b = b[4:] {
 		sum ^= binary.NativeEndian.Uint32(b)
@@ -63,7 +63,7 @@ func familyOf(ipv6 bool) int {
 	return 0
 }
 
-// Filter is what May goes by: the bits of all single addresses, and whether that
+// Filter returns what May goes by: the bits of all single addresses, and whether that
 // suffices for a family.
 func (l *Locals) Filter() (bits *LocalFilter, ipv4, ipv6 bool) {
 	return &l.bits, !l.wide[0], !l.wide[1]

@@ -70,13 +70,13 @@ func NewNextHop(addr netip.Addr, want func(*NextHop)) *NextHop {
 	return h
 }
 
-// Addr is the address that this hop leads to.
+// Addr returns the address that this hop leads to.
 func (h *NextHop) Addr() netip.Addr { return h.addr }
 
-// Neighbor is the hop's present state; never nil.
+// Neighbor returns the hop's present state; never nil.
 func (h *NextHop) Neighbor() *Neighbor { return h.cur.Load() }
 
-// Lost is how many parked frames were given up since the hop was made:
+// Lost returns how many parked frames were given up since the hop was made:
 // because more than ParkLimit waited, or because resolution failed.
 func (h *NextHop) Lost() uint64 { return h.lost.Load() }
 
@@ -160,7 +160,7 @@ func (h *NextHop) Park(f *Frame, send func(*Frame)) bool {
 	return true
 }
 
-// copied is f in memory of its own.
+// copied copies f into memory of its own.
 func copied(f *Frame, send func(*Frame)) *parked {
 	c := *f
 	c.Data, c.Room = append([]byte(nil), f.Data...), nil

@@ -13,7 +13,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 )
 
-// Version is IPVS's version line without its size, "1.2.1", and the size of the
+// Version returns IPVS's version line without its size, "1.2.1", and the size of the
 // connection table that the kernel is shipped with, which ipvsadm prints; ulvs has no
 // buckets to count. It cannot fail.
 func (d *Director) Version() (string, int, error) { return "1.2.1", 4096, nil }
@@ -71,7 +71,7 @@ func (d *Director) addService(c ulvs.Service, number uint32) error {
 	return d.effects.record(command{Verb: "service", Service: recordService(s.Service), Number: s.Number()})
 }
 
-// existing is the service of a key, or ErrNoService. The caller holds ctl.
+// existing returns the service of a key, or ErrNoService. The caller holds ctl.
 func (d *Director) existing(k ulvs.ServiceKey) (*forward.Service, error) {
 	s := d.path.Commands.Find(clean(k))
 	if s == nil {
@@ -230,13 +230,13 @@ func (d *Director) Zero(k ulvs.ServiceKey) error {
 	return nil
 }
 
-// ZeroAll is Zero for all services (ip_vs_zero_all).
+// ZeroAll zeroes the counters of all services (ip_vs_zero_all).
 func (d *Director) ZeroAll() error {
 	d.path.Commands.ZeroAll()
 	return nil
 }
 
-// Timeouts are TCP's established, TCP's FIN_WAIT and UDP's (__ip_vs_get_timeouts). It
+// Timeouts returns TCP's established, TCP's FIN_WAIT and UDP's (__ip_vs_get_timeouts). It
 // cannot fail.
 func (d *Director) Timeouts() (ulvs.Timeouts, error) { return d.path.Commands.Timeouts(), nil }
 
@@ -258,7 +258,7 @@ func (d *Director) SetTimeouts(t ulvs.Timeouts) error {
 // ulvs.ErrUnsupported, with the names that there are.
 func (d *Director) Sysctl(name string) (int, error) { return d.path.Listing.Sysctl(name) }
 
-// Sysctls are all of them, by name. It cannot fail.
+// Sysctls returns all of them, by name. It cannot fail.
 func (d *Director) Sysctls() (map[string]int, error) { return d.path.Listing.Sysctls() }
 
 // SetSysctl sets net.ipv4.vs.NAME, within the kernel's bounds (ip_vs_ctl.c, vs_vars). One

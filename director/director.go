@@ -202,7 +202,7 @@ func (d *Director) Tick(now time.Duration) {
 	d.path.Upkeep.Settle(gone)
 }
 
-// monotonic is CLOCK_MONOTONIC.
+// monotonic reads CLOCK_MONOTONIC.
 func monotonic() time.Duration {
 	var ts unix.Timespec
 	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {

@@ -49,7 +49,7 @@ func (e live) record(c command) error {
 	}
 	record, err := json.Marshal(c)
 	if err != nil {
-		return fmt.Errorf("keeping a command: %w", err)
+		return fmt.Errorf("recording a command: %w", err)
 	}
 	if err = journal.ErrFull; !d.journalStale {
 		err = d.journal.Append(record)

@@ -18,7 +18,7 @@ var journalSize = 16 << 20
 // Adopted reports whether the director goes on with what an earlier process left.
 func (d *Director) Adopted() bool { return d.adopted }
 
-// snapshot is the changes that make everything as it is. The caller holds ctl, under
+// snapshot returns the commands that make everything as it is. The caller holds ctl, under
 // which all of it changes but the trash and the modes of defence.
 func (e live) snapshot() (records [][]byte, err error) {
 	put := func(c command) {
@@ -92,10 +92,10 @@ func (d *Director) Load(load func() error) error {
 	return mark("loaded", false)
 }
 
-// replayer makes the commands of an earlier process again, by the same verbs.
+// replayer carries out the commands of an earlier process's journal, by the same verbs.
 type replayer struct{ *Director }
 
-// replay makes the changes of an earlier process again.
+// replay carries out the commands of a journal's records.
 func (r replayer) replay(records [][]byte) error {
 	for _, text := range records {
 		var c command
@@ -148,8 +148,8 @@ func (r replayer) apply(c *command) error {
 	return errors.New("this version does not know it")
 }
 
-// openJournal begins a journal in a block, which may be nil, or makes the commands of
-// an earlier process again that it has.
+// openJournal begins a journal in a block, which may be nil, or replays the one that an
+// earlier process left there.
 func (d *Director) openJournal(block []byte) (err error) {
 	switch {
 	case block == nil:
@@ -168,7 +168,7 @@ func (d *Director) openJournal(block []byte) (err error) {
 	return nil
 }
 
-// recordPurged writes down which real servers have left the trash. It does not wait
+// recordPurged records which real servers have left the trash. It does not wait
 // for a command under way: the next Tick tries again.
 func (d *Director) recordPurged(gone []*forward.Dest) {
 	if d.journal == nil {
@@ -186,7 +186,7 @@ func (d *Director) recordPurged(gone []*forward.Dest) {
 			continue // the number is another's by now, which says the same
 		}
 		if err := d.effects.record(command{Verb: "forget", Number: id}); err != nil {
-			d.log.Error("keeping state", "err", err)
+			d.log.Error("recording in the journal", "err", err)
 		}
 	}
 	d.purged = nil

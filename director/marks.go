@@ -9,7 +9,7 @@ import (
 	"github.com/ulvs/ulvs/fwmark"
 )
 
-// marks is the table of a family's mark rules. The caller holds ctl.
+// marks returns the table of a family's mark rules. The caller holds ctl.
 func (d *Director) marks(ipv6 bool) *fwmark.Table {
 	if ipv6 {
 		return d.marks6
@@ -89,7 +89,7 @@ type wordsError struct{ error }
 func (e wordsError) Is(target error) bool { return target == ulvs.ErrInvalid }
 func (e wordsError) Unwrap() error        { return e.error }
 
-// MarkSave is a family's mark rules as iptables-save prints them. It cannot fail.
+// MarkSave returns a family's mark rules as iptables-save prints them. It cannot fail.
 func (d *Director) MarkSave(ipv6 bool) (string, error) {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
@@ -129,7 +129,7 @@ func markRules(rules []fwmark.Rule) []dataplane.MarkRule {
 	return out
 }
 
-// portMatch is a condition of -m tcp and its like; one that was not given still
+// portMatch returns a condition of -m tcp and its like; one that was not given still
 // wants a packet that has ports.
 func portMatch(side dataplane.PortSide, p fwmark.PortRange) dataplane.PortMatch {
 	if !p.Given {

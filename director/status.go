@@ -5,7 +5,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 )
 
-// Facts say how packets are carried: the plane's name and its own facts. It cannot fail.
+// Facts says how packets are carried: the plane's name and its own facts. It cannot fail.
 func (d *Director) Facts() ([]ulvs.Fact, error) {
 	facts := []ulvs.Fact{{Name: "plane", Value: d.plane.Name()}}
 	if p, ok := d.plane.(dataplane.Described); ok {
@@ -14,11 +14,11 @@ func (d *Director) Facts() ([]ulvs.Fact, error) {
 	return facts, nil
 }
 
-// Services are all services, in the kernel's order (ip_vs_genl_dump_services). Each is
+// Services returns all services, in the kernel's order (ip_vs_genl_dump_services). Each is
 // as it is at one moment. It cannot fail.
 func (d *Director) Services() ([]ulvs.ServiceStatus, error) { return d.path.Listing.Services() }
 
-// Service is one of them. The error is ulvs.ErrNoService.
+// Service returns one of them. The error is ulvs.ErrNoService.
 func (d *Director) Service(k ulvs.ServiceKey) (ulvs.ServiceStatus, error) {
 	return d.path.Listing.Service(clean(k))
 }
@@ -28,6 +28,6 @@ func (d *Director) Service(k ulvs.ServiceKey) (ulvs.ServiceStatus, error) {
 // slots at a time; what comes and goes meanwhile may be missed. It cannot fail.
 func (d *Director) Conns(yield func(ulvs.ConnStatus) bool) error { return d.path.Listing.Conns(yield) }
 
-// Counters are the director's and its plane's since the start, by name: frames, drops by
+// Counters returns the director's and its plane's since the start, by name: frames, drops by
 // cause, and how full the tables are, in entries. It cannot fail.
 func (d *Director) Counters() (map[string]uint64, error) { return d.path.Listing.Counters() }

@@ -16,7 +16,7 @@ import (
 // forwarding lock; the caller holds the control lock.
 type Commands struct{ *tables }
 
-// Find is the service with exactly this key, or nil. The caller holds the control
+// Find returns the service with exactly this key, or nil. The caller holds the control
 // lock, so that the answer stays true.
 func (cm *Commands) Find(k ulvs.ServiceKey) *Service {
 	cm.lock()
@@ -24,7 +24,7 @@ func (cm *Commands) Find(k ulvs.ServiceKey) *Service {
 	return cm.index.find(k)
 }
 
-// NewService makes a service that is not served yet; number 0 takes a free one.
+// NewService makes a service that is not served yet; 0 takes a free number for its state.
 func (cm *Commands) NewService(c ulvs.Service, number uint32) (*Service, error) {
 	sc, err := sched.New(c.Scheduler, nil, c.SchedFlags)
 	if err != nil {
@@ -52,7 +52,7 @@ func (cm *Commands) AddService(s *Service) {
 	})
 }
 
-// All is every service, in the kernel's order.
+// All returns every service, in the kernel's order.
 func (cm *Commands) All() []*Service {
 	cm.lock()
 	defer cm.unlock()
@@ -84,7 +84,7 @@ func (cm *Commands) SetMarks(ipv6 bool, set *fwmark.Set, some bool) {
 	})
 }
 
-// Claims are what the plane has to keep from the host, but for the mark rules. With
+// Claims returns what the plane has to keep from the host, but for the mark rules. With
 // later, where there are very many services, of which a restore adds one after the
 // other, ok is false: the next Tick says that it is due.
 func (cm *Commands) Claims(later bool) (c dataplane.Claims, ok bool) {
@@ -142,7 +142,7 @@ func (cm *Commands) Zero(k ulvs.ServiceKey) bool {
 	return s != nil
 }
 
-// ZeroAll is Zero for all services.
+// ZeroAll zeroes the counters of all services.
 func (cm *Commands) ZeroAll() {
 	cm.lock()
 	defer cm.unlock()
@@ -151,7 +151,7 @@ func (cm *Commands) ZeroAll() {
 	}
 }
 
-// Timeouts are those of ipvsadm --set.
+// Timeouts returns those of ipvsadm --set.
 func (cm *Commands) Timeouts() ulvs.Timeouts {
 	cm.lock()
 	defer cm.unlock()

@@ -96,7 +96,7 @@ func (v *defense) takesIdle(idle, packets uint32) bool {
 	return true
 }
 
-// freePages is the memory that the system has free, in pages, as si_meminfo
+// freePages returns the memory that the system has free, in pages, as si_meminfo
 // counts it.
 func freePages() int {
 	var s unix.Sysinfo_t

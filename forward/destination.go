@@ -14,14 +14,14 @@ type Dest struct {
 	svc       *Service
 	hop       *dataplane.NextHop
 	available bool
-	// told is what the plane has been told of where the server is; until trusted,
-	// what it knows from before holds.
+	// pushed is what the plane was told last of where the server is. Until graceUntil, what
+	// it knows from an earlier process holds; 0: no grace.
 	pushed     *dataplane.Neighbor
 	graceUntil uint32
 	*state
 }
 
-// Conf is the real server's configuration. The caller holds the control lock.
+// Conf returns the real server's configuration. The caller holds the control lock.
 func (dst *Dest) Conf() ulvs.Destination { return dst.conf }
 
 // What the director keeps in a connection's owner bits: whether it is listed

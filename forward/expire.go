@@ -24,7 +24,7 @@ func (tb *tables) prefetchConn(id conn.ID) (sum uint32) {
 	return sum
 }
 
-// connExpired is told of a connection that goes (ip_vs_conn.c,
+// connExpired unbinds a connection that goes (ip_vs_conn.c,
 // ip_vs_conn_expire).
 func (tb *tables) connExpired(id conn.ID) {
 	dst := tb.index.dests[tb.conns.Dest(id)]

@@ -99,7 +99,7 @@ func (fr *fragmenter) hold(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	}
 }
 
-// fragmentCounts is what a fragment adds to the counters, so that the fragments
+// fragmentCounts returns what a fragment adds to the counters, so that the fragments
 // of a datagram together are one packet of its size.
 func fragmentCounts(p *packet.Packet) (packets, size uint64) {
 	if p.FragOffset > 0 {

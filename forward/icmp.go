@@ -5,7 +5,7 @@ import (
 	"github.com/ulvs/ulvs/packet"
 )
 
-// icmp is the way of an ICMP packet: an error follows the connection that it
+// icmp decides about an ICMP packet: an error follows the connection that it
 // quotes (ip_vs_in_icmp, ip_vs_in_icmp_v6); what the host would answer if it
 // had the address is answered.
 func (in *Path) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {

@@ -56,7 +56,7 @@ func tableKey(k ulvs.ServiceKey) svctable.Key {
 	return svctable.KeyOf(k.Addr, uint8(k.Protocol), k.Port)
 }
 
-// find is the service with exactly this key, or nil.
+// find returns the service with exactly this key, or nil.
 func (ix *index) find(k ulvs.ServiceKey) *Service {
 	if k.Mark != 0 {
 		return ix.FindMark(k.Mark, k.IPv6)
@@ -132,7 +132,7 @@ func (ix *index) removeDest(s *Service, d *Dest, now uint32) {
 	ix.discard(d, now)
 }
 
-// estimate is one round of the estimator for every service and destination.
+// estimate carries out a round of the estimator for every service and destination.
 func (ix *index) estimate() {
 	for s := range ix.Each {
 		for _, d := range s.dests {
@@ -156,7 +156,7 @@ func (ix *index) nameMarks() {
 	}
 }
 
-// nameMark is nameMarks for one more service.
+// nameMark adds what nameMarks would for one more service.
 func (ix *index) nameMark(k ulvs.ServiceKey) {
 	if k.Mark == 0 {
 		return
@@ -166,7 +166,7 @@ func (ix *index) nameMark(k ulvs.ServiceKey) {
 	}
 }
 
-// claims are what the plane has to keep from the host. A service that is gone
+// claims returns what the plane has to keep from the host. A service that is gone
 // claims nothing, though it may have connections left: its ports may be the
 // host's now.
 func (ix *index) claims() (c dataplane.Claims) {

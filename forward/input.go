@@ -19,8 +19,8 @@ type scratch struct {
 	early   [batchSize]early
 }
 
-// early is what is found out about a packet before its turn, so that the memory that
-// it needs is on its way.
+// early is what is found out about a packet before it is decided, so that the memory
+// that it needs is being fetched.
 type early struct {
 	hash    uint64   // of its flow
 	opens   bool     // it opens a connection
@@ -126,7 +126,7 @@ func (in *Path) frame(f *dataplane.Frame, p *packet.Packet, e *early, tick uint3
 	}
 }
 
-// damaged is a packet that cannot be read to its end. Where only its transport
+// damaged decides about a packet that cannot be read to its end. Where only its transport
 // header is cut off behind the ports, it still follows its connection
 // (ip_vs_conn_fill_param_proto reads the ports alone). All else is for the
 // host to count and drop.
@@ -150,7 +150,7 @@ func (in *Path) damaged(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	in.transmit(f, p, dst, methodOf(in.conns.Owner(id)))
 }
 
-// transport is the way of a packet that has ports.
+// transport decides about a packet that has ports.
 func (in *Path) transport(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) {
 	id, found := in.find(&p.Flow, e.hash)
 	if !found {
@@ -182,7 +182,7 @@ func (in *Path) transport(f *dataplane.Frame, p *packet.Packet, e *early, tick u
 	}
 }
 
-// begin is the way of a packet without a connection.
+// begin decides about a packet without a connection.
 func (in *Path) begin(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) {
 	id, dst, done := in.schedule(f, p, e, tick)
 	if dst == nil {

@@ -7,8 +7,8 @@ import (
 )
 
 // mirror is what a plane that forwards by itself is told of real servers and of time,
-// and what it gives back. There always is one: for other planes, and while the commands
-// of an earlier process are made again, the one that does nothing.
+// and what it gives back. There always is one: for other planes, and while the journal
+// of an earlier process is replayed, the one that does nothing.
 type mirror interface {
 	// pushServer tells where a real server is now, and syncServers what has changed.
 	pushServer(*Dest)

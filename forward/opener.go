@@ -13,14 +13,14 @@ import (
 	"github.com/ulvs/ulvs/persist"
 )
 
-// opener is the director's side of a plane that opens connections by itself: what is
-// decided ahead for it, and what it says it has made. The forwarding lock guards it.
+// opener is the director's side of a plane that opens connections by itself: the
+// picks that it may use, and what it says it has opened. The forwarding lock guards it.
 //
 // Programs open a connection as schedule would, and where a packet is one of those that
 // schedule looks at more closely, they leave it to Go: with mark rules, with a defence
 // under way, with thresholds, FTP, one-packet scheduling or a persistence engine, from
-// the host's own addresses; and where a scheduler is to be asked that does not take its
-// real servers in turn.
+// the host's own addresses; and where a scheduler is to be asked that is not
+// Positioned.
 type opener struct {
 	*tables
 	fast                     accel.Opener // without one, nothing ever begins
@@ -37,7 +37,7 @@ type opener struct {
 	opened uint64 // connections that the plane has opened
 }
 
-// adopt takes the memory of what is decided ahead, in which an earlier process may
+// adopt takes the memory of the picks, in which an earlier process may
 // have left something: how far its schedulers had come goes to their states.
 func (o *opener) adopt(fast accel.Opener, block []byte) error {
 	services, err := preselect.Over(block)
@@ -81,19 +81,19 @@ func (o *opener) start() error {
 	return nil
 }
 
-// drain takes over what the plane has opened. The caller holds the lock.
+// drain accepts what the plane has opened. The caller holds the lock.
 func (o *opener) drain() {
 	if !o.begun {
 		return
 	}
-	// A connection was told of after its template.
+	// A template is completed before its connection, so it is drained after that.
 	templates := o.templateSlots.Drain(o.acceptTemplate)
 	if o.connSlots.Drain(o.acceptConn) || templates {
 		o.update()
 	}
 }
 
-// refillLow decides ahead for the services that may need it.
+// refillLow refills the picks of the services that may need it.
 func (o *opener) refillLow() {
 	for _, s := range o.low {
 		s.low = false
@@ -102,7 +102,7 @@ func (o *opener) refillLow() {
 	o.low = o.low[:0]
 }
 
-// acceptConn takes over a connection that the plane has made, unless that has been done,
+// acceptConn accepts a connection that the plane has opened, unless that has been done,
 // and acceptTemplate a template.
 func (o *opener) acceptConn(slot uint32) {
 	if id := conn.ID(slot); o.conns.Opened(id) {
@@ -116,8 +116,8 @@ func (o *opener) acceptTemplate(slot uint32) {
 	}
 }
 
-// acceptedConn makes a connection that the plane has made one of the director's: it does what
-// serve, connect and state would have done for its first packet.
+// acceptedConn makes a connection that the plane has opened one of the director's: it does
+// what serve, connect and state would have done for its first packet.
 func (o *opener) acceptedConn(id conn.ID) {
 	o.opened++
 	dst := o.index.dests[o.conns.Dest(id)]
@@ -141,7 +141,7 @@ func (o *opener) acceptedConn(id conn.ID) {
 	o.markLow(s)
 }
 
-// acceptedTemplate makes a template that the plane has made one of the director's: it does
+// acceptedTemplate makes a template that the plane has opened one of the director's: it does
 // what persistent would have done.
 func (o *opener) acceptedTemplate(id persist.ID) {
 	dst := o.index.dests[o.templates.Dest(id)]
@@ -150,7 +150,7 @@ func (o *opener) acceptedTemplate(id persist.ID) {
 	o.markLow(dst.svc)
 }
 
-// acceptAll takes over what an earlier process had not. What has no real server ends.
+// acceptAll accepts what an earlier process had not. What has no real server ends.
 func (o *opener) acceptAll(known func(uint32) *Dest) {
 	o.templates.EachPending(func(id persist.ID) {
 		if known(o.templates.Dest(id)) == nil {
@@ -168,7 +168,7 @@ func (o *opener) acceptAll(known func(uint32) *Dest) {
 	})
 }
 
-// markLow has refillLow look at a service's choices: before the next packets, commands or
+// markLow has refillLow look at a service's picks: before the next packets, commands or
 // listing, at the end of a batch.
 func (o *opener) markLow(s *Service) {
 	if s.usesPicks && !s.low {
@@ -177,7 +177,7 @@ func (o *opener) markLow(s *Service) {
 	}
 }
 
-// refill decides ahead, if it is time.
+// refill adds picks, if it is time.
 func (o *opener) refill(s *Service) {
 	if !s.usesPicks {
 		return
@@ -230,7 +230,7 @@ func (o *opener) enable(s *Service) {
 	o.refill(s)
 }
 
-// openable is by what the plane may open a service's connections: 0, or as
+// openable says by what the plane may open a service's connections: 0, or as
 // preselect.Open has it.
 func (o *opener) openable(s *Service) (by uint32) {
 	if s.Mark != 0 || s.Protocol != ulvs.TCP && s.Protocol != ulvs.UDP || s.OnePacket ||
@@ -257,8 +257,8 @@ func (o *opener) openable(s *Service) (by uint32) {
 	return by
 }
 
-// disable takes back what enableOpening gave: what is decided ahead and was not used was
-// never decided. It comes before each change of a service, of its real servers or of
+// disable ends that the plane opens a service's connections. Picks that it has not used are
+// void. It comes before each change of a service, of its real servers or of
 // its scheduler.
 func (o *opener) disable(s *Service) {
 	if s.picks == nil {
@@ -286,7 +286,7 @@ func (o *opener) withDisabled(s *Service, change func()) {
 	}
 }
 
-// anyPortSibling is the service of every port that a service takes ports from, or nil.
+// anyPortSibling returns the service of every port that a service takes ports from, or nil.
 func (o *opener) anyPortSibling(k ulvs.ServiceKey) *Service {
 	if k.Mark != 0 || k.Port != ftpPort || k.Protocol != ulvs.TCP {
 		return nil
@@ -304,7 +304,7 @@ func (o *opener) update() {
 		o.locals = l
 		o.apart[0], o.apart[1] = o.fast.SetLocals(l)
 	}
-	// Those that the plane may have made and not told of yet have to find room. (Where
+	// Those that the plane may have opened and Go has not accepted yet have to find room. (Where
 	// there are so many CPUs that they might be more than a quarter of the table, that
 	// has a few more entries for a moment.)
 	able := room(o.conns, o.cpus) && o.sysctl.ExpireQuiescentTemplate == 0 && o.defense.rate == 0 && !o.conns.Secure()
@@ -319,7 +319,7 @@ func (o *opener) update() {
 	}
 }
 
-// room reports whether a table has room for all that programs may make.
+// room reports whether a table has room for all that programs may open.
 func room(t interface {
 	Len() int
 	Max() int

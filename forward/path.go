@@ -31,7 +31,7 @@ type Options struct {
 	Logger *slog.Logger
 	// Clock is CLOCK_MONOTONIC.
 	Clock func() time.Duration
-	// Journal is how many bytes the journal of commands takes, where the plane keeps it.
+	// Journal is how many bytes the journal of commands takes, where the plane has memory that outlives the process.
 	Journal int
 }
 
@@ -53,10 +53,9 @@ var _ dataplane.Handler = (*Path)(nil)
 
 // New makes a path without services. Where the plane keeps what outlives the process,
 // journal is the memory of the commands' journal, and adopted says that an earlier
-// process left something in it: the caller makes its commands again. Nothing of that is
-// seen outside of the path until Attach, and a plane that forwards by itself waits for
-// Start. The error wraps accel.ErrKept if
-// what was left is of no use.
+// process left something in it: the caller replays that, of which nothing is seen outside of
+// the path until State.Attach. A plane that forwards by itself waits for Start. The error
+// wraps accel.ErrKept if what was left is of no use.
 func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 	p = new(Path)
 	tb := &p.tables

@@ -15,7 +15,7 @@ type responder struct{ tables }
 
 const arpRequest = 1
 
-// arp answers for Service addresses that the host does not have.
+// arp answers for virtual addresses that the host does not have.
 func (r *responder) arp(f *dataplane.Frame, p *packet.Packet) {
 	if p.ARPOp != arpRequest || !r.answersFor(p.ARPTarget) {
 		return
@@ -25,7 +25,7 @@ func (r *responder) arp(f *dataplane.Frame, p *packet.Packet) {
 	}
 }
 
-// ownMAC is the address under which Service addresses are announced.
+// ownMAC returns the address under which virtual addresses are announced.
 func (r *responder) ownMAC(link dataplane.MAC) dataplane.MAC {
 	if r.mac != (dataplane.MAC{}) {
 		return r.mac
@@ -39,9 +39,9 @@ func intact(f *dataplane.Frame, p *packet.Packet) bool {
 	return f.Offload.Flags&(dataplane.NeedsChecksum|dataplane.ChecksumValid) != 0 || packet.TransportIntact(f.Data, p)
 }
 
-// passToHost is IPVS's NF_ACCEPT: the packet goes up the host's stack. Where the
+// passToHost lets a packet go up the host's stack (NF_ACCEPT). Where the
 // host does not get it, because the plane keeps the packets of service s from it
-// and has no way past that, or because the Service address is not the host's, the
+// and has no way past that, or because the virtual address is not the host's, the
 // host's answer is given here: that of a host on which nothing listens.
 func (r *responder) passToHost(f *dataplane.Frame, p *packet.Packet, s *Service) {
 	to := p.Dest()
@@ -91,11 +91,11 @@ func (r *responder) martian(p *packet.Packet) bool {
 func (r *responder) isVIP(a netip.Addr) bool { return r.index.vips[a] > 0 || r.index.markVIPs[a] }
 
 // answersFor reports whether the director answers for an address in the place
-// of a host: a Service address that the host does not have.
+// of a host: a virtual address that the host does not have.
 func (r *responder) answersFor(a netip.Addr) bool { return r.isVIP(a) && !r.resolver.Local(a) }
 
-// deliverLocal is a packet whose real server is the director itself: the host gets
-// it (ip_vs_dr_xmit, local), if the plane has a way.
+// deliverLocal gives the host a packet whose real server is the director itself
+// (ip_vs_dr_xmit, local), if the plane has a way.
 func (r *responder) deliverLocal(f *dataplane.Frame) {
 	switch {
 	case !r.plane.Withholds():

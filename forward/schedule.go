@@ -21,7 +21,7 @@ type attempt struct {
 	p    *packet.Packet // what is scheduled: the packet, or the one that an ICMP error quotes
 	hash uint64
 	tick uint32
-	// early is what is known of it already, or nil.
+	// early is what prefetch found, or nil.
 	early *early
 	// oneShot: the service schedules each packet by itself; no connection.
 	oneShot bool
@@ -91,7 +91,7 @@ func (sc *scheduling) scheduleQuoted(f *dataplane.Frame, p *packet.Packet, hash 
 	return id, dst, a.oneShot
 }
 
-// serve lets a service choose.
+// serve has a service choose a real server.
 func (sc *scheduling) serve(s *Service, a *attempt) (id conn.ID, dst *Dest) {
 	if s.Persistence.Timeout != 0 {
 		id, dst = sc.persistent(s, a)
@@ -182,7 +182,7 @@ func (sc *scheduling) describe(a *attempt) {
 	}
 }
 
-// plain is scheduling without persistence (ip_vs_schedule).
+// plain schedules without persistence (ip_vs_schedule).
 func (sc *scheduling) plain(s *Service, a *attempt) (conn.ID, *Dest) {
 	if s.Mark == 0 && a.p.Flow.VirtualPort() != s.Port {
 		sc.leave(s, a)
@@ -199,7 +199,7 @@ func (sc *scheduling) plain(s *Service, a *attempt) (conn.ID, *Dest) {
 	return sc.connect(a, dst, 0, dst.conf.Port != 0)
 }
 
-// persistent is scheduling by template (ip_vs_sched_persist).
+// persistent schedules by template (ip_vs_sched_persist).
 func (sc *scheduling) persistent(s *Service, a *attempt) (conn.ID, *Dest) {
 	own := a.p.Flow.VirtualPort() == s.Port
 	e := a.early
@@ -259,7 +259,7 @@ func (sc *scheduling) persistent(s *Service, a *attempt) (conn.ID, *Dest) {
 	return id, dst
 }
 
-// callID is what the engine finds in the packet.
+// callID returns what the engine finds in the packet.
 func callID(a *attempt) ([]byte, bool) {
 	const udpHeader = 8
 	if a.p.Kind != packet.UDP || a.quoted || a.p.L4+udpHeader >= a.p.End {
@@ -268,7 +268,7 @@ func callID(a *attempt) ([]byte, bool) {
 	return persist.CallID(a.f.Data[a.p.L4+udpHeader : a.p.End])
 }
 
-// connect makes the connection (ip_vs_conn_new). It is inactive until its
+// connect inserts the connection (ip_vs_conn_new). It is inactive until its
 // first state says otherwise, which that of a SYN does here. destPort says that it is
 // listed with its real server's port.
 func (sc *scheduling) connect(a *attempt, dst *Dest, template uint32, destPort bool) (id conn.ID, chosen *Dest) {
@@ -288,7 +288,7 @@ func (sc *scheduling) connect(a *attempt, dst *Dest, template uint32, destPort b
 	return id, dst
 }
 
-// leave is for a service without a usable real server: the client is told
+// leave ends a packet of a service without a usable real server, and tells the client
 // (ip_vs_leave).
 func (sc *scheduling) leave(s *Service, a *attempt) {
 	if s.Port == ftpPort && a.p.Flow.VirtualPort() != ftpPort {

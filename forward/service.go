@@ -17,7 +17,7 @@ const (
 	ftpDataPort = 20
 )
 
-// Service is a Service service at work.
+// Service is a virtual service at work.
 type Service struct {
 	ulvs.Service
 	scheduler  sched.Scheduler
@@ -26,19 +26,19 @@ type Service struct {
 	form       persist.Form
 	number     uint32 // of its state
 	// picks is what programs may open its connections by, or nil; usesPicks says that
-	// its scheduler's picks lie there, and low that they shall be looked at.
+	// its scheduler's picks lie there, and low that they may need a refill.
 	picks          *preselect.Service
 	usesPicks, low bool
 	*state
 }
 
-// Number is that of the service's kept state.
+// Number returns the number of the service's state.
 func (s *Service) Number() uint32 { return s.number }
 
-// Dests are the service's real servers, newest first. The caller holds the control lock.
+// Dests returns the service's real servers, newest first. The caller holds the control lock.
 func (s *Service) Dests() []*Dest { return s.dests }
 
-// Destination is the service's real server at an address, which must be there.
+// Destination returns the service's real server at an address, which must be there.
 func (s *Service) Destination(at netip.AddrPort) (*Dest, error) {
 	if dst := s.find(at); dst != nil {
 		return dst, nil
@@ -68,7 +68,7 @@ func (s *Service) FTP() bool {
 	return s.Port == ftpPort && s.Protocol == ulvs.TCP && s.Persistence.Timeout != 0
 }
 
-// Claim is what one service with an address claims. A persistent FTP service
+// Claim returns what one service with an address claims. A persistent FTP service
 // has the ports of its data connections too; without persistence, what comes
 // there is the host's (ip_vs_leave).
 func (s *Service) Claim() []dataplane.Claim {

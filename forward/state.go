@@ -22,12 +22,12 @@ const (
 	partConnRecords
 	partTemplates
 	partTemplateRecords
-	partCells
+	partStates
 	partJournal
 	partServices
 )
 
-// cellCount is how many real servers, and how many services, have states that
+// stateCount is how many real servers, and how many services, have states that
 // outlive the process. What others count begins at 0 with the next one.
 const stateCount = 1 << 14
 
@@ -37,7 +37,7 @@ func parts(o *Options) []accel.Part {
 		partConnRecords:     {Name: "conn-records", Size: conn.RecordsSize(o.Connections)},
 		partTemplates:       {Name: accel.PartTemplates, Size: persist.MemorySize(o.Templates)},
 		partTemplateRecords: {Name: "template-records", Size: persist.RecordsSize(o.Templates)},
-		partCells:           {Name: "cells", Size: shtab.RecordsSize[kept](1)},
+		partStates:          {Name: "cells", Size: shtab.RecordsSize[kept](1)},
 		partJournal:         {Name: "journal", Size: o.Journal},
 		partServices:        {Name: accel.PartServices, Size: preselect.Size()},
 	}
@@ -55,7 +55,7 @@ func (tb *tables) shareMemory(fast accel.Accelerator, o *Options, conns *conn.Op
 	conns.Memory, conns.Records, conns.Adopt = list[partConns].Block, list[partConnRecords].Block, adopt
 	templates.Memory, templates.Records, templates.Adopt = list[partTemplates].Block,
 		list[partTemplateRecords].Block, adopt
-	all, err := shtab.RecordsOver[kept](list[partCells].Block, 1)
+	all, err := shtab.RecordsOver[kept](list[partStates].Block, 1)
 	if err != nil {
 		return nil, false, err
 	}
@@ -66,8 +66,9 @@ func (tb *tables) shareMemory(fast accel.Accelerator, o *Options, conns *conn.Op
 	return list[partJournal].Block, adopt, err
 }
 
-// Attach puts the path to work after the commands of an earlier process, if it adopted
-// one's tables, were made again: from now on what is done is kept, and the plane is told.
+// Attach puts the path to work after the journal of an earlier process, if it adopted
+// one's tables, was replayed: from now on the states outlive the process, and the plane
+// hears of changes.
 func (st *State) Attach(adopted bool) {
 	st.lock()
 	defer st.unlock()
@@ -131,7 +132,7 @@ type Snapshot struct {
 	Trash    map[*Service][]*Dest
 }
 
-// Snapshot is of this moment.
+// Snapshot reads what commands have made of the path, at one moment.
 func (st *State) Snapshot() Snapshot {
 	st.lock()
 	defer st.unlock()
@@ -248,7 +249,7 @@ func (c *states) server(id uint32) *state {
 	return new(state)
 }
 
-// service is the state of service number n; 0 takes a free number.
+// service returns the state of service number n; 0 takes a free number.
 func (c *states) service(n uint32) (uint32, *state) {
 	if c.services == nil {
 		c.services = map[uint32]bool{}

@@ -38,7 +38,7 @@ func rate(e *estimator.Estimator) ulvs.Rate {
 	return ulvs.Rate{CPS: r.Conns, InPPS: r.Packets, InBPS: r.Bytes}
 }
 
-// Services is ulvs.Control's.
+// Services serves ulvs.Control.
 func (ls *Listing) Services() ([]ulvs.ServiceStatus, error) {
 	ls.lock()
 	list := slices.Collect(ls.index.All())
@@ -52,7 +52,7 @@ func (ls *Listing) Services() ([]ulvs.ServiceStatus, error) {
 	return out, nil
 }
 
-// Service is ulvs.Control's.
+// Service serves ulvs.Control.
 func (ls *Listing) Service(k ulvs.ServiceKey) (ulvs.ServiceStatus, error) {
 	ls.lock()
 	defer ls.unlock()
@@ -63,7 +63,7 @@ func (ls *Listing) Service(k ulvs.ServiceKey) (ulvs.ServiceStatus, error) {
 	return s.status(), nil
 }
 
-// Conns is ulvs.Control's. It holds the forwarding lock for some hundred
+// Conns serves ulvs.Control. It holds the forwarding lock for some hundred
 // entries at a time.
 func (ls *Listing) Conns(yield func(ulvs.ConnStatus) bool) error {
 	if list(ls.tables, ls.conns.Each, ls.connStatus, yield) {
@@ -125,7 +125,7 @@ func (ls *Listing) templateStatus(id persist.ID, now uint32) ulvs.ConnStatus {
 	return c
 }
 
-// Counters is ulvs.Control's.
+// Counters serves ulvs.Control.
 func (ls *Listing) Counters() (map[string]uint64, error) {
 	c := maps.Clone(ls.plane.Counters())
 	if c == nil {
@@ -155,7 +155,7 @@ func (ls *Listing) Counters() (map[string]uint64, error) {
 	return c, nil
 }
 
-// Sysctl is ulvs.Control's.
+// Sysctl serves ulvs.Control.
 func (ls *Listing) Sysctl(name string) (int, error) {
 	ls.lock()
 	defer ls.unlock()
@@ -166,7 +166,7 @@ func (ls *Listing) Sysctl(name string) (int, error) {
 	return n, nil
 }
 
-// Sysctls is ulvs.Control's.
+// Sysctls serves ulvs.Control.
 func (ls *Listing) Sysctls() (map[string]int, error) {
 	ls.lock()
 	defer ls.unlock()

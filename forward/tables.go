@@ -49,30 +49,29 @@ type tables struct {
 	kept     *kept // or nil
 	locals   *dataplane.Locals
 	in       link   // of the batch's last packet that rules looked at
-	touched  uint32 // keeps the look-ahead's loads from being left out
-	claimDue bool   // the plane has to be told anew
+	touched  uint32 // keeps the loads of prefetching from being left out
+	claimDue bool   // Claim is due
 
 	// scratch is working memory, for as many Handle calls at once as it holds;
 	// more allocate.
 	scratch chan *scratch
 }
 
-// lock takes the forwarding lock, the only way to it, and takes over what the plane has
-// opened meanwhile.
+// lock takes the forwarding lock, the only way to it, and accepts what the plane has opened
+// meanwhile.
 func (tb *tables) lock() {
 	tb.fwd.Lock()
 	tb.opener.drain()
 }
 
-// unlock decides ahead for the services that have few picks left, and gives the lock
-// back. Of a batch of packets that comes last, as those are older than what a program
-// will see.
+// unlock refills the picks of the services that have few left, and gives the lock back.
+// Of a batch of packets that comes last, as those are older than what a program will see.
 func (tb *tables) unlock() {
 	tb.opener.refillLow()
 	tb.fwd.Unlock()
 }
 
-// change changes something under the forwarding lock.
+// change carries out f under the forwarding lock.
 func (tb *tables) change(f func()) {
 	tb.lock()
 	defer tb.unlock()
@@ -80,20 +79,20 @@ func (tb *tables) change(f func()) {
 	tb.opener.update()
 }
 
-// find is the connection of a flow from the client.
+// find returns the connection of a flow from the client.
 func (tb *tables) find(f *packet.Flow, hash uint64) (id conn.ID, found bool) {
 	id, found = tb.conns.Lookup(f, hash)
 	if found && tb.conns.Pending(id) {
-		tb.opener.acceptConn(uint32(id)) // just made, on another CPU
+		tb.opener.acceptConn(uint32(id)) // just opened, on another CPU
 	}
 	return id, found
 }
 
-// findTemplate is the template of a key.
+// findTemplate returns the template of a key.
 func (tb *tables) findTemplate(k *persist.Key, hash uint64) (ct persist.ID, found bool) {
 	ct, found = tb.templates.Lookup(k, hash)
 	if found && tb.templates.Pending(ct) {
-		tb.opener.acceptTemplate(uint32(ct)) // just made, on another CPU
+		tb.opener.acceptTemplate(uint32(ct)) // just opened, on another CPU
 	}
 	return ct, found
 }
@@ -105,8 +104,8 @@ func (tb *tables) templateKey(s *Service, f *packet.Flow, e *early) {
 	e.keyHash = tb.templates.Hash(&e.key)
 }
 
-// service is the Service service of a packet or, when it is an ICMP error, of
-// the packet of that it quotes. The mark is worked out here, as a connection's
+// service returns the virtual service of a packet or, when it is an ICMP error, of
+// the packet that it quotes. The mark is worked out here, as a connection's
 // packets do not need it.
 func (tb *tables) service(f *dataplane.Frame, p, of *packet.Packet) *Service {
 	mark := tb.mark(f, p)
@@ -120,7 +119,7 @@ func (tb *tables) service(f *dataplane.Frame, p, of *packet.Packet) *Service {
 	return tb.index.Lookup(k, mark)
 }
 
-// mark is the firewall mark that the rules give a packet.
+// mark returns the firewall mark that the rules give a packet.
 func (tb *tables) mark(f *dataplane.Frame, p *packet.Packet) uint32 {
 	set := tb.index.sets[family(p.Is6)]
 	if set == nil {

@@ -1,5 +1,6 @@
 // Package packet reads Ethernet frames and writes answers to them, without
-// allocation.
+// allocation. It is for the director, its stages and XDP, and not covered by
+// compatibility.
 //
 // Packet.Parse fills a Packet that the caller owns with what a director needs
 // to know: the Flow, that is the key of the connection, fragmentation, TCP

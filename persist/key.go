@@ -19,7 +19,7 @@ type Form struct {
 // choice is which bits of a flow are a key's, and what is put beside them.
 type choice struct{ keep, put Key }
 
-// FormFor is the form of a service: mark is its firewall mark, or 0; mask its
+// FormFor returns the form of a service: mark is its firewall mark, or 0; mask its
 // persistence netmask, of the service's family, where the zero Addr is one
 // host. The mask applies to the client's address only and need not be
 // contiguous (ip_vs_core.c, ip_vs_sched_persist).
@@ -77,7 +77,7 @@ func (f *Form) Fill(k *Key, flow *[5]uint64, keepPort bool) {
 	k[4] = flow[4]&c.keep[4] | c.put[4]
 }
 
-// Keep is which bits of a flow are a template's key, for a program that makes keys by
+// Keep returns which bits of a flow are a template's key, for a program that makes keys by
 // itself. False: the key has more in it, which is so with marks.
 func (f *Form) Keep(keepPort bool) (bits [5]uint64, all bool) {
 	c := &f.other
@@ -99,7 +99,7 @@ func (k *Key) Client() netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
-// Virtual is the virtual address and port; see Client.
+// Virtual returns the virtual address and port; see Client.
 func (k *Key) Virtual() netip.AddrPort {
 	var w [8]byte
 	binary.NativeEndian.PutUint64(w[:], k[1])
@@ -114,7 +114,7 @@ func (k *Key) Virtual() netip.AddrPort {
 	return netip.AddrPortFrom(netip.AddrFrom16(b), port)
 }
 
-// Protocol is the IP protocol, 0 for a mark's template.
+// Protocol returns the IP protocol, 0 for a mark's template.
 func (k *Key) Protocol() uint8 {
 	var w [8]byte
 	binary.NativeEndian.PutUint64(w[:], k[1])

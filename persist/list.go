@@ -4,7 +4,7 @@ import (
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
-// Key is the key of a template, without an engine's data; see Invalid.
+// Key returns the key of a template, without an engine's data; see Invalid.
 func (t *Table) Key(id ID) Key {
 	if d, ok := t.described[id]; ok {
 		return d.key
@@ -12,10 +12,10 @@ func (t *Table) Key(id ID) Key {
 	return Key(*t.Table.Key(id))
 }
 
-// Dest is the number of the template's real server.
+// Dest returns the number of the template's real server.
 func (t *Table) Dest(id ID) uint32 { return uint32(t.Value(id) & shtab.MaxValue) }
 
-// Controls is how many connections the template controls.
+// Controls returns how many connections the template controls.
 func (t *Table) Controls(id ID) uint32 { return t.Record(id).controls }
 
 // Invalid reports whether Invalidate hid the template. The kernel lists such a

@@ -1,5 +1,6 @@
 // Package persist keeps connection templates: which real server a client was
-// given, so that its next connections get the same one.
+// given, so that its next connections get the same one. It is for packages forward and
+// dataplane/xdp, and not covered by compatibility.
 //
 // A template is the kernel's IP_VS_CONN_F_TEMPLATE entry
 // (net/netfilter/ipvs/ip_vs_core.c, ip_vs_sched_persist). It lives for the
@@ -50,7 +51,7 @@ type Options struct {
 	Ended func(ID)
 }
 
-// MemorySize is how many bytes of shared memory a table for max templates has,
+// MemorySize returns how many bytes of shared memory a table for max templates has,
 // and RecordsSize the same of the records beside it.
 func MemorySize(max int) int  { return shtab.Size(max) }
 func RecordsSize(max int) int { return expiring.RecordsSize[record](max) }
@@ -139,10 +140,10 @@ func (t *Table) Adopt(id ID) {
 	r.controls++
 }
 
-// Evicted is how many templates have made room for others so far.
+// Evicted returns how many templates have made room for others so far.
 func (t *Table) Evicted() uint64 { return t.evicted }
 
-// Hash is the hash of a key, for Touch, Lookup and Insert.
+// Hash returns the hash of a key, for Touch, Lookup and Insert.
 func (t *Table) Hash(k *Key) uint64 { return t.Table.Hash((*shtab.Key)(k)) }
 
 // Lookup finds the template of a key (ip_vs_conn.c, ip_vs_ct_in_get).
@@ -224,7 +225,7 @@ func (t *Table) Assure(id ID) {
 // Remove ends a template that controls nothing, now; Ended is called.
 func (t *Table) Remove(id ID) { t.end(id) }
 
-// onExpire is for a template whose time is over. One that controls connections
+// onExpire ends a template whose time is over. One that controls connections
 // gets another minute, and keeps this as its timeout (ip_vs_conn_expire).
 func (t *Table) onExpire(id ID) {
 	if t.Record(id).controls > 0 {
@@ -292,7 +293,7 @@ func (t *Table) lruRemove(id ID) {
 	r.older, r.newer = 0, 0
 }
 
-// Accept makes of a template that a program has made what Insert would have, when the
+// Accept makes of a template that a program has opened what Insert would have, when the
 // program did.
 func (t *Table) Accept(id ID, timeout time.Duration) {
 	t.lruFlush()

@@ -77,7 +77,7 @@ func callHeader(m []byte, from int) (at, n int) {
 	return -1, 0
 }
 
-// callIDLen is the length of a word, or of two with an @ between.
+// callIDLen returns the length of a word, or of two with an @ between.
 func callIDLen(b []byte) int {
 	n := wordLen(b)
 	if n == 0 || n == len(b) || b[n] != '@' {
@@ -101,7 +101,7 @@ func wordLen(b []byte) int {
 
 func isLetter(c byte) bool { return c|0x20 >= 'a' && c|0x20 <= 'z' }
 
-// pastLineEnd is behind the line end at m[i].
+// pastLineEnd returns the index behind the line end at m[i].
 func pastLineEnd(m []byte, i int) int {
 	i++
 	if i < len(m) && m[i-1] == '\r' && m[i] == '\n' {
@@ -129,7 +129,7 @@ func skipSpace(m []byte, i int) int {
 	return i
 }
 
-// With is the key of the templates that an engine makes for a key and the data
+// With returns the key of the templates that an engine makes for a key and the data
 // that it found in the packet.
 func (k Key) With(data []byte) Key {
 	var b [40 + maxEngineData]byte
@@ -183,7 +183,7 @@ func (t *Table) Describe(id ID, k Key, engine string, data []byte) {
 // That of an adopted table is not, until the engine's next packet.
 func (t *Table) Described(id ID) bool { return t.described[id].engine != "" }
 
-// Engine is what Describe was told, or nothing.
+// Engine returns what Describe was given, or nothing.
 func (t *Table) Engine(id ID) (engine, data string) {
 	d := t.described[id]
 	return d.engine, d.data

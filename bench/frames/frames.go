@@ -1,5 +1,6 @@
 // Package frames writes TCP packets for directors that are given them without a
 // network: batches that are written anew each time, for a few nanoseconds a packet.
+// It is for benchmarks and not covered by compatibility.
 package frames
 
 import (

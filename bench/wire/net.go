@@ -1,7 +1,8 @@
 // Package wire carries generated frames over veth pairs and counts what comes
 // out: a Generator, that makes packets of many flows inside the kernel, a Sink,
 // that counts them by what is in them, and a Net of namespaces between the two.
-// Benchmarks of XDP programs use it, and tests that want one under load.
+// Benchmarks of XDP programs use it, and tests that want one under load. It is not
+// covered by compatibility.
 //
 // Frames are made by a test run of an XDP program in live-frame mode
 // (BPF_F_TEST_XDP_LIVE_FRAMES, Linux 5.18), some ten million a second. The usual

@@ -34,7 +34,7 @@ and generating needs Linux 5.18. They are for networks that are yours alone.`,
 	return c
 }
 
-// generation is what "ulvs bench generate" was told.
+// generation holds the options of "ulvs bench generate".
 type generation struct {
 	counting
 	peer      string
@@ -104,7 +104,7 @@ func untilSignal(run func(context.Context, io.Writer) error) func(*cobra.Command
 	}
 }
 
-// counting is what "ulvs bench count" was told.
+// counting holds the options of "ulvs bench count".
 type counting struct {
 	interfaceName string
 	vip           string
@@ -140,7 +140,7 @@ func (o *counting) check() (service netip.AddrPort, err error) {
 	return service, nil
 }
 
-// traffic are the packets that each CPU is to make.
+// traffic returns the packets that each CPU is to make.
 func (g *generation) traffic() (list []wire.Traffic, err error) {
 	service, err := g.check()
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -23,7 +24,7 @@ import (
 	"github.com/ulvs/ulvs/internal/control"
 )
 
-// daemon is what "ulvs run" was told.
+// daemon holds the options of "ulvs run".
 type daemon struct {
 	interfaces  []string
 	plane       string
@@ -45,6 +46,7 @@ type daemon struct {
 	unpinned    error  // why there is none
 	files       map[string]file
 	log         *slog.Logger
+	said        *lru.Cache[string, struct{}] // rules of the host that cannot be followed
 }
 
 func daemonCommand() *cobra.Command {

@@ -224,7 +224,7 @@ func (s *scene) visit(ctx context.Context, client string, port int) (visit, erro
 	return v, nil
 }
 
-// browser is an HTTP client at one of the client's addresses.
+// browser returns an HTTP client at one of the client's addresses.
 func (s *scene) browser(client string) *http.Client {
 	return &http.Client{Timeout: time.Minute, Transport: &http.Transport{
 		DisableKeepAlives: true,

@@ -95,7 +95,7 @@ func serverIn(answer string) string {
 	return "nobody"
 }
 
-// certificate is one that nobody needs to trust.
+// certificate returns one that nobody needs to trust.
 func certificate() (tls.Certificate, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -165,7 +165,7 @@ func (s *show) ppc(ctx context.Context) error {
 	return s.restart(ctx)
 }
 
-// restart is what "service ipvsadm save" and "start" are for.
+// restart does what "service ipvsadm save" and "start" are for.
 func (s *show) restart(ctx context.Context) error {
 	s.say("The rules are saved, and the next director starts with them:")
 	rules, err := s.scene.command(ctx, []string{"ipvsadm", "-Sn"})

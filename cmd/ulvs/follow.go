@@ -7,14 +7,23 @@ import (
 	"os"
 	"slices"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/director"
 	"github.com/ulvs/ulvs/internal/hostmark"
 )
 
+// saidRules bounds how many rules that cannot be followed are remembered as said.
+const saidRules = 1024
+
 // followMarks gives the director the host's mark rules, and returns what keeps
 // it up to date with them.
 func (d *daemon) followMarks(lvs *director.Director) (func(context.Context) error, error) {
+	var err error
+	if d.said, err = lru.New[string, struct{}](saidRules); err != nil {
+		return nil, fmt.Errorf("--follow-marks: %w", err)
+	}
 	rules, err := hostmark.Read()
 	if err != nil {
 		return nil, fmt.Errorf("--follow-marks: %w", err)
@@ -50,10 +59,18 @@ func (d *daemon) take(lvs *director.Director, r hostmark.Rules) error {
 		return err
 	}
 	d.log.Info("the host's mark rules", "followed", len(r.V4)+len(r.V6), "unfollowed", len(r.Unfollowed))
-	for _, text := range r.Unfollowed {
-		d.log.Warn("a rule of the host cannot be followed: packets that only it marks get no mark", "rule", text)
-	}
+	d.warnUnfollowed(r.Unfollowed)
 	return nil
+}
+
+// warnUnfollowed logs rules that cannot be followed, each once: the host's rules come as a
+// whole after every change of one.
+func (d *daemon) warnUnfollowed(list []string) {
+	for _, text := range list {
+		if said, _ := d.said.ContainsOrAdd(text, struct{}{}); !said {
+			d.log.Warn("a rule of the host cannot be followed: packets that only it marks get no mark", "rule", text)
+		}
+	}
 }
 
 // unfollowed lists the host's rules that ulvs cannot evaluate, a line each.

@@ -93,7 +93,7 @@ kernel's.`,
 	return root
 }
 
-// wordsCommand is a command whose arguments are another program's. Only
+// wordsCommand returns a command whose arguments are another program's. Only
 // --control SOCKET, before them, is ours.
 func wordsCommand(name, short string, f func(socket string, args []string) int) *cobra.Command {
 	return &cobra.Command{

@@ -16,7 +16,7 @@ import (
 	"github.com/ulvs/ulvs/internal/control"
 )
 
-// runMarks is iptables, ip6tables, and their -save and -restore. As with
+// runMarks carries out iptables, ip6tables, and their -save and -restore. As with
 // iptables, the status is 2 for wrong words and 1 for what the rules do not
 // allow.
 func runMarks(socket, name string, args []string) int {

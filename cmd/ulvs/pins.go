@@ -29,7 +29,7 @@ func pinFlag(c *cobra.Command, dir *string) {
 	c.Flags().StringVar(dir, "pin", defaultPins, "keep connections, services and programs under `DIR`, in a BPF file system, for the next daemon; none keeps nothing")
 }
 
-// pinsOf is the folder of the daemon with a control socket: each has its own.
+// pinsOf returns the folder of the daemon with a control socket: each has its own.
 func pinsOf(dir, socket string) string {
 	name := "ulvs"
 	if socket != control.DefaultSocket {

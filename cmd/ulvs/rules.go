@@ -117,7 +117,7 @@ func (d *daemon) compare(lvs ulvs.Control) error {
 	return nil
 }
 
-// lineSet are the lines of a saved table, without comments and counters.
+// lineSet returns the lines of a saved table, without comments and counters.
 func lineSet(text string) []string {
 	var list []string
 	for line := range strings.Lines(text) {

@@ -212,7 +212,7 @@ type target struct {
 	proto uint8
 }
 
-// key is a target in registers. Fields of a concatenation are padded to four bytes.
+// key returns a target in registers. Fields of a concatenation are padded to four bytes.
 func (t target) key() []byte { return append(t.addr.AsSlice(), t.proto, 0, 0, 0) }
 
 func (t target) compare(o target) int { return slices.Compare(t.key(), o.key()) }

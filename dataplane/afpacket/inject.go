@@ -11,7 +11,7 @@ import (
 // addresses. A strict reverse path filter would not let it in there
 // (net/ipv4/fib_frontend.c, fib_validate_source).
 
-// loopback is the index of lo if frames can be injected there, else 0.
+// loopback returns the index of lo if frames can be injected there, else 0.
 func loopback() int {
 	lo, err := net.InterfaceByName("lo")
 	if err != nil || lo.Flags&net.FlagUp == 0 {

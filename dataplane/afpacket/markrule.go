@@ -94,7 +94,7 @@ func (b *builder) byPorts(match exprs, ports []dataplane.PortMatch, change exprs
 // those bytes mean something else; iptables allows no port condition there.
 var protocolsWithPorts = [][]byte{{unix.IPPROTO_TCP}, {unix.IPPROTO_UDP}, {unix.IPPROTO_DCCP}, {unix.IPPROTO_SCTP}, {unix.IPPROTO_UDPLITE}}
 
-// port is a condition on the port at offset. Without a transport header, in a
+// port returns a condition on the port at offset. Without a transport header, in a
 // later fragment of IPv4, loading it fails and the rule does not match, negated
 // or not; so does xt_tcpudp's. For those of IPv6 see laterMarks.
 func (b *builder) port(offset uint32, m dataplane.PortMatch) exprs {
@@ -115,7 +115,7 @@ func inRange(op expr.CmpOp, p dataplane.PortRange) expr.Any {
 	return &expr.Range{Op: op, Register: 1, FromData: netOrder(p.First), ToData: netOrder(p.Last)}
 }
 
-// address is a condition on an address.
+// address returns a condition on an address.
 func (f *ipFamily) address(offset uint32, m dataplane.AddrMatch) exprs {
 	if !m.Addr.IsValid() {
 		return nil

@@ -66,7 +66,7 @@ func newReceiver(p *Plane, name string) (*receiver, error) {
 	return r, nil
 }
 
-// slot is the i-th slot from the head on.
+// slot returns the i-th slot from the head on.
 func (r *receiver) slot(i int) []byte {
 	at := (r.head + i) % rxSlots * slotSize
 	return r.sock.mem[at : at+slotSize : at+slotSize]

@@ -170,7 +170,7 @@ func (s *sender) flush() {
 	s.account(err)
 }
 
-// busy is an error that passes: a full queue, full buffers.
+// busy returns an error that passes: a full queue, full buffers.
 func busy(err error) bool {
 	return errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EINTR) ||
 		errors.Is(err, unix.ENOMEM)

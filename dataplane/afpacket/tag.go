@@ -34,7 +34,7 @@ func shift(o *dataplane.Offload, n int) {
 	}
 }
 
-// tags is how many bytes of VLAN tags a frame has, and the type of what
+// tags returns how many bytes of VLAN tags a frame has, and the type of what
 // follows them; 0 if the frame is too short.
 func tags(frame []byte) (n int, etherType uint16) {
 	for at := 12; at+2 <= len(frame); at += tagLen {

@@ -83,7 +83,7 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 	return nil
 }
 
-// Now is the time that the next batch is given.
+// Now returns the time that the next batch is given.
 func (p *Plane) Now() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -228,7 +228,7 @@ func (p *Plane) Claim(c dataplane.Claims) error {
 	return nil
 }
 
-// Claims are the last claims, and how many there were so far.
+// Claims returns the last claims, and how many there were so far.
 func (p *Plane) Claims() (last dataplane.Claims, count int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -51,7 +51,7 @@ func NewResolver() *Resolver {
 	return r
 }
 
-// with is a map with another entry.
+// with returns a map with another entry.
 func with[K comparable, V any](m *map[K]V, k K, v V) *map[K]V {
 	n := make(map[K]V, len(*m)+1)
 	maps.Copy(n, *m)
@@ -101,14 +101,14 @@ func (r *Resolver) SetLink(ifindex int, name string, mac dataplane.MAC, sources 
 	r.mu.Unlock()
 }
 
-// Wants is how often frames asked for addr to be resolved.
+// Wants returns how often frames asked for addr to be resolved.
 func (r *Resolver) Wants(addr netip.Addr) int {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	return r.wants[addr.Unmap()]
 }
 
-// Refs is how many NextHop calls for addr were not released yet.
+// Refs returns how many NextHop calls for addr were not released yet.
 func (r *Resolver) Refs(addr netip.Addr) int {
 	r.mu.RLock()
 	defer r.mu.RUnlock()

@@ -2,7 +2,7 @@ package dataplanetest
 
 import "unsafe"
 
-// aligned is memory that starts on a page, as planes give it.
+// aligned returns memory that starts on a page, as planes give it.
 func aligned(size int) []byte {
 	const page = 4096
 	b := make([]byte, size+page)

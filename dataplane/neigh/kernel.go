@@ -105,7 +105,7 @@ func (r *Resolver) resync(all bool) error {
 	return nil
 }
 
-// interrupted is true for a dump during which the table changed: what it says
+// interrupted reports a dump during which the table changed: what it says
 // may be incomplete, and the notifications of the change make it whole.
 func interrupted(err error) bool { return errors.Is(err, netlink.ErrDumpInterrupted) }
 

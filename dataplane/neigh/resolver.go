@@ -240,7 +240,7 @@ func (r *Resolver) detach(h *hop) {
 	}
 }
 
-// neighbor is what h should publish now.
+// neighbor returns what h should publish now.
 func (r *Resolver) neighbor(h *hop, now time.Time) dataplane.Neighbor {
 	link := r.snap.Load().links[h.route.ifindex]
 	n := dataplane.Neighbor{Ifindex: h.route.ifindex, MTU: h.route.mtu, Src: link.mac}

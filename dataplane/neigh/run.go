@@ -69,7 +69,7 @@ func (r *Resolver) Run(ctx context.Context) error {
 			}
 			everything = false
 		case h := <-r.wants:
-			r.wake(h)
+			r.startResolving(h)
 		case <-ticker.C:
 			r.tickAll()
 		}
@@ -143,8 +143,8 @@ func (r *Resolver) take(batch []syscall.NetlinkMessage) (other bool) {
 	return other
 }
 
-// wake starts resolving h, for which a frame waits.
-func (r *Resolver) wake(h *hop) {
+// startResolving starts resolving h, for which a frame waits.
+func (r *Resolver) startResolving(h *hop) {
 	now := time.Now()
 	r.mu.Lock()
 	if e := h.entry; e != nil && !e.valid() && !e.asking(now) {

@@ -56,7 +56,7 @@ func (a *array) close() {
 // (BPF_MAX_VAR_OFF, include/linux/bpf_verifier.h).
 const verifierReach = 1 << 29
 
-// newTable is memory for the connection table: one element, or as many as there
+// newTable returns memory for the connection table: one element, or as many as there
 // are slots where that is too large, for the verifier or for the kernel.
 func newTable(name string, size int, looked bool) (*array, error) {
 	if size < verifierReach && !looked {

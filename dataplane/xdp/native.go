@@ -74,7 +74,7 @@ func taken(ifindex int) bool {
 	return false
 }
 
-// attached are the programs of an interface. (A link's info says of no namespace, and
+// attached returns the programs of an interface. (A link's info says of no namespace, and
 // numbers of interfaces are the same in many.)
 func attached(ifindex int) (ids []ebpf.ProgramID) {
 	c, err := netlink.Dial(unix.NETLINK_ROUTE, nil)

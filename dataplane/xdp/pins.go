@@ -23,7 +23,7 @@ import (
 // layout of the others is.
 type pins struct {
 	dir  string
-	why  string // nothing was taken over; "": there was nothing
+	why  string // nothing was adopted; "": there was nothing
 	lock int    // a descriptor of the folder, which one process has at a time; -1: closed
 }
 
@@ -32,7 +32,7 @@ const (
 	linkPrefix = "link-"
 )
 
-// linkPin is the name of an interface's link, in the mode in which it is attached,
+// linkPin returns the name of an interface's link, in the mode in which it is attached,
 // which an update keeps.
 func linkPin(interfaceName string, native bool) string {
 	mode := "generic-"
@@ -99,7 +99,7 @@ func (p *pins) close() {
 
 func (p *pins) path(name string) string { return filepath.Join(p.dir, name) }
 
-// arrays are those that are there, if they are all that is wanted; otherwise
+// arrays returns those that are there, if they are all that is wanted; otherwise
 // everything is removed, and there are none.
 func (p *pins) arrays(parts []accel.Part) (list []*array, err error) {
 	if list, err = p.load(parts); err == nil {
@@ -180,7 +180,7 @@ func (p *pins) load(parts []accel.Part) (list []*array, err error) {
 	return list, nil
 }
 
-// namespace is the calling thread's network namespace, by its number.
+// namespace returns the calling thread's network namespace, by its number.
 func namespace() (uint64, error) {
 	var st unix.Stat_t
 	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
@@ -301,7 +301,7 @@ func Detach(dir string) (interfaces []string, err error) {
 }
 
 // Kept says where state is kept that outlives the process, or "" if it is not; and
-// why what was there was not taken over, or "".
+// why what was there was not adopted, or "".
 func (p *Plane) Kept() (dir, discarded string) {
 	if p.pins == nil {
 		return "", ""

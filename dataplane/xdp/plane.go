@@ -7,7 +7,7 @@
 // it. It stamps and counts a connection, and leaves its state to Go: a packet that would
 // change it is handed over. So Go alone moves connections from state to state, and
 // counts of connections are exact. It opens connections, in their first state, by what
-// the director has decided ahead, and tells of them.
+// the director has picked, and completes them in rings.
 package xdp
 
 import (
@@ -49,7 +49,7 @@ type Options struct {
 	Servers int
 	// Pins, if not "", is a folder in a BPF file system (bpffs) in which the arrays
 	// and the attached programs are kept when the process ends, and from which they
-	// are taken over; it is made if need be. With Fresh, what is there is removed.
+	// are adopted; it is made if need be. With Fresh, what is there is removed.
 	Pins  string
 	Fresh bool
 	// Sockets says where AF_XDP sockets take first packets to the services, and Ring
@@ -88,7 +88,7 @@ type Plane struct {
 	// them.
 	arrays                                        []*array
 	conns, serverArray, countArray, settingsArray *array
-	templateArray, serviceArray, ringArray        *array // the first two may be nil: no connections are made
+	templateArray, serviceArray, ringArray        *array // the first two may be nil: no connections are opened
 	servers                                       []server
 	counts                                        []count
 	settings                                      *settings
@@ -257,7 +257,7 @@ func (p *Plane) link(name string, ifindex int, prog *ebpf.Program, why error) (l
 	return l, mode, nil
 }
 
-// source is the program for an interface with these addresses.
+// source returns the program for an interface with these addresses.
 func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs []dataplane.MAC,
 	m *ebpf.Map) *program.Config {
 	s := &program.Config{
@@ -317,10 +317,10 @@ func (p *Plane) Close() error {
 	return nil
 }
 
-// leave has programs that are kept know at once that nobody attends them.
+// leave has programs that stay know at once that no daemon runs.
 func (p *Plane) leave() {
 	if p.closed.Swap(true) {
-		return // somebody else may attend them by now
+		return // another daemon may run by now
 	}
 	if p.hz != 0 && p.settings != nil {
 		p.settings.beat(uint32(monotonicNow()/(time.Second/time.Duration(p.hz))) - (program.HeartbeatTimeout+1)*p.hz)

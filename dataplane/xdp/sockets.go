@@ -127,7 +127,7 @@ func (p *Plane) makeSockets() error {
 	return p.claimServices()
 }
 
-// A claim in the map has the service's number, by the key that package ahead has too.
+// A claim in the map has the service's number, by the key that package preselect has too.
 
 func claimKey(c dataplane.Claim) (k preselect.Key) {
 	copy(k[:], c.Addr.AsSlice())

@@ -106,7 +106,7 @@ func closest(off func(int64) float64) int64 {
 
 func abs(v float64) float64 { return max(v, -v) }
 
-// monotonicNow is CLOCK_MONOTONIC.
+// monotonicNow reads CLOCK_MONOTONIC.
 func monotonicNow() time.Duration {
 	var ts unix.Timespec
 	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // cannot fail for this clock

@@ -51,7 +51,7 @@ type Accelerator interface {
 }
 
 // Opener is an Accelerator that also opens connections by itself, where the director
-// has decided ahead (internal/preselect), and tells of them (internal/shtab, Rings).
+// has picked (internal/preselect), and completes them in rings (internal/shtab, Rings).
 type Opener interface {
 	Accelerator
 	// Rings is the memory of the connections' and of the templates' rings, closed, and

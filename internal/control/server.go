@@ -109,7 +109,7 @@ func Serve(ctx context.Context, l net.Listener, c ulvs.Control) error {
 // daemon. Handover returns when it has ended but for answering.
 type Handoverer interface{ Handover() error }
 
-// Handler is the protocol over any director.
+// Handler serves the protocol over any director.
 func Handler(c ulvs.Control) http.Handler {
 	m := http.NewServeMux()
 	post(m, "service/add", func(s ulvs.Service) (any, error) { return nil, c.AddService(s) })

@@ -5,17 +5,17 @@ import "github.com/ulvs/ulvs/internal/shtab"
 // entries are a shared table by IDs: what an entry holds, and what is known of the whole.
 type entries[ID ~uint32] struct{ tab *shtab.Table }
 
-// Len is how many entries there are, Max how many there can be, and Slots how many slots
+// Len returns how many entries there are, Max how many there can be, and Slots how many slots
 // there are for them.
 func (t *entries[ID]) Len() int   { return t.tab.Len() }
 func (t *entries[ID]) Max() int   { return t.tab.Max() }
 func (t *entries[ID]) Slots() int { return t.tab.Slots() }
 
-// Seed is what the hash of a key is worked out with, and homes how many home slots there
+// Seed returns what the hash of a key is worked out with, and homes how many home slots there
 // are.
 func (t *entries[ID]) Seed() (factors [6]uint64, homes uint32) { return t.tab.Seed(), t.tab.Homes() }
 
-// Hash is the hash of a key, for Touch, Lookup and Insert.
+// Hash returns the hash of a key, for Touch, Lookup and Insert.
 func (t *entries[ID]) Hash(k *shtab.Key) uint64 { return t.tab.Hash(k) }
 
 // Touch starts to load what Lookup will need. What it returns means nothing, and is only
@@ -43,16 +43,16 @@ func (t *entries[ID]) Hide(id ID) { t.tab.Detach(uint32(id)) }
 func (t *entries[ID]) Key(id ID) *shtab.Key { return t.tab.Key(uint32(id)) }
 func (t *entries[ID]) Value(id ID) uint64   { return t.tab.Value(uint32(id)) }
 
-// Stamp is the tick at which the entry was used last, and Idle how many ticks ago.
+// Stamp returns the tick at which the entry was used last, and Idle how many ticks ago.
 func (t *entries[ID]) Stamp(id ID) uint32            { return t.tab.Stamp(uint32(id)) }
 func (t *entries[ID]) Idle(id ID, now uint32) uint32 { return now - t.Stamp(id) }
 func (t *entries[ID]) SetStamp(id ID, tick uint32)   { t.tab.SetStamp(uint32(id), tick) }
 
-// State is the owner's word.
+// State returns the owner's word.
 func (t *entries[ID]) State(id ID) uint32           { return t.tab.State(uint32(id)) }
 func (t *entries[ID]) SetState(id ID, state uint32) { t.tab.SetState(uint32(id), state) }
 
-// Packets is how many packets the entry has had, and Counted tells of one that changes
+// Packets returns how many packets the entry has had, and Counted counts one that changes
 // nothing else.
 func (t *entries[ID]) Packets(id ID) uint32       { return t.tab.Count(uint32(id)) }
 func (t *entries[ID]) SetPackets(id ID, n uint32) { t.tab.SetCount(uint32(id), n) }

@@ -29,7 +29,7 @@ type Options[ID ~uint32] struct {
 	// memory.
 	Memory, Records []byte
 	Adopt           bool
-	// Ahead, if it is not nil, is called for some entries before the time of the
+	// Prefetch, if it is not nil, is called for some entries before the time of the
 	// first of them is over. If it reads what onExpire will need, that is loaded for all
 	// of them at the same time. What it returns means nothing.
 	Prefetch func(ID) uint32
@@ -122,7 +122,7 @@ func (t *Table[ID, E]) mapMemory(o Options[ID]) error {
 	return nil
 }
 
-// memory is what was given, or if that is nil the table's own.
+// memory returns what was given, or if that is nil the table's own.
 func (t *Table[ID, E]) memory(given []byte, size int) ([]byte, error) {
 	if given != nil {
 		return given, nil
@@ -152,7 +152,7 @@ func (t *Table[ID, E]) rearmAll() {
 	}
 }
 
-// RecordsSize is how many bytes the records of a table for max entries take.
+// RecordsSize returns how many bytes the records of a table for max entries take.
 func RecordsSize[E any](max int) int { return shtab.RecordsSize[record[E]](shtab.Slots(max)) }
 
 // Close gives back the memory that New took. The table is gone then.
@@ -163,7 +163,7 @@ func (t *Table[ID, E]) Close() {
 	t.own = nil
 }
 
-// Record is the owner's record of an entry.
+// Record returns the owner's record of an entry.
 func (t *Table[ID, E]) Record(id ID) *E { return &t.recs[id].owner }
 
 // TouchNew is Touch for a key that is probably new: it loads the line of its record
@@ -251,17 +251,17 @@ func (t *Table[ID, E]) Free(list []uint32) {
 	}
 }
 
-// Advance moves the clock to tick now, and calls over for what is due. It looks
+// Advance moves the clock to tick now, and calls onExpire for what is due. It looks
 // at no more than budget entries, and reports true when there are more to do.
 func (t *Table[ID, E]) Advance(now uint32, budget int) (more bool) {
 	t.armFresh()
 	return t.wheel.Advance(now, budget)
 }
 
-// Now is the tick up to which time has moved.
+// Now returns the tick up to which time has moved.
 func (t *Table[ID, E]) Now() uint32 { return t.wheel.Now() }
 
-// fire is the wheel's call when a timer has run out. The stamp may lie ahead of
+// fire serves the wheel when a timer has run out. The stamp may be later than
 // a wheel that has fallen behind.
 func (t *Table[ID, E]) fire(i uint32) {
 	stamp, timeout := t.tab.Stamp(i), t.recs[i].timeout
@@ -272,7 +272,7 @@ func (t *Table[ID, E]) fire(i uint32) {
 	t.onExpire(ID(i))
 }
 
-// Expires is how long the entry has to live if it is not used.
+// Expires returns how long the entry has to live if it is not used.
 func (t *Table[ID, E]) Expires(id ID, now uint32) time.Duration {
 	left := int32(t.Stamp(id) + t.recs[id].timeout - now)
 	return t.Duration(uint32(max(left, 0)))
@@ -283,7 +283,7 @@ func (t *Table[ID, E]) Duration(ticks uint32) time.Duration {
 	return time.Duration(ticks) * time.Second / time.Duration(t.hz)
 }
 
-// Ticks is a duration in ticks, rounded down.
+// Ticks returns a duration in ticks, rounded down.
 func (t *Table[ID, E]) Ticks(d time.Duration) uint32 {
 	return uint32(d * time.Duration(t.hz) / time.Second)
 }

@@ -2,25 +2,25 @@ package expiring
 
 import "github.com/ulvs/ulvs/internal/shtab"
 
-// PendingFlag is set in the state word of an entry that a program has made, until its owner
+// PendingFlag is set in the state word of an entry that a program has opened, until its owner
 // has taken it over: it has no record and no time to live yet.
 const PendingFlag = 1 << 15
 
-// SlotPool lends programs what they need to make entries: the rings in block, of so many
+// SlotPool gives programs what they need to insert entries: the rings in block, of so many
 // CPUs (shtab.NewSlotPool).
 func (t *Table[ID, E]) SlotPool(block []byte, cpus int) (*shtab.SlotPool, error) {
 	return shtab.NewSlotPool(t.tab, block, cpus, func(i uint32) uint32 { return t.tab.Stamp(i) + t.recs[i].timeout })
 }
 
-// Pending reports whether a program has made the entry, and its owner has not taken it
-// over.
+// Pending reports whether a program has opened the entry, and its owner has not accepted
+// it.
 func (t *Table[ID, E]) Pending(id ID) bool { return t.State(id)&PendingFlag != 0 }
 
 // Live reports whether a slot holds an entry that is not Pending.
 func (t *Table[ID, E]) Live(id ID) bool { return t.tab.Valid(uint32(id)) && !t.Pending(id) }
 
-// Opened counts an entry that a program says it has made. False: there is nothing left to
-// do for it. It was taken already; or it is another's double, made at the same moment,
+// Opened counts an entry that a program says it has opened. False: there is nothing left to
+// do for it. It was accepted already; or it is another's double, inserted at the same moment,
 // and is ended.
 func (t *Table[ID, E]) Opened(id ID) bool {
 	if !t.tab.Valid(uint32(id)) || !t.Pending(id) {

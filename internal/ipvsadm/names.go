@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
-
 	"github.com/ulvs/ulvs"
 )
 
@@ -34,9 +32,6 @@ type Names interface {
 // hang because the network is down.
 const patience = 2 * time.Second
 
-// rememberedNames bounds the cache of reverse lookups.
-const rememberedNames = 4096
-
 // SystemNames answers from /etc/hosts and /etc/services, then asks the name
 // servers of /etc/resolv.conf. It follows the usual order, files first, whatever
 // /etc/nsswitch.conf says. Make one for each command line: it reads the files
@@ -46,10 +41,10 @@ type SystemNames struct {
 	resolver *net.Resolver
 	hosts    func() []hostLine
 	services func() []serviceLine
-	names    *lru.Cache[netip.Addr, string] // "" is a name that is not there
 
-	mu   sync.Mutex
-	left time.Duration // of patience
+	mu    sync.Mutex
+	names map[netip.Addr]string // as long as one listing; "" is a name that is not there
+	left  time.Duration         // of patience
 }
 
 var _ Names = (*SystemNames)(nil)
@@ -60,15 +55,11 @@ func NewSystemNames() *SystemNames {
 }
 
 func namesFrom(hosts, services string, r *net.Resolver) *SystemNames {
-	cache, err := lru.New[netip.Addr, string](rememberedNames)
-	if err != nil { // only for a size that is not positive
-		panic(err)
-	}
 	return &SystemNames{
 		resolver: r,
 		hosts:    sync.OnceValue(func() []hostLine { return readLines(hosts, parseHostLine) }),
 		services: sync.OnceValue(func() []serviceLine { return readLines(services, parseServiceLine) }),
-		names:    cache,
+		names:    map[netip.Addr]string{},
 		left:     patience,
 	}
 }
@@ -103,10 +94,12 @@ func (s *SystemNames) Host(name string) (netip.Addr, bool) {
 
 // Addr implements Names.
 func (s *SystemNames) Addr(a netip.Addr) (string, bool) {
-	if name, ok := s.names.Get(a); ok {
+	s.mu.Lock()
+	name, ok := s.names[a]
+	s.mu.Unlock()
+	if ok {
 		return name, name != ""
 	}
-	name := ""
 	for _, h := range s.hosts() {
 		if h.addr == a {
 			name = h.names[0]
@@ -122,7 +115,9 @@ func (s *SystemNames) Addr(a netip.Addr) (string, bool) {
 			return err
 		})
 	}
-	s.names.Add(a, name)
+	s.mu.Lock()
+	s.names[a] = name
+	s.mu.Unlock()
 	return name, name != ""
 }
 

@@ -4,14 +4,14 @@ import "unsafe"
 
 // The layout of a service's memory, which programs compile in.
 //
-//	  0  turns   8  the first choice that is not there yet 32 | the next choice 32
+//	  0  turns   8  the first pick that is not there yet 32 | the next pick 32
 //	  8  key    20
 //	 28  by      4  0: closed
 //	 64  keep   40
 //	128  picks      the real server's number 32 | the scheduler's own 32
 const (
 	// Services is how many services there is room for, by number, 0 included; those
-	// with higher numbers are Go's. Choices is a ring's size, a power of two, of which
+	// with higher numbers are Go's. Picks is a ring's size, a power of two, of which
 	// one is always kept.
 	Services = 1 << 10
 	Picks    = 1 << 10

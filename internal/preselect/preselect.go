@@ -1,13 +1,13 @@
 // Package preselect is what a director decides before packets come, for programs that
 // open connections by themselves: for each virtual service whether they may, by which
-// bits of a flow its connection templates are found, and its scheduler's next choices.
+// bits of a flow its connection templates are found, and its scheduler's next picks.
 // All of it lies in memory that programs read and that outlives the process.
 //
-// The choices are a ring. Where it stands is one word, the number of the next choice
+// The picks are a ring. Where it stands is one word, the number of the next pick
 // and that of the first which is not there yet. Whoever takes a choice reads it and
 // then moves the word on, by compare and swap: the choice was the next one if that
 // succeeds, as none is overwritten before it was taken. The owner adds behind, and
-// ends the ring in the same way: choices that nobody took were never made. The last
+// ends the ring in the same way: picks that nobody took are void. The last
 // choice that was taken stays where it is, so that the memory itself says where the
 // scheduler stands.
 package preselect
@@ -60,12 +60,12 @@ type Service struct {
 func Over(block []byte) ([]Service, error) {
 	list, err := shtab.RecordsOver[Service](block, Services)
 	if err != nil {
-		return nil, fmt.Errorf("ahead: %w", err)
+		return nil, fmt.Errorf("preselect: %w", err)
 	}
 	return list, nil
 }
 
-// Size is how many bytes Services services take.
+// Size returns how many bytes Services services take.
 func Size() int { return shtab.RecordsSize[Service](Services) }
 
 // Open has programs open connections to a service: by are ByPicks and ByTemplate, keep
@@ -111,7 +111,7 @@ func (s *Service) Take() (c Pick, ok bool) {
 	}
 }
 
-// Room is how many choices may be added.
+// Room returns how many picks may be added.
 func (s *Service) Room() int {
 	w := atomic.LoadUint64(&s.position)
 	return Picks - 1 - int(uint32(w>>32)-uint32(w))
@@ -124,7 +124,7 @@ func (s *Service) Add(n int, c Pick) {
 	atomic.StoreUint64(&s.picks[tail%Picks], c.pack())
 }
 
-// Publish lets the n choices that were added be taken.
+// Publish lets the n picks that were added be taken.
 func (s *Service) Publish(n int) {
 	// The numbers start again before the lower one could run into the upper one.
 	const far = 1 << 30

@@ -58,10 +58,10 @@ type slot struct {
 
 // A CPU's rings (Rings). Each side's position has a line of its own.
 //
-//	  0  takeAt     4  the programs' position in free
-//	 64  putAt      4  their position in made
-//	128  free   16384  cells of slots that may be used
-//	     made   16384  cells of slots that were used
+//	 0     fillAt           4  the programs' position in the fill ring
+//	64     completionAt     4  their position in the completion ring
+//	128    fill         16384  cells of slots that may be used
+//	       completion   16384  cells of slots that were used
 const (
 	RingCells   = 1 << 12
 	RingsStride = 2*SlotSize + 2*RingCells*4
@@ -109,7 +109,7 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(cpuRings{}.completion)-OffCompletion]
 )
 
-// offset is how many bytes of b lie before the first address that is a multiple of
+// offset returns how many bytes of b lie before the first address that is a multiple of
 // size, a power of two.
 func offset(b []byte, size uintptr) int {
 	return int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (size - 1))

@@ -61,14 +61,14 @@ func writeAll(block []byte) {
 	}
 }
 
-// heap is memory from Go's heap that starts on a cache line.
+// heap returns memory from Go's heap that starts on a cache line.
 func heap(size int) ([]byte, func()) {
 	b := make([]byte, size+SlotSize)
 	skip := offset(b, SlotSize)
 	return b[skip : skip+size], func() {}
 }
 
-// RecordsSize is how many bytes n records take.
+// RecordsSize returns how many bytes n records take.
 func RecordsSize[R any](n int) int { return n * sizeOf[R]() }
 
 // RecordsOver lays n records over a block, which must be large enough, start on a

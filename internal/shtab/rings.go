@@ -5,34 +5,34 @@ import (
 	"sync/atomic"
 )
 
-// Rings are how a table's owner and programs that make entries by themselves work
-// together: for each CPU, a ring of overflow slots that its programs may use, and a
-// ring of the slots in which they have made entries. A daemon that has such programs
+// Rings are how a table's owner and programs that insert entries by themselves work
+// together: for each CPU, a fill ring of overflow slots that its programs may use, and a
+// completion ring of the slots in which they have inserted entries. A daemon that has such programs
 // may leave its table to one that has not, and the other way round, as both keep to
 // this.
 //
-// A cell holds 0, or a slot's number and 1. The giving side puts where it finds 0,
-// the taking side takes by exchanging with 0, and each keeps its own position: a
+// A cell holds 0, or a slot's number and 1. The producer puts where it finds 0,
+// the consumer takes by exchanging with 0, and each keeps its own position: a
 // ring is full, or empty, where the next cell says so. While rings are closed there
-// is a mark in the cells of the second ring: programs find it full, and make
+// is a mark in the cells of the completion ring: programs find it full, and insert
 // nothing.
 //
-// A program makes an entry, if the key was not found, in these steps:
+// A program inserts an entry, if the key was not found, in these steps:
 //
-//   - It looks whether its next cell of the second ring is 0. Else the packet is Go's.
+//   - It looks whether its next cell of the completion ring is 0. Else the packet is Go's.
 //   - It claims the home slot, or the one beside it: a word of 0 becomes limbo, by
 //     compare and swap, as in Insert. If both are taken, it takes a slot from the
-//     first ring.
+//     fill ring.
 //   - It writes the key, stamp, state and count, and exchanges the word for its own,
 //     which is a full barrier.
 //   - It puts an overflow slot at the head of the home slot's chain, by compare and
 //     swap. Only the owner takes slots out of chains, and no slot that was in one
 //     gets back into one before a grace period has passed: the head that a program
 //     has read is the same slot if it is the same number.
-//   - It puts the slot's number into the second ring, by compare and swap, and moves
+//   - It puts the slot's number into the completion ring, by compare and swap, and moves
 //     its position on.
 //
-// From then on the entry is the owner's, who counts it (Made). If two made entries
+// From then on the entry is the owner's, who counts it (Table.CountOpened). If two inserted entries
 // of one key, or the chain's head changed too often, a look-up of the key finds
 // another slot than this: the owner removes what is not found.
 //
@@ -60,12 +60,12 @@ func NewRings(block []byte, cpus int) (*Rings, error) {
 	return r, nil
 }
 
-// RingsSize is how much memory the rings of so many CPUs take, in bytes.
+// RingsSize returns how much memory the rings of so many CPUs take, in bytes.
 func RingsSize(cpus int) int { return RecordsSize[cpuRings](cpus) }
 
-// Close ends that programs make entries, and takes back the slots that they were
+// Close ends that programs insert entries, and takes back the slots that they were
 // given, of which Adopt then finds that they are free. One that is running may still
-// make an entry: a grace period has to pass before Adopt.
+// insert an entry: a grace period has to pass before Adopt.
 func (r *Rings) Close() {
 	for i := range r.cpus {
 		c := &r.cpus[i]
@@ -78,7 +78,7 @@ func (r *Rings) Close() {
 	}
 }
 
-// Open has programs make entries from now on.
+// Open has programs insert entries from now on.
 func (r *Rings) Open() {
 	for i := range r.cpus {
 		c := &r.cpus[i]
@@ -100,7 +100,7 @@ func (r *Rings) Fill(cpu int, slot uint32) bool {
 	return true
 }
 
-// Completed is the next slot in which one of a CPU's programs has made an entry, for
+// Completed returns the next slot in which one of a CPU's programs has inserted an entry, for
 // Table.CountOpened.
 func (r *Rings) Completed(cpu int) (slot uint32, ok bool) {
 	if _, ok = r.peek(cpu, 0); !ok {
@@ -111,14 +111,14 @@ func (r *Rings) Completed(cpu int) (slot uint32, ok bool) {
 	return atomic.SwapUint32(cell, 0) - 1, true
 }
 
-// peek is what Next says after so many more.
+// peek returns what Completed would say after so many more.
 func (r *Rings) peek(cpu int, after uint32) (slot uint32, ok bool) {
 	v := atomic.LoadUint32(&r.cpus[cpu].completion[(r.at[cpu].completion+after)%RingCells])
 	return v - 1, v != 0 && v != closed
 }
 
-// AllowConcurrentInsert says that programs may make entries, before the rings are opened: Insert
-// then competes with them.
+// AllowConcurrentInsert says that programs may insert entries, before the rings are opened:
+// Insert then competes with them.
 func (t *Table) AllowConcurrentInsert() { t.concurrent = true }
 
 // Reserve takes an overflow slot out of the table, for Rings.Fill.
@@ -129,9 +129,9 @@ func (t *Table) Reserve() (slot uint32, ok bool) {
 	return t.free.pop(), true
 }
 
-// Unreserve returns a slot that was lent and not given.
+// Unreserve returns a slot that was reserved and not put into a ring.
 func (t *Table) Unreserve(slot uint32) { t.free.push(slot) }
 
-// CountOpened counts the entry that a program has made in slot i. It may be another's
+// CountOpened counts the entry that a program has inserted in slot i. It may be another's
 // double, which a look-up does not find: then it is to be removed.
 func (t *Table) CountOpened(i uint32) { t.used++ }

@@ -27,7 +27,7 @@
 // # Publication
 //
 // One goroutine at a time writes (the owner's lock); XDP reads at any time. (The
-// claims and swaps leave room for programs that make entries too: Rings.)
+// claims and swaps leave room for programs that insert entries too: Rings.)
 //
 //   - Insert claims a home slot by its word, writes key, stamp and state, then
 //     the word, and links an overflow slot into its chain last. A reader that finds the slot earlier sees word
@@ -91,18 +91,18 @@ type Table struct {
 	used  uint32
 	seed  Seed
 
-	concurrent bool // programs make entries too
+	concurrent bool // programs insert entries too
 	free       fifo // overflow slots
 }
 
-// homes is how many home slots a table for max entries has: pairs.
+// homes returns how many home slots a table for max entries has: pairs.
 func homes(max int) int { return (max + 1) &^ 1 }
 
-// Slots is how many slots a table for max entries has: homes, and the overflow
+// Slots returns how many slots a table for max entries has: homes, and the overflow
 // that a full table needs (0.44 of the entries), with room for chance.
 func Slots(max int) int { return homes(max) + max*11/25 + max/64 + 64 }
 
-// Size is how much memory a table for max entries needs, in bytes.
+// Size returns how much memory a table for max entries needs, in bytes.
 func Size(max int) int { return HeaderSize + Slots(max)*SlotSize }
 
 // MaxEntries is the most entries that a table can have.
@@ -141,7 +141,7 @@ func New(block []byte, max int, hz uint32) (*Table, error) {
 // ErrLayout says that memory does not hold a table as this one is laid out.
 var ErrLayout = errors.New("shtab: the memory holds no table of this layout and size")
 
-// Adopt takes over the table in block from a process that has ended, at whatever
+// Adopt goes on with the table in block from a process that has ended, at whatever
 // point that was, while readers go on. removed are the slots of entries that were
 // being inserted or removed: they are to be released once no reader can have them.
 // The error wraps ErrLayout.
@@ -200,7 +200,7 @@ func (t *Table) walk() (chained []bool) {
 	return chained
 }
 
-// Len is how many entries there are, Max how many there may be, Slots how many slots.
+// Len returns how many entries there are, Max how many there may be, Slots how many slots.
 func (t *Table) Len() int   { return int(t.used) }
 func (t *Table) Max() int   { return int(t.max) }
 func (t *Table) Slots() int { return len(t.slots) }
@@ -210,7 +210,7 @@ func (t *Table) Slots() int { return len(t.slots) }
 func (t *Table) Seed() Seed    { return t.seed }
 func (t *Table) Homes() uint32 { return t.home }
 
-// Hash is the hash of a key, for Lookup, Touch and Insert.
+// Hash returns the hash of a key, for Lookup, Touch and Insert.
 func (t *Table) Hash(k *Key) uint64 {
 	s := &t.seed
 	x := k[0]
@@ -225,7 +225,7 @@ func (t *Table) Hash(k *Key) uint64 {
 	return h * h
 }
 
-// halves is the product of a word's halves, to each of which one of the seed's is
+// halves returns the product of a word's halves, to each of which one of the seed's is
 // added.
 func halves(w, seed uint64) uint64 {
 	return uint64(uint32(w)+uint32(seed)) * uint64(uint32(w>>32)+uint32(seed>>32))
@@ -240,7 +240,7 @@ func (t *Table) homeOf(h uint64) uint32 {
 	return uint32(i)
 }
 
-// Home is the slot in which the look-up of a key starts, and where a new entry of it
+// Home returns the slot in which the look-up of a key starts, and where a new entry of it
 // most probably lies.
 func (t *Table) Home(h uint64) uint32 { return t.homeOf(h) }
 

@@ -5,15 +5,15 @@ package shtab
 type SlotPool struct {
 	rings *Rings
 	table *Table
-	// lent is how many slots each CPU's programs have, of share at most.
+	// reserved is how many slots each CPU's programs have, of share at most.
 	reserved []int
 	share    int
 	touch    func(slot uint32) uint32
 	sum      uint32 // of what was touched: the compiler cannot leave it out
 }
 
-// NewSlotPool lays rings of so many CPUs over block (NewRings), from which nothing is lent
-// yet. touch reads what the owner will need of an entry that a program has made; what
+// NewSlotPool lays rings of so many CPUs over block (NewRings), for which nothing is reserved
+// yet. touch reads what the owner will need of an entry that a program has inserted; what
 // it returns means nothing.
 func NewSlotPool(table *Table, block []byte, cpus int, touch func(slot uint32) uint32) (*SlotPool, error) {
 	rings, err := NewRings(block, cpus)
@@ -25,14 +25,14 @@ func NewSlotPool(table *Table, block []byte, cpus int, touch func(slot uint32) u
 	return &SlotPool{rings: rings, table: table, reserved: make([]int, cpus), share: share, touch: touch}, nil
 }
 
-// Open lets programs make entries.
+// Open lets programs insert entries.
 func (l *SlotPool) Open() {
 	l.table.AllowConcurrentInsert()
 	l.rings.Open()
 	l.refill()
 }
 
-// refill fills up what programs have.
+// refill fills the fill rings from the table's overflow slots.
 func (l *SlotPool) refill() {
 	for cpu := range l.reserved {
 		for l.reserved[cpu] < l.share {
@@ -49,7 +49,7 @@ func (l *SlotPool) refill() {
 	}
 }
 
-// Drain calls take for the slots in which programs have made entries, and reports
+// Drain calls take for the slots in which programs have inserted entries, and reports
 // whether there were any. Of each CPU it takes a ring's cells at most, however fast
 // programs are.
 func (l *SlotPool) Drain(take func(slot uint32)) (some bool) {
@@ -58,7 +58,7 @@ func (l *SlotPool) Drain(take func(slot uint32)) (some bool) {
 			n := l.prefetch(cpu)
 			for range n {
 				slot, ok := l.rings.Completed(cpu)
-				if !ok { // closed meanwhile, by who takes over
+				if !ok { // closed meanwhile, by the next daemon
 					return some
 				}
 				if slot >= l.table.Homes() {
@@ -81,7 +81,7 @@ func (l *SlotPool) Drain(take func(slot uint32)) (some bool) {
 // atOnce is of how many entries what another CPU has written is loaded side by side.
 const prefetched = 16
 
-// prefetch touches the next entries that a CPU's programs have made, and says how many.
+// prefetch touches the next entries that a CPU's programs have inserted, and says how many.
 func (l *SlotPool) prefetch(cpu int) (n int) {
 	for n < prefetched {
 		slot, ok := l.rings.peek(cpu, uint32(n))

@@ -44,7 +44,7 @@ var wheels = [levels]level{
 	{nearLists + farLists, outerLists - 1, nearBits + farBits},
 }
 
-// list is the number of the list that a tick has at a level.
+// list returns the number of the list that a tick has at a level.
 func (l *level) list(tick uint32) uint32 { return l.base + tick>>l.shift&l.mask }
 
 // Link ties one record into the wheel. The zero value is a record without a
@@ -81,10 +81,10 @@ func New[R any](recs []R, link func(*R) *Link, now uint32, expire func(i uint32)
 // returns means nothing.
 func (w *Wheel) SetPrefetch(f func(i uint32) uint32) { w.prefetch = f }
 
-// Now is the tick up to which timers have expired.
+// Now returns the tick up to which timers have expired.
 func (w *Wheel) Now() uint32 { return w.now }
 
-// Armed is how many timers are set.
+// Armed returns how many timers are set.
 func (w *Wheel) Armed() int { return w.armed }
 
 // Due is when record i's timer expires; false if it has none.
@@ -155,7 +155,7 @@ func (w *Wheel) Advance(now uint32, budget int) (more bool) {
 	}
 }
 
-// behind are the records behind the first ones of a list's chains, and whether there
+// behind returns the records behind the first ones of a list's chains, and whether there
 // are first ones. They are loaded while those are worked on.
 func (w *Wheel) behind(list []uint32) (next [ways]uint32, any bool) {
 	for chain, head := range list {
@@ -210,7 +210,7 @@ func (w *Wheel) step(limit uint32) {
 	}
 }
 
-// next is the first tick from t on, in this round of the lowest level, whose list may
+// next returns the first tick from t on, in this round of the lowest level, whose list may
 // hold entries; or, if none does, one that is the start of a round or after limit.
 func (w *Wheel) next(t, limit uint32) uint32 {
 	n := t & (nearLists - 1)

@@ -1,6 +1,7 @@
 // Package rounds compares what carries frames over the wire of package wire:
 // contenders take turns, so that what else happens on the machine meets all of
-// them, and a round counts only if the sink has seen all that was sent.
+// them, and a round counts only if the sink has seen all that was sent. It is not
+// covered by compatibility.
 package rounds
 
 import (

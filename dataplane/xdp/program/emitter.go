@@ -50,7 +50,7 @@ func (e *emitter) atType() int16 { return int16(12 + 4*e.tags) }
 
 func (e *emitter) atIP() int16 { return int16(14 + 4*e.tags) }
 
-// families is which the program knows: IPv4, and IPv6.
+// families returns which the program knows: IPv4, and IPv6.
 func (e *emitter) families() []bool {
 	if e.Hashed != 0 {
 		return []bool{false}
@@ -58,7 +58,7 @@ func (e *emitter) families() []bool {
 	return []bool{false, true}
 }
 
-// label is the name of a label for this family and so many tags; mark puts it before the next instruction.
+// label returns the name of a label for this family and so many tags; mark puts it before the next instruction.
 func (e *emitter) label(name string) string {
 	if e.six {
 		name += "6"
@@ -82,7 +82,7 @@ func (e *emitter) emit(list ...asm.Instruction) {
 	}
 }
 
-// labelUndecided is the label of what a connection's packet goes to that is Go's.
+// labelUndecided returns the label of what a connection's packet goes to that is Go's.
 func (e *emitter) labelUndecided() string {
 	if e.hasSockets() {
 		return e.label("go")
@@ -90,7 +90,7 @@ func (e *emitter) labelUndecided() string {
 	return PassLabel
 }
 
-// labelUnexpected is the label of what a packet goes to whose connection is not for the
+// labelUnexpected returns the label of what a packet goes to whose connection is not for the
 // program alone.
 func (e *emitter) labelUnexpected() string {
 	if e.opens() {
@@ -102,7 +102,7 @@ func (e *emitter) labelUnexpected() string {
 // hasSockets reports whether there are sockets for what is Go's: they know no VLAN.
 func (e *emitter) hasSockets() bool { return e.Sockets != 0 && e.tags == 0 }
 
-// atProto is where the transport protocol is in a frame.
+// atProto returns where the transport protocol is in a frame.
 func (e *emitter) atProto() int16 {
 	if e.six {
 		return e.atIP() + 6
@@ -114,7 +114,7 @@ func (e *emitter) atProto() int16 {
 // what it leaves to Go.
 func (e *emitter) opens() bool { return e.hasSockets() && e.Services != 0 && !e.LookupHelper }
 
-// atPorts is where the transport header is in a frame.
+// atPorts returns where the transport header is in a frame.
 func (e *emitter) atPorts() int16 {
 	if e.six {
 		return e.atIP() + 40

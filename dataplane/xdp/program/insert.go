@@ -25,7 +25,7 @@ const (
 	entryHome       = 0  // the number of its key's home slot
 	entryNumber     = 8  // that of its slot, and 1
 	entryAddr       = 16 // the slot's address
-	entryCompletion = 24 // the address of the cell in which it will be told of
+	entryCompletion = 24 // the address of the cell of the completion ring
 )
 
 func (o *opener) connTable() entries {
@@ -39,7 +39,7 @@ func (o *opener) templateTable() entries {
 
 func (t entries) label(o *opener, name string) string { return o.label(t.name + "-" + name) }
 
-// entryAddress is a slot's address, R0, by its number in R1, to which add is added.
+// entryAddress computes a slot's address, R0, by its number in R1, to which add is added.
 func (o *opener) entryAddress(t entries, add int32) {
 	o.element(asm.R0, t.table, asm.R1, slotShift, uint32(shtab.HeaderSize+add*shtab.SlotSize))
 }
@@ -62,7 +62,7 @@ func (o *opener) findRings() {
 	)
 }
 
-// ringsOf is the connections' rings of the CPU in a register, R8.
+// ringsOf loads the connections' rings of the CPU in a register, R8.
 func (o *opener) ringsOf(cpu asm.Register) {
 	o.emit(
 		asm.Mul.Imm(cpu, shtab.RingsStride),
@@ -71,7 +71,7 @@ func (o *opener) ringsOf(cpu asm.Register) {
 	)
 }
 
-// findCompletion keeps the address of the cell in which an entry is told of to Go. R8 are the
+// findCompletion keeps the address of the completion ring's next cell. R8 are the
 // CPU's rings of the table.
 //
 // in: rings; out: -; lost: R1 R2 R4
@@ -116,7 +116,7 @@ func (o *opener) keepAwake(asleep string) {
 	o.symbol = asleep
 }
 
-// cellAddress is the address of a ring's cell, less the ring's own, by its number in R1.
+// cellAddress computes the address of a ring's cell, less the ring's own, by its number in R1.
 func (o *opener) cellAddress(to asm.Register) {
 	o.emit(
 		asm.And.Imm(asm.R1, shtab.RingCells-1),

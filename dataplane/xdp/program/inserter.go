@@ -6,7 +6,7 @@ import (
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
-// What a maker did with a packet.
+// What an inserter did with a packet.
 const (
 	InserterPassed = iota // never: for the verifier
 	InserterFound
@@ -14,13 +14,13 @@ const (
 	InserterMade
 )
 
-// InserterKeys is how many keys a maker draws from: word 0 is less.
+// InserterKeys is how many keys an inserter draws from: word 0 is less.
 const InserterKeys = 1 << 10
 
 // InserterPorts is word 1 of all of them.
 const InserterPorts = 0x0406_5000_0400
 
-// Inserter is a program that draws a key and, if the table does not have it, makes an
+// Inserter returns a program that draws a key and, if the table does not have it, makes an
 // entry by the steps of the product's.
 func (c *Config) Inserter() asm.Instructions {
 	p := new(Program)
@@ -37,7 +37,7 @@ func (c *Config) Inserter() asm.Instructions {
 	p.emit(
 		save(t.stack+entryHome, asm.R2),
 		asm.Mov.Imm(asm.R1, 1<<30),
-		save(stackTick, asm.R1), // nobody attends
+		save(stackTick, asm.R1), // no daemon runs
 	)
 	p.lookup()
 	p.mark("found")

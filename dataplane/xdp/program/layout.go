@@ -30,9 +30,9 @@ const (
 // What the program looks up of its configuration.
 //
 //	 0  expected    4  what an entry's state word has, of what forwarding asks for
-//	 4  attended    4  when a daemon showed itself last, in ticks
-//	 8  making      4  families (a bit each, see makingBit) that connections may be made of
-//	12  templates   4  1: templates may be made, too
+//	 4  heartbeat   4  when a daemon showed itself last, in ticks
+//	 8  opening     4  families (a bit each, see OpeningBit) of which connections may be opened
+//	12  templates   4  1: templates may be opened, too
 //	64  locals   4096  a bit for the fold of each of the host's own addresses, by family
 const (
 	SettingsSize      = SettingsLocals + 2*LocalsSize
@@ -45,7 +45,7 @@ const (
 	LocalsSize = dataplane.LocalBits / 8 // a family's
 )
 
-// OpeningBit is a family's bit in the settings.
+// OpeningBit returns a family's bit in the settings.
 func OpeningBit(six bool) uint32 {
 	if six {
 		return 2

@@ -2,7 +2,7 @@ package program
 
 import "github.com/cilium/ebpf/asm"
 
-// miss is where a packet goes that has no connection. Of those without a VLAN tag,
+// miss decides about a packet that has no connection. Of those without a VLAN tag,
 // the first packets of a service open one, or are for the sockets; the rest is passed.
 //
 // in: R2 addrs ports data total; out: dest slot; lost: R0 R1 R2 R3 R4 R5

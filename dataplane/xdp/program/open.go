@@ -15,7 +15,7 @@ import (
 // opener opens connections.
 type opener struct{ forwarder }
 
-// openConn opens a connection, as the director has decided ahead (internal/preselect), and has
+// openConn opens a connection, by the director's picks (internal/preselect), and has
 // the packet go on as one of it. R0 is the claim in which the service's number is. What
 // is not clear is Go's, which does the same in package forward's schedule.go.
 func (o *opener) openConn() {
@@ -31,8 +31,8 @@ func (o *opener) openConn() {
 	o.emit(asm.Mov.Reg(slot, asm.R5), asm.Ja.Label(o.label("stays")))
 }
 
-// acceptPending is where packets of a connection go, whose state is in R1, that is not as
-// expected: one that a program has made and Go has not seen yet is expected too.
+// acceptPending decides about packets of a connection whose state is in R1, that is not as
+// expected: one that a program has opened and Go has not accepted yet is expected too.
 //
 // in: R1; out: -; lost: R0
 func (o *opener) acceptPending() {
@@ -67,7 +67,7 @@ func (o *opener) checkService() {
 		asm.And.Imm(asm.R1, int32(OpeningBit(o.six))),
 		o.leaveIf(asm.JEq, asm.R1, 0),
 	)
-	// The claims are told of later than the services.
+	// The claims come later than the services.
 	for off := int16(0); off < int16(ClaimSize); off += 4 {
 		o.emit(
 			asm.LoadMem(asm.R1, service, preselect.OffKey+off, asm.Word),
@@ -141,7 +141,7 @@ func (o *opener) checkSource() {
 }
 
 // chooseServer finds the real server: that of the client's template, or the scheduler's next
-// choice, for which a template is to be made if the service is persistent. Its number
+// pick, for which a template is to be inserted if the service is persistent. Its number
 // goes to dest, in place of the service.
 //
 // in: service data total; out: dest rings; lost: R0 R1 R2 R3 R4 R5

@@ -138,7 +138,7 @@ func (p *parser) parseIPv4() {
 	p.parsePorts(20)
 }
 
-// bytesOf is a word that has b in the byte at offset i in memory.
+// bytesOf returns a word that has b in the byte at offset i in memory.
 func bytesOf(i int, b uint64) uint64 { return b << (8 * i) }
 
 // parseIPv6 reads a packet without extension headers that can live on.

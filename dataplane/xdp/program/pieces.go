@@ -50,7 +50,7 @@ func (e *emitter) setting(to asm.Register, off uint32) {
 	e.emit(asm.LoadMapValue(to, e.Settings, off), asm.LoadMem(to, to, 0, asm.Word))
 }
 
-// atomically is an atomic operation on memory at dst. cilium/ebpf v0.22.0 loses the
+// atomically returns an atomic operation on memory at dst. cilium/ebpf v0.22.0 loses the
 // operation on its way to the kernel (asm/instruction.go, Marshal), and adds instead.
 func atomically(op asm.AtomicOp, dst, src asm.Register, size asm.Size, off int16) asm.Instruction {
 	i := op.Mem(dst, src, size, off)

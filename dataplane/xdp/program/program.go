@@ -62,7 +62,7 @@ type Program struct{ opener }
 // VLAN tags have all of it again, with other offsets.
 func (c *Config) Assemble() asm.Instructions { return c.assemble(false).out }
 
-// Listing is what Assemble emits, for people: each step says what it does.
+// Listing returns what Assemble emits, for people: each step says what it does.
 func (c *Config) Listing() string { return fmt.Sprintf("%v", c.assemble(true).out) }
 
 func (c *Config) assemble(listing bool) *Program {
