@@ -88,10 +88,18 @@ func (st *State) Attach(adopted bool) {
 
 // adopt goes on with what an earlier process left in the tables.
 func (st *State) adopt(now uint32) {
-	st.bind()
+	// The kept states come first: bind counts connections that nobody has counted yet.
 	for _, dst := range st.index.dests {
 		if dst != nil {
 			dst.state = st.index.states.server(dst.ID)
+		}
+	}
+	for s := range st.index.Each {
+		_, s.state = st.index.states.service(s.number)
+	}
+	st.bind()
+	for _, dst := range st.index.dests {
+		if dst != nil {
 			dst.Recall(dst.overloaded)
 			dst.Keep(&dst.overloaded)
 			dst.pushed = nil
@@ -109,7 +117,6 @@ func (st *State) adopt(now uint32) {
 		}
 	}
 	for s := range st.index.Each {
-		_, s.state = st.index.states.service(s.number)
 		s.restorePosition()
 	}
 }

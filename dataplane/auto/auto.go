@@ -89,7 +89,7 @@ func Open(o Options, begin func(Plane) error) (*Opened, error) {
 			return p, nil
 		}
 		if o.Plane == XDP || errors.Is(err, xdp.ErrTaken) {
-			return nil, errors.Join(err, slow.Close())
+			return nil, errors.Join(err, p.Lost, slow.Close())
 		}
 		o.Logger.Info("packets are taken by AF_PACKET, not XDP", "because", err)
 		// Nothing is kept, and what an earlier process left must not go on forwarding

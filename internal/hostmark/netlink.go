@@ -138,10 +138,18 @@ func (c *conn) get(message uint16, dump bool, family uint8, request []byte,
 	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return fmt.Errorf("ask nftables: %w", err)
 	}
-	answers, err := c.Execute(netlink.Message{
+	asked, err := c.Send(netlink.Message{
 		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message), Flags: flags},
 		Data:   append([]byte{family, 0, 0, 0}, request...), // struct nfgenmsg
 	})
+	if err != nil {
+		return failure(err)
+	}
+	answers, err := c.Receive()
+	// What comes late of an earlier question, which was given up, is nobody's.
+	for err == nil && len(answers) > 0 && answers[0].Header.Sequence != asked.Header.Sequence {
+		answers, err = c.Receive()
+	}
 	if err != nil {
 		return failure(err)
 	}
