@@ -96,7 +96,7 @@ func Open(o Options, begin func(Plane) error) (*Opened, error) {
 		// beside this one.
 		if o.Pins != "" {
 			if err := Detach(o.Pins, o.Interfaces...); err != nil {
-				return nil, errors.Join(err, slow.Close())
+				return nil, errors.Join(err, p.Lost, slow.Close())
 			}
 			p.Pins = ""
 			slow.KeepClaims(false)
@@ -104,7 +104,7 @@ func Open(o Options, begin func(Plane) error) (*Opened, error) {
 	}
 	p.Plane = slow
 	if err := begin(slow); err != nil {
-		return nil, errors.Join(err, slow.Close())
+		return nil, errors.Join(err, p.Lost, slow.Close())
 	}
 	return p, nil
 }
