@@ -389,8 +389,7 @@ func pairCourse(w *pair, restarts bool) (opened uint64) {
 		case n < 98:
 			w.move(time.Duration(1+w.rng.IntN(90)) * time.Second)
 		case w.restarts:
-			// The last ones may be opened, and seen by nobody before the daemon is killed.
-			for range 4 {
+			for range 4 { // which the daemon may not have seen when it is killed
 				w.send(w.frame())
 			}
 			w.restart()
