@@ -32,12 +32,13 @@ race: ## all tests under the race detector (needs gcc)
 	CGO_ENABLED=1 $(GO) test -race -timeout $(PATIENCE) ./...
 
 .PHONY: lint
-lint: ## gofmt, go vet, staticcheck, go.mod as it should be, a build for arm64, and vuln
+lint: ## gofmt, go vet, staticcheck, go.mod as it should be, builds for arm64 and of the emitter elsewhere, and vuln
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }
 	$(GO) mod tidy -diff
 	$(GO) mod verify
 	$(GO) vet ./...
 	GOARCH=arm64 CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/ulvs
+	GOOS=darwin CGO_ENABLED=0 $(GO) build ./dataplane/xdp/program
 	$(GO) run $(STATICCHECK) ./...
 	@$(MAKE) --no-print-directory vuln
 
