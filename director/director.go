@@ -178,6 +178,8 @@ func (d *Director) Run(ctx context.Context) error {
 				return nil
 			case <-t.C:
 				d.Tick(d.clock())
+			case <-d.path.Upkeep.Due():
+				d.path.Upkeep.Settle(nil)
 			}
 		}
 	})

@@ -67,6 +67,7 @@ func (in *Path) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	defer in.unlock()
 	in.locals, in.in = in.resolver.Locals(), link{}
 	in.advance(tick)
+	in.makeRoom()
 	in.index.mirror.heartbeat(tick)
 	var lines uint32
 	for i := range batch {

@@ -64,6 +64,7 @@ func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 		index: newIndex(), sysctl: sysctl.Defaults(), nextEst: new(uint32), starting: noMirror{},
 		fragments: fragment.New(fragments, fragmentLife),
 		early:     fragment.NewHold[dataplane.Frame](earlyFragments, fragmentLife), scratch: make(chan *scratch, 64),
+		settle: make(chan struct{}, 1),
 	}
 	tb.opener = &opener{tables: tb}
 	p.Commands, p.Listing, p.State, p.Upkeep = Commands{tb}, Listing{tb}, State{tb}, Upkeep{tb}

@@ -142,7 +142,10 @@ func (ls *Listing) Counters() (map[string]uint64, error) {
 	c["connections_max"] = uint64(ls.conns.Max())
 	c["templates"] = uint64(ls.templates.Len())
 	c["templates_max"] = uint64(ls.templates.Max())
-	c["templates_evicted"] = ls.templates.Evicted()
+	c["half_open"] = uint64(ls.conns.HalfOpen())
+	c["half_open_evicted"] = ls.halfOpenEvicted
+	answered, unanswered := ls.templates.Evicted()
+	c["templates_evicted"], c["templates_evicted_unanswered"] = answered+unanswered, unanswered
 	c["parked_lost"] = ls.parkedLost
 	if ls.opener.able() {
 		c["opened_by_plane"] = ls.opener.opened
