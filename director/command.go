@@ -22,7 +22,6 @@ const maxPersistence = 31 * 24 * time.Hour
 
 // clean gives a key the form in which it is kept.
 func clean(k ulvs.ServiceKey) ulvs.ServiceKey {
-	k.Addr = k.Addr.Unmap()
 	if k.Mark != 0 {
 		k.Protocol = 0
 	} else {
@@ -166,8 +165,10 @@ func (d *Director) addDestination(k ulvs.ServiceKey, c ulvs.Destination, number 
 	if _, err := s.Destination(c.AddrPort()); err == nil {
 		return fmt.Errorf("%w: %v in %v", ulvs.ErrDestinationExists, c.AddrPort(), k)
 	}
-	if err := checkAddr(&c); err != nil {
-		return err
+	if number == 0 { // what an earlier process had accepted stays
+		if err := checkAddr(c.Addr, d.resolver); err != nil {
+			return err
+		}
 	}
 	d.warnMethod(c)
 	dst, err := d.path.Commands.AddDest(s, c, number)

@@ -34,13 +34,19 @@ func (cm *Commands) NewService(c ulvs.Service, number uint32) (*Service, error) 
 	s := &Service{Service: c, scheduler: sc}
 	s.positioned, _ = sc.(sched.Positioned)
 	s.form = persist.FormFor(c.Is6(), c.Mark, c.Persistence.Netmask)
-	cm.change(func() { s.number, s.state = cm.index.states.service(number) })
+	cm.change(func() {
+		s.number, s.state = cm.index.states.service(number)
+		cm.index.served[family(c.Is6())]++ // it is claimed before it is served
+	})
 	return s, nil
 }
 
 // Forget gives back what NewService took.
 func (cm *Commands) Forget(s *Service) {
-	cm.change(func() { cm.index.states.freeService(s.number) })
+	cm.change(func() {
+		cm.index.states.freeService(s.number)
+		cm.index.served[family(s.Is6())]--
+	})
 }
 
 // AddService serves a service that Find does not find.
@@ -67,6 +73,7 @@ func (cm *Commands) RemoveServices(list []*Service) {
 		for _, s := range list {
 			cm.opener.disable(s)
 			s.retireScheduler()
+			cm.leave(s)
 			cm.opener.withDisabled(cm.opener.anyPortSibling(s.ServiceKey), func() { cm.index.removeService(s, now) })
 			marks = marks || s.Mark != 0
 		}

@@ -71,6 +71,13 @@ func NewFlow(proto uint8, client, virtual netip.AddrPort) Flow {
 	return f
 }
 
+// With returns the flow between the same addresses by another protocol and ports.
+func (f *Flow) With(proto uint8, client, virtual uint16) Flow {
+	other := *f
+	other[1] = uint64(wire16(client))<<clientShift | uint64(wire16(virtual))<<virtualShift | portWord(0, proto, f.family())
+	return other
+}
+
 // Client is the source address and port. Invalid for the zero Flow.
 func (f *Flow) Client() netip.AddrPort {
 	return netip.AddrPortFrom(f.source(), f.ClientPort())
