@@ -94,7 +94,10 @@ var options = map[string]option{
 	"frag":  {set: func(s *Send, v string) (err error) { s.Fragments, err = number(v, 2, 8); return err }, shown: true},
 	"first": {set: func(s *Send, v string) (err error) { s.First, err = number(v, 8, 1024); return err }, shown: true},
 	"opts":  {set: func(s *Send, v string) (err error) { s.Options, err = parseOptions(v); return err }, shown: true},
-	"ext":   {set: func(s *Send, v string) (err error) { s.Extensions, err = parseExtensions(v); return err }, shown: true},
+	"ext": {set: func(s *Send, v string) (err error) {
+		s.Extensions, err = parseExtensions(v)
+		return err
+	}, shown: true},
 	"order": {set: func(s *Send, v string) error { s.Reverse = true; return oneOf(v, "reverse") }, shown: true},
 	"bad":   {set: func(s *Send, v string) error { s.Bad = v; return oneOf(v, "header", "transport") }, shown: true},
 	"call":  {set: func(s *Send, v string) error { s.Call = v; return plainWord(v) }, shown: true},

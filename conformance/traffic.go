@@ -87,10 +87,8 @@ func (g *generator) traffic() {
 // mangled are options of packets that come in pieces, or damaged.
 func (g *generator) mangled(proto, vip string) (options string) {
 	if g.chance(4, "frag") && proto != "icmp" {
-		options = pick(g, " frag=2 size=100", " frag=3 size=3000", " frag=2 size=1400")
-		if g.chance(30, "") {
-			options += pick(g, " first=8", " first=16")
-		}
+		options = pick(g, " frag=2 size=100", " frag=3 size=3000", " frag=2 size=1400", " frag=2 size=100 first=8",
+			" frag=3 size=100 first=16")
 		if g.chance(50, "") {
 			options += " order=reverse"
 		}

@@ -66,8 +66,10 @@ func (d *Director) addService(c ulvs.Service, number uint32) error {
 		d.path.Commands.Forget(s)
 		return err
 	}
-	d.path.Commands.AddService(s)
-	return d.effects.record(command{Verb: "service", Service: recordService(s.Service), Number: s.Number()})
+	if d.path.Commands.AddService(s) {
+		err = d.effects.claim(nil)
+	}
+	return errors.Join(err, d.effects.record(command{Verb: "service", Service: recordService(s.Service), Number: s.Number()}))
 }
 
 // existing returns the service of a key, or ErrNoService. The caller holds ctl.

@@ -96,6 +96,7 @@ func TestManyDeletedServices(t *testing.T) {
 	}
 	b.must(b.Clear())
 	b.must(b.AddService(ulvs.Service{ServiceKey: udp(53)}))
+	b.move(50 * time.Millisecond) // with so many, claims wait for a tick
 	c, _ := b.plane.Claims()
 	if len(c.Services) != 501 {
 		t.Errorf("%d claims", len(c.Services))

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -33,9 +34,10 @@ type index struct {
 	markVIPs   map[netip.Addr]bool
 	markISAKMP map[netip.Addr]bool
 	// served is how many services each family has, and leaving are those that are gone
-	// but for their connections.
-	served  [2]int
-	leaving *svctable.Table[Service]
+	// but for their connections, of which leavingAt says how many are at an address.
+	served    [2]int
+	leaving   *svctable.Table[Service]
+	leavingAt map[endpoint]int
 }
 
 func newIndex() index {
@@ -45,7 +47,7 @@ func newIndex() index {
 		vips:      map[netip.Addr]int{},
 		protocols: map[endpoint]int{},
 		markVIPs:  map[netip.Addr]bool{}, markISAKMP: map[netip.Addr]bool{},
-		leaving: svctable.New[Service](),
+		leaving: svctable.New[Service](), leavingAt: map[endpoint]int{},
 		trashAt: new(uint32),
 		mirror:  noMirror{},
 	}
@@ -150,11 +152,12 @@ func (ix *index) estimate() {
 	}
 }
 
-// nameMarks works out which addresses mark rules name as those of services. The
-// caller holds both locks.
-func (ix *index) nameMarks() {
+// nameMarks works out which addresses mark rules name as those of services, and reports
+// whether others get ISAKMP now. The caller holds both locks.
+func (ix *index) nameMarks() (isakmp bool) {
 	clear(ix.markVIPs)
-	clear(ix.markISAKMP)
+	was := ix.markISAKMP
+	ix.markISAKMP = map[netip.Addr]bool{}
 	for i := range ix.sets {
 		if set := ix.sets[i]; set != nil && ix.ruled[i] {
 			for _, a := range set.Destinations(ix.Marks(i == 1)) {
@@ -162,16 +165,19 @@ func (ix *index) nameMarks() {
 			}
 		}
 	}
+	return !maps.Equal(was, ix.markISAKMP)
 }
 
-// nameMark adds what nameMarks would for one more service.
-func (ix *index) nameMark(k ulvs.ServiceKey) {
+// nameMark adds what nameMarks would for one more service. Its result is nameMarks's.
+func (ix *index) nameMark(k ulvs.ServiceKey) (isakmp bool) {
 	if k.Mark == 0 {
-		return
+		return false
 	}
+	was := len(ix.markISAKMP)
 	for _, a := range ix.sets[family(k.IPv6)].Destinations([]uint32{k.Mark}) {
 		ix.nameMarkVIP(a)
 	}
+	return len(ix.markISAKMP) != was
 }
 
 func (ix *index) nameMarkVIP(a netip.Addr) {

@@ -26,11 +26,16 @@ func (tb *tables) leave(s *Service) {
 	if !tb.plane.Injects() || len(s.dests) == 0 {
 		return
 	}
+	ix := &tb.index
 	if s.Mark != 0 {
-		tb.index.leaving.AddMark(s.Mark, s.IPv6, s)
-	} else {
-		tb.index.leaving.Add(tableKey(s.ServiceKey), s)
+		ix.leaving.AddMark(s.Mark, s.IPv6, s)
+		return
 	}
+	k := tableKey(s.ServiceKey)
+	if ix.leaving.Find(k) == nil {
+		ix.leavingAt[endpoint{s.Addr, uint8(s.Protocol)}]++
+	}
+	ix.leaving.Add(k, s)
 }
 
 // settleLeaving forgets the services whose last connection has ended, and reports whether
@@ -56,6 +61,7 @@ func (ix *index) settleLeaving() (settled bool) {
 			ix.leaving.RemoveMark(s.Mark, s.IPv6)
 		} else {
 			ix.leaving.Remove(tableKey(s.ServiceKey))
+			release(ix.leavingAt, endpoint{s.Addr, uint8(s.Protocol)})
 		}
 	}
 	return len(over) > 0
@@ -103,10 +109,8 @@ func (r *responder) leavingFragment(f *dataplane.Frame, p *packet.Packet) bool {
 	if ix.leaving.Len() == 0 || ix.served[family(p.Is6)] == 0 {
 		return false
 	}
-	for s := range ix.leaving.Each {
-		if s.Mark == 0 && s.Addr == p.Dest() && uint8(s.Protocol) == p.Proto {
-			return true
-		}
+	if ix.leavingAt[endpoint{p.Dest(), p.Proto}] > 0 {
+		return true
 	}
 	mark := r.mark(f, p)
 	return mark != 0 && ix.leaving.FindMark(mark, p.Is6) != nil

@@ -74,7 +74,8 @@ func NewFlow(proto uint8, client, virtual netip.AddrPort) Flow {
 // With returns the flow between the same addresses by another protocol and ports.
 func (f *Flow) With(proto uint8, client, virtual uint16) Flow {
 	other := *f
-	other[1] = uint64(wire16(client))<<clientShift | uint64(wire16(virtual))<<virtualShift | portWord(0, proto, f.family())
+	ports := uint64(wire16(client))<<clientShift | uint64(wire16(virtual))<<virtualShift
+	other[1] = ports | portWord(0, proto, f.family())
 	return other
 }
 
