@@ -37,6 +37,7 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 		if up.sysctl.RunEstimation != 0 {
 			up.index.estimate()
 		}
+		up.claimDue = up.index.settleLeaving() || up.claimDue
 		*up.nextEst = tick + estimatorPeriod
 	}
 	shed = up.defense.due(tick) && up.defend()

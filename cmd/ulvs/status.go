@@ -84,6 +84,8 @@ var counterGroups = []struct {
 		{"drop_no_route", "no route to the server: host unreachable was answered"},
 		{"drop_method", "their server is for masquerading or tunnelling"},
 		{"drop_local_server", "their server is this host, which cannot be given them"},
+		{"drop_ip_options", "broken IP options: parameter problem was answered"},
+		{"drop_source_route", "their options say which way to go"},
 		{"drop_checksum", "ICMP errors with a wrong checksum"},
 		{"drop_fragment", "fragments whose first did not come"},
 		{"drop_defense", "by drop_packet"},

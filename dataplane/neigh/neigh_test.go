@@ -63,8 +63,11 @@ func TestLocalAndSourceFollowAddresses(t *testing.T) {
 	if got := r.Source(ifindex, addr("2001:db8::1")); got != addr("fd09::1") {
 		t.Errorf("IPv6 source is %v", got)
 	}
-	if r.Local(addr("10.9.0.77")) || !r.Local(addr("10.9.0.1")) || !r.Local(addr("::ffff:10.9.0.1")) || !r.Local(addr("::1")) {
+	if r.Local(addr("10.9.0.77")) || !r.Local(addr("10.9.0.1")) || r.Local(addr("::ffff:10.9.0.1")) || !r.Local(addr("::1")) {
 		t.Error("wrong about local addresses")
+	}
+	if !r.Broadcast(addr("10.9.0.255")) || r.Broadcast(addr("10.9.0.1")) || r.Broadcast(addr("10.9.1.255")) {
+		t.Error("wrong about broadcast addresses")
 	}
 	l.in(l.director, func() { l.ip("addr add 10.9.0.77/32 dev lo") })
 	eventually(t, func() bool { return r.Local(addr("10.9.0.77")) })

@@ -193,6 +193,12 @@ func (r *Resolver) want(h *hop) {
 // so it knows 127.0.0.0/8 and "ip route add local" too.
 func (r *Resolver) Local(addr netip.Addr) bool { return r.snap.Load().local(addr) }
 
+// Broadcast implements dataplane.Resolver, by the same tables.
+func (r *Resolver) Broadcast(addr netip.Addr) bool {
+	_, ok := r.snap.Load().broadcasts[addr]
+	return ok
+}
+
 // Locals implements dataplane.Resolver.
 func (r *Resolver) Locals() *dataplane.Locals { return r.snap.Load().locals }
 

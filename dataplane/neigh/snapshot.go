@@ -20,10 +20,12 @@ type snapshot struct {
 	addrs6    map[[16]byte]struct{}
 	prefixes4 []prefix4
 	prefixes6 []netip.Prefix
-	locals    *dataplane.Locals
-	links     map[int]link
-	first4    netip.Addr // of any interface, for those that have none
-	first6    netip.Addr
+	// broadcasts are the broadcast addresses of the host's networks.
+	broadcasts map[netip.Addr]struct{}
+	locals     *dataplane.Locals
+	links      map[int]link
+	first4     netip.Addr // of any interface, for those that have none
+	first6     netip.Addr
 }
 
 type link struct {
@@ -39,14 +41,14 @@ type link struct {
 
 func newSnapshot() *snapshot {
 	return &snapshot{addrs4: make(map[uint32]struct{}), addrs6: make(map[[16]byte]struct{}),
-		locals: new(dataplane.Locals), links: make(map[int]link)}
+		broadcasts: make(map[netip.Addr]struct{}), locals: new(dataplane.Locals), links: make(map[int]link)}
 }
 
 // prefix4 is a range of IPv4 addresses.
 type prefix4 struct{ addr, mask uint32 }
 
 func (s *snapshot) local(a netip.Addr) bool {
-	if a = a.Unmap(); a.Is4() {
+	if a.Is4() {
 		b := a.As4()
 		addr := binary.BigEndian.Uint32(b[:])
 		if _, ok := s.addrs4[addr]; ok {
@@ -190,6 +192,16 @@ func (s *snapshot) readLocal(k *netlink.Handle) error {
 		}
 	}
 	s.locals = dataplane.NewLocals(all)
+	filter.Type = unix.RTN_BROADCAST
+	routes, err := k.RouteListFiltered(netlink.FAMILY_V4, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+	if err != nil && !interrupted(err) {
+		return fmt.Errorf("neigh: cannot list broadcast routes: %w", err)
+	}
+	for _, rt := range routes {
+		if p, ok := prefix(rt.Dst); ok && p.IsSingleIP() {
+			s.broadcasts[p.Addr()] = struct{}{}
+		}
+	}
 	return nil
 }
 

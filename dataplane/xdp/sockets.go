@@ -158,7 +158,7 @@ func (p *Plane) claimServices() error {
 	m := p.sockets.claims
 	want := map[preselect.Key]uint32{}
 	for _, c := range p.claimed {
-		if c.Last == 0 && c.Proto != program.ProtoSCTP {
+		if c.Last == 0 && (c.Proto == program.ProtoTCP || c.Proto == program.ProtoUDP) {
 			want[claimKey(c)] = c.Service
 		}
 	}
