@@ -7,8 +7,8 @@
 // often takes nothing from others (net/ipv4/icmp.c, icmpv4_global_allow and
 // icmpv4_xrlim_allow; net/ipv6/icmp.c, icmpv6_global_allow and icmpv6_xrlim_allow;
 // net/ipv4/inetpeer.c, inet_peer_xrlim_allow). The kernel limits nothing on lo, where
-// no plane takes frames. It gave more to clients behind short IPv6 prefixes up to Linux
-// 6.18, which is left out here as it is there.
+// no plane takes frames. Older kernels give more to IPv6 clients that they have a route
+// with a short prefix to, which is left out here as it is in newer ones.
 package ratelimit
 
 import (
