@@ -18,7 +18,7 @@
 //	vip ADDR …                addresses of the director, instead of 192.168.10.101
 //	ipvsadm ARGS              a command; listed in the answers if it fails or prints
 //	iptables ARGS, ip6tables ARGS
-//	sysctl NAME=VALUE
+//	sysctl NAME=VALUE         net.ipv4.vs, and other sysctls of the director
 //	show ARGS                 ipvsadm ARGS, always listed
 //	sleep SECONDS
 //	send PROTO SRC:PORT > DST:PORT [FLAGS] [KEY=VALUE …]

@@ -148,6 +148,12 @@ func (d *ulvsDirector) await(ctx context.Context) error {
 }
 
 func (d *ulvsDirector) Command(ctx context.Context, words []string) (string, int, error) {
+	if words[0] == "sysctl" && len(words) == 2 && !strings.HasPrefix(words[1], "net.ipv4.vs.") {
+		// The host's own.
+		if name, value, ok := strings.Cut(words[1], "="); ok {
+			return "", 0, d.host.Sysctl(name, value)
+		}
+	}
 	output, exit, err := d.run(ctx, words)
 	if err == nil && words[0] == "ipvsadm" && slices.ContainsFunc(words, func(w string) bool { return w == "-C" || w == "--clear" }) {
 		err = d.addBarrier(ctx)

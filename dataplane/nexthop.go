@@ -2,6 +2,7 @@ package dataplane
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -35,10 +36,14 @@ type Neighbor struct {
 	Src     MAC // the interface's own address
 }
 
-// ParkLimit is how many frames a NextHop keeps while it is being resolved.
-// The kernel keeps 212,992 bytes a neighbour (neigh/default/unres_qlen_bytes),
-// which is about this many full-sized frames.
-const ParkLimit = 101
+// ParkLimit is how many frames a NextHop keeps while it is being resolved, and
+// ParkBytes how many bytes they have together. The kernel keeps 212,992 bytes a
+// neighbour (neigh/default/unres_qlen_bytes), which is about that many full-sized
+// frames, and few of those that the kernel has merged.
+const (
+	ParkLimit = 101
+	ParkBytes = 212_992
+)
 
 // NextHop is the live next hop of one real server. Resolvers make and update
 // it, handlers read it for MTU and state, planes for link addresses. It is
@@ -49,6 +54,7 @@ type NextHop struct {
 
 	mu     sync.Mutex
 	parked []parked
+	bytes  int            // in parked
 	wanted func(*NextHop) // asks the resolver to probe; may be nil
 	failed func(*Frame) bool
 	lost   atomic.Uint64
@@ -77,7 +83,7 @@ func (h *NextHop) Addr() netip.Addr { return h.addr }
 func (h *NextHop) Neighbor() *Neighbor { return h.cur.Load() }
 
 // Lost returns how many parked frames were given up since the hop was made:
-// because more than ParkLimit waited, or because resolution failed.
+// because too many waited, or because resolution failed.
 func (h *NextHop) Lost() uint64 { return h.lost.Load() }
 
 // Set publishes a new state. Parked frames are sent when it is reachable, in
@@ -91,7 +97,7 @@ func (h *NextHop) Set(n Neighbor) {
 		return
 	}
 	queue := h.parked
-	h.parked = nil
+	h.parked, h.bytes = nil, 0
 	if n.State == HopReachable {
 		// Frames that come meanwhile still see the old state and wait in Park
 		// for the lock, so they do not overtake those that waited. That is
@@ -131,7 +137,7 @@ func (h *NextHop) OnLost(f func(*Frame) bool) {
 // Park keeps a copy of f until the hop is resolved, and then gives the copy to
 // send, from the resolver's goroutine. It reports false, and keeps nothing,
 // when the hop has been resolved meanwhile, so that the caller sends f itself.
-// Beyond ParkLimit the oldest frame is given up, as the kernel does
+// Beyond ParkLimit and ParkBytes the oldest frames are given up, as the kernel does
 // (net/core/neighbour.c, __neigh_event_send).
 func (h *NextHop) Park(f *Frame, send func(*Frame)) bool {
 	h.mu.Lock()
@@ -150,11 +156,13 @@ func (h *NextHop) Park(f *Frame, send func(*Frame)) bool {
 		h.mu.Unlock()
 		return true
 	}
-	if len(h.parked) >= ParkLimit {
-		h.parked = append(h.parked[:0], h.parked[1:]...)
+	for n := len(h.parked); n > 0 && (n >= ParkLimit || h.bytes+len(f.Data) > ParkBytes); n-- {
+		h.bytes -= len(h.parked[0].frame.Data)
+		h.parked = slices.Delete(h.parked, 0, 1)
 		h.lost.Add(1)
 	}
 	h.parked = append(h.parked, *copied(f, send))
+	h.bytes += len(f.Data)
 	h.mu.Unlock()
 	h.want()
 	return true

@@ -15,7 +15,9 @@ import (
 // for every kind of packet, and the expiry of what they made.
 func TestAllocates(t *testing.T) {
 	const batch = 64
-	b := newBed(t, director.Options{Connections: 10_000})
+	b := emptyBed(t)
+	b.plane.SetErrorLimits(dataplane.ErrorLimits{}, nil) // of answers, which come in floods here
+	b.begin(director.Options{Connections: 10_000, RSTs: -1}, b.plane)
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "wlc"}, 4)
 	b.service(ulvs.Service{ServiceKey: udp(53), Scheduler: "wrr"}, 4)
 	b.service(persistent(tcp(443), "rr", time.Minute), 4)
@@ -99,5 +101,31 @@ func TestAllocates(t *testing.T) {
 				t.Errorf("%s: %d connections are left, want the %d established", tt.name, got, batch)
 			}
 		}
+	}
+}
+
+// Nor do answers that are not given, as there were enough.
+func TestAllocatesUnsent(t *testing.T) {
+	const batch = 64
+	b := newBed(t, director.Options{Connections: 10_000})
+	b.service(ulvs.Service{ServiceKey: udp(53), Scheduler: "wrr"}, 0)
+	var frames []dataplane.Frame
+	for i := range batch {
+		p := pkt{src: fmt.Sprintf("10.1.1.%d:1", i%8+1), dst: vip + ":81", flags: "S"}
+		if i%2 == 1 {
+			p.proto, p.dst = "udp", vip+":53"
+		}
+		frames = append(frames, dataplane.Frame{Data: p.frame(t), In: eth0})
+	}
+	for range 10 {
+		b.plane.Deliver(frames...)
+	}
+	before := b.counter("rst_limited") + b.counter("icmp_limited_client")
+	const runs = 20
+	if allocs := testing.AllocsPerRun(runs, func() { b.plane.Deliver(frames...) }); allocs != 0 {
+		t.Errorf("%v allocations a batch", allocs)
+	}
+	if n := b.counter("rst_limited") + b.counter("icmp_limited_client") - before; n < runs*batch*9/10 {
+		t.Errorf("%d answers were not given, of %d", n, runs*batch)
 	}
 }

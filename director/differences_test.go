@@ -48,11 +48,18 @@ func TestDifferences(t *testing.T) {
 			t.Errorf("%d connections after 900 s: the kernel's wheel keeps them up to an eighth longer", n)
 		}
 	})
-	t.Run("answers are not limited", func(t *testing.T) {
+	t.Run("RSTs in the host's place are limited", func(t *testing.T) {
 		b := newBed(t, director.Options{})
-		b.service(ulvs.Service{ServiceKey: udp(53), Scheduler: "rr"}, 0)
-		for i := range 100 {
-			expect(t, "without a server", b.send(pkt{proto: "udp", src: fmt.Sprintf("10.1.1.1:%d", 1000+i), dst: vip + ":53"}), "icmp 3/3")
+		b.plane.SetWithholds(true)
+		b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 0)
+		sent := 0
+		for i := range 1000 {
+			if b.send(pkt{src: fmt.Sprintf("10.1.1.1:%d", 1000+i), dst: vip + ":81", flags: "S"}) == "rst" {
+				sent++
+			}
+		}
+		if sent != director.DefaultRSTs/10 {
+			t.Errorf("%d of 1000 at once", sent)
 		}
 	})
 	t.Run("source port 0 keeps its connection", func(t *testing.T) {

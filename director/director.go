@@ -32,6 +32,10 @@ import (
 // do not say.
 const DefaultConnections = 1 << 20
 
+// DefaultRSTs is how many RSTs a second a Director gives in the host's place, for each
+// interface, if Options do not say. Linux has no such limit.
+const DefaultRSTs = 1000
+
 // Options are what a Director is made of. Plane is required.
 type Options struct {
 	// Plane carries the packets; Run runs it.
@@ -52,6 +56,11 @@ type Options struct {
 	// are announced that the host does not have (VRRP's); otherwise each
 	// interface's own.
 	MAC dataplane.MAC
+	// RSTs is how many RSTs a second the director gives in the host's place, for each
+	// interface; 0 is DefaultRSTs, and less than 0 any number. ICMP errors are limited as
+	// the host's are, where the plane knows that (dataplane.Limiting), and otherwise by the
+	// kernel's defaults.
+	RSTs int
 	// Logger is told what an operator should know; nil means slog.Default(). Nothing is
 	// logged for a packet.
 	Logger *slog.Logger
@@ -84,6 +93,7 @@ type Director struct {
 	purged       []uint32      // by the trash, and not yet in the journal; Tick's alone
 	marks4       *fwmark.Table // guarded by ctl
 	marks6       *fwmark.Table
+	limits       errorLimits
 	// When the last claim ended, and how long it took.
 	claimed   time.Time
 	claimCost time.Duration
@@ -110,6 +120,9 @@ func New(o Options) (_ *Director, err error) {
 	if o.Templates == 0 {
 		o.Templates = max(o.Connections/4, min(o.Connections, 1<<16))
 	}
+	if o.RSTs == 0 {
+		o.RSTs = DefaultRSTs
+	}
 	if o.Clock == nil {
 		o.Clock = monotonic
 	}
@@ -120,9 +133,11 @@ func New(o Options) (_ *Director, err error) {
 		clock:  o.Clock,
 		marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true)}
 	var block []byte
+	d.limits.init(o.Plane, o.Logger, o.Clock())
 	d.path, block, d.adopted, err = forward.New(forward.Options{
 		Plane: o.Plane, Resolver: o.Resolver, Connections: o.Connections, Templates: o.Templates,
 		MAC: o.MAC, Logger: o.Logger, Clock: o.Clock, Journal: journalSize,
+		Limits: d.limits.last, RSTs: max(o.RSTs, 0),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ulvs: %w", err)
@@ -204,6 +219,9 @@ func (d *Director) Tick(now time.Duration) {
 	}
 	d.recordPurged(gone)
 	d.path.Upkeep.Settle(gone)
+	if d.limits.changed(now) {
+		d.path.Upkeep.SetErrorLimits(d.limits.last)
+	}
 }
 
 // monotonic reads CLOCK_MONOTONIC.

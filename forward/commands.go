@@ -133,7 +133,7 @@ func (cm *Commands) RemoveDest(s *Service, dst *Dest) {
 func (cm *Commands) AddDest(s *Service, c ulvs.Destination, number uint32) (*Dest, error) {
 	// Resolving may talk to the system, so it comes before the lock.
 	hop := cm.resolver.NextHop(c.Addr)
-	hop.OnLost(hostUnreachable)
+	hop.OnLost(cm.answerLost)
 	dst, err := cm.enlist(s, c, hop, number)
 	if err != nil {
 		cm.resolver.Release(hop)

@@ -59,7 +59,7 @@ func (in *Path) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	if p.Is6 {
 		echo = echoRequest6
 	}
-	if p.ICMPType == echo && !p.Fragment && in.answersFor(p.Dest()) && intact(f, p) {
+	if p.ICMPType == echo && !p.Fragment && in.answersFor(p.Dest()) && intact(f, p) && in.maySend(p, echoReply) {
 		in.answer(f, packet.AppendEchoReply(f.Room[:0], f.Data, p))
 	}
 }

@@ -66,6 +66,7 @@ func (in *Path) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	in.lock()
 	defer in.unlock()
 	in.locals, in.in = in.resolver.Locals(), link{}
+	in.now.Store(tick)
 	in.advance(tick)
 	in.makeRoom()
 	in.index.mirror.heartbeat(tick)

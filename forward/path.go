@@ -15,11 +15,12 @@ import (
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/estimator"
 	"github.com/ulvs/ulvs/internal/fragment"
+	"github.com/ulvs/ulvs/internal/ratelimit"
 	"github.com/ulvs/ulvs/internal/sysctl"
 	"github.com/ulvs/ulvs/persist"
 )
 
-// Options are what a Path is made of. All are required but MAC.
+// Options are what a Path is made of. All are required but MAC and RSTs.
 type Options struct {
 	Plane    dataplane.Plane
 	Resolver dataplane.Resolver
@@ -31,6 +32,10 @@ type Options struct {
 	Logger *slog.Logger
 	// Clock is CLOCK_MONOTONIC.
 	Clock func() time.Duration
+	// Limits are how often ICMP errors are sent at first, and RSTs how many RSTs a second
+	// and interface; 0 is any number.
+	Limits dataplane.ErrorLimits
+	RSTs   int
 	// Journal is how many bytes the journal of commands takes, where the plane has memory that outlives the process.
 	Journal int
 }
@@ -59,16 +64,18 @@ var _ dataplane.Handler = (*Path)(nil)
 func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 	p = new(Path)
 	tb := &p.tables
+	now := tickOf(o.Clock())
 	*tb = tables{
 		locals: o.Resolver.Locals(), plane: o.Plane, resolver: o.Resolver, mac: o.MAC, log: o.Logger, clock: o.Clock,
 		index: newIndex(), sysctl: sysctl.Defaults(), nextEst: new(uint32), starting: noMirror{},
 		fragments: fragment.New(fragments, fragmentLife),
-		early:     fragment.NewHold[dataplane.Frame](earlyFragments, fragmentLife), scratch: make(chan *scratch, 64),
-		settle: make(chan struct{}, 1),
+		early:     fragment.NewHold[dataplane.Frame](earlyFragments, earlyBytes, fragmentLife),
+		limiter:   ratelimit.New(o.Limits, o.RSTs, hz, now), scratch: make(chan *scratch, 64),
+		settle:    make(chan struct{}, 1),
 	}
+	tb.now.Store(now)
 	tb.opener = &opener{tables: tb}
 	p.Commands, p.Listing, p.State, p.Upkeep = Commands{tb}, Listing{tb}, State{tb}, Upkeep{tb}
-	now := tickOf(o.Clock())
 	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Expired: tb.connExpired, Prefetch: tb.prefetchConn}
 	templates := persist.Options{Max: o.Templates, Hz: hz, Now: now, Ended: tb.templateEnded}
 	if fast, ok := tb.plane.(accel.Accelerator); ok {
@@ -118,8 +125,10 @@ const (
 	// fragments is how many fragmented datagrams are followed at a time, and
 	// fragmentLife for how long (net.ipv4.ipfrag_time).
 	fragments = 8192
-	// earlyFragments is how many wait for their first.
+	// earlyFragments is how many wait for their first, and earlyBytes how many bytes
+	// they have together (net.ipv4.ipfrag_high_thresh).
 	earlyFragments = 1024
+	earlyBytes     = 4 << 20
 	fragmentLife   = 30 * hz
 )
 

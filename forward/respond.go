@@ -56,7 +56,9 @@ func (r *responder) passToHost(f *dataplane.Frame, p *packet.Packet, s *Service)
 	case !intact(f, p):
 	case r.martian(p):
 	case p.Kind == packet.TCP:
-		r.answer(f, packet.AppendRST(f.Room[:0], f.Data, p))
+		if rst := packet.AppendRST(f.Room[:0], f.Data, p); len(rst) > 0 && r.limiter.RST(f.In, r.now.Load()) {
+			r.answer(f, rst)
+		}
 	case p.Kind == packet.UDP:
 		r.unreachable(f, p, packet.PortUnreachable)
 	default:
@@ -118,24 +120,11 @@ func (r *responder) deliverLocal(f *dataplane.Frame) {
 	}
 }
 
+// unreachable answers a packet with destination unreachable, if the host would now.
 func (r *responder) unreachable(f *dataplane.Frame, p *packet.Packet, what packet.Unreachable) {
-	r.answer(f, packet.AppendUnreachable(f.Room[:0], f.Data, p, p.Dest(), what))
-}
-
-// hostUnreachable makes the answer to a frame whose next hop did not answer
-// (net/ipv4/arp.c, arp_error_report; net/ipv6/ndisc.c, ndisc_error_report).
-func hostUnreachable(f *dataplane.Frame) bool {
-	var p packet.Packet
-	p.Parse(f.Data)
-	if !p.IsIP() {
-		return false
+	if r.mayError(f, p, unreachable(what)) {
+		r.answer(f, packet.AppendUnreachable(f.Room[:0], f.Data, p, p.Dest(), what))
 	}
-	answer := packet.AppendUnreachable(nil, f.Data, &p, p.Dest(), packet.HostUnreachable)
-	if len(answer) == 0 {
-		return false
-	}
-	*f = dataplane.Frame{Data: answer, In: f.In, Verdict: dataplane.Transmit}
-	return true
 }
 
 // answer sends a frame back in the place of the one that came; none if it is

@@ -137,6 +137,8 @@ func (ls *Listing) Counters() (map[string]uint64, error) {
 		c[dropNames[i]] = n
 	}
 	c["answers"] = ls.answered
+	unsent := ls.limiter.Suppressed()
+	c["icmp_limited_client"], c["icmp_limited_global"], c["rst_limited"] = unsent.Host, unsent.Global, unsent.RSTs
 	c["shed"] = ls.shedCount
 	c["connections"] = uint64(ls.conns.Len())
 	c["connections_max"] = uint64(ls.conns.Max())

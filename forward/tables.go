@@ -4,12 +4,14 @@ import (
 	"encoding/binary"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/internal/fragment"
+	"github.com/ulvs/ulvs/internal/ratelimit"
 	"github.com/ulvs/ulvs/internal/svctable"
 	"github.com/ulvs/ulvs/internal/sysctl"
 	"github.com/ulvs/ulvs/packet"
@@ -27,6 +29,11 @@ type tables struct {
 	clock    func() time.Duration
 
 	persisting sync.Once
+
+	// limiter says how often is answered, and now is the tick of the last batch of
+	// packets. Both are also for what is answered without the lock.
+	limiter *ratelimit.Limiter
+	now     atomic.Uint32
 
 	fwd       sync.Mutex
 	index     index

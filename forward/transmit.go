@@ -27,7 +27,9 @@ func (tx *transmitter) transmit(f *dataplane.Frame, p *packet.Packet, dst *Dest,
 		return
 	case p.TTL <= 1:
 		tx.drop(f, dropTTL)
-		tx.answer(f, packet.AppendTimeExceeded(f.Room[:0], f.Data, p, p.Dest()))
+		if tx.mayError(f, p, timeExceeded) {
+			tx.answer(f, packet.AppendTimeExceeded(f.Room[:0], f.Data, p, p.Dest()))
+		}
 		return
 	case n.MTU > 0 && p.End-p.L3 > n.MTU && tooBig(f, p, n.MTU):
 		if !p.Is6 && !p.DF && f.Offload.GSOSize == 0 {
@@ -35,7 +37,9 @@ func (tx *transmitter) transmit(f *dataplane.Frame, p *packet.Packet, dst *Dest,
 			return
 		}
 		tx.drop(f, dropTooBig)
-		tx.answer(f, packet.AppendFragNeeded(f.Room[:0], f.Data, p, p.Dest(), n.MTU))
+		if tx.mayError(f, p, fragNeeded) {
+			tx.answer(f, packet.AppendFragNeeded(f.Room[:0], f.Data, p, p.Dest(), n.MTU))
+		}
 		return
 	}
 	if dst.pushed != n {

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/persist"
 )
 
@@ -16,6 +17,7 @@ type Upkeep struct{ *tables }
 // hear what is claimed. Settle does the rest.
 func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed bool) {
 	tick := tickOf(now)
+	up.now.Store(tick)
 	for more := true; more; {
 		up.lock()
 		more = up.advance(tick)
@@ -48,6 +50,9 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 	}
 	return up.claimDue, gone, shed
 }
+
+// SetErrorLimits changes how often ICMP errors are sent.
+func (up *Upkeep) SetErrorLimits(l dataplane.ErrorLimits) { up.limiter.Set(l) }
 
 // Shed ends entries as drop_entry has it (ip_vs_random_dropentry).
 func (up *Upkeep) Shed(now time.Duration) { up.shed(tickOf(now)) }

@@ -15,7 +15,9 @@ import (
 // were unused for the time of expiration. A recency cache would shed others,
 // so this is a table of its own.
 //
-// The kernel's timer starts with the service, this one with its first packet.
+// The kernel's timer starts with the service, this one with its first packet. And
+// the kernel remembers as many as clients can make in six minutes; here a bucket has
+// a bound, beyond which the address that was unused for the longest time gives way.
 type locality struct {
 	buckets    [localitySize]*place
 	entries    int
@@ -30,6 +32,9 @@ const (
 	localityBits = 10
 	localitySize = 1 << localityBits
 	localityMax  = 16 * localitySize
+	// localityChain is the most that a bucket remembers: where addresses are spread
+	// evenly, four times what the kernel begins to shed at.
+	localityChain = 64
 
 	checkInterval   = time.Minute
 	checksForExpiry = 30
@@ -99,10 +104,28 @@ func (l *locality) find(r *Request) *place {
 // add makes a place that visit did not find.
 func (l *locality) add(r *Request, d *Dest) {
 	head := &l.buckets[localityBucket(r)]
+	l.makeRoom(head)
 	p := &place{next: *head, addr: r.Virtual, used: r.Now}
 	p.join(d, r.Now)
 	*head = p
 	l.entries++
+}
+
+// makeRoom forgets the place of a full bucket that was unused for the longest time.
+func (l *locality) makeRoom(head **place) {
+	n, oldest := 0, head
+	for at := head; *at != nil; at = &(*at).next {
+		if n++; (*at).used < (*oldest).used {
+			oldest = at
+		}
+	}
+	if n < localityChain {
+		return
+	}
+	p := *oldest
+	*oldest = p.next
+	p.free()
+	l.entries--
 }
 
 func localityBucket(r *Request) uint32 {

@@ -2,6 +2,7 @@ package sched
 
 import (
 	"encoding/binary"
+	"slices"
 	"testing"
 	"time"
 )
@@ -121,6 +122,58 @@ func TestShed(t *testing.T) {
 	for n := range uint32(5000) {
 		if l.find(virtualNumber(n, 0)) == nil {
 			t.Fatalf("place %d was used two minutes ago and is gone", n)
+		}
+	}
+}
+
+// Clients that may address anything make no more be remembered than there is room for,
+// however they choose: all over, or for one bucket. What is used stays.
+func TestLocalityBound(t *testing.T) {
+	for _, name := range []string{"lblc", "lblcr"} {
+		for _, aimed := range []bool{false, true} {
+			a, b := newDest(1, 100), newDest(2, 100)
+			s, _ := New(name, []*Dest{a, b}, 0)
+			var l *locality
+			switch s := s.(type) {
+			case *lblc:
+				l = &s.locality
+			case *lblcr:
+				l = &s.locality
+			}
+			used := s.Schedule(virtualNumber(1, 0))
+			used.Bind(false, false) // so that who is forgotten would be given the other
+			bucket, most := localityBucket(virtualNumber(1, 0)), localitySize*localityChain
+			if aimed {
+				most = localityChain
+			}
+			for n, now := uint32(2), time.Duration(0); n < 150_000; n++ {
+				r := virtualNumber(n, 0)
+				if aimed && localityBucket(r) != bucket {
+					continue
+				}
+				now += time.Microsecond
+				r.Now = now
+				s.Schedule(r)
+				if n%64 == 0 || aimed {
+					one := virtualNumber(1, now)
+					if s.Schedule(one); l.find(one) == nil || !slices.Contains(l.find(one).servers, used) {
+						t.Fatalf("%s: after %d others an address that is used is forgotten", name, n)
+					}
+				}
+			}
+			count := 0
+			for _, p := range l.buckets {
+				for ; p != nil; p = p.next {
+					count++
+				}
+			}
+			if count != l.entries || count > most || count < most*9/10 {
+				t.Errorf("%s, aimed %v: %d are remembered and %d counted, want at most %d", name, aimed, count, l.entries, most)
+			}
+			s.(Closer).Close()
+			if a.Held() || b.Held() {
+				t.Errorf("%s: closed, and holds", name)
+			}
 		}
 	}
 }

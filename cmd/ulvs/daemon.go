@@ -36,6 +36,7 @@ type daemon struct {
 	follow      bool
 	connections int
 	templates   int
+	rsts        int
 	pin         string
 	fresh       bool
 	takeover    bool
@@ -77,6 +78,7 @@ standard error. The control socket appears when it is ready.`,
 	f.StringVar(&d.mac, "mac", "", "also take frames to this `ADDRESS`, and answer ARP and neighbour solicitations for virtual addresses with it (VRRP)")
 	f.IntVar(&d.connections, "connections", director.DefaultConnections, "`N`: how many connections there can be")
 	f.IntVar(&d.templates, "templates", 0, "`N`: how many connection templates there can be (default a quarter of --connections; at least 65536, but no more than --connections)")
+	f.IntVar(&d.rsts, "rst-limit", director.DefaultRSTs, "`N`: how many RSTs a second are given in the host's place, for each interface; 0 is any number")
 	pinFlag(c, &d.pin)
 	f.BoolVar(&d.fresh, "fresh", false, "begin without what an earlier daemon left in --pin")
 	f.BoolVar(&d.takeover, "takeover", false, "take the place of the daemon that has the control socket: end it, and go on with what it leaves")
@@ -99,6 +101,9 @@ func (d *daemon) run(ctx context.Context) error {
 	}
 	if d.templates < 0 {
 		return fmt.Errorf("--templates %d: give a positive number, or 0 for the default", d.templates)
+	}
+	if d.rsts < 0 {
+		return fmt.Errorf("--rst-limit %d: give a positive number, or 0 for no limit", d.rsts)
 	}
 	if d.follow && (d.marks != "" || d.marks6 != "") {
 		return errors.New("--follow-marks takes the rules from the host: leave --marks and --marks6 out")
@@ -142,7 +147,7 @@ func (d *daemon) run(ctx context.Context) error {
 		Sockets: socketUses[d.sockets], Ring: d.ring, BusyPoll: d.busyPoll, Logger: d.log,
 	}, func(p dataplane.Plane) (err error) {
 		lvs, err = director.New(director.Options{Plane: p, Connections: d.connections, Templates: d.templates,
-			MAC: mac, Logger: d.log})
+			MAC: mac, RSTs: rstLimit(d.rsts), Logger: d.log})
 		return err
 	})
 	if err != nil {
@@ -187,6 +192,14 @@ func (d *daemon) run(ctx context.Context) error {
 
 // socketUses are the words of --af-xdp.
 var socketUses = map[string]xdp.SocketUse{"auto": xdp.SocketsAuto, "on": xdp.SocketsOn, "off": xdp.SocketsOff}
+
+// rstLimit is what director.Options call --rst-limit.
+func rstLimit(n int) int {
+	if n == 0 {
+		return -1
+	}
+	return n
+}
 
 func parseMAC(s string) (mac dataplane.MAC, err error) {
 	if s == "" {

@@ -92,6 +92,11 @@ var counterGroups = []struct {
 		{"drop_engine", "nothing in them for the persistence engine"},
 		{"damaged", "contradict themselves; left to the host"},
 	}},
+	{"answers that were not given", [][2]string{
+		{"icmp_limited_client", "the client had been sent enough: icmp_ratelimit"},
+		{"icmp_limited_global", "all clients had: icmp_msgs_per_sec"},
+		{"rst_limited", "RSTs in the host's place, beyond --rst-limit"},
+	}},
 	{"lost", [][2]string{
 		{"parked_lost", "their server's MAC address was not found"},
 		{"rx_ring_lost", "the AF_PACKET ring was full: the daemon came too late"},

@@ -50,6 +50,8 @@ type Plane struct {
 	claimErr  error
 	withholds bool
 	injects   bool
+	limits    dataplane.ErrorLimits
+	limitsErr error
 	sent      []Result
 	c         counts
 }
@@ -57,10 +59,13 @@ type Plane struct {
 type counts struct{ rx, tx, passed, dropped, parked, lost uint64 }
 
 var _ dataplane.Plane = (*Plane)(nil)
+var _ dataplane.Limiting = (*Plane)(nil)
 
 // New makes a plane whose clock stands at one hour, so that subtracting from
 // it stays positive.
-func New() *Plane { return &Plane{now: time.Hour, Hops: NewResolver()} }
+func New() *Plane {
+	return &Plane{now: time.Hour, Hops: NewResolver(), limits: dataplane.DefaultErrorLimits()}
+}
 
 // Resolver implements dataplane.Resolving.
 func (p *Plane) Resolver() dataplane.Resolver { return p.Hops }
@@ -240,6 +245,20 @@ func (p *Plane) FailClaims(err error) {
 	p.mu.Lock()
 	p.claimErr = err
 	p.mu.Unlock()
+}
+
+// SetErrorLimits sets what ErrorLimits says: the kernel's defaults at first.
+func (p *Plane) SetErrorLimits(l dataplane.ErrorLimits, err error) {
+	p.mu.Lock()
+	p.limits, p.limitsErr = l, err
+	p.mu.Unlock()
+}
+
+// ErrorLimits implements dataplane.Limiting.
+func (p *Plane) ErrorLimits() (dataplane.ErrorLimits, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.limits, p.limitsErr
 }
 
 // SetWithholds sets what Withholds reports; false at first. Call it before

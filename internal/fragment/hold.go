@@ -3,56 +3,60 @@ package fragment
 import "github.com/ulvs/ulvs/packet"
 
 // Hold keeps fragments that came before their datagram's first, as the owner
-// describes them, until that comes. It keeps a bounded number, of which the
-// oldest datagrams give way. It is not safe for concurrent use. Make it with
-// NewHold.
+// describes them, until that comes. It keeps a bounded number of fragments and of
+// bytes; the datagrams that have waited longest give way. It is not safe for
+// concurrent use. Make it with NewHold.
 type Hold[F any] struct {
-	waiting map[key]*datagram[F]
-	order   []*datagram[F] // as they came; some are taken already
-	frames  int
-	limit   int
-	life    uint32
+	waiting        map[key]*datagram[F]
+	oldest, newest *datagram[F] // of those in waiting, in a list
+	frames, bytes  int
+	limit, space   int
+	life           uint32
 }
 
+// datagram is one of which fragments wait: at least one.
 type datagram[F any] struct {
-	key    key
-	frames []F
-	since  uint32
+	key          key
+	frames       []F
+	bytes        int
+	since        uint32
+	older, newer *datagram[F]
 }
 
 // perDatagram is how many fragments of one datagram are kept: those of 64 kB
 // on a link of 1,500 bytes.
 const perDatagram = 45
 
-// NewHold makes a Hold for limit fragments, each kept for life ticks at most.
-func NewHold[F any](limit int, life uint32) *Hold[F] {
-	return &Hold[F]{waiting: map[key]*datagram[F]{}, limit: limit, life: life}
+// NewHold makes a Hold for limit fragments that have space bytes together, from
+// their IP headers on, each kept for life ticks at most.
+func NewHold[F any](limit, space int, life uint32) *Hold[F] {
+	return &Hold[F]{waiting: map[key]*datagram[F]{}, limit: limit, space: space, life: life}
 }
 
 // Add keeps a fragment p, described by f. It returns how many fragments were
 // given up: older ones for this one, or this one itself.
 func (h *Hold[F]) Add(p *packet.Packet, f F, now uint32) (lost int) {
-	for len(h.order) > 0 {
-		d := h.order[0]
-		if d.frames != nil && h.frames < h.limit && int32(now-d.since) < int32(h.life) {
+	size := p.End - p.L3
+	for d := h.oldest; d != nil; d = h.oldest {
+		if h.frames < h.limit && h.bytes+size <= h.space && !h.over(d, now) {
 			break
 		}
-		lost += h.drop(d)
-		h.order[0] = nil
-		h.order = h.order[1:]
+		lost += len(d.frames)
+		h.remove(d)
 	}
 	k := keyOf(p)
 	d := h.waiting[k]
 	if d == nil {
 		d = &datagram[F]{key: k, since: now}
-		h.waiting[k] = d
-		h.order = append(h.order, d)
+		h.insert(d)
 	}
 	if len(d.frames) == perDatagram {
 		return lost + 1
 	}
 	d.frames = append(d.frames, f)
+	d.bytes += size
 	h.frames++
+	h.bytes += size
 	return lost
 }
 
@@ -63,15 +67,11 @@ func (h *Hold[F]) Take(p *packet.Packet, now uint32) []F {
 		return nil
 	}
 	d := h.waiting[keyOf(p)]
-	if d == nil {
+	if d == nil || h.over(d, now) { // Add gives it up
 		return nil
 	}
-	list := d.frames
-	h.drop(d)
-	if int32(now-d.since) >= int32(h.life) {
-		return nil
-	}
-	return list
+	h.remove(d)
+	return d.frames
 }
 
 // Waiting returns what Take would give back, and keeps it.
@@ -85,12 +85,32 @@ func (h *Hold[F]) Waiting(p *packet.Packet) []F {
 // Len is how many fragments wait.
 func (h *Hold[F]) Len() int { return h.frames }
 
-func (h *Hold[F]) drop(d *datagram[F]) int {
-	n := len(d.frames)
-	if n > 0 {
-		delete(h.waiting, d.key)
+// over reports whether a datagram has waited for too long.
+func (h *Hold[F]) over(d *datagram[F], now uint32) bool { return int32(now-d.since) >= int32(h.life) }
+
+// insert and remove keep the map and the list, which have the same datagrams.
+func (h *Hold[F]) insert(d *datagram[F]) {
+	h.waiting[d.key] = d
+	if d.older = h.newest; d.older != nil {
+		d.older.newer = d
+	} else {
+		h.oldest = d
 	}
-	d.frames = nil
-	h.frames -= n
-	return n
+	h.newest = d
+}
+
+func (h *Hold[F]) remove(d *datagram[F]) {
+	delete(h.waiting, d.key)
+	if d.older != nil {
+		d.older.newer = d.newer
+	} else {
+		h.oldest = d.newer
+	}
+	if d.newer != nil {
+		d.newer.older = d.older
+	} else {
+		h.newest = d.older
+	}
+	h.frames -= len(d.frames)
+	h.bytes -= d.bytes
 }
