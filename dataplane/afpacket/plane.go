@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -247,7 +248,11 @@ func (p *Plane) Counters() map[string]uint64 {
 	for _, r := range p.receivers {
 		r.countLosses()
 	}
-	return p.c.all()
+	all := p.c.all()
+	if p.resolver != nil {
+		maps.Copy(all, p.resolver.Counters())
+	}
+	return all
 }
 
 // sender finds the sender of an interface, or makes it; nil when it cannot.

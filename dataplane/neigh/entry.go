@@ -147,7 +147,8 @@ func (r *Resolver) probe(e *entry) error {
 
 // A neighbour is asked by unicast as often as the kernel does (ucast_solicit), if there
 // is an address to be verified, and then by broadcast or multicast (mcast_solicit), a
-// second apart (retrans_time_ms).
+// second apart (retrans_time_ms): in turn without our address, which the kernel gives, and
+// with it.
 const (
 	everybody  = 3 // the first try that is
 	tries      = 6
@@ -171,11 +172,11 @@ func (r *Resolver) solicit(e *entry, try int, now time.Time) {
 		return
 	}
 	link := r.snap.Load().links[e.key.ifindex]
-	var at *dataplane.MAC
+	q := question{anonymous: try%2 == everybody%2}
 	if try < everybody && e.valid() {
-		at = &e.mac
+		q.at = &e.mac
 	}
-	err := r.askWire(e.key, &link, at)
+	err := r.askWire(e.key, &link, q)
 	if err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EAGAIN) {
 		e.fail(now, r.opt.HoldDown)
 		// Frames can make this happen at any rate; the log must not follow.
@@ -246,9 +247,11 @@ func (r *Resolver) learn(e *entry, s state, removed bool, now time.Time) bool {
 			r.solicit(e, everybody, now)
 		}
 	case e.valid() && failed && e.nud&netlink.NUD_PROBE != 0:
-		// It may have moved, so ask everyone before giving it up. Frames wait
-		// meanwhile.
-		r.resolve(e, now)
+		// It may have moved, so ask everyone before giving it up. Frames wait meanwhile.
+		// Its own table may be full, so that it does not answer the kernel.
+		if r.resolve(e, now); r.wire != nil {
+			r.solicit(e, everybody, now)
+		}
 	case e.valid():
 		// It has not failed: it was removed, by hand or to make room.
 		r.vanish(e, now)

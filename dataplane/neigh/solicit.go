@@ -123,13 +123,22 @@ func (s *solicitor) listen(on bool) error {
 	return err
 }
 
-// ask sends a question for k's link address: to everybody, or only to at, if that is
+// question is one for a neighbour's link address: to everybody, or only to at, if that is
 // not nil, to see whether it is there still.
-func (s *solicitor) ask(k key, l *link, at *dataplane.MAC) error {
+type question struct {
+	at *dataplane.MAC
+	// anonymous leaves the asking address out of ARP (RFC 5227, 1.1). A host answers that
+	// without an entry for who asks, for which its own table may have no room
+	// (net/ipv4/arp.c, arp_process).
+	anonymous bool
+}
+
+// ask asks for k's link address.
+func (s *solicitor) ask(k key, l *link, q question) error {
 	to, etherType := dataplane.MAC{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}, uint16(unix.ETH_P_ARP)
 	var message []byte
 	if k.addr.Is4() {
-		message = request(k.addr, l)
+		message = request(k.addr, l, q.anonymous)
 	} else {
 		from := l.linkLocal
 		if !from.IsValid() {
@@ -142,13 +151,13 @@ func (s *solicitor) ask(k key, l *link, at *dataplane.MAC) error {
 		a := k.addr.As16()
 		dst := netip.AddrFrom16([16]byte{0xff, 2, 11: 1, 12: 0xff, 13: a[13], 14: a[14], 15: a[15]})
 		to, etherType = dataplane.MAC{0x33, 0x33, 0xff, a[13], a[14], a[15]}, unix.ETH_P_IPV6
-		if at != nil {
+		if q.at != nil {
 			dst = k.addr
 		}
 		message = solicitation(k.addr, from, dst, l.mac)
 	}
-	if at != nil {
-		to = *at
+	if q.at != nil {
+		to = *q.at
 	}
 	sa := &unix.SockaddrLinklayer{Protocol: bigEndian(etherType), Ifindex: k.ifindex, Halen: uint8(len(to))}
 	copy(sa.Addr[:], to[:])
@@ -156,7 +165,7 @@ func (s *solicitor) ask(k key, l *link, at *dataplane.MAC) error {
 }
 
 // askWire asks for k on the wire, and listens to the answers.
-func (r *Resolver) askWire(k key, l *link, at *dataplane.MAC) error {
+func (r *Resolver) askWire(k key, l *link, q question) error {
 	if r.wire == nil {
 		return unix.EPERM
 	}
@@ -166,7 +175,7 @@ func (r *Resolver) askWire(k key, l *link, at *dataplane.MAC) error {
 		}
 	}
 	r.asked.Add(1)
-	return r.wire.ask(k, l, at)
+	return r.wire.ask(k, l, q)
 }
 
 // hush ends listening to answers: nobody was asked.
@@ -177,9 +186,8 @@ func (r *Resolver) hush() {
 }
 
 // request is an ARP request. Its source is the interface's address in the target's
-// network, which a real server may insist on (arp_ignore 2), or else its first; 0.0.0.0
-// is answered too (RFC 5227).
-func request(target netip.Addr, l *link) []byte {
+// network, which a real server may insist on (arp_ignore 2), or else its first.
+func request(target netip.Addr, l *link, anonymous bool) []byte {
 	source := l.source4
 	for _, p := range l.prefixes4 {
 		if p.Contains(target) {
@@ -187,7 +195,7 @@ func request(target netip.Addr, l *link) []byte {
 			break
 		}
 	}
-	if !source.IsValid() {
+	if anonymous || !source.IsValid() {
 		source = netip.IPv4Unspecified()
 	}
 	b := []byte{0, 1, 0x08, 0, 6, 4, 0, arpRequest}
