@@ -69,6 +69,9 @@ func (r *Resolver) reroute(h *hop, now time.Time) {
 		h.route = route{} // a tunnel or the like: no plane sends there
 		return
 	}
+	if r.opt.Egress != nil {
+		r.opt.Egress(rt.ifindex)
+	}
 	r.attach(h, key{ifindex: rt.ifindex, addr: rt.via})
 	if e := h.entry; !e.valid() && !e.asking() {
 		r.resolve(e, now)

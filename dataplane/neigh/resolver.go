@@ -35,6 +35,10 @@ type Options struct {
 	// unreachable. After it the next frame waits while the neighbour is asked
 	// again. 0 means 1 second.
 	HoldDown time.Duration
+	// Egress, if not nil, is told by which interface a next hop is reached before it is:
+	// what sends there can be made by then. It is called with locks held and must not call
+	// the resolver.
+	Egress func(ifindex int)
 	// Logger is told of overflows and of what the kernel refuses; nil means
 	// slog.Default().
 	Logger *slog.Logger
