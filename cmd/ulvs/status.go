@@ -71,6 +71,8 @@ var counterGroups = []struct {
 		{"answers", "answers given in the host's or IPVS's place"},
 		{"answered_for_host", "packets among them that were the host's"},
 		{"parked", "waited for their server's MAC address"},
+		{"next_hops_kept", "times that the kernel's table of neighbours threw out a server or gateway; its MAC address was kept"},
+		{"next_hops_asked", "ARP requests and neighbour solicitations of the daemon's own, where the kernel sent none"},
 		{"rx_not_ours", "broadcast and multicast that asks for nothing"},
 	}},
 	{"dropped by the rules", [][2]string{

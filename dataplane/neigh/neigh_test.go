@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ulvs/ulvs/dataplane"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -253,7 +254,9 @@ func TestOverflow(t *testing.T) {
 			return
 		}
 		// The smallest buffer that the kernel allows, and nobody reading yet.
-		if err := r.events.SetReceiveBufferSize(1, false); err != nil {
+		if err := r.events.control(func(fd int) error {
+			return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1)
+		}); err != nil {
 			t.Error(err)
 		}
 		h := r.NextHop(addr("10.9.8.8"))

@@ -37,6 +37,8 @@ type link struct {
 	source4        netip.Addr
 	source6        netip.Addr
 	source6IsLocal bool // source6 is link-local: a global one is better
+	linkLocal      netip.Addr
+	prefixes4      []netip.Prefix // its addresses, with their networks
 }
 
 func newSnapshot() *snapshot {
@@ -154,6 +156,9 @@ func (s *snapshot) readSources(k *netlink.Handle) error {
 		// IFA_F_SECONDARY means a temporary (privacy) address in IPv6.
 		case a.Flags&unix.IFA_F_SECONDARY != 0:
 		case ip.Is4():
+			if p, ok := prefix(a.IPNet); ok {
+				l.prefixes4 = append(l.prefixes4, p)
+			}
 			if !l.source4.IsValid() {
 				l.source4 = ip
 			}
@@ -162,6 +167,9 @@ func (s *snapshot) readSources(k *netlink.Handle) error {
 			}
 		default:
 			linkLocal := ip.IsLinkLocalUnicast()
+			if linkLocal {
+				l.linkLocal = ip
+			}
 			if !l.source6.IsValid() || (l.source6IsLocal && !linkLocal) {
 				l.source6, l.source6IsLocal = ip, linkLocal
 			}
