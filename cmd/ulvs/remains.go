@@ -65,7 +65,7 @@ func remaining(r *xdp.Remains, ended bool, say func(string, string, ...any), cou
 	}
 	if r.Journal != nil {
 		if services, servers, err := director.CountJournal(r.Journal); err == nil {
-			say("services", "%d, with %d real servers", services, servers)
+			say("services", "%d, real servers %d", services, servers)
 		}
 	}
 	for name, n := range map[string]int{"connections": r.Connections, "templates": r.Templates} {

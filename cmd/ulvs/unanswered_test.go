@@ -29,6 +29,15 @@ func TestUnanswered(t *testing.T) {
 	s.got(1, 1)
 	s.send(s.frame(1, 80, "A", 2))
 	s.got(2, 1)
+	s.commands(`
+		ipvsadm -A -f 10 -s wlc -p 300
+		ipvsadm -a -f 10 -r 192.168.10.200 -g
+		ipvsadm -a -f 10 -r 192.168.10.201 -g
+		ipvsadm -d -f 10 -r 192.168.10.200
+		ipvsadm -A -u 192.168.10.101:53 -s rr
+		ipvsadm -a -u 192.168.10.101:53 -r 192.168.10.201 -g
+		ipvsadm -D -u 192.168.10.101:53
+	`)
 	status := []string{"ulvs", "status", "--pin", s.pins}
 	var text strings.Builder
 	// All at once, as each waits for five seconds.
@@ -63,7 +72,7 @@ func TestUnanswered(t *testing.T) {
 	ask(status)
 	got := text.String()
 	for _, vary := range [][2]string{
-		{regexp.QuoteMeta(s.pins) + `\S*`, "PINS"}, {regexp.QuoteMeta(s.dir), "DIR"}, {fmt.Sprint(d.Process.Pid), "PID"},
+		{regexp.QuoteMeta(s.pins) + `[^\s"]*`, "PINS"}, {regexp.QuoteMeta(s.dir), "DIR"}, {fmt.Sprint(d.Process.Pid), "PID"},
 		{`life is [0-9.]+m?s old`, "life is SOME s old"},
 	} {
 		got = regexp.MustCompile(vary[0]).ReplaceAllString(got, vary[1])

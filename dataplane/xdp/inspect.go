@@ -93,7 +93,8 @@ func (p *pins) linked(pin, name, mode string) dataplane.Fact {
 
 // view maps a pinned array for a look at it.
 func (p *pins) view(name string, look func(block []byte)) error {
-	m, err := ebpf.LoadPinnedMap(p.path(name), &ebpf.LoadPinOptions{ReadOnly: true})
+	// Opened for reading alone it could not be mapped (kernel/bpf/syscall.c, bpf_map_mmap).
+	m, err := ebpf.LoadPinnedMap(p.path(name), nil)
 	if err != nil {
 		return fmt.Errorf("xdp: %s: %w", p.path(name), err)
 	}

@@ -85,7 +85,7 @@ func (c *Client) insist(attempt func() error) error {
 		}
 		if pid := lockHolder(c.path); pid != 0 {
 			return &remoteError{fmt.Sprintf("the daemon (pid %d) did not answer within %v s: it is starting or ending; "+
-				"its log says more, and it did not take the request", pid, c.Patience.Seconds()), ulvs.ErrNoAnswer}
+				"its log says more; nothing was changed", pid, c.Patience.Seconds()), ulvs.ErrNoAnswer}
 		}
 		return c.unreachable()
 	}
@@ -158,9 +158,9 @@ func (c *Client) noAnswer(wait *waiting) error {
 	}
 	text := fmt.Sprintf("%s did not answer within %v s: %s", who, wait.patience.Seconds(), what)
 	if wait.taken.Load() {
-		text += "; it had begun to carry the request out"
+		text += "; it had begun: see what it has done when it answers"
 	} else {
-		text += "; it did not take the request"
+		text += "; nothing was changed"
 	}
 	return &remoteError{text, ulvs.ErrNoAnswer}
 }

@@ -49,7 +49,7 @@ func TestSilentDaemon(t *testing.T) {
 	must(t, err)
 	for _, s := range verbs() {
 		_, err := s.do(impatient(path))
-		silent(t, err, fmt.Sprintf("(pid %d)", os.Getpid()), "it is busy", "did not take the request")
+		silent(t, err, fmt.Sprintf("(pid %d)", os.Getpid()), "it is busy", "nothing was changed")
 	}
 	silent(t, impatient(path).AddService(ulvs.Service{ServiceKey: tcp(web)}))
 	b := newBed(t)

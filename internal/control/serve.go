@@ -44,7 +44,8 @@ func NewServer(socket *Socket, log *slog.Logger) *Server {
 	if log != nil {
 		socket.log = log
 	}
-	s := &Server{socket: socket, served: make(chan error, 1), ready: make(chan struct{}), abandoned: make(chan struct{})}
+	s := &Server{socket: socket, served: make(chan error, 1), ready: make(chan struct{}),
+		abandoned: make(chan struct{})}
 	s.abandon = sync.OnceFunc(func() { close(s.abandoned) })
 	s.http = http.Server{ReadHeaderTimeout: 10 * time.Second, Handler: http.HandlerFunc(s.serve)}
 	s.watched.Go(socket.watch)
