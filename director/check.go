@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/bits"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/ulvs/ulvs"
@@ -20,7 +21,7 @@ func checkService(s *ulvs.Service) error {
 	p := &s.Persistence
 	switch {
 	case !sched.Known(s.Scheduler):
-		return fmt.Errorf("%w: scheduler %q, known are %v", ulvs.ErrNoScheduler, s.Scheduler, sched.Names())
+		return fmt.Errorf("%w: scheduler %q, known are %s", ulvs.ErrNoScheduler, s.Scheduler, strings.Join(sched.Names(), ", "))
 	case p.Engine != "" && !persist.KnownEngine(p.Engine):
 		return fmt.Errorf("%w: persistence engine %q", ulvs.ErrNoScheduler, p.Engine)
 	case s.Mark == 0 && !s.Addr.IsValid():

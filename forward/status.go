@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/conn"
@@ -166,7 +167,8 @@ func (ls *Listing) Sysctl(name string) (int, error) {
 	defer ls.unlock()
 	n, ok := ls.sysctl.Get(name)
 	if !ok {
-		return 0, fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ulvs.ErrUnsupported, name, ls.sysctl.Names())
+		return 0, fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %s", ulvs.ErrUnsupported, name,
+			strings.Join(ls.sysctl.Names(), ", "))
 	}
 	return n, nil
 }

@@ -177,6 +177,12 @@ func TestBadInput(t *testing.T) {
 	before := []string{
 		"ulvs run",
 		"ulvs run --interface nosuch0",
+		"ulvs run eth0",
+		"ulvs run eth0 eth1 --plane xdp",
+		"ulvs run --interface eth0,eth0",
+		"ulvs run --interface eth0,",
+		"ulvs run --interface eth0 --af-xdp-ring 1000",
+		"ulvs run --interface eth0 --af-xdp-busy-poll 2s",
 		"ulvs run --interface eth0 --plane nosuch",
 		"ulvs run --interface eth0 --connections 0",
 		"ulvs run --interface eth0 --connections many",

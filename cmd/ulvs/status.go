@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -15,33 +16,43 @@ import (
 	"github.com/ulvs/ulvs/internal/control"
 )
 
-// statusCommand shows how the daemon works and what it has counted.
+// statusCommand shows how the daemon works and what it has counted; where none answers,
+// what goes on without it.
 func statusCommand() *cobra.Command {
-	var socket string
+	var socket, pin string
 	var asJSON, all bool
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "How the daemon takes packets, how full its tables are, and its counters: drops by cause",
-		Args:  cobra.NoArgs,
+		Long: `How the daemon takes packets, how full its tables are, and its counters: drops by
+cause. Where no daemon answers, what its pins tell goes on without it, and exit
+status 1.`,
+		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			d := control.Dial(socket)
+			shown := map[string]any{}
 			facts, err := d.Facts()
-			if err != nil {
-				return err
+			var counters map[string]uint64
+			if err == nil {
+				counters, err = d.Counters()
 			}
-			counters, err := d.Counters()
-			if err != nil {
+			if errors.Is(err, ulvs.ErrUnreachable) || errors.Is(err, ulvs.ErrNoAnswer) {
+				facts, counters = remains(pinsOf(pin, socket), err)
+				shown["error"] = err.Error()
+			} else if err != nil {
 				return err
 			}
 			if asJSON {
-				return json.NewEncoder(os.Stdout).Encode(map[string]any{"facts": facts, "counters": counters})
+				shown["facts"], shown["counters"] = facts, counters
+				return errors.Join(json.NewEncoder(os.Stdout).Encode(shown), err)
 			}
 			printStatus(os.Stdout, facts, counters, all)
-			return nil
+			return err
 		},
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "one JSON object: facts and counters")
+	c.Flags().BoolVar(&asJSON, "json", false, "one JSON object: facts and counters; and error, where no daemon answers")
 	c.Flags().BoolVar(&all, "all", false, "also the counters that are 0")
+	c.Flags().StringVar(&pin, "pin", defaultPins, "where the daemon keeps its state, to be looked at if it does not answer: its --pin `DIR`")
 	controlFlag(c, &socket)
 	return c
 }
