@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -82,8 +83,14 @@ func (k *takeover) configure() {
 	if err := k.client.SetNeighbor(lab.Neighbor{Addr: vip, MAC: k.director.MAC()}); err != nil {
 		k.t.Fatal(err)
 	}
-	for _, h := range k.servers {
+	for i, h := range k.servers {
 		answers(k.t, h, vip)
+		// The kernel's table of neighbours is one for all namespaces, and others may fill it.
+		server := lab.Neighbor{Addr: netip.AddrFrom4([4]byte{192, 168, 10, byte(200 + i)}), MAC: h.MAC()}
+		client := lab.Neighbor{Addr: netip.MustParseAddr("192.168.10.1"), MAC: k.client.MAC()}
+		if err := errors.Join(k.director.SetNeighbor(server), h.SetNeighbor(client)); err != nil {
+			k.t.Fatal(err)
+		}
 	}
 }
 
@@ -226,7 +233,7 @@ func (k *takeover) goOn() {
 // nothingLost looks at what connections have sent again. A busy machine answers late, and
 // what was sent again for that was there twice, which the server says (RFC 2883).
 func (k *takeover) nothingLost(list []*takeoverConn) {
-	k.await("what was sent again came twice", func([]*takeoverConn) bool {
+	k.await("all that was sent again came twice, and was not lost", func([]*takeoverConn) bool {
 		for _, c := range list {
 			if c.err != nil {
 				continue
