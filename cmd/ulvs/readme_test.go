@@ -185,6 +185,7 @@ func TestReadmeCommands(t *testing.T) {
 	}
 }
 
+// Of what a page shows, the commands are those in blocks of shell or behind a prompt.
 func TestReadmeCommandsExtract(t *testing.T) {
 	const text = "ulvs prose\n\n```sh\nmake demo    # not this\nmake build && x\nulvs run &\n  ulvs indented\n```\nip prose\n" +
 		"```text\ndirector# ulvs run\nulvsx\nip link\n```\n"

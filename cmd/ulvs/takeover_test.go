@@ -33,7 +33,7 @@ func TestTakeover(t *testing.T) {
 		}
 	})
 	k.opens(100)
-	k.part("every connection goes on with the next daemon", k.goOn)
+	k.part("every connection goes on with the next daemon", k.echoAgain)
 	k.part("no packet of an established connection is lost", func() { k.nothingLost(established) })
 	k.stop()
 	t.Logf("%d connections, %d before\n%s", len(k.conns), len(established), after.Stderr)
@@ -212,8 +212,8 @@ func (k *takeover) established() (list []*takeoverConn) {
 	return list
 }
 
-// goOn waits until each connection has echoed again, or failed.
-func (k *takeover) goOn() {
+// echoAgain waits until each connection has echoed again, or failed.
+func (k *takeover) echoAgain() {
 	k.mu.Lock()
 	was := make([]int, len(k.conns))
 	for i, c := range k.conns {
