@@ -322,9 +322,9 @@ func destination(frame []byte) (netip.Addr, bool) {
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("not within 5s: " + what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
 }

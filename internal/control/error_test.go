@@ -196,7 +196,7 @@ func TestConnsStopReachesDirector(t *testing.T) {
 	}
 	select {
 	case <-stopped:
-	case <-time.After(5 * time.Second):
+	case <-time.After(patience):
 		t.Error("the director goes on listing")
 	}
 }
