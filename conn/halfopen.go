@@ -32,9 +32,6 @@ func (t *Table) HalfOpen() int { return t.halfOpen.count }
 func (t *Table) arrive(id ID, now uint32) {
 	h := &t.halfOpen
 	if h.arrivals == len(h.ids) {
-		if id := h.ids[h.oldest]; t.arrived(id, h.ticks[h.oldest]) {
-			t.answer(id)
-		}
 		t.shift()
 	}
 	at := h.oldest + h.arrivals

@@ -116,7 +116,8 @@ const quietAfter = 60 * hz
 func (tb *tables) watchFlood(tick uint32) (say func()) {
 	_, unanswered := tb.templates.Evicted()
 	fl, n := &tb.flood, tb.halfOpenEvicted+unanswered
-	conns, halfOpen, templates, connsSoFar := tb.conns.Len(), tb.conns.HalfOpen(), tb.templates.Len(), tb.halfOpenEvicted
+	conns, halfOpen, connsSoFar := tb.conns.Len(), tb.conns.HalfOpen(), tb.halfOpenEvicted
+	templates := tb.templates.Len()
 	switch {
 	case n != fl.evicted:
 		fl.evicted, fl.last = n, tick
