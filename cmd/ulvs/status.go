@@ -76,6 +76,7 @@ var counterGroups = []struct {
 		{"opened_by_plane", "connections that the XDP program opened itself"},
 		{"rx_frames", "given to the daemon by AF_PACKET"},
 		{"af_xdp_rx_frames", "given to the daemon by AF_XDP"},
+		{"rx_cut", "longer than 64 KiB (BIG TCP): cut into several for the daemon"},
 		{"tx_frames", "sent by AF_PACKET"},
 		{"af_xdp_tx_frames", "sent by AF_XDP"},
 		{"passed", "left to the host"},
@@ -113,7 +114,7 @@ var counterGroups = []struct {
 	{"lost", [][2]string{
 		{"parked_lost", "their server's MAC address was not found"},
 		{"rx_ring_lost", "the AF_PACKET ring was full: the daemon came too late"},
-		{"rx_truncated", "larger than a slot of the ring"},
+		{"rx_truncated", "longer than 64 KiB and no TCP, or there was no memory for a large frame"},
 		{"af_xdp_rx_dropped", "no memory was free for AF_XDP, or the frame was too long"},
 		{"af_xdp_rx_ring_full", "the AF_XDP ring was full: the daemon came too late"},
 		{"af_xdp_rx_no_fill", "times that AF_XDP found no free memory"},
