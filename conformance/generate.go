@@ -40,7 +40,7 @@ var Kinds = []string{
 // counted: no zeroing where counters are listed. What a scenario shortens is the
 // connections' timeouts or the templates', not both: they would end together. Of
 // IPv4 one service always stays: that of ulvs's barriers is one too. IPv6 extension
-// headers are for what has no flags.
+// headers are for what has no flags, and authentication is none of them.
 
 // generator makes one scenario.
 type generator struct {

@@ -16,6 +16,12 @@ func (g *generator) mayStayDeleted(s *genService) bool {
 	return s.six || slices.ContainsFunc(g.services, func(o *genService) bool { return o != s && !o.six && !o.deleted })
 }
 
+// mayBeTiny reports whether a first fragment may be without its whole header: xt_tcp drops
+// those, and of IPv6 IPVS does so for every port.
+func (g *generator) mayBeTiny(vip string) bool {
+	return !netIs6(vip) && !slices.ContainsFunc(g.services, func(s *genService) bool { return s.mark > 0 && !s.six })
+}
+
 // ipsec has some packets be ESP or AH, and most to ISAKMP's port come from there.
 func (g *generator) ipsec(proto string, source, port int) (string, int, int) {
 	if g.chance(6, "ipsec") {
@@ -34,7 +40,8 @@ func (g *generator) odd(proto, vip, others string) (options string) {
 	}
 	whole := !strings.Contains(others, "frag=") && !strings.Contains(others, "bad=")
 	if g.chance(25, "extensions") && netIs6(vip) && whole && (proto == "udp" || proto == "esp" || proto == "icmp") {
-		options = " ext=" + pick(g, append(sortedKeys(extensions), "hbh,dst,rh", "dst,problem")...)
+		names := slices.DeleteFunc(sortedKeys(extensions), func(name string) bool { return name == "ah" })
+		options = " ext=" + pick(g, append(names, "hbh,dst,rh", "dst,problem")...)
 	}
 	return options
 }

@@ -50,7 +50,10 @@ func (g *generator) traffic() {
 			port = isakmp
 		}
 	}
-	client := g.client(vip)
+	client, odd := g.client(vip), false
+	if g.chance(5, "odd-source") {
+		client, odd = g.oddClient(vip), true
+	}
 	source := 1000 + g.IntN(3)
 	if g.chance(2, "port20") {
 		source = 20
@@ -59,7 +62,7 @@ func (g *generator) traffic() {
 	options := ""
 	if g.chance(15, "") {
 		options += fmt.Sprintf(" n=%d", 2+g.IntN(4))
-		if g.chance(40, "") {
+		if g.chance(40, "") && !odd {
 			options += " vary=ip"
 		}
 	}
@@ -87,8 +90,10 @@ func (g *generator) traffic() {
 // mangled are options of packets that come in pieces, or damaged.
 func (g *generator) mangled(proto, vip string) (options string) {
 	if g.chance(4, "frag") && proto != "icmp" {
-		options = pick(g, " frag=2 size=100", " frag=3 size=3000", " frag=2 size=1400", " frag=2 size=100 first=8",
-			" frag=3 size=100 first=16")
+		options = pick(g, " frag=2 size=100", " frag=3 size=3000", " frag=2 size=1400")
+		if tiny := pick(g, "", "", " frag=2 size=100 first=8", " frag=3 size=100 first=16"); tiny != "" && g.mayBeTiny(vip) {
+			options = tiny
+		}
 		if g.chance(50, "") {
 			options += " order=reverse"
 		}
@@ -112,9 +117,6 @@ func (g *generator) talk(proto string) []string {
 }
 
 func (g *generator) client(vip string) string {
-	if g.chance(5, "odd-source") {
-		return g.oddClient(vip)
-	}
 	if netIs6(vip) {
 		return pick(g, "fd01::1", "fd01::1", "fd01::2", "fd01::1:1", "fd01:0:0:1::1")
 	}

@@ -88,9 +88,15 @@ func (fr *fragmenter) laterFragment(f *dataplane.Frame, p *packet.Packet, tick u
 	return false
 }
 
+// follows reports whether datagrams to a fragment's destination may be the director's, or are
+// withheld from the host.
+func (fr *fragmenter) follows(f *dataplane.Frame, p *packet.Packet) bool {
+	return fr.isVIP(p.Dest()) || fr.leavingFragment(f, p)
+}
+
 // hold keeps a fragment that came before its datagram's first.
 func (fr *fragmenter) hold(f *dataplane.Frame, p *packet.Packet, tick uint32) {
-	if !fr.isVIP(p.Dest()) {
+	if !fr.follows(f, p) {
 		return
 	}
 	e := dataplane.Frame{Data: append([]byte(nil), f.Data...), Offload: f.Offload, In: f.In}

@@ -8,12 +8,12 @@ import (
 // holdsHeader reports a first fragment whose transport header ends in a later one, as the
 // kernel sees it when it has put the datagram together; but for TCP in IPv6, of which it drops
 // such a first (net/ipv6/reassembly.c, ipv6frag_thdr_truncated).
-func (fr *fragmenter) holdsHeader(p *packet.Packet) bool {
+func (fr *fragmenter) holdsHeader(f *dataplane.Frame, p *packet.Packet) bool {
 	switch p.Damage {
 	case packet.TruncatedTCP:
-		return p.Fragment && !p.Is6 && fr.isVIP(p.Dest())
+		return p.Fragment && !p.Is6 && fr.follows(f, p)
 	case packet.TruncatedSCTP:
-		return p.Fragment && fr.isVIP(p.Dest())
+		return p.Fragment && fr.follows(f, p)
 	}
 	return false
 }
@@ -42,7 +42,7 @@ func (in *Path) completeHeader(p *packet.Packet, tick uint32) {
 			header, again = append(header, e.Data[piece.L4:piece.End]...), true
 		}
 	}
-	if len(header) < headerSize || !in.holdsHeader(&q) {
+	if len(header) < headerSize || !in.holdsHeader(&first, &q) {
 		return
 	}
 	for _, e := range in.early.Take(p, tick) {

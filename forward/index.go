@@ -201,14 +201,20 @@ func (ix *index) claims() (c dataplane.Claims) {
 	return c
 }
 
+// balanced reports the protocols that a mark claims: whatever the mark, the rest is the
+// host's.
+func balanced(proto uint8) bool {
+	return proto == packet.ProtoTCP || proto == packet.ProtoUDP || proto == packet.ProtoSCTP
+}
+
 // claimed reports whether a packet to an address is among the claims. s is its
 // service, or nil.
 func (ix *index) claimed(s *Service, to netip.Addr, p *packet.Packet) bool {
-	if s != nil && s.Mark != 0 {
-		return true
-	}
 	if isIPsec(p.Proto, p.Is6) {
 		return ix.claimsISAKMP(to)
+	}
+	if s != nil && s.Mark != 0 {
+		return balanced(p.Proto)
 	}
 	return claimedIn(ix.Table, to, p)
 }

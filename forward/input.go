@@ -133,7 +133,7 @@ func (in *Path) frame(f *dataplane.Frame, p *packet.Packet, e *early, tick uint3
 	case packet.ARP:
 		in.arp(f, p)
 	case packet.Damaged:
-		if in.holdsHeader(p) {
+		if in.holdsHeader(f, p) {
 			in.hold(f, p, tick)
 			in.completeHeader(p, tick)
 			return

@@ -100,7 +100,7 @@ func (r *responder) leavingClaimed(f *dataplane.Frame, to netip.Addr, p *packet.
 		return true
 	}
 	mark := r.mark(f, p)
-	return mark != 0 && ix.leaving.FindMark(mark, p.Is6) != nil
+	return mark != 0 && balanced(p.Proto) && ix.leaving.FindMark(mark, p.Is6) != nil
 }
 
 // leavingFragment reports whether a later fragment is among those claims.
