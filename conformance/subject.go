@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -147,9 +148,11 @@ func (d *ulvsDirector) await(ctx context.Context) error {
 	}
 }
 
+// hostSysctl matches those that the host has by itself.
+var hostSysctl = regexp.MustCompile(`^net\.ipv[46]\.icmp[_.]`)
+
 func (d *ulvsDirector) Command(ctx context.Context, words []string) (string, int, error) {
-	if words[0] == "sysctl" && len(words) == 2 && !strings.HasPrefix(words[1], "net.ipv4.vs.") {
-		// The host's own.
+	if words[0] == "sysctl" && len(words) == 2 && hostSysctl.MatchString(words[1]) {
 		if name, value, ok := strings.Cut(words[1], "="); ok {
 			return "", 0, d.host.Sysctl(name, value)
 		}

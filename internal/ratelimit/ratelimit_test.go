@@ -273,8 +273,8 @@ func TestAgainstOracle(t *testing.T) {
 			s := &slow{lim: lim, now: now, since: hz, clients: map[uint64]*slowClient{},
 				random: func() int { return int(theirs.Uint32N(3)) }}
 			var count [3]int
-			clients := 1 + rng.IntN(40_000) // more than there are places, at times
-			for step := range 30_000 {
+			clients := 1 + rng.IntN(20_000) // more than there are places, at times
+			for step := range 15_000 {
 				switch rng.IntN(2000) {
 				case 0:
 					now += uint32(rng.IntN(2 * hz))
