@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/ulvs/ulvs/bench/wire"
 )
 
@@ -21,6 +23,28 @@ func TestNative(t *testing.T) {
 		if mode := b.Mode(); !strings.HasPrefix(mode, want) {
 			t.Errorf("native %v: %q, not %q", native, mode, want)
 		}
+	}
+}
+
+// An interface whose driver has no XDP says so, and not what the kernel answers.
+func TestNoDriverXDP(t *testing.T) {
+	b := newBench(t, 16)
+	n, err := wire.NewNet()
+	b.must(err)
+	t.Cleanup(func() { b.must(n.Close()) })
+	_, director, err := n.Loop()
+	b.must(err)
+	b.interfaces, b.inDriver = []string{"br0"}, true
+	b.must(director.Space.Do(func() error {
+		bridge := netlink.NewLinkAttrs()
+		bridge.Name = "br0"
+		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: bridge}); err != nil {
+			return err
+		}
+		return b.Accelerate(b.acceleration())
+	}))
+	if mode := b.Mode(); !strings.HasPrefix(mode, "br0 generic (its driver has no XDP)") {
+		t.Errorf("%q", mode)
 	}
 }
 

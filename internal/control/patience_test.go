@@ -207,6 +207,7 @@ func TestCommandsInHandover(t *testing.T) {
 		s := control.NewServer(socket, nil)
 		return s, func() { must(t, name.Close()) }
 	}
+	server, ended := begin(nil)
 	end := make(chan struct{})
 	var wg sync.WaitGroup
 	given := make([]int, 4)
@@ -230,7 +231,6 @@ func TestCommandsInHandover(t *testing.T) {
 			}
 		})
 	}
-	server, ended := begin(nil)
 	for range 5 {
 		replaced := make(chan struct{})
 		server.Ready(&ending{b, func() error {
@@ -238,7 +238,7 @@ func TestCommandsInHandover(t *testing.T) {
 			return nil
 		}})
 		before, _ := b.Services()
-		for list := before; len(list) < len(before)+20; list, _ = b.Services() {
+		for list := before; len(list) < len(before)+20 && !t.Failed(); list, _ = b.Services() {
 			time.Sleep(time.Millisecond)
 		}
 		old, oldEnded := server, ended

@@ -39,9 +39,15 @@ func newProgress(w http.ResponseWriter, r *http.Request) *progress {
 		shown: r.Header.Get(headerProgress) != "" && r.ProtoAtLeast(1, 1)}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.alive()
 	p.timer = time.AfterFunc(aliveEach, p.tick)
 	return p
+}
+
+// wait shows that the daemon is alive, and has not come to the request.
+func (p *progress) wait() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.alive()
 }
 
 // alive shows that the daemon is. The caller holds mu.

@@ -10,8 +10,8 @@
 // the last line when they could not be listed to the end.
 //
 // A request with the header Ulvs-Progress is shown that the daemon lives: by "102
-// Processing" responses before the answer, at once and each second, and by empty lines in
-// a list that pauses. The one with the header Ulvs-Taken comes just before the request is
+// Processing" responses before the answer, each second, and by empty lines in a list that
+// pauses. The one with the header Ulvs-Taken comes just before the request is
 // carried out. Where the connection ends before it, the daemon is ending or being
 // replaced: the request was not carried out, and may be sent again.
 //

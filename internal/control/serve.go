@@ -123,8 +123,13 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	defer p.end()
 	select {
 	case <-s.ready:
-	case <-s.abandoned:
-		panic(http.ErrAbortHandler)
+	default:
+		p.wait()
+		select {
+		case <-s.ready:
+		case <-s.abandoned:
+			panic(http.ErrAbortHandler)
+		}
 	}
 	if r.Method == http.MethodPost && r.URL.Path == "/v1/handover" {
 		s.handover(p, r)
