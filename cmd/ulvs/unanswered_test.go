@@ -66,7 +66,7 @@ func TestUnanswered(t *testing.T) {
 	}
 	_ = d.Process.Kill()
 	_ = d.Wait()
-	s.awaitAlone()
+	s.awaitUnanswered()
 	ask(status, append(slices.Clone(status), "--json"))
 	s.output("ulvs detach --pin " + s.pins)
 	ask(status)
@@ -80,8 +80,8 @@ func TestUnanswered(t *testing.T) {
 	golden(t, "unanswered.golden", got)
 }
 
-// awaitAlone waits until the program that a daemon left forwards by itself.
-func (s *pinSite) awaitAlone() {
+// awaitUnanswered waits until the program that a daemon left forwards by itself.
+func (s *pinSite) awaitUnanswered() {
 	s.t.Helper()
 	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
 		out, _ := s.ulvs("", "ulvs", "status", "--pin", s.pins)
