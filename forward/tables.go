@@ -51,6 +51,7 @@ type tables struct {
 	in       link   // of the batch's last packet that rules looked at
 	touched  uint32 // keeps the loads of prefetching from being left out
 	claimDue bool   // Claim is due
+	loaded   bool   // what there is may be gone on with (State.SetLoaded)
 
 	// scratch is working memory, for as many Handle calls at once as it holds;
 	// more allocate.

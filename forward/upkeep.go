@@ -24,6 +24,7 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 	up.lock()
 	defer up.unlock()
 	up.index.mirror.heartbeat(tick)
+	up.setContents()
 	up.index.mirror.syncServers(up.index.dests, tick)
 	if int32(tick-*up.nextEst) >= 0 {
 		if up.sysctl.RunEstimation != 0 {

@@ -14,14 +14,11 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/dataplane/auto"
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/director"
-	"github.com/ulvs/ulvs/internal/control"
 )
 
 // daemon holds the options of "ulvs run".
@@ -43,7 +40,8 @@ type daemon struct {
 	ring        int
 	busyPoll    time.Duration
 	pins        string // the folder that comes of it, or ""
-	unpinned    error  // why there is none
+	unpinned    error  // why there is none, though it was not said so
+	forget      bool   // nothing is to be kept there
 	files       map[string]file
 	log         *slog.Logger
 	said        *lru.Cache[string, struct{}] // rules of the host that cannot be followed
@@ -85,25 +83,7 @@ standard error. The control socket appears when it is ready.`,
 }
 
 func (d *daemon) run(ctx context.Context) error {
-	if !slices.Contains([]string{"auto", "afpacket", "xdp"}, d.plane) {
-		return fmt.Errorf("--plane %s: there are auto, afpacket and xdp", d.plane)
-	}
-	if _, ok := socketUses[d.sockets]; !ok {
-		return fmt.Errorf("--af-xdp %s: there are auto, on and off", d.sockets)
-	}
-	if len(d.interfaces) == 0 {
-		return errors.New("give --interface IF: the interfaces whose packets are balanced (ip link lists them)")
-	}
-	if d.connections < 1 {
-		return fmt.Errorf("--connections %d: give a positive number", d.connections)
-	}
-	if d.templates < 0 {
-		return fmt.Errorf("--templates %d: give a positive number, or 0 for the default", d.templates)
-	}
-	if d.follow && (d.marks != "" || d.marks6 != "") {
-		return errors.New("--follow-marks takes the rules from the host: leave --marks and --marks6 out")
-	}
-	mac, err := parseMAC(d.mac)
+	mac, err := d.check()
 	if err != nil {
 		return err
 	}
@@ -116,18 +96,11 @@ func (d *daemon) run(ctx context.Context) error {
 		return err
 	}
 	d.read()
+	if err := d.rehearse(); err != nil {
+		return err
+	}
 	if d.takeover { // nothing that is wrong may come after the other daemon's end
-		for _, name := range d.interfaces {
-			if _, err := net.InterfaceByName(name); err != nil {
-				return fmt.Errorf("--interface %s: %w", name, err)
-			}
-		}
-		for _, f := range d.files {
-			if f.err != nil {
-				return f.err
-			}
-		}
-		if err := d.inheritable(); err != nil {
+		if err := d.inheritable(mac); err != nil {
 			return err
 		}
 	}
@@ -135,54 +108,35 @@ func (d *daemon) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s, err := d.start(mac, name)
+	if err != nil {
+		return errors.Join(d.explain(err), name.Undo())
+	}
 	defer name.Close()
-	var lvs *director.Director
-	opened, err := auto.Open(auto.Options{
-		Interfaces: d.interfaces, Plane: d.plane, MAC: mac, Pins: d.pins, Fresh: d.fresh,
-		Sockets: socketUses[d.sockets], Ring: d.ring, BusyPoll: d.busyPoll, Logger: d.log,
-	}, func(p dataplane.Plane) (err error) {
-		lvs, err = director.New(director.Options{Plane: p, Connections: d.connections, Templates: d.templates,
-			MAC: mac, Logger: d.log})
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	defer lvs.Close()
-	d.pins = opened.Pins
-	if opened.Lost != nil {
-		d.warnLost(opened.Lost.Error())
-	}
-	operated := &warned{lvs, d.log, d.follow}
-	ctx, end := context.WithCancel(ctx)
-	defer end()
-	leaving := &handover{warned: operated, pinned: d.pins != "", end: end, ended: make(chan struct{})}
-	if err := d.setUp(lvs, operated); err != nil {
-		return errors.Join(err, opened.Close())
-	}
+	return s.serve(ctx)
+}
 
-	g, ctx := errgroup.WithContext(ctx)
-	if d.follow {
-		follower, err := d.followMarks(lvs)
-		if err != nil {
-			return errors.Join(err, opened.Close())
-		}
-		g.Go(func() error { return follower(ctx) })
+// check looks at the options, and returns --mac.
+func (d *daemon) check() (mac dataplane.MAC, err error) {
+	if !slices.Contains([]string{"auto", "afpacket", "xdp"}, d.plane) {
+		return mac, fmt.Errorf("--plane %s: there are auto, afpacket and xdp", d.plane)
 	}
-	g.Go(func() error {
-		defer close(leaving.ended)
-		return lvs.Run(ctx)
-	})
-	l, err := name.Listen()
-	if err != nil {
-		g.Go(func() error { return err })
-		return g.Wait()
+	if _, ok := socketUses[d.sockets]; !ok {
+		return mac, fmt.Errorf("--af-xdp %s: there are auto, on and off", d.sockets)
 	}
-	g.Go(func() error { return control.Serve(ctx, l, leaving) })
-	d.announce(opened, lvs)
-	err = g.Wait()
-	d.log.Info("ended")
-	return err
+	if len(d.interfaces) == 0 {
+		return mac, errors.New("give --interface IF: the interfaces whose packets are balanced (ip link lists them)")
+	}
+	if d.connections < 1 {
+		return mac, fmt.Errorf("--connections %d: give a positive number", d.connections)
+	}
+	if d.templates < 0 {
+		return mac, fmt.Errorf("--templates %d: give a positive number, or 0 for the default", d.templates)
+	}
+	if d.follow && (d.marks != "" || d.marks6 != "") {
+		return mac, errors.New("--follow-marks takes the rules from the host: leave --marks and --marks6 out")
+	}
+	return parseMAC(d.mac)
 }
 
 // socketUses are the words of --af-xdp.

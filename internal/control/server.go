@@ -18,18 +18,41 @@ import (
 	"github.com/ulvs/ulvs"
 )
 
-// Reservation is a socket's name, kept for one daemon. The lock file beside the
-// socket stays when it ends, or two daemons could each lock one of its name.
+// Reservation is a socket's name, kept for one daemon by a lock file beside the socket.
 type Reservation struct {
 	path string
 	lock *os.File
+	made bool // the file was not there
 }
+
+// longestPath is as much as a unix socket's address holds (include/uapi/linux/un.h).
+const longestPath = 107
 
 // Reserve takes the name of a socket, before anything else is changed: it fails
 // when a daemon has the name, also one that is just starting, and when there is
 // something of that name that is no socket.
 func Reserve(path string) (*Reservation, error) {
-	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if len(path) > longestPath {
+		return nil, fmt.Errorf("control socket %s: its path has %d bytes, and a unix socket's at most %d; give a shorter one with --control", path, len(path), longestPath)
+	}
+	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
+		return nil, fmt.Errorf("control socket %s: there is a file of that name that is no socket; give another with --control", path)
+	}
+	for {
+		r, err := reserve(path)
+		if r != nil || err != nil {
+			return r, err
+		}
+	}
+}
+
+// reserve returns nil without an error if the file was removed meanwhile, by a daemon that
+// did not start: others do not see a lock on it.
+func reserve(path string) (*Reservation, error) {
+	name := path + ".lock"
+	_, err := os.Lstat(name)
+	made := errors.Is(err, fs.ErrNotExist)
+	lock, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("control socket %s: %w; give another with --control", path, err)
 	}
@@ -37,11 +60,15 @@ func Reserve(path string) (*Reservation, error) {
 		_ = lock.Close()
 		return nil, fmt.Errorf("control socket %s: another ulvs daemon has it; stop that one, or give another socket with --control", path)
 	}
-	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
+	locked, err := lock.Stat()
+	if err != nil {
 		_ = lock.Close()
-		return nil, fmt.Errorf("control socket %s: there is a file of that name that is no socket; give another with --control", path)
+		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
-	return &Reservation{path, lock}, nil
+	if there, err := os.Lstat(name); err != nil || !os.SameFile(locked, there) {
+		return nil, lock.Close()
+	}
+	return &Reservation{path, lock, made}, nil
 }
 
 // Listen makes the socket, which only its owner may use, in the place of one
@@ -60,8 +87,17 @@ func (r *Reservation) Listen() (net.Listener, error) {
 	return l, nil
 }
 
-// Close lets the next daemon have the name.
+// Close lets the next daemon have the name. The lock file stays.
 func (r *Reservation) Close() error { return r.lock.Close() }
+
+// Undo is Close for a daemon that did not start: the lock file goes, if it was not there
+// before.
+func (r *Reservation) Undo() error {
+	if r.made {
+		_ = os.Remove(r.lock.Name())
+	}
+	return r.lock.Close()
+}
 
 // Serve answers on l with what c does, until ctx ends. When it returns, no
 // request is being answered any more, so that c may be closed.

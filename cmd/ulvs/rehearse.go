@@ -1,0 +1,59 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/xdp"
+	"github.com/ulvs/ulvs/director"
+)
+
+// rehearse gives the files to a director that nobody sees, so that what is wrong with them
+// is known before anything is changed. What an earlier daemon left counts more than they
+// do, and then they need not be right.
+func (d *daemon) rehearse() error {
+	if len(d.files) == 0 || d.adopts() {
+		return nil
+	}
+	lvs, err := director.New(director.Options{Plane: nowhere{}, Connections: 1, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	defer lvs.Close()
+	return d.load(lvs)
+}
+
+// adopts reports whether there is something that is gone on with, or the start refused.
+func (d *daemon) adopts() bool {
+	if d.pins == "" || d.fresh {
+		return false
+	}
+	there, _ := xdp.Inspect(d.pins)
+	return there != nil && !there.Empty()
+}
+
+// nowhere is a plane and a resolver without a network.
+type nowhere struct{}
+
+var (
+	_ dataplane.Plane    = nowhere{}
+	_ dataplane.Resolver = nowhere{}
+)
+
+func (nowhere) Name() string                                 { return "nowhere" }
+func (nowhere) Run(context.Context, dataplane.Handler) error { return nil }
+func (nowhere) Send(*dataplane.Frame)                        {}
+func (nowhere) Claim(dataplane.Claims) error                 { return nil }
+func (nowhere) Withholds() bool                              { return true }
+func (nowhere) Injects() bool                                { return false }
+func (nowhere) Counters() map[string]uint64                  { return nil }
+func (nowhere) Resolver() dataplane.Resolver                 { return nowhere{} }
+func (nowhere) NextHop(a netip.Addr) *dataplane.NextHop      { return dataplane.NewNextHop(a, nil) }
+func (nowhere) Release(*dataplane.NextHop)                   {}
+func (nowhere) Local(netip.Addr) bool                        { return false }
+func (nowhere) Locals() *dataplane.Locals                    { return new(dataplane.Locals) }
+func (nowhere) Source(int, netip.Addr) (none netip.Addr)     { return none }
+func (nowhere) LinkAddr(int) (mac dataplane.MAC, ok bool)    { return mac, false }
+func (nowhere) LinkName(int) string                          { return "" }
