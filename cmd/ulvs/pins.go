@@ -73,14 +73,19 @@ func (d *daemon) findPins() error {
 	return nil
 }
 
-// hiddenMount adds to the error of a missing file system that it may be mounted elsewhere.
+// hiddenMount adds to the error of a missing file system that it may be mounted where the
+// first process or our parent is, and not here.
 func hiddenMount(err error) error {
-	own, ownErr := os.Readlink("/proc/self/ns/mnt")
-	first, firstErr := os.Readlink("/proc/1/ns/mnt")
-	if !errors.Is(err, xdp.ErrNoBPFFS) || ownErr != nil || firstErr != nil || own == first {
+	own, failed := os.Readlink("/proc/self/ns/mnt")
+	if failed != nil || !errors.Is(err, xdp.ErrNoBPFFS) {
 		return err
 	}
-	return fmt.Errorf("%w; \"ip netns exec\" hides it: nsenter --net=/run/netns/NAME ulvs run does not", err)
+	for _, other := range []int{1, os.Getppid()} {
+		if ns, failed := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", other)); failed == nil && ns != own {
+			return fmt.Errorf("%w; where \"ip netns exec\" hides it: nsenter --net=/run/netns/NAME ulvs run does not", err)
+		}
+	}
+	return err
 }
 
 // inheritable says why what the daemon keeps that is to be replaced could not be gone
@@ -111,11 +116,11 @@ func (d *daemon) explain(err error) error {
 	if !errors.As(err, &kept) {
 		return err
 	}
-	again := "with the options that it had"
+	again := "the same options again"
 	if kept.Kept.Words != "" {
-		again = "as it was started (" + kept.Kept.Words + ")"
+		again += " (" + kept.Kept.Words + ")"
 	}
-	return fmt.Errorf("%w; start %s to go on with them, or begin anew with --fresh, and --rules FILE for the services", err, again)
+	return fmt.Errorf("%w; nothing was changed: give %s to go on with that, or --fresh to throw it away, and --rules FILE for services", err, again)
 }
 
 // reserve takes the name of the control socket; with --takeover, from the daemon
