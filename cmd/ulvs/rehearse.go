@@ -2,18 +2,25 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net/netip"
 
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/director"
+	"github.com/ulvs/ulvs/internal/hostmark"
 )
 
 // rehearse gives the files to a director that nobody sees, so that what is wrong with them
 // is known before anything is changed. What an earlier daemon left counts more than they
 // do, and then they need not be right.
 func (d *daemon) rehearse() error {
+	if d.follow {
+		if _, err := hostmark.Read(); err != nil {
+			return fmt.Errorf("--follow-marks: %w", err)
+		}
+	}
 	if len(d.files) == 0 || d.adopts() {
 		return nil
 	}

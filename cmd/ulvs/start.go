@@ -53,10 +53,17 @@ func (d *daemon) start(mac dataplane.MAC, name *control.Reservation) (_ *started
 	}
 	defer func() {
 		if err != nil {
+			if s.listener != nil {
+				err = errors.Join(err, s.listener.Close())
+			}
 			s.lvs.Close()
 			err = errors.Join(err, s.opened.Close())
 		}
 	}()
+	// Commands wait from here on. What may still fail was tried before (rehearse).
+	if s.listener, err = name.Listen(); err != nil {
+		return nil, err
+	}
 	d.pins = s.opened.Pins
 	s.operated = &warned{Director: s.lvs, log: d.log, follow: d.follow, facts: d.facts(s.opened)}
 	if err := d.setUp(s.lvs, s.operated); err != nil {
@@ -67,8 +74,7 @@ func (d *daemon) start(mac dataplane.MAC, name *control.Reservation) (_ *started
 			return nil, err
 		}
 	}
-	s.listener, err = name.Listen()
-	return s, err
+	return s, nil
 }
 
 // serve carries packets and answers commands until ctx ends.

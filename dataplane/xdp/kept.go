@@ -115,7 +115,7 @@ func (p *pins) discard() (replaced bool) {
 		p.dirs = append(p.dirs, p.dir)
 	}
 	p.removeFolders()
-	return p.placed
+	return p.placed && p.earlier
 }
 
 // Kept is what an earlier process has left in a folder of pins.

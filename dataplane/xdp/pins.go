@@ -37,6 +37,7 @@ type pins struct {
 	header  *header
 	adopted bool
 	placed  bool
+	earlier bool // an earlier process had left something
 }
 
 const (
@@ -142,6 +143,7 @@ func (p *pins) adopt(parts []accel.Part) (list []*array, err error) {
 	if there == nil {
 		return nil, nil
 	}
+	p.earlier = true
 	if p.fresh {
 		p.why = "a fresh start was asked for"
 		return nil, nil
