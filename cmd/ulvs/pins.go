@@ -127,8 +127,11 @@ func (d *daemon) explain(err error) error {
 // that has it.
 func (d *daemon) reserve() (*control.Reservation, error) {
 	if d.takeover {
+		if d.unpinned != nil {
+			return nil, fmt.Errorf("--takeover goes on with what the daemon before keeps, which cannot be seen: %w", d.unpinned)
+		}
 		if d.pins == "" || d.forget || d.plane == auto.AFPacket {
-			return nil, errors.Join(errors.New("--takeover goes on with what the daemon before keeps: it needs --pin, and the XDP plane"), d.unpinned)
+			return nil, errors.New("--takeover goes on with what the daemon before keeps: it needs --pin, and the XDP plane")
 		}
 		err := control.Dial(d.control).Handover()
 		if err != nil && !errors.Is(err, ulvs.ErrUnreachable) {

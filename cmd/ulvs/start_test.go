@@ -208,6 +208,13 @@ func TestLeftovers(t *testing.T) {
 	if out, code := s.ulvs("", "ulvs", "detach"); code != 0 || out != "nothing was left\n" {
 		t.Errorf("detach of nothing: exit %d: %s", code, out)
 	}
+	// A running daemon's is not taken away.
+	runs := s.start("--interface", "eth0", "--plane", "afpacket", "--rules", rules)
+	if out, code := s.ulvs("", "ulvs", "detach", "--control", "./other.sock", "--interface", "eth0"); code != 1 || !strings.Contains(out, "a daemon that runs has it") {
+		t.Errorf("detach beside a daemon: exit %d: %s", code, out)
+	}
+	both("beside a daemon that runs", true, false)
+	s.stop(runs)
 	// Another daemon's is named, and left alone.
 	kill("--interface", "eth1")
 	other := s.director.Command(context.Background(), program(t), "run", "--control", filepath.Join(s.dir, "other.sock"),

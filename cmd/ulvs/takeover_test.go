@@ -178,6 +178,9 @@ func TestPins(t *testing.T) {
 	if out := log(first); strings.Contains(out, "adopted") || strings.Contains(out, "discarded") {
 		t.Errorf("the first daemon: %s", out)
 	}
+	if out := log(first); !strings.Contains(out, `level=WARN msg="XDP is in generic mode, which is slower than in the driver" interface=eth0 because="it is a veth pair"`) {
+		t.Errorf("it does not warn that it is slower: %s", out)
+	}
 	s.stop(first)
 
 	rules := filepath.Join(s.dir, "rules")

@@ -135,6 +135,11 @@ func (o *Options) guard() error {
 // was anything.
 func Detach(pins, owner string, interfaces ...string) (found bool, err error) {
 	var names []string
+	for _, name := range interfaces {
+		if afpacket.Reserved(name) {
+			return false, fmt.Errorf("interface %s: a daemon that runs has it: end that one first", name)
+		}
+	}
 	if _, err = os.Stat(pins); err == nil {
 		found = true
 		names, err = xdp.Detach(pins)
