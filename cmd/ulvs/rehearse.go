@@ -5,23 +5,26 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/afpacket"
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/director"
 	"github.com/ulvs/ulvs/internal/hostmark"
 )
 
 // rehearse gives the files to a director that nobody sees, so that what is wrong with them
-// is known before anything is changed. What an earlier daemon left counts more than they
-// do, and then they need not be right.
+// is known before what an earlier daemon left is changed. Where there is nothing, a start
+// that fails takes back what it has done, and the time is saved. What is gone on with
+// counts more than the files do, and then they need not be right.
 func (d *daemon) rehearse() error {
 	if d.follow {
 		if _, err := hostmark.Read(); err != nil {
 			return fmt.Errorf("--follow-marks: %w", err)
 		}
 	}
-	if len(d.files) == 0 || d.adopts() {
+	if len(d.files) == 0 || d.adopts() || !d.takeover && !d.leftovers() {
 		return nil
 	}
 	lvs, err := director.New(director.Options{Plane: nowhere{}, Connections: 1, Logger: slog.New(slog.DiscardHandler)})
@@ -30,6 +33,16 @@ func (d *daemon) rehearse() error {
 	}
 	defer lvs.Close()
 	return d.load(lvs)
+}
+
+// leftovers reports whether an earlier daemon has left anything that is replaced.
+func (d *daemon) leftovers() bool {
+	if d.pins != "" {
+		if there, _ := xdp.Inspect(d.pins); there != nil {
+			return true
+		}
+	}
+	return slices.ContainsFunc(d.interfaces, afpacket.Leftover)
 }
 
 // adopts reports whether there is something that is gone on with, or the start refused.
