@@ -81,7 +81,7 @@ type Frame struct {
 // Handler decides about frames. One implementation is director.Director.
 type Handler interface {
 	// Handle writes a verdict into each frame of the batch. now is
-	// CLOCK_MONOTONIC, read once for the batch. It must not keep the frames.
+	// Monotonic, read once for the batch. It must not keep the frames.
 	// A plane may call it from several goroutines at once, each with frames
 	// of its own and none of them twice.
 	Handle(now time.Duration, batch []Frame)

@@ -19,7 +19,6 @@ import (
 	"github.com/ulvs/ulvs/forward"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
@@ -64,7 +63,7 @@ type Options struct {
 	// Logger is told what an operator should know; nil means slog.Default(). Nothing is
 	// logged for a packet.
 	Logger *slog.Logger
-	// Clock is CLOCK_MONOTONIC, for commands; nil reads it. Packets bring
+	// Clock is CLOCK_MONOTONIC, for commands; nil is dataplane.Monotonic. Packets bring
 	// their own time.
 	Clock func() time.Duration
 }
@@ -114,17 +113,9 @@ func New(o Options) (_ *Director, err error) {
 	if o.Resolver == nil {
 		return nil, fmt.Errorf("director: Options need a Resolver: the %s plane brings none", o.Plane.Name())
 	}
-	if o.Connections == 0 {
-		o.Connections = DefaultConnections
-	}
-	if o.Templates == 0 {
-		o.Templates = max(o.Connections/4, min(o.Connections, 1<<16))
-	}
-	if o.RSTs == 0 {
-		o.RSTs = DefaultRSTs
-	}
+	o.setDefaults()
 	if o.Clock == nil {
-		o.Clock = monotonic
+		o.Clock = dataplane.Monotonic
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -153,11 +144,32 @@ func New(o Options) (_ *Director, err error) {
 	return d, nil
 }
 
+func (o *Options) setDefaults() {
+	if o.Connections == 0 {
+		o.Connections = DefaultConnections
+	}
+	if o.Templates == 0 {
+		o.Templates = max(o.Connections/4, min(o.Connections, 1<<16))
+	}
+	if o.RSTs == 0 {
+		o.RSTs = DefaultRSTs
+	}
+}
+
+// Sizes returns how much memory a director has that may outlive the process, in bytes, by
+// name (xdp.CheckKept). Only Connections and Templates count.
+func (o Options) Sizes() map[string]int {
+	o.setDefaults()
+	of := forward.Options{Connections: o.Connections, Templates: o.Templates, Journal: journalSize}
+	return of.Sizes()
+}
+
 // start has the plane begin.
 func (d *Director) start() error {
 	d.path.State.Attach(d.adopted)
 	d.effects = live{d}
 	d.path.Prepare()
+	d.path.State.SetLoaded(d.adopted)
 	if d.adopted {
 		d.ctl.Lock()
 		defer d.ctl.Unlock()
@@ -222,13 +234,4 @@ func (d *Director) Tick(now time.Duration) {
 	if d.limits.changed(now) {
 		d.path.Upkeep.SetErrorLimits(d.limits.last)
 	}
-}
-
-// monotonic reads CLOCK_MONOTONIC.
-func monotonic() time.Duration {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return 0 // cannot fail for this clock
-	}
-	return time.Duration(ts.Nano())
 }

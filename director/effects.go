@@ -62,6 +62,7 @@ func (e live) record(c command) error {
 	}
 	// What is missing in the journal must not be built upon.
 	d.journalStale = err != nil
+	d.path.State.SetLoaded(!d.loading)
 	if err != nil {
 		return fmt.Errorf("the command was carried out, but will be forgotten when the daemon is started anew: %w", err)
 	}

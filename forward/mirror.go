@@ -23,6 +23,7 @@ type mirror interface {
 	savePosition(*Service)
 	setGeneration(gen uint32)
 	heartbeat(tick uint32)
+	setContents(services, connections int)
 	start(accel.Acceleration) error
 	grace() error
 	release()
@@ -41,6 +42,7 @@ func (noMirror) collectCounters(*Dest)          {}
 func (noMirror) savePosition(*Service)          {}
 func (noMirror) setGeneration(uint32)           {}
 func (noMirror) heartbeat(uint32)               {}
+func (noMirror) setContents(int, int)           {}
 func (noMirror) start(accel.Acceleration) error { return nil }
 func (noMirror) grace() error                   { return nil }
 func (noMirror) release()                       {}
@@ -109,6 +111,7 @@ func (m planeMirror) savePosition(s *Service) {
 
 func (m planeMirror) setGeneration(gen uint32)         { m.fast.SetGeneration(gen) }
 func (m planeMirror) heartbeat(tick uint32)            { m.fast.Heartbeat(tick) }
+func (m planeMirror) setContents(services, conns int)  { m.fast.SetContents(services, conns) }
 func (m planeMirror) start(a accel.Acceleration) error { return m.fast.Accelerate(a) }
 func (m planeMirror) grace() error                     { return m.fast.Grace() }
 func (m planeMirror) release()                         { m.fast.Release() }

@@ -31,6 +31,15 @@ const (
 // outlive the process. What others count begins at 0 with the next one.
 const stateCount = 1 << 14
 
+// Sizes are the sizes of the parts of memory that outlive the process, by name.
+func (o *Options) Sizes() map[string]int {
+	sizes := map[string]int{}
+	for _, p := range parts(o) {
+		sizes[p.Name] = p.Size
+	}
+	return sizes
+}
+
 func parts(o *Options) []accel.Part {
 	return []accel.Part{
 		partConns:           {Name: accel.PartConns, Size: conn.MemorySize(o.Connections)},
@@ -118,6 +127,24 @@ func (st *State) adopt(now uint32) {
 	}
 	for s := range st.index.Each {
 		s.restorePosition()
+	}
+}
+
+// SetLoaded says whether the path has all that commands were to give it, after each of
+// them. What a process leaves that was not loaded to the end is worth nothing to another.
+func (st *State) SetLoaded(loaded bool) {
+	st.lock()
+	defer st.unlock()
+	st.loaded = loaded
+	st.setContents()
+}
+
+// setContents tells the plane how much there is that the next process may want.
+func (tb *tables) setContents() {
+	if tb.loaded {
+		tb.index.mirror.setContents(tb.index.Len(), tb.conns.Len())
+	} else {
+		tb.index.mirror.setContents(0, 0)
 	}
 }
 

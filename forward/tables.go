@@ -62,6 +62,7 @@ type tables struct {
 	touched  uint32 // keeps the loads of prefetching from being left out
 	claimDue bool   // Claim is due
 	settle   chan struct{}
+	loaded   bool // what there is may be gone on with (State.SetLoaded)
 
 	// scratch is working memory, for as many Handle calls at once as it holds;
 	// more allocate.

@@ -34,6 +34,7 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 	up.makeRoom()
 	say = up.watchFlood(tick)
 	up.index.mirror.heartbeat(tick)
+	up.setContents()
 	up.index.mirror.syncServers(up.index.dests, tick)
 	if int32(tick-*up.nextEst) >= 0 {
 		if up.sysctl.RunEstimation != 0 {

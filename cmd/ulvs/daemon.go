@@ -13,14 +13,11 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/dataplane/auto"
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/director"
-	"github.com/ulvs/ulvs/internal/control"
 )
 
 // daemon holds the options of "ulvs run".
@@ -43,7 +40,8 @@ type daemon struct {
 	ring        int
 	busyPoll    time.Duration
 	pins        string // the folder that comes of it, or ""
-	unpinned    error  // why there is none
+	unpinned    error  // why there is none, though it was not said so
+	forget      bool   // nothing is to be kept there
 	files       map[string]file
 	log         *slog.Logger
 	said        *lru.Cache[string, struct{}] // rules of the host that cannot be followed
@@ -110,18 +108,11 @@ func (d *daemon) run(ctx context.Context) error {
 	if err := d.read(ctx); err != nil {
 		return err
 	}
+	if err := d.rehearse(ctx); err != nil {
+		return err
+	}
 	if d.takeover { // nothing that is wrong may come after the other daemon's end
-		for _, name := range d.interfaces {
-			if _, err := net.InterfaceByName(name); err != nil {
-				return fmt.Errorf("--interface %s: %w", name, err)
-			}
-		}
-		for _, f := range d.files {
-			if f.err != nil {
-				return f.err
-			}
-		}
-		if err := d.inheritable(); err != nil {
+		if err := d.inheritable(mac); err != nil {
 			return err
 		}
 	}
@@ -129,67 +120,12 @@ func (d *daemon) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer name.Close()
-	if server != nil {
-		defer server.Close()
-	}
-	var lvs *director.Director
-	opened, err := auto.Open(auto.Options{
-		Interfaces: d.interfaces, Plane: d.plane, MAC: mac, Pins: d.pins, Fresh: d.fresh,
-		Sockets: socketUses[d.sockets], Ring: d.ring, BusyPoll: d.busyPoll, Logger: d.log,
-	}, func(p dataplane.Plane) (err error) {
-		lvs, err = director.New(director.Options{Plane: p, Connections: d.connections, Templates: d.templates,
-			MAC: mac, RSTs: rstLimit(d.rsts), Logger: d.log})
-		return err
-	})
+	s, err := d.start(ctx, mac, name, server)
 	if err != nil {
-		return err
+		return errors.Join(d.explain(err), name.Undo())
 	}
-	defer lvs.Close()
-	d.pins = opened.Pins
-	if opened.Lost != nil {
-		d.warnLost(opened.Lost.Error())
-	}
-	operated := &warned{lvs, d.log, d.follow}
-	ctx, end := context.WithCancel(ctx)
-	defer end()
-	leaving := &handover{warned: operated, pinned: d.pins != "", end: end, ended: make(chan struct{})}
-	if err := d.setUp(ctx, lvs, operated); err != nil {
-		return errors.Join(err, opened.Close())
-	}
-	if server == nil {
-		socket, err := name.Listen()
-		if err != nil {
-			return errors.Join(err, opened.Close())
-		}
-		server = control.NewServer(socket, d.log)
-		defer server.Close()
-	}
-
-	g, ctx := errgroup.WithContext(ctx)
-	if d.follow {
-		follower, err := d.followMarks(lvs)
-		if err != nil {
-			return errors.Join(err, opened.Close())
-		}
-		g.Go(func() error { return follower(ctx) })
-	}
-	// No command finds a director that has ended.
-	carrying, halt := context.WithCancel(context.WithoutCancel(ctx))
-	defer context.AfterFunc(ctx, func() {
-		server.Refuse()
-		halt()
-	})()
-	g.Go(func() error {
-		defer close(leaving.ended)
-		return lvs.Run(carrying)
-	})
-	server.Ready(leaving)
-	g.Go(func() error { return server.Run(ctx) })
-	d.announce(opened, lvs)
-	err = g.Wait()
-	d.log.Info("ended")
-	return err
+	defer name.Close()
+	return s.serve(ctx)
 }
 
 // socketUses are the words of --af-xdp.

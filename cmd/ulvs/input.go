@@ -21,6 +21,7 @@ type warned struct {
 	*director.Director
 	log    *slog.Logger
 	follow bool // the mark rules are the host's
+	facts  []ulvs.Fact
 }
 
 // AddService implements ulvs.Control.

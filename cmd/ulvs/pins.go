@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,10 +13,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ulvs/ulvs"
-	"github.com/ulvs/ulvs/dataplane/afpacket"
+	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/auto"
 	"github.com/ulvs/ulvs/dataplane/xdp"
-	"github.com/ulvs/ulvs/director"
 	"github.com/ulvs/ulvs/internal/control"
 )
 
@@ -43,46 +43,88 @@ func pinsOf(dir, socket string) string {
 	return filepath.Join(dir, name)
 }
 
+// ownerOf returns what tells the daemon with a control socket from others.
+func ownerOf(socket string) string {
+	if abs, err := filepath.Abs(socket); err == nil {
+		return abs
+	}
+	return socket
+}
+
 // findPins sets pins to where state is kept. Where it cannot be, though nobody
 // asked for it, it is not.
 func (d *daemon) findPins() error {
 	dir := d.pin
-	if dir == noPins {
-		dir = defaultPins
+	if d.pin == noPins {
+		dir, d.forget = defaultPins, true
 	}
 	d.pins = pinsOf(dir, d.control)
-	if d.pin == noPins || d.plane == "afpacket" {
-		if _, err := os.Stat(d.pins); err == nil {
-			return fmt.Errorf("%s has an earlier daemon's programs, which would go on forwarding beside this one: remove them with \"ulvs detach\", or go on with them: --plane xdp, and without --pin %s", d.pins, noPins)
-		}
-		d.pins = ""
+	err := xdp.CheckPins(d.pins)
+	if err == nil {
 		return nil
 	}
-	err := xdp.CheckPins(d.pins)
-	if err != nil && d.pin == defaultPins {
-		d.pins, d.unpinned = "", err
-		return nil
+	switch {
+	case d.forget || d.plane == "afpacket": // what there may be is not to be seen
+		d.pins = ""
+	case d.pin == defaultPins:
+		d.pins, d.unpinned = "", hiddenMount(err)
+	default:
+		return err
+	}
+	return nil
+}
+
+// hiddenMount adds to the error of a missing file system that it may be mounted where the
+// first process or our parent is, and not here.
+func hiddenMount(err error) error {
+	own, failed := os.Readlink("/proc/self/ns/mnt")
+	if failed != nil || !errors.Is(err, xdp.ErrNoBPFFS) {
+		return err
+	}
+	for _, other := range []int{1, os.Getppid()} {
+		if ns, failed := os.Readlink(fmt.Sprintf("/proc/%d/ns/mnt", other)); failed == nil && ns != own {
+			return fmt.Errorf("%w; where \"ip netns exec\" hides it: nsenter --net=/run/netns/NAME ulvs run does not", err)
+		}
 	}
 	return err
 }
 
 // inheritable says why what the daemon keeps that is to be replaced could not be gone
 // on with. If none runs, there is nothing to be spared.
-func (d *daemon) inheritable() error {
-	if d.pins == "" || d.fresh {
-		return nil
+func (d *daemon) inheritable(mac dataplane.MAC) error {
+	for _, name := range d.interfaces {
+		if _, err := net.InterfaceByName(name); err != nil {
+			return fmt.Errorf("--interface %s: %w", name, err)
+		}
 	}
-	_, _, err := control.Dial(d.control).Version()
-	switch {
-	case errors.Is(err, ulvs.ErrUnreachable):
+	for _, f := range d.files {
+		if f.err != nil {
+			return f.err
+		}
+	}
+	switch _, _, err := control.Dial(d.control).Version(); {
+	case d.pins == "" || errors.Is(err, ulvs.ErrUnreachable):
 		return nil
 	case errors.Is(err, ulvs.ErrNoAnswer):
 		return fmt.Errorf("--takeover: %w", err)
 	}
-	if err = xdp.CheckKept(d.pins); err != nil {
-		return fmt.Errorf("--takeover would lose what is in %s, services and connections: %w; save its services (ulvs ipvsadm -Sn), marks and sysctls, and take over with --fresh and --rules", d.pins, err)
+	if err := auto.Check(d.autoOptions(mac), d.directorOptions(mac).Sizes()); err != nil {
+		return fmt.Errorf("--takeover: %w; the daemon at %s goes on", d.explain(err), d.control)
 	}
 	return nil
+}
+
+// explain adds to a refusal to throw away what an earlier daemon left what to do.
+func (d *daemon) explain(err error) error {
+	var kept *auto.KeptError
+	if !errors.As(err, &kept) {
+		return err
+	}
+	again := "the same options again"
+	if kept.Kept.Words != "" {
+		again += " (" + kept.Kept.Words + ")"
+	}
+	return fmt.Errorf("%w; nothing was changed: give %s to go on with that, or --fresh to throw it away, and --rules FILE for services", err, again)
 }
 
 // reserve takes the name of the control socket; with --takeover, from the daemon
@@ -92,7 +134,11 @@ func (d *daemon) reserve(ctx context.Context) (*control.Reservation, *control.Se
 		name, err := control.Reserve(d.control)
 		return name, nil, err
 	}
-	if d.pins == "" {
+	if d.unpinned != nil {
+		return nil, nil, fmt.Errorf("--takeover goes on with what the daemon before keeps, which cannot be seen: %w",
+			d.unpinned)
+	}
+	if d.pins == "" || d.forget || d.plane == auto.AFPacket {
 		return nil, nil, errors.New("--takeover goes on with what the daemon before keeps: it needs --pin, and the XDP plane")
 	}
 	inherited, err := control.Dial(d.control).Handover(ctx)
@@ -142,38 +188,44 @@ func (t *handover) Handover() error {
 	return nil
 }
 
-func (d *daemon) warnLost(why string) {
-	d.log.Warn("what an earlier daemon left is lost: services, marks, sysctls and connections", "because", why)
-}
-
 // announce says what the daemon got.
-func (d *daemon) announce(opened *auto.Opened, lvs *director.Director) {
-	words := []any{"plane", opened.Plane.Name(), "interfaces", strings.Join(d.interfaces, ","), "control", d.control, "connections", d.connections}
-	if x, ok := opened.Plane.(*xdp.Plane); ok {
+func (s *started) announce() {
+	words := []any{"plane", s.opened.Plane.Name(), "interfaces", strings.Join(s.interfaces, ","), "control", s.control, "connections", s.connections}
+	if s.unpinned != nil {
+		s.log.Warn("nothing outlives this daemon: its services and connections end with it", "because", s.unpinned)
+	}
+	if s.opened.Lost != nil {
+		s.warnLost(s.opened.Lost.Error())
+	}
+	if x, ok := s.opened.Plane.(*xdp.Plane); ok {
 		words[1] = "xdp: " + x.Mode()
+		for _, slower := range x.Slower() {
+			s.log.Warn("XDP is in generic mode, which is slower than in the driver", "interface", slower.Interface, "because", slower.Why)
+		}
 		dir, discarded := x.Kept()
-		if opened.Lost != nil {
-			discarded = opened.Lost.Error()
+		if s.opened.Lost != nil {
+			discarded = s.opened.Lost.Error()
 		}
 		if dir == "" {
 			dir = noPins
 		}
-		if d.unpinned != nil {
-			dir += " (" + d.unpinned.Error() + ")"
-		}
 		words = append(words, "pinned", dir)
 		switch {
-		case lvs.Adopted():
-			counters, _ := lvs.Counters() // cannot fail
+		case s.lvs.Adopted():
+			counters, _ := s.lvs.Counters() // cannot fail
 			words = append(words, "adopted connections", counters["connections"], "templates", counters["templates"])
 		case discarded != "":
 			words = append(words, "discarded", discarded)
-			if !d.fresh && opened.Lost == nil {
-				d.warnLost(discarded)
+			if !s.fresh && s.opened.Lost == nil {
+				s.warnLost(discarded)
 			}
 		}
 	}
-	d.log.Info("ready", words...)
+	s.log.Info("ready", words...)
+}
+
+func (s *started) warnLost(why string) {
+	s.log.Warn("what an earlier daemon left is lost: it had no services; its marks and sysctls are to be said again", "because", why)
 }
 
 // detachCommand removes what a daemon left.
@@ -195,20 +247,15 @@ services, and the rules that keep the host from the services' packets.`,
 			if !errors.Is(err, ulvs.ErrUnreachable) {
 				return fmt.Errorf("a daemon runs at %s: end it first", socket)
 			}
-			at := pinsOf(dir, socket)
-			_, missing := os.Stat(at)
-			if missing != nil && len(interfaces) == 0 {
-				return fmt.Errorf("nothing was left: %w (a daemon that kept nothing and was killed leaves rules: say --interface)", missing)
+			found, err := auto.Detach(pinsOf(dir, socket), ownerOf(socket), interfaces...)
+			if err == nil && !found {
+				fmt.Println("nothing was left")
 			}
-			var failed error
-			for _, name := range interfaces {
-				failed = errors.Join(failed, afpacket.Withdraw(name))
-			}
-			return errors.Join(failed, auto.Detach(at))
+			return err
 		},
 	}
 	controlFlag(c, &socket)
-	c.Flags().StringSliceVar(&interfaces, "interface", nil, "also remove the rules on `IF`s of which nothing is kept")
+	c.Flags().StringSliceVar(&interfaces, "interface", nil, "also remove the rules on `IF`s, whichever daemon left them")
 	c.Flags().StringVar(&dir, "pin", defaultPins, "where the daemon kept them: its --pin `DIR`")
 	return c
 }

@@ -26,6 +26,9 @@ func TestPins(t *testing.T) {
 	if out := log(first); strings.Contains(out, "adopted") || strings.Contains(out, "discarded") {
 		t.Errorf("the first daemon: %s", out)
 	}
+	if out := log(first); !strings.Contains(out, `level=WARN msg="XDP is in generic mode, which is slower than in the driver" interface=eth0 because="it is a veth pair"`) {
+		t.Errorf("it does not warn that it is slower: %s", out)
+	}
 	s.stop(first)
 
 	rules := filepath.Join(s.dir, "rules")
@@ -42,15 +45,15 @@ func TestPins(t *testing.T) {
 	}
 	// Nobody may begin beside the programs that stay.
 	s.stop(second)
-	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--interface", "eth0", "--plane", "afpacket", "--pin", s.pins); code == 0 || !strings.Contains(out, "ulvs detach") {
+	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--interface", "eth0", "--plane", "afpacket", "--pin", s.pins); code == 0 || !strings.Contains(out, "AF_PACKET keeps nothing") {
 		t.Errorf("AF_PACKET beside an earlier daemon's programs: %d, %s", code, out)
 	}
 	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--interface", "nosuch0", "--plane", "xdp", "--pin", s.pins, "--takeover"); code == 0 || !strings.Contains(out, "nosuch0") {
 		t.Errorf("a takeover of no interface: %d, %s", code, out)
 	}
 
-	third := s.run("--connections", "30000")
-	if out := log(third); !strings.Contains(out, "level=WARN") || !strings.Contains(out, "is lost") || !strings.Contains(out, "discarded=") || !strings.Contains(out, "other sizes were asked for") {
+	third := s.run("--connections", "30000", "--fresh")
+	if out := log(third); strings.Contains(out, "is lost") || !strings.Contains(out, `discarded="a fresh start was asked for"`) {
 		t.Errorf("the third daemon, of another size: %s", out)
 	}
 	if got := services(); got != "" {
@@ -68,10 +71,9 @@ func TestPins(t *testing.T) {
 		t.Errorf("of the other's %d tables with %d rules it has left %d with %d", tables, claimed, n, m)
 	}
 
-	// Where no daemon runs, --takeover spares nothing.
 	s.relayout()
-	fourth := s.run("--connections", "30000", "--takeover", "--rules", rules)
-	if out := log(fourth); !strings.Contains(out, "is lost") || !strings.Contains(out, "its layout is") {
+	fourth := s.run("--connections", "30000", "--takeover", "--fresh", "--rules", rules)
+	if out := log(fourth); !strings.Contains(out, "a fresh start was asked for") {
 		t.Errorf("the fourth daemon, of another layout: %s", out)
 	}
 	if got := services(); !strings.Contains(got, ":443") || strings.Contains(got, "-a") {
@@ -81,7 +83,7 @@ func TestPins(t *testing.T) {
 	if out, code := s.ulvs("", "ulvs", "detach", "--pin", s.pins); code == 0 || !strings.Contains(out, "end it first") {
 		t.Errorf("detach beside a daemon: %d, %s", code, out)
 	}
-	// One that cannot start leaves nothing of its own, and everything of another's.
+	// One that cannot start leaves nothing of its own, and everything of an earlier one's.
 	if err := os.WriteFile(rules, []byte("-A -t 192.168.10.101:80 -s nosuch\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -90,14 +92,19 @@ func TestPins(t *testing.T) {
 	if out, code := s.ulvs("", append(broken, "--fresh")...); code == 0 {
 		t.Errorf("a daemon with bad rules: %s", out)
 	}
+	if left, _ := os.ReadDir(s.pins); len(left) == 0 {
+		t.Error("it took away what an earlier daemon had left")
+	}
+	if out, code := s.ulvs("", "ulvs", "detach", "--pin", s.pins); code != 0 || out != "" {
+		t.Errorf("detach: %d, %s", code, out)
+	}
 	if left, _ := os.ReadDir(s.pins); len(left) > 0 {
-		t.Errorf("it left %v", left)
+		t.Errorf("detach left %v", left)
 	}
-	if out, code := s.ulvs("", "ulvs", "detach", "--pin", s.pins); code == 0 || !strings.Contains(out, "nothing was left") {
-		t.Errorf("detach of nothing: %d, %s", code, out)
-	}
-	if out, code := s.ulvs("", "ulvs", "detach", "--pin", s.pins, "--interface", "eth0"); code != 0 || out != "" {
-		t.Errorf("detach of one interface: %d, %s", code, out)
+	for _, more := range [][]string{nil, {"--interface", "eth0"}} {
+		if out, code := s.ulvs("", append([]string{"ulvs", "detach", "--pin", s.pins}, more...)...); code != 0 || out != "nothing was left\n" {
+			t.Errorf("detach of nothing, %v: %d, %s", more, code, out)
+		}
 	}
 	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "other.sock"), "--interface", "eth0", "--plane", "xdp", "--pin", s.dir); code == 0 || !strings.Contains(out, "not in a BPF file system") {
 		t.Errorf("pins in an ordinary folder: %d, %s", code, out)
@@ -143,17 +150,18 @@ func (s *pinSite) relayout() (undo func()) {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { m.Close() })
-	var was [2]uint64
-	if err := m.Lookup(uint32(0), &was); err != nil {
-		s.t.Fatal(err)
-	}
-	put := func(layout uint64) {
-		if err := m.Put(uint32(0), [2]uint64{layout, was[1]}); err != nil {
+	put := func(more int8) {
+		value, err := m.LookupBytes(uint32(0))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		value[0] += byte(more)
+		if err := m.Put(uint32(0), value); err != nil {
 			s.t.Fatal(err)
 		}
 	}
-	put(was[0] - 1)
-	return func() { put(was[0]) }
+	put(-1)
+	return func() { put(1) }
 }
 
 // otherLayout has what a running daemon keeps be of another layout for a while, as
@@ -164,7 +172,7 @@ func (s *pinSite) otherLayout(more ...string) {
 	undo := s.relayout()
 	services := s.output("ipvsadm -Sn")
 	words := append([]string{"ulvs", "run", "--control", control, "--interface", "eth0", "--plane", "xdp", "--pin", s.pins, "--takeover"}, more...)
-	if out, code := s.ulvs("", words...); code == 0 || !strings.Contains(out, "would lose") || !strings.Contains(out, "its layout is") {
+	if out, code := s.ulvs("", words...); code == 0 || !strings.Contains(out, "would throw away") || !strings.Contains(out, "its layout is") {
 		s.t.Errorf("a takeover of another layout: %d, %s", code, out)
 	}
 	if got := s.output("ipvsadm -Sn"); got != services {

@@ -34,12 +34,14 @@ var ErrNoNftables = errors.New("afpacket: the kernel has no nftables netdev ingr
 type claims struct {
 	ns         namespace
 	interfaces []string
-	keep       bool // when the plane ends
+	owner      string // the chain that says whose a table is, or ""
+	keep       bool   // when the plane ends
 
-	mu     sync.Mutex
-	active bool // tables are there
-	last   dataplane.Claims
-	ended  bool
+	mu      sync.Mutex
+	active  bool // tables are there
+	last    dataplane.Claims
+	ended   bool
+	earlier map[string]table // those that were there before the first claim; nil: not looked at
 }
 
 func (c *claims) replace(to dataplane.Claims) error {
@@ -52,11 +54,14 @@ func (c *claims) replace(to dataplane.Claims) error {
 		return errors.New("afpacket: the plane has ended, so it claims nothing: make a new one")
 	}
 	if len(to.Services) == 0 && len(to.Marks4) == 0 && len(to.Marks6) == 0 {
+		c.last = to
 		return c.remove()
 	}
+	c.look()
 	err := c.transact(func(conn *nftables.Conn) error {
 		var sets setNumbers
 		for _, name := range c.interfaces {
+			c.sign(conn, name)
 			if err := addChain(conn, name, &to, &sets); err != nil {
 				return err
 			}
@@ -64,60 +69,10 @@ func (c *claims) replace(to dataplane.Claims) error {
 		return nil
 	})
 	if err == nil {
+		c.signed()
 		c.active, c.last = true, to
 	}
 	return err
-}
-
-// sweep removes what an earlier daemon left on our interfaces, if nothing was
-// claimed yet, which would have replaced it.
-func (c *claims) sweep() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.active {
-		return
-	}
-	c.active = true
-	_ = c.remove() // nothing there, or no nftables: nothing to do
-	c.active = false
-}
-
-// withdraw removes the claims for good, unless they are to stay.
-func (c *claims) withdraw() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.ended = true
-	if c.keep {
-		return nil
-	}
-	return c.remove()
-}
-
-// Withdraw removes the claims that a plane has left on an interface, in the network
-// namespace of the calling thread.
-func Withdraw(interfaceName string) error {
-	ns, err := currentNamespace()
-	if err != nil {
-		return err
-	}
-	defer ns.close()
-	c := claims{ns: ns, interfaces: []string{interfaceName}, active: true}
-	return c.remove()
-}
-
-func (c *claims) remove() error {
-	if !c.active {
-		return nil
-	}
-	c.active = false
-	return c.transact(func(conn *nftables.Conn) error {
-		for _, name := range c.interfaces {
-			t := tableOf(name)
-			conn.AddTable(t) // so that deleting it cannot fail
-			conn.DelTable(t)
-		}
-		return nil
-	})
 }
 
 // transact sends what fill asked for as one batch, which the kernel carries

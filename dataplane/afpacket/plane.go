@@ -21,8 +21,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/neigh"
 )
@@ -38,6 +36,9 @@ type Options struct {
 	// Resolver is somebody else's, who runs it; nil has the plane make and run its own
 	// (package neigh).
 	Resolver dataplane.Resolver
+	// Owner is the daemon's name, if not "": its claims have it, so that Run takes away
+	// what an earlier one of that name left on other interfaces. See Withdraw.
+	Owner string
 	// Logger is told when an interface goes down; nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -75,15 +76,11 @@ func New(opt Options) (*Plane, error) {
 	if opt.MAC[0]&1 != 0 {
 		return nil, fmt.Errorf("afpacket: %s is a multicast address: give a unicast one", net.HardwareAddr(opt.MAC[:]))
 	}
-	clock, err := newClock()
-	if err != nil {
-		return nil, err
-	}
 	ns, err := currentNamespace()
 	if err != nil {
 		return nil, err
 	}
-	p := &Plane{opt: opt, log: opt.Logger, ns: ns, clock: clock, failed: make(map[int]time.Time)}
+	p := &Plane{opt: opt, log: opt.Logger, ns: ns, clock: newClock(), failed: make(map[int]time.Time)}
 	if p.log == nil {
 		p.log = slog.Default()
 	}
@@ -97,7 +94,7 @@ func New(opt Options) (*Plane, error) {
 	p.senders.Store(&map[int]*sender{})
 	p.loopback = loopback()
 	p.host = dataplane.Neighbor{State: dataplane.HopReachable, Ifindex: p.loopback}
-	p.claims.ns = ns
+	p.claims.ns, p.claims.owner = ns, ownerChain(opt.Owner)
 	seen := make(map[string]bool)
 	for _, name := range opt.Interfaces {
 		if seen[name] {
@@ -159,7 +156,7 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 	for _, r := range p.receivers {
 		go func() { results <- r.run(ctx, h) }()
 	}
-	p.claims.sweep() // packets do not wait for it
+	p.claims.sweep(p.log) // packets do not wait for it
 	var watching sync.WaitGroup
 	watching.Go(func() { p.watch(ctx) })
 	stop := context.AfterFunc(ctx, func() {
@@ -185,7 +182,7 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 	if err := <-resolved; first == nil {
 		first = err
 	}
-	if err := p.close(); first == nil {
+	if err := p.close(true); first == nil {
 		first = err
 	}
 	return first
@@ -199,8 +196,8 @@ func (p *Plane) resolve(ctx context.Context) error {
 	return p.resolver.Run(ctx)
 }
 
-// Close gives back what New opened and withdraws the claims. A plane that
-// runs, or ran, ignores it: Run does so itself.
+// Close gives back what New opened and withdraws the claims on interfaces that had none
+// before. A plane that runs, or ran, ignores it: Run does so itself.
 func (p *Plane) Close() error {
 	p.mu.Lock()
 	skip := p.started || p.closed
@@ -209,11 +206,11 @@ func (p *Plane) Close() error {
 	if skip {
 		return nil
 	}
-	return p.close()
+	return p.close(false)
 }
 
-func (p *Plane) close() error {
-	err := p.claims.withdraw()
+func (p *Plane) close(ran bool) error {
+	err := p.claims.withdraw(ran)
 	p.release()
 	return err
 }
@@ -344,19 +341,12 @@ func (p *Plane) sendParked(f *dataplane.Frame) {
 	s.mu.Unlock()
 }
 
-// clock reads CLOCK_MONOTONIC by way of Go's own reading of it, which is no
-// system call.
+// clock is dataplane.Monotonic by way of Go's own reading of it, which is no system call.
 type clock struct {
 	base  time.Duration
 	start time.Time
 }
 
-func newClock() (clock, error) {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		return clock{}, fmt.Errorf("afpacket: cannot read CLOCK_MONOTONIC: %w", err)
-	}
-	return clock{base: time.Duration(ts.Nano()), start: time.Now()}, nil
-}
+func newClock() clock { return clock{base: dataplane.Monotonic(), start: time.Now()} }
 
 func (c clock) now() time.Duration { return c.base + time.Since(c.start) }

@@ -19,7 +19,7 @@ func reserve(name string, ifindex int) (fd int, err error) {
 		return -1, fmt.Errorf("afpacket: cannot reserve %s: %w", name, err)
 	}
 	for end := time.Now().Add(time.Second); ; time.Sleep(10 * time.Millisecond) {
-		err = unix.Bind(fd, &unix.SockaddrUnix{Name: fmt.Sprintf("@ulvs/interface/%d", ifindex)})
+		err = unix.Bind(fd, reservedName(ifindex))
 		if !errors.Is(err, unix.EADDRINUSE) || time.Now().After(end) {
 			break
 		}
@@ -32,4 +32,9 @@ func reserve(name string, ifindex int) (fd int, err error) {
 		return -1, fmt.Errorf("afpacket: cannot reserve %s: %w", name, err)
 	}
 	return fd, nil
+}
+
+// reservedName is the name that the plane of an interface has.
+func reservedName(ifindex int) unix.Sockaddr {
+	return &unix.SockaddrUnix{Name: fmt.Sprintf("@ulvs/interface/%d", ifindex)}
 }

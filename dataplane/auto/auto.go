@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/ulvs/ulvs/dataplane"
@@ -33,10 +32,19 @@ type Options struct {
 	// value means none.
 	MAC dataplane.MAC
 	// Pins is a folder in a BPF file system, made if it is not there, in which connections,
-	// services and programs are kept for the next process; "" keeps nothing. Fresh begins
-	// without what is there.
+	// services and programs are kept for the next process; "" keeps nothing. What an
+	// earlier process left there, services at least, and cannot be gone on with, is not
+	// thrown away: Open's error is a *KeptError then. Fresh begins without what is there.
 	Pins  string
 	Fresh bool
+	// Forget keeps nothing in Pins, where only what an earlier process left is looked for.
+	// It goes without saying for AFPacket.
+	Forget bool
+	// Owner, if not "", names the daemon, which puts its name to what it leaves; so the
+	// next one finds that also on interfaces that it is not given.
+	Owner string
+	// Words say how the daemon was started. They are kept in Pins, for KeptError.
+	Words string
 	// Sockets, Ring and BusyPoll are xdp.Options'.
 	Sockets  xdp.SocketUse
 	Ring     int
@@ -51,9 +59,11 @@ type Opened struct {
 	Plane dataplane.Plane
 	// Pins are Options.Pins, or "" where nothing is kept.
 	Pins string
-	// Lost is why what an earlier process left could not be gone on with; nil where
-	// nothing was lost.
+	// Lost is why what an earlier process left, which had no services, could not be gone
+	// on with; nil where nothing was lost.
 	Lost error
+	// Slower is why packets are taken by AF_PACKET where Auto was asked for; or nil.
+	Slower error
 
 	options Options
 	slow    *afpacket.Plane
@@ -66,7 +76,7 @@ type Plane = dataplane.Plane
 // Open opens a plane, and has begin make of it what its packets go to, which tries it
 // (director.New). Where that fails and another plane may be taken, it is called again with
 // that one. The error is begin's last, or says what could not be opened; everything is
-// given back then.
+// given back then, and what an earlier process left is as it was.
 func Open(o Options, begin func(Plane) error) (*Opened, error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
@@ -77,45 +87,63 @@ func Open(o Options, begin func(Plane) error) (*Opened, error) {
 	if o.Plane != Auto && o.Plane != XDP && o.Plane != AFPacket {
 		return nil, fmt.Errorf("plane %s: there are %s, %s and %s", o.Plane, Auto, AFPacket, XDP)
 	}
-	slow, err := afpacket.New(afpacket.Options{Interfaces: o.Interfaces, MAC: o.MAC, Logger: o.Logger})
+	slow, err := afpacket.New(afpacket.Options{Interfaces: o.Interfaces, MAC: o.MAC, Owner: o.Owner, Logger: o.Logger})
 	if err != nil {
 		return nil, err
 	}
-	slow.KeepClaims(o.Pins != "")
-	p := &Opened{Pins: o.Pins, options: o, slow: slow}
-	if o.Plane != AFPacket {
-		err := p.accelerate(begin)
-		if err == nil {
-			return p, nil
-		}
-		if o.Plane == XDP || errors.Is(err, xdp.ErrTaken) {
-			return nil, errors.Join(err, p.Lost, slow.Close())
-		}
-		o.Logger.Info("packets are taken by AF_PACKET, not XDP", "because", err)
-		// Nothing is kept, and what an earlier process left must not go on forwarding
-		// beside this one.
-		if o.Pins != "" {
-			if err := Detach(o.Pins, o.Interfaces...); err != nil {
-				return nil, errors.Join(err, p.Lost, slow.Close())
-			}
-			p.Pins = ""
-			slow.KeepClaims(false)
-		}
-	}
-	p.Plane = slow
-	if err := begin(slow); err != nil {
-		return nil, errors.Join(err, p.Lost, slow.Close())
+	p := &Opened{options: o, slow: slow}
+	if err := p.open(begin); err != nil {
+		return nil, errors.Join(err, slow.Close())
 	}
 	return p, nil
 }
 
-// accelerate opens XDP in front. What an earlier process left and cannot be used is thrown
-// away.
+func (p *Opened) open(begin func(Plane) error) error {
+	o := &p.options
+	if err := o.guard(); err != nil {
+		return err
+	}
+	if o.Plane == AFPacket {
+		return p.takeSlow(errors.New("AF_PACKET keeps nothing"), begin)
+	}
+	if o.Forget {
+		if err := p.clear(errors.New("nothing is to be kept")); err != nil {
+			return err
+		}
+		o.Pins = ""
+	}
+	p.Pins = o.Pins
+	p.slow.KeepClaims(o.Pins != "")
+	err := p.accelerate(begin)
+	final := errors.Is(err, xdp.ErrTaken) || errors.Is(err, xdp.ErrBusy) || errors.As(err, new(*KeptError))
+	if err == nil || final || o.Plane == XDP {
+		return err
+	}
+	p.Slower = err
+	return p.takeSlow(err, begin)
+}
+
+// takeSlow takes packets by AF_PACKET, unless an earlier process left something that would
+// go on forwarding beside it.
+func (p *Opened) takeSlow(why error, begin func(Plane) error) error {
+	if err := p.clear(why); err != nil {
+		return err
+	}
+	p.Pins = ""
+	p.slow.KeepClaims(false)
+	p.Plane = p.slow
+	if p.Slower != nil {
+		p.options.Logger.Warn("packets are taken by AF_PACKET, which is slower than XDP", "because", p.Slower)
+	}
+	return begin(p.slow)
+}
+
+// accelerate opens XDP in front.
 func (p *Opened) accelerate(begin func(Plane) error) error {
 	o := p.options
 	for fresh := o.Fresh; ; fresh = true {
 		fast, err := xdp.New(xdp.Options{Interfaces: o.Interfaces, MAC: o.MAC, Slow: p.slow, Pins: o.Pins, Fresh: fresh,
-			Sockets: o.Sockets, Ring: o.Ring, BusyPoll: o.BusyPoll})
+			Words: o.Words, Sockets: o.Sockets, Ring: o.Ring, BusyPoll: o.BusyPoll})
 		if err != nil {
 			return err
 		}
@@ -123,13 +151,15 @@ func (p *Opened) accelerate(begin func(Plane) error) error {
 			p.Plane, p.fast = fast, fast
 			return nil
 		}
-		if errors.Is(err, xdp.ErrTaken) { // and so are the claims on its interfaces
-			return errors.Join(err, p.discard(fast))
+		// Before the plane is closed, which gives the folder to others.
+		refused := o.refuse(err)
+		if discarded := p.discard(fast); discarded != nil || !errors.Is(err, accel.ErrKept) || fresh {
+			return errors.Join(err, discarded)
 		}
-		if !errors.Is(err, accel.ErrKept) || fresh {
-			return errors.Join(err, p.discard(fast, o.Interfaces...))
+		if refused != nil {
+			return refused
 		}
-		p.Lost = errors.Join(err, fast.Close())
+		p.Lost = err
 	}
 }
 
@@ -139,28 +169,15 @@ func (p *Opened) Close() error {
 	if p.fast == nil {
 		return p.slow.Close()
 	}
-	return errors.Join(p.slow.Close(), p.discard(p.fast, p.options.Interfaces...))
+	return errors.Join(p.discard(p.fast), p.slow.Close())
 }
 
-// discard closes a plane that never ran, and takes away what it has put in place, and the
-// claims on interfaces, unless that was there before.
-func (p *Opened) discard(fast *xdp.Plane, interfaces ...string) error {
-	err := fast.Close()
-	if p.options.Pins == "" || fast.Adopted() {
-		return err
-	}
-	return errors.Join(err, Detach(p.options.Pins, interfaces...))
-}
-
-// Detach removes what is pinned in a folder, programs included, and the claims on its
-// interfaces and on others. A folder that is not there has nothing to be removed.
-func Detach(pins string, interfaces ...string) error {
-	if _, err := os.Stat(pins); err != nil {
+// discard closes a plane that never ran. Where it has replaced what an earlier process
+// left, that one's claims go too.
+func (p *Opened) discard(fast *xdp.Plane) error {
+	if !fast.Discard() {
 		return nil
 	}
-	names, err := xdp.Detach(pins)
-	for _, name := range append(names, interfaces...) {
-		err = errors.Join(err, afpacket.Withdraw(name))
-	}
+	_, err := afpacket.Withdraw("", p.options.Interfaces...)
 	return err
 }

@@ -39,6 +39,9 @@ func (k *Keeper) SetGeneration(uint32) {}
 // Heartbeat implements accel.Accelerator.
 func (k *Keeper) Heartbeat(uint32) {}
 
+// SetContents implements accel.Accelerator.
+func (k *Keeper) SetContents(services, connections int) {}
+
 // SetServer implements accel.Accelerator.
 func (k *Keeper) SetServer(uint32, accel.Server) bool { return true }
 

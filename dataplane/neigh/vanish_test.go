@@ -49,7 +49,7 @@ func TestVanished(t *testing.T) {
 	r := l.start(Options{})
 	hops := both(r)
 	for _, h := range hops {
-		await(t, h, 10*time.Second, "reachable", reaches(mac1))
+		await(t, h, "reachable", reaches(mac1))
 	}
 	for range 50 {
 		for _, h := range hops {
@@ -86,7 +86,7 @@ func TestRefused(t *testing.T) {
 	all := func(what string, ok func(*dataplane.Neighbor) bool) {
 		t.Helper()
 		for _, h := range hops {
-			await(t, h, 20*time.Second, what, ok)
+			await(t, h, what, ok)
 		}
 	}
 	all("reachable", reaches(mac1))
@@ -117,7 +117,7 @@ func TestRefused(t *testing.T) {
 
 	l.in(l.server, func() { l.ip("link set s0 down") })
 	for _, h := range hops {
-		await(t, h, 20*time.Second, "given up", is(dataplane.HopUnreachable))
+		await(t, h, "given up", is(dataplane.HopUnreachable))
 	}
 	l.in(l.server, func() {
 		l.ip("link set s0 up")
@@ -139,7 +139,7 @@ func TestRefusedAnnounced(t *testing.T) {
 	r := l.startRefused(Options{Verify: time.Hour})
 	hops := both(r)
 	for _, h := range hops {
-		await(t, h, 10*time.Second, "reachable", reaches(mac1))
+		await(t, h, "reachable", reaches(mac1))
 	}
 	l.in(l.server, func() {
 		l.sysctl("ipv4/conf/s0/arp_notify", "1")
@@ -147,7 +147,7 @@ func TestRefusedAnnounced(t *testing.T) {
 		l.ip("link set s0 address " + mac2)
 	})
 	for _, h := range hops {
-		await(t, h, 10*time.Second, "at its new address", reaches(mac2))
+		await(t, h, "at its new address", reaches(mac2))
 	}
 }
 
@@ -159,13 +159,13 @@ func TestRefusedDead(t *testing.T) {
 	questions := l.questions()
 	r := l.startRefused(Options{HoldDown: time.Hour, Verify: time.Hour})
 	other := r.NextHop(addr("10.9.0.2"))
-	await(t, other, 10*time.Second, "reachable, and the link up", reaches(mac1))
+	await(t, other, "reachable, and the link up", reaches(mac1))
 	questions()
 	h := r.NextHop(addr("10.9.0.3"))
 	for range 1000 {
 		h.Park(&dataplane.Frame{Data: []byte{1}, Hop: h}, func(*dataplane.Frame) {})
 	}
-	await(t, h, 20*time.Second, "given up", is(dataplane.HopUnreachable))
+	await(t, h, "given up", is(dataplane.HopUnreachable))
 	if h.Lost() != 1000 {
 		t.Errorf("%d frames were given up", h.Lost())
 	}

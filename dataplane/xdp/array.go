@@ -80,16 +80,23 @@ func (p *Plane) Memory(list []accel.Part) (kept bool, err error) {
 	all := append(append([]accel.Part{}, list...), own...)
 	var arrays []*array
 	if p.pins != nil {
-		if arrays, err = p.pins.arrays(all); err != nil {
+		if arrays, err = p.pins.adopt(all); err != nil {
 			return false, err
 		}
 	}
 	if kept = arrays != nil; !kept {
-		if arrays, err = p.newArrays(all); err != nil {
+		if arrays, err = newArrays(all, p.lookupHelper); err != nil {
 			return false, err
 		}
 	}
 	p.arrays = arrays
+	if p.pins != nil {
+		headerArray, err := p.pins.openHeader(all, arrays, kept)
+		if err != nil {
+			return false, err
+		}
+		p.arrays = append(arrays, headerArray)
+	}
 	for i := range list {
 		list[i].Block = arrays[i].memory[:list[i].Size]
 	}
@@ -130,6 +137,7 @@ func (p *Plane) Release() {
 		return
 	}
 	p.leave()
+	p.pins.forgetHeader()
 	for _, a := range p.arrays {
 		a.close()
 	}
@@ -138,7 +146,7 @@ func (p *Plane) Release() {
 	p.templateArray, p.serviceArray, p.ringArray = nil, nil, nil
 }
 
-func (p *Plane) newArrays(parts []accel.Part) (list []*array, err error) {
+func newArrays(parts []accel.Part, lookupHelper bool) (list []*array, err error) {
 	defer func() {
 		if err == nil {
 			return
@@ -146,15 +154,12 @@ func (p *Plane) newArrays(parts []accel.Part) (list []*array, err error) {
 		for _, a := range list {
 			a.close()
 		}
-		if p.pins != nil {
-			p.pins.empty()
-		}
 	}()
 	for i, part := range parts {
 		var a *array
 		name := "ulvs_" + strings.ReplaceAll(part.Name, "-", "_")
 		if name = name[:min(len(name), 15)]; i == 0 {
-			a, err = newTable(name, part.Size, p.lookupHelper)
+			a, err = newTable(name, part.Size, lookupHelper)
 		} else {
 			a, err = newArray(name, part.Size)
 		}
@@ -162,14 +167,6 @@ func (p *Plane) newArrays(parts []accel.Part) (list []*array, err error) {
 			return list, err
 		}
 		list = append(list, a)
-		if p.pins != nil {
-			if err := p.pins.keep(part.Name, a); err != nil {
-				return list, err
-			}
-		}
-	}
-	if p.pins != nil {
-		return list, p.pins.seal()
 	}
 	return list, nil
 }

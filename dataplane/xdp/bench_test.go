@@ -107,7 +107,7 @@ func (b *bench) must(err error) {
 func (b *bench) run(frame []byte) (action uint32, out []byte) {
 	b.t.Helper()
 	if !b.noHeartbeat {
-		b.Heartbeat(uint32(monotonicNow() / (time.Second / hz)))
+		b.Heartbeat(uint32(dataplane.Monotonic() / (time.Second / hz)))
 	}
 	out = make([]byte, len(frame)+64)
 	o := &ebpf.RunOptions{Data: frame, DataOut: out, Context: testContext(len(frame))}

@@ -17,6 +17,19 @@ func (p *Plane) Adopted() bool {
 	return p.kept
 }
 
+// Slower is an interface that is served in generic mode, and why.
+type Slower struct {
+	Interface string
+	Why       error
+}
+
+// Slower returns the interfaces in front of which the program is, but not in their driver.
+func (p *Plane) Slower() []Slower {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.slower
+}
+
 // Facts implements dataplane.Described.
 func (p *Plane) Facts() (facts []dataplane.Fact) {
 	p.mu.Lock()
@@ -25,7 +38,7 @@ func (p *Plane) Facts() (facts []dataplane.Fact) {
 		facts = append(facts, dataplane.Fact{Name: p.interfaces[i], Value: mode})
 	}
 	for _, prog := range p.progs[:min(1, len(p.progs))] {
-		facts = append(facts, dataplane.Fact{Name: "program", Value: p.size(prog)})
+		facts = append(facts, dataplane.Fact{Name: "program", Value: size(prog, p.lookupHelper, len(p.socketMaps) > 0)})
 	}
 	pinned := "nothing"
 	if p.pins != nil {
@@ -35,12 +48,12 @@ func (p *Plane) Facts() (facts []dataplane.Fact) {
 }
 
 // size says how large a program is, and which variant.
-func (p *Plane) size(prog *ebpf.Program) string {
+func size(prog *ebpf.Program, lookupHelper, sockets bool) string {
 	text := "table addressed as memory"
-	if p.lookupHelper {
+	if lookupHelper {
 		text = "table looked up"
 	}
-	if len(p.socketMaps) > 0 {
+	if sockets {
 		text += ", with sockets"
 	}
 	info, err := prog.Info()
@@ -91,10 +104,10 @@ func (p *Plane) Mode() string {
 	return strings.Join(list, "; ")
 }
 
-// socketMode says how the sockets of an interface get their frames.
-func (p *Plane) socketMode(ifindex int) string {
+// mode says how the sockets of an interface get their frames.
+func (s *sockets) mode(ifindex int) string {
 	n, mode := 0, ""
-	for _, q := range p.sockets.queues {
+	for _, q := range s.queues {
 		if q.ifindex != ifindex {
 			continue
 		}

@@ -39,7 +39,8 @@ type Remains struct {
 func Inspect(dir string) (*Remains, error) {
 	p := &pins{dir: dir, lock: -1}
 	other := p.check()
-	if other != nil && !errors.Is(other, errOther) {
+	var of otherError
+	if other != nil && !errors.As(other, &of) {
 		return nil, fmt.Errorf("xdp: what is pinned in %s: %w", dir, permitted(other))
 	}
 	r := &Remains{Silent: -1, Connections: -1, Templates: -1}
@@ -64,7 +65,7 @@ func Inspect(dir string) (*Remains, error) {
 		}
 		beat := binary.NativeEndian.Uint32(block[program.SettingsHeartbeat:])
 		tick := time.Second / time.Duration(hz)
-		since := int32(uint32(monotonicNow()/tick) - beat)
+		since := int32(uint32(dataplane.Monotonic()/tick) - beat)
 		r.Silent = max(time.Duration(since)*tick, 0)
 		r.Alone = since >= int32(program.HeartbeatTimeout*hz)
 	})

@@ -1,14 +1,12 @@
 package xdp
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
-	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -59,59 +57,4 @@ func unfit(err error) error {
 		return errors.New("its driver has no XDP")
 	}
 	return err
-}
-
-// ErrTaken says that an interface has the program of another ulvs daemon, which would
-// go on forwarding in front of whatever takes packets there.
-var ErrTaken = errors.New("another ulvs daemon's program is in front of it: end that daemon, and remove what it left with \"ulvs detach\" and its --control and --pin")
-
-// taken reports whether an interface of the calling thread's network namespace has one
-// of our programs. Where that is not permitted to be seen, it has not.
-func taken(ifindex int) bool {
-	for _, id := range attached(ifindex) {
-		prog, err := ebpf.NewProgramFromID(id)
-		if err != nil {
-			continue
-		}
-		about, err := prog.Info()
-		_ = prog.Close()
-		if err == nil && about.Name == programName {
-			return true
-		}
-	}
-	return false
-}
-
-// attached returns the programs of an interface. (A link's info says of no namespace, and
-// numbers of interfaces are the same in many.)
-func attached(ifindex int) (ids []ebpf.ProgramID) {
-	c, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
-	if err != nil {
-		return nil
-	}
-	defer c.Close()
-	ask := make([]byte, unix.SizeofIfInfomsg)
-	binary.NativeEndian.PutUint32(ask[4:], uint32(ifindex))
-	answers, err := c.Execute(netlink.Message{Header: netlink.Header{Type: unix.RTM_GETLINK,
-		Flags: netlink.Request}, Data: ask})
-	if err != nil || len(answers) != 1 || len(answers[0].Data) < len(ask) {
-		return nil
-	}
-	attributes, err := netlink.NewAttributeDecoder(answers[0].Data[len(ask):])
-	if err != nil {
-		return nil
-	}
-	for attributes.Next() {
-		if attributes.Type() == unix.IFLA_XDP {
-			attributes.Nested(func(xdp *netlink.AttributeDecoder) error {
-				for xdp.Next() {
-					if xdp.Type() >= unix.IFLA_XDP_PROG_ID && xdp.Type() <= unix.IFLA_XDP_HW_PROG_ID {
-						ids = append(ids, ebpf.ProgramID(xdp.Uint32()))
-					}
-				}
-				return nil
-			})
-		}
-	}
-	return ids
 }

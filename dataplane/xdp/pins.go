@@ -22,9 +22,22 @@ import (
 // parts, and a link an interface. One array, which is pinned last, says what the
 // layout of the others is.
 type pins struct {
-	dir  string
-	why  string // nothing was adopted; "": there was nothing
-	lock int    // a descriptor of the folder, which one process has at a time; -1: closed
+	dir   string
+	fresh bool
+	why   string   // nothing was adopted; "": there was nothing
+	lock  int      // a descriptor of the folder, which one process has at a time; -1: closed
+	dirs  []string // folders that were made, the innermost first
+	links []string // links of this process, on interfaces that had none pinned
+	words string   // Options.Words
+
+	// Of a plane that has its memory: the arrays of parts, the header last, and whether
+	// they are an earlier process's, or else are pinned.
+	parts   []accel.Part
+	arrays  []*array
+	header  *header
+	adopted bool
+	placed  bool
+	earlier bool // an earlier process had left something
 }
 
 const (
@@ -61,6 +74,9 @@ func CheckPins(dir string) error {
 	if fs.Type != unix.BPF_FS_MAGIC {
 		return fmt.Errorf("xdp: %s is %w", dir, ErrNoBPFFS)
 	}
+	if err := unix.Faccessat(unix.AT_FDCWD, at, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+		return fmt.Errorf("xdp: a folder for pins: %s cannot be written to by this user: %w", at, err)
+	}
 	return nil
 }
 
@@ -68,26 +84,47 @@ func openPins(dir string, fresh bool) (*pins, error) {
 	if err := CheckPins(dir); err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("xdp: a folder for pins: %w", err)
-	}
-	lock, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	p := &pins{dir: dir, fresh: fresh, lock: -1}
+	err := p.makeFolders()
 	if err == nil {
-		if err = unix.Flock(lock, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			_ = unix.Close(lock)
+		p.lock, err = unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	}
+	if err == nil {
+		err = unix.Flock(p.lock, unix.LOCK_EX|unix.LOCK_NB)
+	}
+	switch {
+	case err == nil:
+		return p, nil
+	case errors.Is(err, unix.EWOULDBLOCK):
+		err = fmt.Errorf("xdp: %s %w", dir, ErrBusy)
+	default:
+		err = fmt.Errorf("xdp: a folder for pins: %s: %w", dir, err)
+	}
+	p.close()
+	p.removeFolders()
+	return nil, err
+}
+
+// ErrBusy says that a folder of pins is another daemon's, which is alive.
+var ErrBusy = errors.New("is another daemon's: end that one first")
+
+// makeFolders makes the folder, and those above it that are not there.
+func (p *pins) makeFolders() error {
+	for at := filepath.Clean(p.dir); ; at = filepath.Dir(at) {
+		if _, err := os.Stat(at); !errors.Is(err, fs.ErrNotExist) {
+			break
 		}
+		p.dirs = append(p.dirs, at)
 	}
-	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("xdp: %s is another daemon's: end that one first", dir)
-	} else if err != nil {
-		return nil, fmt.Errorf("xdp: a folder for pins: %s: %w", dir, err)
+	return os.MkdirAll(p.dir, 0o700)
+}
+
+// removeFolders removes those that were made, if nothing is in them.
+func (p *pins) removeFolders() {
+	for _, dir := range p.dirs {
+		_ = os.Remove(dir)
 	}
-	p := &pins{dir: dir, lock: lock}
-	if fresh {
-		p.empty()
-		p.why = "a fresh start was asked for"
-	}
-	return p, nil
+	p.dirs = nil
 }
 
 func (p *pins) close() {
@@ -99,61 +136,50 @@ func (p *pins) close() {
 
 func (p *pins) path(name string) string { return filepath.Join(p.dir, name) }
 
-// arrays returns those that are there, if they are all that is wanted; otherwise
-// everything is removed, and there are none.
-func (p *pins) arrays(parts []accel.Part) (list []*array, err error) {
+// adopt returns the arrays that are there, if they are all that is wanted, and none if there
+// is nothing that was worth to be kept. Otherwise the error wraps accel.ErrKept.
+func (p *pins) adopt(parts []accel.Part) (list []*array, err error) {
+	there, err := ReadKept(p.dir)
+	if there == nil {
+		return nil, nil
+	}
+	p.earlier = true
+	if p.fresh {
+		p.why = "a fresh start was asked for"
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
 	if list, err = p.load(parts); err == nil {
 		return list, nil
 	}
 	for _, a := range list {
 		a.close()
 	}
-	if !errors.Is(err, errOther) && !errors.Is(err, fs.ErrNotExist) {
+	switch {
+	case !errors.As(err, new(otherError)) && !errors.Is(err, fs.ErrNotExist):
 		return nil, fmt.Errorf("xdp: what is pinned in %s: %w", p.dir, permitted(err))
+	case !there.Empty():
+		return nil, &accel.Misfit{Why: err}
 	}
-	if names, readErr := os.ReadDir(p.dir); readErr == nil && len(names) > 0 {
-		p.why = err.Error()
-	}
-	p.empty()
+	p.why = err.Error()
 	return nil, nil
 }
 
-// errOther says that what is pinned is not what is wanted.
-var errOther = errors.New("not adopted")
-
-// CheckKept says why a plane of this build, in this network namespace, could not go on
-// with what is pinned in a folder, whatever the sizes; nil also if nothing is there.
-func CheckKept(dir string) error {
-	err := (&pins{dir: dir}).check()
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
-
-func (p *pins) check() error {
-	m, err := ebpf.LoadPinnedMap(p.path(layoutPin), nil)
+// part returns an array that is pinned, if it has a part's size.
+func (p *pins) part(part accel.Part) (*ebpf.Map, error) {
+	m, err := ebpf.LoadPinnedMap(p.path(part.Name), nil)
 	if err != nil {
-		return fmt.Errorf("it is not complete: %w", err)
+		return nil, fmt.Errorf("%s: %w", part.Name, err)
 	}
-	defer m.Close()
-	var about [2]uint64
-	if m.ValueSize() != 16 {
-		return fmt.Errorf("%w: its layout is another", errOther)
+	want := (part.Size + shtab.SlotSize - 1) / shtab.SlotSize * shtab.SlotSize
+	size := int(m.ValueSize()) * int(m.MaxEntries())
+	if m.Type() != ebpf.Array || size != part.Size && size != want {
+		m.Close()
+		return nil, otherError(fmt.Sprintf("it was made for another number of connections or templates (%s has %d bytes, not %d)", part.Name, size, part.Size))
 	}
-	if err := m.Lookup(uint32(0), &about); err != nil {
-		return fmt.Errorf("its layout: %w", err)
-	}
-	number := about[0]
-	if here, err := namespace(); err != nil {
-		return err
-	} else if about[1] != here {
-		return fmt.Errorf("%w: it is of another network namespace", errOther)
-	}
-	if number != accel.Layout {
-		return fmt.Errorf("%w: its layout is %d, this is %d", errOther, number, accel.Layout)
-	}
-	return nil
+	return m, nil
 }
 
 func (p *pins) load(parts []accel.Part) (list []*array, err error) {
@@ -161,15 +187,9 @@ func (p *pins) load(parts []accel.Part) (list []*array, err error) {
 		return nil, err
 	}
 	for _, part := range parts {
-		m, err := ebpf.LoadPinnedMap(p.path(part.Name), nil)
+		m, err := p.part(part)
 		if err != nil {
-			return list, fmt.Errorf("%s: %w", part.Name, err)
-		}
-		want := (part.Size + shtab.SlotSize - 1) / shtab.SlotSize * shtab.SlotSize
-		size := int(m.ValueSize()) * int(m.MaxEntries())
-		if m.Type() != ebpf.Array || size != part.Size && size != want {
-			m.Close()
-			return list, fmt.Errorf("%w: %s has %d bytes, not %d: other sizes were asked for", errOther, part.Name, size, part.Size)
+			return list, err
 		}
 		a, err := mapped(m)
 		if err != nil {
@@ -187,23 +207,6 @@ func namespace() (uint64, error) {
 		return 0, fmt.Errorf("xdp: the network namespace (is /proc mounted?): %w", err)
 	}
 	return st.Ino, nil
-}
-
-// seal says that everything is there.
-func (p *pins) seal() error {
-	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_layout", Type: ebpf.Array, KeySize: 4, ValueSize: 16, MaxEntries: 1})
-	if err != nil {
-		return fmt.Errorf("xdp: cannot make an array: %w", permitted(err))
-	}
-	defer m.Close()
-	here, err := namespace()
-	if err != nil {
-		return err
-	}
-	if err := m.Put(uint32(0), [2]uint64{accel.Layout, here}); err != nil {
-		return fmt.Errorf("xdp: cannot write an array: %w", err)
-	}
-	return p.keep(layoutPin, m)
 }
 
 // keep pins something that can be.
@@ -232,15 +235,36 @@ func (p *pins) link(name string, native bool, ifindex int) link.Link {
 	return nil
 }
 
-// forgetLinks takes the programs away from all interfaces but these, and from these
-// in a mode that they are not to have.
+// forgetLinks takes the programs away from all interfaces but these.
 func (p *pins) forgetLinks(interfaces []string) {
+	if p == nil || p.lock < 0 {
+		return
+	}
 	for _, name := range p.names() {
-		if strings.HasPrefix(name, linkPrefix) &&
-			!slices.ContainsFunc(interfaces, func(i string) bool { return linkPin(i, native(i) == nil) == name }) {
+		if strings.HasPrefix(name, linkPrefix) && !slices.ContainsFunc(interfaces, func(i string) bool {
+			return linkPin(i, true) == name || linkPin(i, false) == name
+		}) {
 			p.forget(name)
 		}
 	}
+}
+
+// keepLink pins a link of an interface, and notes it as this process's own if none was there.
+func (p *pins) keepLink(interfaceName string, native, had bool, l link.Link) error {
+	name := linkPin(interfaceName, native)
+	if err := p.keep(name, l); err != nil {
+		return err
+	}
+	if !had {
+		p.links = append(p.links, name)
+	}
+	return nil
+}
+
+// dropOther takes the program away that an interface has in the other mode, as it cannot
+// have both, and reports whether it had one.
+func (p *pins) dropOther(interfaceName string, native bool) bool {
+	return os.Remove(p.path(linkPin(interfaceName, !native))) == nil
 }
 
 func (p *pins) names() (list []string) {
@@ -251,21 +275,25 @@ func (p *pins) names() (list []string) {
 	return list
 }
 
-// empty removes everything: first the programs, so that none works on arrays that
-// are going.
+// empty removes everything: first the programs, so that none works on arrays that are
+// going, and then what says that the others are complete.
 func (p *pins) empty() {
 	names := p.names()
-	slices.SortStableFunc(names, func(a, b string) int {
-		switch first := strings.HasPrefix(a, linkPrefix); {
-		case first == strings.HasPrefix(b, linkPrefix):
-			return 0
-		case first:
-			return -1
-		}
-		return 1
-	})
 	for _, name := range names {
-		p.forget(name)
+		if strings.HasPrefix(name, linkPrefix) {
+			p.forget(name)
+		}
+	}
+	p.forgetArrays()
+}
+
+// forgetArrays removes all but the links.
+func (p *pins) forgetArrays() {
+	p.forget(layoutPin)
+	for _, name := range p.names() {
+		if !strings.HasPrefix(name, linkPrefix) {
+			p.forget(name)
+		}
 	}
 }
 

@@ -14,7 +14,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,8 +49,12 @@ type Options struct {
 	// Pins, if not "", is a folder in a BPF file system (bpffs) in which the arrays
 	// and the attached programs are kept when the process ends, and from which they
 	// are adopted; it is made if need be. With Fresh, what is there is removed.
+	// What is there of a process that had services, and is not for this one, is not
+	// touched: the error of Memory wraps accel.ErrKept. Words are kept there too, for
+	// messages: how the process was started.
 	Pins  string
 	Fresh bool
+	Words string
 	// Sockets says where AF_XDP sockets take first packets to the services, and Ring
 	// how many frames wait in each: a power of two from 32 to 65536; 0 means 2048.
 	// BusyPoll, if not 0, has them look for frames for so long at a time.
@@ -99,6 +102,7 @@ type Plane struct {
 	progs                                         []*ebpf.Program
 	links                                         []link.Link
 	modes                                         []string
+	slower                                        []Slower
 	sockets                                       *sockets // or nil
 	socketMaps                                    []*ebpf.Map
 
@@ -130,6 +134,7 @@ func New(o Options) (*Plane, error) {
 		if p.pins, err = openPins(o.Pins, o.Fresh); err != nil {
 			return nil, err
 		}
+		p.pins.words = o.Words
 	}
 	return p, nil
 }
@@ -153,148 +158,13 @@ func (p *Plane) Resolver() dataplane.Resolver {
 // Name implements dataplane.Plane.
 func (p *Plane) Name() string { return "xdp" }
 
-// Accelerate implements accel.Accelerator: it attaches a program to each
-// interface, in the network namespace of the calling thread.
-func (p *Plane) Accelerate(a accel.Acceleration) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.conns == nil {
-		return errors.New("xdp: Memory comes before Accelerate")
-	}
-	if p.pins != nil {
-		p.pins.forgetLinks(p.interfaces)
-	}
-	t, err := learnTicks(a.Hz)
-	if err != nil {
-		return permitted(err)
-	}
-	out := map[int]bool{}
-	for _, name := range p.interfaces {
-		ifindex, err := p.attach(name, a, t)
-		if err != nil {
-			p.detach()
-			return err
-		}
-		out[ifindex] = true
-	}
-	p.out, p.hz = out, a.Hz
-	return nil
-}
-
-func (p *Plane) attach(name string, a accel.Acceleration, t program.Ticks) (ifindex int, err error) {
-	ifi, err := net.InterfaceByName(name)
-	if err != nil {
-		return 0, fmt.Errorf("xdp: interface %s: %w", name, err)
-	}
-	if len(ifi.HardwareAddr) != 6 {
-		return 0, fmt.Errorf("xdp: interface %s is not an Ethernet interface", name)
-	}
-	macs := []dataplane.MAC{dataplane.MAC(ifi.HardwareAddr)}
-	if p.mac != (dataplane.MAC{}) {
-		macs = append(macs, p.mac)
-	}
-	var why error
-	if !p.inDriver {
-		why = native(name)
-	}
-	m, without := p.openSockets(ifi.Index, why == nil)
-	prog, err := p.load(a, t, ifi.Index, macs, m)
-	if err != nil {
-		return 0, fmt.Errorf("xdp: the program for %s does not load: %w", name, err)
-	}
-	l, mode, err := p.link(name, ifi.Index, prog, why)
-	if err != nil {
-		return 0, err
-	}
-	if m != nil {
-		mode += ", AF_XDP " + p.socketMode(ifi.Index)
-	} else {
-		mode += ", no AF_XDP (" + without.Error() + ")"
-	}
-	p.links = append(p.links, l)
-	p.modes = append(p.modes, mode)
-	return ifi.Index, nil
-}
-
-// link puts a program in front of an interface: in the place of the one that is
-// there, if that was kept. why is why it is not for the driver, or nil.
-func (p *Plane) link(name string, ifindex int, prog *ebpf.Program, why error) (l link.Link, mode string, err error) {
-	flags, mode := link.XDPGenericMode, "generic"
-	if why == nil {
-		flags, mode = link.XDPDriverMode, "native"
-	} else {
-		mode += " (" + why.Error() + ")"
-	}
-	if p.pins != nil {
-		if l := p.pins.link(name, why == nil, ifindex); l != nil {
-			err := l.Update(prog)
-			if err == nil {
-				return l, mode, nil
-			}
-			p.pins.forget(linkPin(name, why == nil))
-			_ = l.Close()
-		}
-	}
-	inDriver := why == nil
-	l, err = attach(prog, ifindex, flags)
-	if err != nil && inDriver {
-		inDriver = false
-		mode = "generic (" + unfit(err).Error() + ")"
-		l, err = attach(prog, ifindex, link.XDPGenericMode)
-	}
-	if err != nil {
-		if taken(ifindex) {
-			err = fmt.Errorf("%w (%w)", ErrTaken, err)
-		}
-		return nil, "", fmt.Errorf("xdp: cannot attach to %s: %w", name, permitted(err))
-	}
-	if p.pins != nil {
-		if err := p.pins.keep(linkPin(name, inDriver), l); err != nil {
-			_ = l.Close()
-			return nil, "", err
-		}
-	}
-	return l, mode, nil
-}
-
-// source returns the program for an interface with these addresses.
-func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs []dataplane.MAC,
-	m *ebpf.Map) *program.Config {
-	s := &program.Config{
-		Acceleration: a, Conns: p.conns.FD(), Servers: p.serverArray.FD(), Counts: p.countArray.FD(),
-		Settings:     p.settingsArray.FD(),
-		LookupHelper: p.lookupHelper, Ifindex: ifindex, MACs: macs, Ticks: t, ServersPerCPU: p.serversPerCPU,
-		CPUs: p.cpus, Path: program.Forward(),
-	}
-	if m != nil {
-		s.Sockets, s.Claims = m.FD(), p.sockets.claims.FD()
-	}
-	if p.serviceArray != nil && p.templateArray != nil && len(p.templateArray.memory) < verifierReach {
-		s.Services, s.TemplateTable, s.Rings = p.serviceArray.FD(), p.templateArray.FD(), p.ringArray.FD()
-	}
-	return s
-}
-
-// programName is what bpftool lists the program by.
-const programName = "ulvs"
-
-// load loads a program for an interface with these addresses.
-func (p *Plane) load(a accel.Acceleration, t program.Ticks, ifindex int, macs []dataplane.MAC,
-	m *ebpf.Map) (*ebpf.Program, error) {
-	source := p.source(a, t, ifindex, macs, m)
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL",
-		Instructions: source.Assemble()})
-	if err != nil {
-		return nil, permitted(err)
-	}
-	p.progs = append(p.progs, prog)
-	return prog, nil
-}
-
 // Run implements dataplane.Plane: it runs the slow plane, and takes the programs
 // away when that ends, unless they are kept.
 func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 	defer p.Close()
+	p.mu.Lock()
+	p.pins.forgetLinks(p.interfaces) // of an earlier daemon that was given others
+	p.mu.Unlock()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.Plane.Run(ctx, h) })
 	g.Go(func() error { return p.runSockets(ctx, h) })
@@ -317,13 +187,24 @@ func (p *Plane) Close() error {
 	return nil
 }
 
+// Discard closes a plane that never ran, and takes back what it has put in place. What an
+// earlier process had left stays, unless it was replaced already, which is reported.
+func (p *Plane) Discard() (replaced bool) {
+	p.mu.Lock()
+	replaced = p.pins.discard()
+	p.mu.Unlock()
+	_ = p.Close() // cannot fail
+	return replaced
+}
+
 // leave has programs that stay know at once that no daemon runs.
 func (p *Plane) leave() {
 	if p.closed.Swap(true) {
 		return // another daemon may run by now
 	}
 	if p.hz != 0 && p.settings != nil {
-		p.settings.beat(uint32(monotonicNow()/(time.Second/time.Duration(p.hz))) - (program.HeartbeatTimeout+1)*p.hz)
+		now := uint32(dataplane.Monotonic() / (time.Second / time.Duration(p.hz)))
+		p.settings.beat(now - (program.HeartbeatTimeout+1)*p.hz)
 	}
 }
 

@@ -200,12 +200,12 @@ func TestNoHeartbeat(t *testing.T) {
 	id := b.open(s.frame(t), 1)
 	for _, flags := range []string{"A", "PA", "FA", "S"} {
 		s.flags = flags
-		b.Heartbeat(uint32(monotonicNow()/(time.Second/hz)) - 3*hz)
+		b.Heartbeat(uint32(dataplane.Monotonic()/(time.Second/hz)) - 3*hz)
 		if action, _ := b.run(s.frame(t)); action != program.ActionTX {
 			t.Errorf("%s: action %d", flags, action)
 		}
 		for _, ago := range []int32{hz, 0, -5} {
-			b.Heartbeat(uint32(monotonicNow()/(time.Second/hz)) - uint32(ago))
+			b.Heartbeat(uint32(dataplane.Monotonic()/(time.Second/hz)) - uint32(ago))
 			if action, _ := b.run(s.frame(t)); action != program.ActionPass {
 				t.Errorf("%s, %d ticks after the daemon showed itself: action %d", flags, ago, action)
 			}
@@ -242,7 +242,7 @@ func findsAll(t *testing.T, b *bench) {
 		var p packet.Packet
 		p.Parse(frame)
 		id, _ := b.conns.Lookup(&p.Flow, b.conns.Hash(&p.Flow))
-		ago = append(ago, int32(b.conns.Idle(id, uint32(monotonicNow()/(time.Second/hz)))))
+		ago = append(ago, int32(b.conns.Idle(id, uint32(dataplane.Monotonic()/(time.Second/hz)))))
 	}
 	// A kernel's jiffies stand still while its host does not let it run. Stamps are of
 	// long ago then, or ahead if the ticks were learned at such a time.

@@ -221,7 +221,7 @@ func (q *queue) run(h dataplane.Handler) error {
 				q.frames[i] = dataplane.Frame{Data: data, In: q.ifindex, Room: data[len(data):len(data):cap(data)]}
 				unfinished(&q.frames[i])
 			}
-			h.Handle(monotonicNow(), q.frames[:n])
+			h.Handle(dataplane.Monotonic(), q.frames[:n])
 			q.carryOut(n)
 		}
 	}

@@ -10,8 +10,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
-	"golang.org/x/sys/unix"
 
+	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/xdp/program"
 )
 
@@ -26,10 +26,12 @@ func learnTicks(hz uint32) (program.Ticks, error) {
 			asm.LoadMem(asm.R6, asm.R1, 0, asm.Word),
 			asm.LoadMem(asm.R2, asm.R1, 4, asm.Word),
 			asm.Mov.Reg(asm.R3, asm.R6),
-			asm.Add.Imm(asm.R3, 8),
+			asm.Add.Imm(asm.R3, 16),
 			asm.JGT.Reg(asm.R3, asm.R2, "out"),
 			asm.FnJiffies64.Call(),
 			asm.StoreMem(asm.R6, 0, asm.R0, asm.DWord),
+			asm.FnKtimeGetNs.Call(),
+			asm.StoreMem(asm.R6, 8, asm.R0, asm.DWord),
 			asm.Mov.Imm(asm.R0, program.ActionPass).WithSymbol("out"),
 			asm.Return(),
 		},
@@ -40,17 +42,19 @@ func learnTicks(hz uint32) (program.Ticks, error) {
 	defer prog.Close()
 	// The clock is read before and after, and the closest of some readings is taken:
 	// this process may lose the processor in between.
+	var kernel time.Duration // what programs read
 	sample := func() (jiffies uint64, at time.Duration, err error) {
 		best := time.Duration(math.MaxInt64)
 		for range 5 {
 			out := make([]byte, 64)
-			before := monotonicNow()
+			before := dataplane.Monotonic()
 			if _, err := prog.Run(&ebpf.RunOptions{Data: make([]byte, 64), DataOut: out}); err != nil {
 				return 0, 0, fmt.Errorf("xdp: cannot run a program: %w", err)
 			}
-			after := monotonicNow()
+			after := dataplane.Monotonic()
 			if took := after - before; took < best {
 				best, jiffies, at = took, binary.NativeEndian.Uint64(out), before+took/2
+				kernel = time.Duration(binary.NativeEndian.Uint64(out[8:]))
 			}
 		}
 		return jiffies, at, nil
@@ -58,6 +62,9 @@ func learnTicks(hz uint32) (program.Ticks, error) {
 	jiffies, at, err := sample()
 	if err != nil {
 		return program.Ticks{}, err
+	}
+	if off := at - kernel; off.Abs() > time.Second {
+		return program.Ticks{}, fmt.Errorf("xdp: CLOCK_MONOTONIC is %v away from the kernel's, and /proc/self/timens_offsets does not say so: start ulvs outside of this time namespace, or with unshare --fork", off)
 	}
 	best, sure := guessHz(jiffies, at)
 	if !sure {
@@ -105,10 +112,3 @@ func closest(off func(int64) float64) int64 {
 }
 
 func abs(v float64) float64 { return max(v, -v) }
-
-// monotonicNow reads CLOCK_MONOTONIC.
-func monotonicNow() time.Duration {
-	var ts unix.Timespec
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts) // cannot fail for this clock
-	return time.Duration(ts.Nano())
-}

@@ -12,6 +12,15 @@ import (
 // ErrKept says that what an earlier process left cannot be used; a plane without it can.
 var ErrKept = errors.New("what an earlier daemon left behind cannot be used")
 
+// Misfit is an ErrKept of memory that is not for this process, and why.
+type Misfit struct{ Why error }
+
+// Error says that it cannot be used, and why.
+func (m *Misfit) Error() string { return ErrKept.Error() + ": " + m.Why.Error() }
+
+// Unwrap returns ErrKept and why.
+func (m *Misfit) Unwrap() []error { return []error{ErrKept, m.Why} }
+
 // Accelerator is a Plane that forwards packets of connections by itself, where
 // the table that the director keeps of them lies in memory that the plane has.
 // It hands the director only what may change something: packets without a
@@ -35,6 +44,9 @@ type Accelerator interface {
 	// Acceleration.Hz. Two seconds after the last call, it forwards packets too
 	// that would change their connection's state.
 	Heartbeat(tick uint32)
+	// SetContents says how many services and connections lie in the memory, so that a
+	// process that cannot go on with them can say what it would throw away.
+	SetContents(services, connections int)
 	// SetServer says where packets for a real server go, by the number that
 	// entries have of it; the zero Server has them handed over. False: there is
 	// no room for that number, and its packets are always handed over.

@@ -10,13 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Reservation is a socket's name, kept for one daemon. The lock file beside the
-// socket stays when it ends, or two daemons could each lock one of its name. It says
-// the daemon's process id.
+// Reservation is a socket's name, kept for one daemon by a lock file beside the socket,
+// which says the daemon's process id.
 type Reservation struct {
 	path string
 	lock *os.File
+	made bool // the file was not there
 }
+
+// longestPath is as much as a unix socket's address holds (include/uapi/linux/un.h).
+const longestPath = 107
 
 // lockPath returns the name of a socket's lock file.
 func lockPath(path string) string { return path + ".lock" }
@@ -25,19 +28,34 @@ func lockPath(path string) string { return path + ".lock" }
 // when a daemon has the name, also one that is just starting, and when there is
 // something of that name that is no socket.
 func Reserve(path string) (*Reservation, error) {
+	if len(path) > longestPath {
+		return nil, fmt.Errorf("control socket %s: its path has %d bytes, and a unix socket's at most %d; give a shorter one with --control", path, len(path), longestPath)
+	}
+	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
+		return nil, fmt.Errorf("control socket %s: there is a file of that name that is no socket; give another with --control", path)
+	}
+	_, err := os.Lstat(lockPath(path))
+	made := errors.Is(err, fs.ErrNotExist)
 	lock, err := lockName(path)
 	if err != nil {
 		return nil, fmt.Errorf("control socket %s: %w", path, err)
 	}
-	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
-		_ = lock.Close()
-		return nil, fmt.Errorf("control socket %s: there is a file of that name that is no socket; give another with --control", path)
-	}
-	return &Reservation{path, lock}, nil
+	return &Reservation{path, lock, made}, nil
 }
 
 // lockName locks the lock file of a socket's name.
 func lockName(path string) (*os.File, error) {
+	for {
+		lock, err := tryLock(path)
+		if lock != nil || err != nil {
+			return lock, err
+		}
+	}
+}
+
+// tryLock returns nil without an error if the file was removed meanwhile, by a daemon that
+// did not start: others do not see a lock on it.
+func tryLock(path string) (*os.File, error) {
 	lock, err := os.OpenFile(lockPath(path), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("%w; give another with --control", err)
@@ -45,6 +63,14 @@ func lockName(path string) (*os.File, error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		_ = lock.Close()
 		return nil, errors.New("another ulvs daemon has it; stop that one, or give another socket with --control")
+	}
+	locked, err := lock.Stat()
+	if err != nil {
+		_ = lock.Close()
+		return nil, err
+	}
+	if there, err := os.Lstat(lockPath(path)); err != nil || !os.SameFile(locked, there) {
+		return nil, lock.Close()
 	}
 	// For clients that get no answer (lockHolder): nothing depends on it.
 	if lock.Truncate(0) == nil {
@@ -75,5 +101,14 @@ func (r *Reservation) lockAgain() error {
 	return nil
 }
 
-// Close lets the next daemon have the name.
+// Close lets the next daemon have the name. The lock file stays.
 func (r *Reservation) Close() error { return r.lock.Close() }
+
+// Undo is Close for a daemon that did not start: the lock file goes, if it was not there
+// before.
+func (r *Reservation) Undo() error {
+	if r.made {
+		_ = os.Remove(r.lock.Name())
+	}
+	return r.lock.Close()
+}

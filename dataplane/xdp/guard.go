@@ -1,0 +1,143 @@
+package xdp
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"github.com/mdlayher/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ErrTaken says that an interface has the program of another ulvs daemon, which would
+// go on forwarding in front of whatever takes packets there.
+var ErrTaken = errors.New("another ulvs daemon's program is in front of it: end that daemon, and remove what it left with \"ulvs detach\" and its --control and --pin")
+
+// ErrHidden says that an interface has a program that may be another ulvs daemon's.
+var ErrHidden = errors.New("there is an XDP program in front of it which this process may not look at (that takes CAP_SYS_ADMIN): if a ulvs daemon has left it, remove it with \"ulvs detach\" and that daemon's --control and --pin; if it is somebody else's, give --plane afpacket")
+
+// Owner says whose the program in front of an interface is.
+type Owner int
+
+const (
+	// OwnerNone is for no program, one that is pinned in the folder that was asked about,
+	// and one that is not ulvs's.
+	OwnerNone Owner = iota
+	// OwnerULVS is another ulvs daemon, which may have ended.
+	OwnerULVS
+	// OwnerHidden is not to be known: this process may not look at the program.
+	OwnerHidden
+)
+
+// OwnerOf says whose the XDP program of an interface is, in the calling thread's network
+// namespace, but for one that is pinned in a folder, which may be "". A program of a
+// process that has just ended may be there for a moment: that is waited for.
+func OwnerOf(interfaceName, pinned string) (Owner, error) {
+	ifi, err := net.InterfaceByName(interfaceName)
+	if err != nil {
+		return OwnerNone, fmt.Errorf("xdp: interface %s: %w", interfaceName, err)
+	}
+	own := pinnedPrograms(pinned)
+	for end := time.Now().Add(time.Second); ; time.Sleep(10 * time.Millisecond) {
+		owner := ownerOf(ifi.Index, own)
+		if owner == OwnerNone || time.Now().After(end) {
+			return owner, nil
+		}
+	}
+}
+
+func ownerOf(ifindex int, own []ebpf.ProgramID) Owner {
+	owner := OwnerNone
+	for _, id := range attached(ifindex) {
+		if slices.Contains(own, id) {
+			continue
+		}
+		prog, err := ebpf.NewProgramFromID(id)
+		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+			owner = OwnerHidden
+		}
+		if err != nil {
+			continue
+		}
+		about, err := prog.Info()
+		_ = prog.Close()
+		if err == nil && about.Name == programName {
+			return OwnerULVS
+		}
+	}
+	return owner
+}
+
+// HasPinned reports whether a folder of pins has a program for an interface.
+func HasPinned(dir, interfaceName string) bool {
+	p := &pins{dir: dir}
+	for _, native := range []bool{false, true} {
+		if _, err := os.Stat(p.path(linkPin(interfaceName, native))); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// pinnedPrograms returns the programs of the links that are pinned in a folder.
+func pinnedPrograms(dir string) (ids []ebpf.ProgramID) {
+	if dir == "" {
+		return nil
+	}
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), linkPrefix) {
+			continue
+		}
+		l, err := link.LoadPinnedLink((&pins{dir: dir}).path(e.Name()), nil)
+		if err != nil {
+			continue
+		}
+		if info, err := l.Info(); err == nil {
+			ids = append(ids, info.Program)
+		}
+		_ = l.Close()
+	}
+	return ids
+}
+
+// attached returns the programs of an interface. (A link's info says of no namespace, and
+// numbers of interfaces are the same in many.)
+func attached(ifindex int) (ids []ebpf.ProgramID) {
+	c, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+	if err != nil {
+		return nil
+	}
+	defer c.Close()
+	ask := make([]byte, unix.SizeofIfInfomsg)
+	binary.NativeEndian.PutUint32(ask[4:], uint32(ifindex))
+	answers, err := c.Execute(netlink.Message{Header: netlink.Header{Type: unix.RTM_GETLINK,
+		Flags: netlink.Request}, Data: ask})
+	if err != nil || len(answers) != 1 || len(answers[0].Data) < len(ask) {
+		return nil
+	}
+	attributes, err := netlink.NewAttributeDecoder(answers[0].Data[len(ask):])
+	if err != nil {
+		return nil
+	}
+	for attributes.Next() {
+		if attributes.Type() == unix.IFLA_XDP {
+			attributes.Nested(func(xdp *netlink.AttributeDecoder) error {
+				for xdp.Next() {
+					if xdp.Type() >= unix.IFLA_XDP_PROG_ID && xdp.Type() <= unix.IFLA_XDP_HW_PROG_ID {
+						ids = append(ids, ebpf.ProgramID(xdp.Uint32()))
+					}
+				}
+				return nil
+			})
+		}
+	}
+	return ids
+}
