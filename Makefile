@@ -27,17 +27,22 @@ demo: build ## the three walk-throughs, in network namespaces of their own
 test: ## all tests
 	$(GO) test -timeout $(PATIENCE) ./...
 
+.PHONY: load
+load: ## what judges time, or changes what all namespaces share: alone on a machine (root; 2 minutes)
+	$(GO) test ./cmd/ulvs -count=1 -v -run 'TestNeighborFlood|TestFirstPacketTime' -load -timeout $(PATIENCE)
+
 .PHONY: race
 race: ## all tests under the race detector (needs gcc)
 	CGO_ENABLED=1 $(GO) test -race -timeout $(PATIENCE) ./...
 
 .PHONY: lint
-lint: ## gofmt, go vet, staticcheck, go.mod as it should be, a build for arm64, and vuln
+lint: ## gofmt, go vet, staticcheck, go.mod as it should be, builds for arm64 and of the emitter elsewhere, and vuln
 	@unformatted=$$(gofmt -l .); test -z "$$unformatted" || { echo "not gofmt-clean: $$unformatted"; exit 1; }
 	$(GO) mod tidy -diff
 	$(GO) mod verify
 	$(GO) vet ./...
 	GOARCH=arm64 CGO_ENABLED=0 $(GO) build -o /dev/null ./cmd/ulvs
+	GOOS=darwin CGO_ENABLED=0 $(GO) build ./dataplane/xdp/program
 	$(GO) run $(STATICCHECK) ./...
 	@$(MAKE) --no-print-directory vuln
 

@@ -21,6 +21,8 @@ var (
 	ErrUnsupported = errors.New("not supported")
 	// ErrUnreachable says that no daemon answered.
 	ErrUnreachable = errors.New("no ulvs daemon")
+	// ErrNoAnswer says that there is a daemon, which did not answer in time.
+	ErrNoAnswer = errors.New("the daemon did not answer")
 	// ErrPermission says that the caller may not do this.
 	ErrPermission = errors.New("permission denied")
 )

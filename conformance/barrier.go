@@ -25,7 +25,7 @@ var BarrierService = netip.MustParseAddrPort("192.168.10.199:59999")
 const (
 	barrierPort = 0x7e57 // the echo's identifier, or the source port
 	// barrierPatience is how long a barrier may take before something is wrong.
-	barrierPatience = 5 * time.Second
+	barrierPatience = time.Minute
 )
 
 // barrier is the packet; at says through what it goes.

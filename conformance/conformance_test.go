@@ -24,6 +24,9 @@ var (
 const (
 	referenceDir = "testdata/reference"
 	scenarioDir  = "testdata/scenarios"
+	// differenceDir has what ulvs answers to scenarios of which DIFFERENCES.md says that it
+	// answers otherwise than the kernel.
+	differenceDir = "testdata/differences"
 )
 
 func TestMain(m *testing.M) {

@@ -69,7 +69,7 @@ func craft(p Packet, from, to net.HardwareAddr) ([][]byte, error) {
 		return nil, fmt.Errorf("craft %v: %w", p, err)
 	}
 	var frames [][]byte
-	for _, d := range fragment(datagram, p.Fragments) {
+	for _, d := range fragment(datagram, p.Fragments, p.First) {
 		frame, err := serialize(eth, gopacket.Payload(d))
 		if err != nil {
 			return nil, fmt.Errorf("craft %v: %w", p, err)
@@ -108,6 +108,9 @@ func craftDatagram(p Packet) ([]byte, error) {
 	if p.Proto == "udp" {
 		sumOfZero(d)
 	}
+	if d, err = withHeaders(d, p); err != nil {
+		return nil, err
+	}
 	damage(d, p.Bad)
 	return d, nil
 }
@@ -145,6 +148,7 @@ func network(p Packet) (networkLayer, error) {
 	proto, ok := map[string]layers.IPProtocol{
 		"tcp": layers.IPProtocolTCP, "udp": layers.IPProtocolUDP,
 		"sctp": layers.IPProtocolSCTP, "icmp": layers.IPProtocolICMPv4,
+		"esp": layers.IPProtocolESP, "ah": layers.IPProtocolAH,
 	}[p.Proto]
 	if !ok {
 		return nil, fmt.Errorf("craft %v: no such protocol", p)
@@ -184,6 +188,9 @@ func transport(p Packet, ip networkLayer) ([]gopacket.SerializableLayer, error) 
 		}
 		return []gopacket.SerializableLayer{sctp, sctpBody(types, p.Size)}, nil
 	}
+	if p.Proto == "esp" || p.Proto == "ah" {
+		return []gopacket.SerializableLayer{ipsec(p)}, nil
+	}
 	if p.Src.Addr().Is4() {
 		return []gopacket.SerializableLayer{&layers.ICMPv4{
 			TypeCode: layers.CreateICMPv4TypeCode(layers.ICMPv4TypeEchoRequest, 0),
@@ -193,6 +200,22 @@ func transport(p Packet, ip networkLayer) ([]gopacket.SerializableLayer, error) 
 	icmp := &layers.ICMPv6{TypeCode: layers.CreateICMPv6TypeCode(layers.ICMPv6TypeEchoRequest, 0)}
 	echo := &layers.ICMPv6Echo{Identifier: src, SeqNumber: uint16(p.Number)}
 	return []gopacket.SerializableLayer{icmp, echo}, icmp.SetNetworkLayerForChecksum(ip)
+}
+
+// ipsec is the header of ESP or AH (RFC 4303, RFC 4302): the number is that of the security
+// association. Behind AH comes nothing that anybody knows.
+func ipsec(p Packet) gopacket.Payload {
+	const noNextHeader, words, icv = 59, 4, 12
+	var b []byte
+	if p.Proto == "ah" {
+		b = []byte{noNextHeader, words, 0, 0}
+	}
+	b = binary.BigEndian.AppendUint32(b, uint32(p.Number))
+	b = binary.BigEndian.AppendUint32(b, 1)
+	if p.Proto == "ah" {
+		b = append(b, make([]byte, icv)...)
+	}
+	return b
 }
 
 func tcpLayer(p Packet, ip networkLayer) ([]gopacket.SerializableLayer, error) {

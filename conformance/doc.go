@@ -26,18 +26,20 @@
 // A send gives a batch of packets, numbered from 1 through the scenario. PROTO
 // is tcp (FLAGS: letters of FSRPAUEC), udp, sctp (FLAGS: chunk types, as in
 // COOKIE_ECHO,DATA) or icmp (an echo request; the source port is its
-// identifier). Keys: n= packets in the batch (1); vary=port or ip, what goes up
-// by one with each packet (the source port); ttl= (64); size= bytes of payload
-// (4); frag= in how many fragments each comes, and order=reverse the last of them
-// first; bad=header or transport, a damaged checksum; call= the Call-ID of a SIP
-// INVITE over UDP, padded to size=; error=host, port, mtu, time or parameter: an ICMP error of the
-// client's about an answer to what the rest describes.
+// identifier), esp or ah (with ports of 0). Keys: n= packets in the batch (1); vary=port or
+// ip, what goes up by one with each packet (the source port); ttl= (64); size= bytes of
+// payload (4); frag= in how many fragments each comes, order=reverse the last of them
+// first, and first= how many bytes the first of them has; opts= IPv4 options and ext= IPv6
+// extension headers, by names that are in headers.go; bad=header or transport, a damaged
+// checksum; call= the Call-ID of a SIP INVITE over UDP, padded to size=; error=host, port,
+// mtu, time or parameter: an ICMP error of the client's about an answer to what the rest
+// describes.
 //
 // Sleeps keep to a timetable that starts with the first packet: what commands
 // took meanwhile is taken off, up to a fifth.
 //
-// The network: client 192.168.10.1, behind which all of 10.0.0.0/8 lives;
-// director 192.168.10.100; real servers r0 to r3 at 192.168.10.200 to .203; the
+// The network: client 192.168.10.1, behind which all of 10.0.0.0/8, 240.0.0.0/4 and
+// 0.0.0.0/8 live; director 192.168.10.100; real servers r0 to r3 at 192.168.10.200 to .203; the
 // same with fd00:10:: and, behind the client, fd01::/16.
 //
 // # Answers
@@ -50,7 +52,8 @@
 // A packet reaches real servers (r2 ttl=63), is answered to the client (rst,
 // echo-reply, icmp TYPE/CODE), or reaches nobody (nothing). One that became
 // several things lists them all; one that reached a server changed in more
-// than TTL and link addresses is called altered; one whose destination
+// than TTL and link addresses is called altered, and its IPv4 options are shown if they are
+// what changed (times in them as "time"); one whose destination
 // answered no ARP was never sent (unresolved). Fragments have arrived when all of
 // a datagram have, at one server.
 //

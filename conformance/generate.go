@@ -29,6 +29,7 @@ var Kinds = []string{
 	"sloppy_tcp", "sloppy_sctp", "conn_reuse_mode", "expire_nodest_conn", "expire_quiescent_template",
 	"backup_only", "schedule_icmp", "secure_tcp", "drop_entry", "drop_packet", "cache_bypass", "lblc_expiration", "lblcr_expiration",
 	"sched-flags", "pe", "delete", "clear", "edit-service", "zero", "port20", "icmp", "method", "icmp-error", "ttl", "size", "set", "frag", "badsum",
+	"odd-source", "options", "extensions", "ipsec", "gone",
 }
 
 // The generator keeps clear of what DIFFERENCES.md names, and of races. Where
@@ -37,8 +38,9 @@ var Kinds = []string{
 // shall run out are 3 s, CLOSE's 10 s lie between 8 and 12, and all others are
 // far away. What is set to zero loses what the estimator, every 2 s, has
 // counted: no zeroing where counters are listed. What a scenario shortens is the
-// connections' timeouts or the templates', not both: they would end together. A
-// deleted service comes back at once.
+// connections' timeouts or the templates', not both: they would end together. Of
+// IPv4 one service always stays: that of ulvs's barriers is one too. IPv6 extension
+// headers are for what has no flags, and authentication is none of them.
 
 // generator makes one scenario.
 type generator struct {
@@ -63,6 +65,7 @@ type genService struct {
 	sip     bool     // has the persistence engine
 	servers []string // that exist, as -r wants them
 	gone    []string // that do not
+	deleted bool     // for now
 }
 
 // Generate makes the scenario of a seed. Equal arguments give equal texts.
@@ -168,6 +171,9 @@ func (g *generator) service() {
 		s.port = pick(g, 80, 80, 443, 443, 0)
 		if g.chance(8, "ftp") {
 			s.port = 21
+		}
+		if g.chance(30, "ipsec") && s.proto == "udp" {
+			s.port = isakmp
 		}
 		if slices.Contains(g.f.Without, "persistence") && s.port == 0 {
 			s.port = 80
@@ -289,6 +295,12 @@ func (g *generator) sysctl() {
 // event changes something, or looks.
 func (g *generator) event() {
 	s := pick(g, g.services...)
+	if s.deleted {
+		if g.chance(40, "") {
+			g.again(s)
+		}
+		return
+	}
 	switch n := g.IntN(100); {
 	case n < 14:
 		if len(s.servers) > 0 {
@@ -322,12 +334,14 @@ func (g *generator) event() {
 		}
 	case n < 60:
 		g.sysctl()
-	case n < 63:
+	case n < 64:
 		if g.chance(100, "delete") && !g.stats {
 			g.say("ipvsadm -D %s", s.key)
-			g.again(s)
+			if s.deleted = g.chance(60, "gone") && g.mayStayDeleted(s); !s.deleted {
+				g.again(s)
+			}
 		}
-	case n < 65:
+	case n < 66:
 		// With expire_nodest_conn, what it ends depends on whether there is a
 		// server to be removed; that of ulvs's barriers always is.
 		if g.chance(100, "clear") && !g.stats &&
@@ -337,7 +351,7 @@ func (g *generator) event() {
 				g.again(s)
 			}
 		}
-	case n < 67:
+	case n < 68:
 		g.wrong(s)
 	default:
 		g.say("show %s", pick(g, "-Ln", "-Ln", "-Lnc", "-Lnc", "-Sn", "-Ln --thresholds", "-Ln --persistent-conn", "-Ln "+s.key))
@@ -346,6 +360,7 @@ func (g *generator) event() {
 
 // again brings a deleted service back.
 func (g *generator) again(s *genService) {
+	s.deleted = false
 	g.say("ipvsadm -A %s", g.settings(s))
 	for _, r := range s.servers {
 		g.addServer(s, r)

@@ -10,7 +10,8 @@ func TestGeneratorCoverage(t *testing.T) {
 		said.Add(Generate(seed+1, Features{}))
 	}
 	want := []string{
-		"family IPv4", "family IPv6", "protocol tcp", "protocol udp", "protocol sctp", "protocol icmp", "iptables", "ip6tables", "sleep",
+		"family IPv4", "family IPv6", "protocol tcp", "protocol udp", "protocol sctp", "protocol icmp", "protocol esp", "protocol ah",
+		"iptables", "ip6tables", "sleep",
 	}
 	for _, o := range []string{
 		"-6", "-M", "-b", "-f", "-g", "-i", "-m", "-o", "-p", "-r", "-s", "-t", "-u", "-w", "-x", "-y",
@@ -21,7 +22,7 @@ func TestGeneratorCoverage(t *testing.T) {
 	for _, f := range []string{"sh-port", "sh-fallback", "mh-port", "mh-fallback"} {
 		want = append(want, "flag "+f)
 	}
-	for _, p := range []string{"bad", "call", "error", "frag", "n", "order", "size", "ttl", "vary"} {
+	for _, p := range []string{"bad", "call", "error", "ext", "first", "frag", "n", "opts", "order", "size", "ttl", "vary"} {
 		want = append(want, "packet "+p+"=")
 	}
 	for _, letter := range tcpLetters {

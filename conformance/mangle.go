@@ -70,8 +70,9 @@ func craftError(p Packet) ([]byte, error) {
 	return serialize(ip, icmp, gopacket.Payload(append(body, about...)))
 }
 
-// fragment cuts a datagram into n pieces; 0 leaves it whole.
-func fragment(d []byte, n int) [][]byte {
+// fragment cuts a datagram into n pieces, the first of so many bytes, if it says; 0 pieces
+// leave it whole.
+func fragment(d []byte, n, first int) [][]byte {
 	if n == 0 {
 		return [][]byte{d}
 	}
@@ -81,9 +82,14 @@ func fragment(d []byte, n int) [][]byte {
 		header = int(d[0]&15) * 4
 	}
 	body := d[header:]
-	size := (len(body)/n + 7) / 8 * 8
+	rest := (len(body)/n + 7) / 8 * 8
+	size := rest
+	if first > 0 {
+		rest = ((len(body)-first)/(n-1) + 7) / 8 * 8
+		size = first
+	}
 	var out [][]byte
-	for at := 0; at < len(body); at += size {
+	for at := 0; at < len(body); at, size = at+size, rest {
 		piece := body[at:min(at+size, len(body))]
 		more := at+size < len(body)
 		if four {

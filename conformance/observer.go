@@ -90,6 +90,9 @@ func (o *observer) atServer(server string, frame []byte) {
 		delete(o.flights, k)
 	}
 	outcome := fmt.Sprintf("%s ttl=%d", server, d.ttl)
+	if o := optionsOf(d.bytes); !bytes.Equal(o, optionsOf(s.datagram)) {
+		outcome += fmt.Sprintf(" opts=%x", o)
+	}
 	if !sameDatagram(s.datagram, d.bytes) {
 		outcome += " altered"
 	}
@@ -199,6 +202,7 @@ func withoutTTL(b []byte) []byte {
 	c := bytes.Clone(b)
 	if c[0]>>4 == 4 {
 		c[8], c[10], c[11] = 0, 0, 0
+		clear(c[20 : int(c[0]&15)*4]) // compared by optionsOf
 	} else {
 		c[7] = 0
 	}

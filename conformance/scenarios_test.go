@@ -3,6 +3,7 @@ package conformance
 import (
 	"io/fs"
 	"maps"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -49,12 +50,45 @@ func TestScenarios(t *testing.T) {
 	all := recordings(t)
 	for _, file := range slices.Sorted(maps.Keys(all)) {
 		if name, ok := strings.CutSuffix(file, ".txt"+QuickSuffix); ok {
+			r := all[file]
+			if different, err := os.ReadFile(filepath.Join(differenceDir, name+".txt")); err == nil {
+				r.Answers = strings.Split(strings.TrimSuffix(string(different), "\n"), "\n")
+			}
 			for plane, theatre := range planes {
-				rounds = append(rounds, &round{name: plane + "/" + name, Recording: all[file], as: theatre, compare: CompareNear})
+				rounds = append(rounds, &round{name: plane + "/" + name, Recording: r, as: theatre, compare: CompareNear})
 			}
 		}
 	}
 	replay(t, rounds)
+}
+
+// TestKnownDifferences wants each scenario of which ulvs's own answers are recorded to be
+// answered otherwise by the kernel, and DIFFERENCES.md to name it.
+func TestKnownDifferences(t *testing.T) {
+	text, err := os.ReadFile("../DIFFERENCES.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := os.ReadDir(differenceDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		ours, err := os.ReadFile(filepath.Join(differenceDir, f.Name()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := loadRecording(scenarioDir, f.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if CompareNear(r.Answers, strings.Split(strings.TrimSuffix(string(ours), "\n"), "\n")) == "" {
+			t.Errorf("%s: the kernel answers as ulvs does: it is no difference any more", f.Name())
+		}
+		if !strings.Contains(string(text), strings.TrimSuffix(f.Name(), ".txt")) {
+			t.Errorf("DIFFERENCES.md does not name the scenario %s", f.Name())
+		}
+	}
 }
 
 // mayBPF reports whether this process may load programs: in a user namespace it

@@ -27,7 +27,7 @@ type Send struct {
 // Packet is one packet that a client sends.
 type Packet struct {
 	Number   int    // within the scenario, from 1
-	Proto    string // tcp, udp, sctp or icmp
+	Proto    string // tcp, udp, sctp, icmp, esp or ah
 	Src, Dst netip.AddrPort
 	Flags    string // TCP flags or SCTP chunk types, as written
 	TTL      int
@@ -45,6 +45,12 @@ type Packet struct {
 	// them come first.
 	Fragments int
 	Reverse   bool
+	// First is how many bytes the first of them has, 0 for as many as the others.
+	First int
+	// Options are the options in its IPv4 header, and Extensions the names of its IPv6
+	// extension headers.
+	Options    []byte
+	Extensions []string
 
 	options string // those that the answers repeat
 }
@@ -64,6 +70,8 @@ var protocols = map[string]func(flags string) error{
 	"sctp": func(f string) error { _, err := sctpChunks(f); return err },
 	"udp":  noFlags,
 	"icmp": noFlags,
+	"esp":  noFlags,
+	"ah":   noFlags,
 }
 
 func noFlags(f string) error {
@@ -84,6 +92,12 @@ var options = map[string]option{
 	"ttl":   {set: func(s *Send, v string) (err error) { s.TTL, err = number(v, 1, 255); return err }, shown: true},
 	"size":  {set: func(s *Send, v string) (err error) { s.Size, err = number(v, 4, maxSize); return err }, shown: true},
 	"frag":  {set: func(s *Send, v string) (err error) { s.Fragments, err = number(v, 2, 8); return err }, shown: true},
+	"first": {set: func(s *Send, v string) (err error) { s.First, err = number(v, 8, 1024); return err }, shown: true},
+	"opts":  {set: func(s *Send, v string) (err error) { s.Options, err = parseOptions(v); return err }, shown: true},
+	"ext": {set: func(s *Send, v string) (err error) {
+		s.Extensions, err = parseExtensions(v)
+		return err
+	}, shown: true},
 	"order": {set: func(s *Send, v string) error { s.Reverse = true; return oneOf(v, "reverse") }, shown: true},
 	"bad":   {set: func(s *Send, v string) error { s.Bad = v; return oneOf(v, "header", "transport") }, shown: true},
 	"call":  {set: func(s *Send, v string) error { s.Call = v; return plainWord(v) }, shown: true},
@@ -127,7 +141,7 @@ func parseSend(words []string) (*Send, error) {
 	s := &Send{Count: 1, Vary: "port", Packet: Packet{Proto: words[0], TTL: 64, Size: 4}}
 	check, ok := protocols[s.Proto]
 	if !ok {
-		return nil, fmt.Errorf("no such protocol %q: there are tcp, udp, sctp, icmp", s.Proto)
+		return nil, fmt.Errorf("no such protocol %q: there are tcp, udp, sctp, icmp, esp, ah", s.Proto)
 	}
 	var err error
 	if s.Src, err = netip.ParseAddrPort(words[1]); err != nil {
@@ -166,6 +180,12 @@ func (s *Send) sensible() error {
 		return errors.New("error= wants tcp, udp or sctp, whole and undamaged")
 	case s.Bad == "header" && s.Src.Addr().Is6():
 		return errors.New("bad=header wants IPv4: an IPv6 header has no checksum")
+	case len(s.Options) > 0 && s.Src.Addr().Is6() || len(s.Extensions) > 0 && !s.Src.Addr().Is6():
+		return errors.New("opts= wants IPv4, ext= IPv6")
+	case len(s.Extensions) > 0 && (s.Bad != "" || s.Fragments > 0 || s.Error != ""):
+		return errors.New("ext= wants a whole and undamaged packet, and no error=")
+	case s.First > 0 && (s.Fragments == 0 || s.First%8 != 0 || s.First >= s.Size):
+		return errors.New("first= wants frag=, and a multiple of 8 below size=")
 	case s.Fragments > 0 && s.Size < 16*s.Fragments:
 		return fmt.Errorf("frag=%d wants size=%d or more", s.Fragments, 16*s.Fragments)
 	}
@@ -176,7 +196,8 @@ func (s *Send) option(word string) error {
 	key, value, ok := strings.Cut(word, "=")
 	opt, known := options[key]
 	if !ok || !known {
-		return fmt.Errorf("no such option %q: there are n=, vary=, ttl=, size=, frag=, order=, bad=, call=, error=", word)
+		return fmt.Errorf("no such option %q: there are n=, vary=, ttl=, size=, frag=, first=, order=, opts=, ext=, bad=, "+
+			"call=, error=", word)
 	}
 	if err := opt.set(s, value); err != nil {
 		return fmt.Errorf("%s=%w", key, err)

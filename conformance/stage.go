@@ -21,6 +21,9 @@ const (
 var behindClient = []lab.Route{
 	{Dst: netip.MustParsePrefix("10.0.0.0/8"), Via: addr4(clientNumber)},
 	{Dst: netip.MustParsePrefix("fd01::/16"), Via: addr6(clientNumber)},
+	// Odd ones, which Linux takes all the same.
+	{Dst: netip.MustParsePrefix("240.0.0.0/4"), Via: addr4(clientNumber)},
+	{Dst: netip.MustParsePrefix("0.0.0.0/8"), Via: addr4(clientNumber)},
 }
 
 func addr4(n int) netip.Addr { return netip.AddrFrom4([4]byte{192, 168, 10, byte(n)}) }

@@ -24,6 +24,8 @@ var conversations = map[string][][]string{
 	},
 	"udp":  {{""}},
 	"icmp": {{""}},
+	"esp":  {{""}},
+	"ah":   {{""}},
 }
 
 // traffic is a few packets of one client.
@@ -44,16 +46,23 @@ func (g *generator) traffic() {
 	}
 	if port == 0 || g.chance(10, "") {
 		port = pick(g, 80, 443, 81, 2000)
+		if proto == "udp" && g.chance(30, "ipsec") {
+			port = isakmp
+		}
 	}
-	client := g.client(vip)
+	client, odd := g.client(vip), false
+	if g.chance(5, "odd-source") {
+		client, odd = g.oddClient(vip), true
+	}
 	source := 1000 + g.IntN(3)
 	if g.chance(2, "port20") {
 		source = 20
 	}
+	proto, source, port = g.ipsec(proto, source, port)
 	options := ""
 	if g.chance(15, "") {
 		options += fmt.Sprintf(" n=%d", 2+g.IntN(4))
-		if g.chance(40, "") {
+		if g.chance(40, "") && !odd {
 			options += " vary=ip"
 		}
 	}
@@ -64,13 +73,14 @@ func (g *generator) traffic() {
 		options += pick(g, " size=4", " size=100", " size=1400")
 	}
 	options += g.mangled(proto, vip)
+	options += g.odd(proto, vip, options)
 	if s.sip && proto == "udp" && !strings.Contains(options, "frag=") && g.chance(70, "pe") {
 		options += " call=" + pick(g, "alpha", "beta", "gamma")
 	}
 	for _, flags := range g.talk(proto) {
 		g.say("send %s %s > %s %s%s", proto, endpoint(client, source), endpoint(vip, port), flags, options)
 	}
-	if g.chance(8, "icmp-error") && proto != "icmp" {
+	if g.chance(8, "icmp-error") && proto != "icmp" && (proto != "ah" || !netIs6(vip)) {
 		flags := map[string]string{"sctp": "DATA"}[proto]
 		g.say("send %s %s > %s %s error=%s", proto, endpoint(client, source), endpoint(vip, port), flags,
 			pick(g, "host", "port", "mtu", "time", "parameter"))
@@ -81,6 +91,9 @@ func (g *generator) traffic() {
 func (g *generator) mangled(proto, vip string) (options string) {
 	if g.chance(4, "frag") && proto != "icmp" {
 		options = pick(g, " frag=2 size=100", " frag=3 size=3000", " frag=2 size=1400")
+		if tiny := pick(g, "", "", " frag=2 size=100 first=8", " frag=3 size=100 first=16"); tiny != "" && g.mayBeTiny(vip) {
+			options = tiny
+		}
 		if g.chance(50, "") {
 			options += " order=reverse"
 		}

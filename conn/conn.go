@@ -69,6 +69,7 @@ type Table struct {
 	timeouts timeouts
 	secure   bool
 	expired  func(ID)
+	halfOpen halfOpen
 }
 
 // New makes an empty table, or adopts one.
@@ -85,8 +86,10 @@ func New(o Options) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("conn: %w", err)
 	}
+	t.halfOpen = newHalfOpen(o.Max)
 	if o.Adopt {
 		t.endEmbryos()
+		t.rearrive()
 	}
 	return t, nil
 }
@@ -116,11 +119,12 @@ func (t *Table) Lookup(f *packet.Flow, hash uint64) (ID, bool) {
 // so are the owner's bits, 0 to 15. The flow must have no connection that is not
 // hidden. The error is ErrFull.
 func (t *Table) Insert(f *packet.Flow, hash uint64, dest, template, now uint32, owner uint8) (ID, error) {
-	id, err := t.Table.Insert((*shtab.Key)(f), hash, uint64(dest), now, uint32(owner&0xf)<<ownerShift)
+	id, err := t.Table.Insert((*shtab.Key)(f), hash, uint64(dest), now, uint32(owner&0xf)<<ownerShift|flagHalfOpen)
 	if err != nil {
 		return 0, err
 	}
 	t.Record(id).template = template
+	t.arrive(id, now)
 	t.Arm(id, t.Ticks(3*time.Second), now)
 	return id, nil
 }
@@ -154,6 +158,19 @@ func (t *Table) Flow(id ID) *packet.Flow { return (*packet.Flow)(t.Key(id)) }
 // Orphan takes a connection's template away, if that is gone.
 func (t *Table) Orphan(id ID) { t.Record(id).template = 0 }
 
+// End removes a connection, and frees its slot at once, or in quarantine.
+func (t *Table) End(id ID) {
+	t.answer(id)
+	t.Table.End(id)
+}
+
+// Hide keeps a connection, with all it counts for, and has Lookup not find it: its flow may
+// have another. Who hides it ends it.
+func (t *Table) Hide(id ID) {
+	t.answer(id)
+	t.Table.Hide(id)
+}
+
 // Dest returns the number of the connection's real server.
 func (t *Table) Dest(id ID) uint32 { return uint32(t.Value(id)) }
 
@@ -182,11 +199,12 @@ func (t *Table) Accept(id ID, template uint32, owner uint8) Change {
 
 // open gives a new entry its record and its state, from the time in its stamp on.
 func (t *Table) open(id ID, template, timeout, state uint32, c Change) {
-	state |= t.timeouts.gen<<genShift | flagSet
+	state |= t.timeouts.gen<<genShift | flagSet | flagHalfOpen
 	if c.Activated {
 		state |= flagActive
 	}
 	t.Record(id).template = template
+	t.arrive(id, t.Stamp(id))
 	t.ArmFromStamp(id, timeout)
 	t.SetState(id, state)
 }

@@ -8,10 +8,13 @@ import "github.com/ulvs/ulvs/packet"
 const (
 	stateMask  = 0xff
 	flagActive = 1 << 8 // counts as active; the kernel's IP_VS_CONN_F_INACTIVE, negated
-	ownerShift = 11     // four bits of the owner's
-	ownerBits  = 0xf << ownerShift
-	genShift   = 16
-	genMask    = 0xffff
+	// Its client has not answered: it was never established or, without states, has had one
+	// packet when that was last looked at.
+	flagHalfOpen = 1 << 9
+	ownerShift   = 11 // four bits of the owner's
+	ownerBits    = 0xf << ownerShift
+	genShift     = 16
+	genMask      = 0xffff
 )
 
 // Change is what a packet did to its connection.
@@ -48,7 +51,8 @@ func (t *Table) TCP(id ID, flags uint8, now uint32) Change {
 	case flags&packet.ACK != 0:
 		to = uint32(tcpOnACK[from%tcpStates])
 	}
-	return t.enter(id, to, tcpActive>>to&1 != 0, t.timeouts.tcp[to], now).established(from, to, tcpEstablished)
+	c := t.enter(id, to, tcpActive>>to&1 != 0, t.timeouts.tcp[to], now)
+	return t.established(id, c, from, to, tcpEstablished)
 }
 
 // SCTP enters the state after a packet of an SCTP association, by its first chunk's type and,
@@ -57,11 +61,17 @@ func (t *Table) TCP(id ID, flags uint8, now uint32) Change {
 func (t *Table) SCTP(id ID, chunk uint8, now uint32) Change {
 	from := t.State(id) & stateMask
 	to := uint32(sctpNext[sctpEvent(chunk)][from%sctpStates])
-	return t.enter(id, to, to == sctpEstablished, t.timeouts.sctp[to], now).established(from, to, sctpEstablished)
+	c := t.enter(id, to, to == sctpEstablished, t.timeouts.sctp[to], now)
+	return t.established(id, c, from, to, sctpEstablished)
 }
 
-func (c Change) established(from, to, established uint32) Change {
-	c.Established = from != to && to == established
+// established says of a change whether the connection has come to be established. From then
+// on it is not half-open.
+func (t *Table) established(id ID, c Change, from, to, established uint32) Change {
+	if from != to && to == established {
+		c.Established = true
+		t.answer(id)
+	}
 	return c
 }
 
@@ -74,7 +84,7 @@ func (t *Table) enter(id ID, to uint32, active bool, timeout, now uint32) (c Cha
 	if was&stateMask == to && was>>genShift == t.timeouts.gen && t.recordSet(was) {
 		return c
 	}
-	is := was&ownerBits | to | t.timeouts.gen<<genShift | flagSet
+	is := was&(ownerBits|flagHalfOpen) | to | t.timeouts.gen<<genShift | flagSet
 	switch {
 	case was&stateMask == to:
 		is |= was & flagActive // a state that stays changes no column

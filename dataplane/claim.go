@@ -6,8 +6,8 @@ import "net/netip"
 // protocol and port, or to a range of ports.
 type Claim struct {
 	Addr  netip.Addr
-	Proto uint8  // IP protocol: 6, 17 or 132
-	Port  uint16 // 0: every port
+	Proto uint8  // IP protocol: 6, 17 or 132; or one without ports
+	Port  uint16 // 0: every port, or none
 	Last  uint16 // the last port of a range that starts at Port; 0: Port alone
 	// Service is the number of the service, for a Opener.
 	Service uint32

@@ -192,6 +192,8 @@ type Resolver interface {
 	// Local reports whether addr is one of the host's own addresses now. It
 	// is cheap enough to be asked for a packet, and allocates nothing.
 	Local(addr netip.Addr) bool
+	// Broadcast reports whether addr is a broadcast address of the host's networks now.
+	Broadcast(addr netip.Addr) bool
 	// Locals is all of what Local says yes to; not nil.
 	Locals() *Locals
 	// Source is the address that the host would use to send an ICMP error

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"math/bits"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/persist"
 	"github.com/ulvs/ulvs/sched"
 )
@@ -19,7 +21,7 @@ func checkService(s *ulvs.Service) error {
 	p := &s.Persistence
 	switch {
 	case !sched.Known(s.Scheduler):
-		return fmt.Errorf("%w: scheduler %q, known are %v", ulvs.ErrNoScheduler, s.Scheduler, sched.Names())
+		return fmt.Errorf("%w: scheduler %q, known are %s", ulvs.ErrNoScheduler, s.Scheduler, strings.Join(sched.Names(), ", "))
 	case p.Engine != "" && !persist.KnownEngine(p.Engine):
 		return fmt.Errorf("%w: persistence engine %q", ulvs.ErrNoScheduler, p.Engine)
 	case s.Mark == 0 && !s.Addr.IsValid():
@@ -61,11 +63,8 @@ func isPrefix(mask netip.Addr) bool {
 	return ones > 0 && all == b
 }
 
-// checkNumbers verifies a destination of a service, and checkAddr that its
-// address is one that a real server can have (ip_vs_add_dest, ip_vs_new_dest,
-// ip_vs_genl_set_cmd).
+// checkNumbers verifies a destination of a service (ip_vs_add_dest, ip_vs_genl_set_cmd).
 func checkNumbers(c *ulvs.Destination, k ulvs.ServiceKey) error {
-	c.Addr = c.Addr.Unmap()
 	switch {
 	case c.Weight < 0:
 		return fmt.Errorf("%w: weight %d", ulvs.ErrRange, c.Weight)
@@ -81,11 +80,33 @@ func checkNumbers(c *ulvs.Destination, k ulvs.ServiceKey) error {
 	return nil
 }
 
-func checkAddr(c *ulvs.Destination) error {
-	a := c.Addr
-	if !a.IsValid() || a.Zone() != "" || a.IsMulticast() || a.IsUnspecified() ||
-		a.Is4() && (a.As4()[0] == 0 || a.As4()[0] >= 240) || a.Is6() && a.IsLinkLocalUnicast() {
-		return fmt.Errorf("%w: real server %v is no unicast address", ulvs.ErrInvalid, a)
+// checkAddr verifies that an address is one that a real server can have: unicast, or in
+// IPv6 the host's own (ip_vs_new_dest; inet_addr_type, ipv6_addr_type). Of IPv4, what
+// is no broadcast and no multicast is unicast, 240.0.0.0/4 too.
+func checkAddr(a netip.Addr, host dataplane.Resolver) error {
+	limited := netip.AddrFrom4([4]byte{255, 255, 255, 255})
+	what := ""
+	switch {
+	case !a.IsValid():
+		return fmt.Errorf("%w: a real server has an address", ulvs.ErrInvalid)
+	case a.Zone() != "":
+		return fmt.Errorf("%w: real server %v: without a zone", ulvs.ErrInvalid, a)
+	case a == limited || a.Is4() && (a.IsUnspecified() || host.Broadcast(a)):
+		what = "a broadcast address"
+	case a.Is4() && a.IsMulticast():
+		what = "a multicast address"
+	case a.Is4() || host.Local(a):
+	case a.IsUnspecified():
+		what = "no address of a host"
+	case a.IsMulticast():
+		what = "a multicast address"
+	case a.IsLinkLocalUnicast():
+		what = "a link-local address of another host"
+	case a.Is4In6():
+		what = "an IPv4-mapped address"
+	}
+	if what != "" {
+		return fmt.Errorf("%w: real server %v is %s: use a unicast address", ulvs.ErrInvalid, a, what)
 	}
 	return nil
 }

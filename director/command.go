@@ -22,7 +22,6 @@ const maxPersistence = 31 * 24 * time.Hour
 
 // clean gives a key the form in which it is kept.
 func clean(k ulvs.ServiceKey) ulvs.ServiceKey {
-	k.Addr = k.Addr.Unmap()
 	if k.Mark != 0 {
 		k.Protocol = 0
 	} else {
@@ -67,8 +66,10 @@ func (d *Director) addService(c ulvs.Service, number uint32) error {
 		d.path.Commands.Forget(s)
 		return err
 	}
-	d.path.Commands.AddService(s)
-	return d.effects.record(command{Verb: "service", Service: recordService(s.Service), Number: s.Number()})
+	if d.path.Commands.AddService(s) {
+		err = d.effects.claim(nil)
+	}
+	return errors.Join(err, d.effects.record(command{Verb: "service", Service: recordService(s.Service), Number: s.Number()}))
 }
 
 // existing returns the service of a key, or ErrNoService. The caller holds ctl.
@@ -166,8 +167,10 @@ func (d *Director) addDestination(k ulvs.ServiceKey, c ulvs.Destination, number 
 	if _, err := s.Destination(c.AddrPort()); err == nil {
 		return fmt.Errorf("%w: %v in %v", ulvs.ErrDestinationExists, c.AddrPort(), k)
 	}
-	if err := checkAddr(&c); err != nil {
-		return err
+	if number == 0 { // what an earlier process had accepted stays
+		if err := checkAddr(c.Addr, d.resolver); err != nil {
+			return err
+		}
 	}
 	d.warnMethod(c)
 	dst, err := d.path.Commands.AddDest(s, c, number)

@@ -77,10 +77,11 @@ type Options struct {
 // the system under it. The packet path has the forwarding lock (package forward) once a
 // batch; a command has that too, for the moment in which it changes something.
 type Director struct {
-	plane dataplane.Plane
-	log   *slog.Logger
-	clock func() time.Duration
-	path  *forward.Path
+	plane    dataplane.Plane
+	resolver dataplane.Resolver
+	log      *slog.Logger
+	clock    func() time.Duration
+	path     *forward.Path
 	// effects are replayed until the director is started, and live then.
 	effects effects
 
@@ -128,7 +129,8 @@ func New(o Options) (_ *Director, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	d := &Director{effects: replayed{}, plane: o.Plane, log: o.Logger, clock: o.Clock,
+	d := &Director{effects: replayed{}, plane: o.Plane, resolver: o.Resolver, log: o.Logger,
+		clock:  o.Clock,
 		marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true)}
 	var block []byte
 	d.limits.init(o.Plane, o.Logger, o.Clock())
@@ -193,6 +195,8 @@ func (d *Director) Run(ctx context.Context) error {
 				return nil
 			case <-t.C:
 				d.Tick(d.clock())
+			case <-d.path.Upkeep.Due():
+				d.path.Upkeep.Settle(nil)
 			}
 		}
 	})

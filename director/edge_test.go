@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -77,8 +78,26 @@ func TestMixedFamily(t *testing.T) {
 func TestBadAddresses(t *testing.T) {
 	b := newBed(t, director.Options{})
 	b.must(b.AddService(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}))
-	if err := b.AddDestination(tcp(80), ulvs.Destination{Addr: netip.MustParseAddr("0.1.2.3"), Port: 80}); err == nil {
-		t.Error("0.1.2.3 is accepted; inet_addr_type says RTN_BROADCAST for 0/8")
+	b.resolver.SetBroadcast(netip.MustParseAddr("192.168.10.255"))
+	b.resolver.SetLocal(netip.MustParseAddr("fe80::100"), true)
+	for _, a := range []string{"0.0.0.0", "255.255.255.255", "192.168.10.255", "224.0.0.1", "239.1.1.1"} {
+		err := b.AddDestination(tcp(80), ulvs.Destination{Addr: netip.MustParseAddr(a), Port: 80})
+		if !errors.Is(err, ulvs.ErrInvalid) || !strings.Contains(err.Error(), a) {
+			t.Errorf("real server %s: %v", a, err)
+		}
+	}
+	for _, a := range []string{"0.1.2.3", "240.1.1.1", "255.255.255.254", "192.168.11.255"} {
+		b.must(b.AddDestination(tcp(80), ulvs.Destination{Addr: netip.MustParseAddr(a), Port: 80}))
+	}
+	six := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: netip.MustParseAddr(vip6), Port: 443}
+	b.must(b.AddService(ulvs.Service{ServiceKey: six}))
+	for _, a := range []string{"::", "ff02::1", "fe80::1234", "::ffff:192.168.10.200"} {
+		if err := b.AddDestination(six, ulvs.Destination{Addr: netip.MustParseAddr(a), Port: 443}); !errors.Is(err, ulvs.ErrInvalid) {
+			t.Errorf("real server %s: %v", a, err)
+		}
+	}
+	for _, a := range []string{"::1", "fe80::100", "::192.168.10.200", "fec0::1"} {
+		b.must(b.AddDestination(six, ulvs.Destination{Addr: netip.MustParseAddr(a), Port: 443}))
 	}
 	s := ulvs.Service{ServiceKey: ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: netip.MustParseAddr(vip6), Port: 80}}
 	s.Persistence = ulvs.Persistence{Timeout: time.Minute, Netmask: netip.MustParseAddr("::")}
@@ -303,8 +322,11 @@ func TestMartianSource(t *testing.T) {
 	b := newBed(t, director.Options{})
 	b.resolver.SetLocal(netip.MustParseAddr(vip), true)
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 1)
-	for _, src := range []string{"127.0.0.1", "224.0.0.1", "255.255.255.255", "0.0.0.1", vip} {
+	for _, src := range []string{"127.0.0.1", "224.0.0.1", "239.255.255.255", "255.255.255.255", "0.0.0.0", vip} {
 		expect(t, src, b.send(pkt{src: src + ":1", dst: vip + ":80", flags: "S"}), "pass")
+	}
+	for _, src := range []string{"0.0.0.1", "240.10.0.5", "255.255.255.254", "223.255.255.255"} {
+		expect(t, src, b.send(pkt{src: src + ":1", dst: vip + ":80", flags: "S"}), "r0")
 	}
 }
 

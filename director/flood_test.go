@@ -1,150 +1,230 @@
 package director_test
 
 import (
-	"encoding/binary"
+	"bytes"
 	"fmt"
-	"runtime"
+	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/ulvs/ulvs"
-	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/director"
-	"github.com/ulvs/ulvs/packet"
 )
 
-// heap returns how many bytes are in use.
-func heap() int64 {
-	var m runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc)
-}
-
-// identify makes a fragment one of datagram n, of which there are 2^24.
-func identify(frame []byte, n uint32) {
-	ip := frame[14:34]
-	ip[13] = byte(n >> 16) // 10.X.1.1
-	binary.BigEndian.PutUint16(ip[4:], uint16(n))
-	ip[10], ip[11] = 0, 0
-	binary.BigEndian.PutUint16(ip[10:], packet.Checksum(ip))
-}
-
-// Two million datagrams whose later fragment comes first, behind one that never completes:
-// what is remembered of them has a bound.
-func TestFragmentFlood(t *testing.T) {
-	const batch = 32
-	pairs := uint32(2_000_000)
-	if raceDetector { // which makes a minute of it
-		pairs /= 10
+// flood sends one packet each from n addresses that are nobody's, beginning with number from,
+// to a service, and returns how many went to a real server.
+func (b *bed) flood(from, n int, dst string, packets ...pkt) (forwarded int) {
+	if packets == nil {
+		packets = []pkt{{flags: "S"}}
 	}
-	b := newBed(t, director.Options{})
-	b.service(ulvs.Service{ServiceKey: udp(53), Scheduler: "rr"}, 1)
-	first := pkt{proto: "udp", src: "10.1.1.1:7", dst: vip + ":53", size: 16, fragID: 1, moreFragments: true}
-	later := pkt{proto: "udp", src: "10.1.1.1:0", dst: vip + ":53", size: 16, fragID: 1, fragOffset: 3}
-	blocker := later
-	blocker.src = "10.255.1.1:0"
-	expect(t, "the one that never completes", b.send(blocker), "drop")
-	var frames []dataplane.Frame
-	for range batch {
-		frames = append(frames, dataplane.Frame{Data: later.frame(t), In: eth0}, dataplane.Frame{Data: first.frame(t), In: eth0})
-	}
-	flood := func(from, to uint32) {
-		for n := from; n < to; n += batch {
-			for i := range frames {
-				identify(frames[i].Data, n+uint32(i)/2)
-			}
-			for i, r := range b.plane.Deliver(frames...) {
-				if want := []dataplane.Verdict{dataplane.Drop, dataplane.Transmit}[i%2]; r.Verdict != want {
-					t.Fatalf("datagram %d, frame %d: verdict %d, want %d", n, i, r.Verdict, want)
-				}
-			}
-			if sent := len(b.plane.Sent()); sent != batch {
-				t.Fatalf("datagram %d: %d fragments went after their first, want %d", n, sent, batch)
+	for i := from; i < from+n; i++ {
+		for _, p := range packets {
+			p.src = fmt.Sprintf("10.%d.%d.%d:%d", 100+i>>16, i>>8&0xff, i&0xff, 1024+int(p.fragID))
+			p.dst, p.fragID = dst, 0
+			if b.send(p)[0] == 'r' {
+				forwarded++
 			}
 		}
 	}
-	flood(0, 20*batch)
-	before := heap()
-	flood(20*batch, pairs)
-	if more := heap() - before; more > 1<<20 {
-		t.Errorf("%d bytes more after %d datagrams: %d for each", more, pairs, more/int64(pairs))
-	}
-	if n := b.counter("drop_fragment"); n != 0 {
-		t.Errorf("%d fragments were given up, though there was room", n)
-	}
-	blocker.fragOffset, blocker.moreFragments, blocker.src = 0, true, "10.255.1.1:7"
-	expect(t, "its first, after all", b.send(blocker), "r0")
-	if sent := b.plane.Sent(); len(sent) != 1 || b.fate(sent[0]) != "r0" {
-		t.Errorf("%d were sent after it", len(sent))
-	}
-	runtime.KeepAlive(b)
+	return forwarded
 }
 
-// Fragments whose first never comes: 1,024 of them wait, of 4 MB at most, the others are
-// given up and counted.
-func TestEarlyFragmentFlood(t *testing.T) {
+// establish opens a connection as a client does who is there, and returns its real server.
+func (b *bed) establish(src, dst string) string {
+	b.t.Helper()
+	fate := b.send(pkt{src: src, dst: dst, flags: "S"})
+	expect(b.t, src+" after SYN", b.send(pkt{src: src, dst: dst, flags: "A"}), fate)
+	return fate
+}
+
+// shop is what a flood must not hurt: established connections, and clients that come
+// meanwhile.
+type shop struct {
+	*bed
+	dst    string
+	server map[string]string // by client
+}
+
+func (s *shop) open(client string) {
+	s.t.Helper()
+	fate := s.establish(client, s.dst)
+	if fate[0] != 'r' {
+		s.t.Fatalf("%s is not served: %s", client, fate)
+	}
+	s.server[client] = fate
+}
+
+func (s *shop) check() {
+	s.t.Helper()
+	for client, server := range s.server {
+		expect(s.t, client, s.send(pkt{src: client, dst: s.dst, flags: "PA"}), server)
+	}
+}
+
+// Who sends SYNs from addresses that are not his keeps nobody out: half-open connections make
+// room, the oldest first. Those that are established stay, and new ones are opened.
+func TestFlood(t *testing.T) {
 	for _, tt := range []struct {
-		size int
-		wait int
-	}{{16, 1024}, {8000, 4 << 20 / 8020}} {
-		t.Run(fmt.Sprint(tt.size), func(t *testing.T) {
-			const all = 100_000
-			b := newBed(t, director.Options{})
-			b.service(ulvs.Service{ServiceKey: udp(53), Scheduler: "rr"}, 1)
-			f := dataplane.Frame{In: eth0, Data: pkt{proto: "udp", src: "10.1.1.1:0", dst: vip + ":53", size: tt.size, fragID: 1, fragOffset: 3}.frame(t)}
-			before := heap()
-			for n := range uint32(all) {
-				identify(f.Data, n)
-				b.plane.Deliver(f)
+		name    string
+		service ulvs.Service
+		packets []pkt
+	}{
+		{"plain", ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, nil},
+		{"persistent", persistent(tcp(80), "rr", 300*time.Second), nil},
+		{"persistent, two of a client", persistent(tcp(80), "rr", 300*time.Second), []pkt{{flags: "S"}, {flags: "S", fragID: 1}}},
+		{"every port", persistent(tcp(0), "wrr", 300*time.Second), nil},
+		{"ended at once", ulvs.Service{ServiceKey: tcp(80), Scheduler: "wlc"}, []pkt{{flags: "S"}, {flags: "FA"}}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			b := newBed(t, director.Options{Connections: 512, Templates: 256})
+			b.service(tt.service, 4)
+			s := &shop{b, vip + ":80", map[string]string{}}
+			for i := range 100 {
+				s.open(fmt.Sprintf("10.1.1.%d:1000", i))
 			}
-			if got := int(b.counter("drop_fragment")); got != all-tt.wait {
-				t.Errorf("%d were given up, so %d wait, want %d", got, all-got, tt.wait)
+			for round := range 40 {
+				b.flood(round*500, 500, vip+":80", tt.packets...)
+				s.open(fmt.Sprintf("10.1.2.%d:1000", round))
+				s.check()
+				b.move(100 * time.Millisecond)
 			}
-			if more := heap() - before; more > 6<<20 {
-				t.Errorf("%d bytes more", more)
-			}
-			// The newest wait, the others do not.
-			first := pkt{proto: "udp", src: "10.1.1.1:7", dst: vip + ":53", size: 16, fragID: 1, moreFragments: true}.frame(t)
-			for _, n := range []uint32{0, all - 1 - uint32(tt.wait), all - uint32(tt.wait), all - 1} {
-				identify(first, n)
-				expect(t, "a first", b.deliver(first), "r0")
-				if sent, want := len(b.plane.Sent()), n >= all-uint32(tt.wait); (sent > 0) != want { // in pieces
-					t.Errorf("datagram %d: %d were sent after their first", n, sent)
+			for _, name := range []string{"drop_connections_full", "drop_templates_full"} {
+				if n := b.counter(name); n > 0 {
+					t.Errorf("%s: %d", name, n)
 				}
 			}
-			runtime.KeepAlive(b)
+			if b.counter("half_open_evicted") < 10000 {
+				t.Errorf("%d half-open connections made room", b.counter("half_open_evicted"))
+			}
+			if n := b.counter("connections"); n > 512 {
+				t.Errorf("%d connections", n)
+			}
+			b.move(61 * time.Second)
+			for i := range 50 {
+				s.open(fmt.Sprintf("10.1.3.%d:1000", i))
+			}
+			s.check()
 		})
 	}
 }
 
-// Call-IDs that nobody has seen before: no more are remembered than there may be
-// templates.
-func TestCallIDFlood(t *testing.T) {
-	const templates, all = 500, 50_000
-	b := newBed(t, director.Options{Connections: 1000, Templates: templates})
-	s := persistent(udp(5060), "rr", time.Hour)
-	s.OnePacket, s.Persistence.Engine = true, "sip"
-	b.service(s, 1)
-	call := func(n int) string {
-		return b.send(pkt{proto: "udp", src: "10.1.1.1:1", dst: vip + ":5060",
-			payload: fmt.Sprintf("INVITE sip:a@b SIP/2.0\r\nCall-ID: %0200d\r\n\r\n", n)})
+// A client who has answered keeps its real server for the persistent timeout, also when its
+// connections are over, whatever flood there is meanwhile.
+func TestFloodPersistence(t *testing.T) {
+	b := newBed(t, director.Options{Connections: 512, Templates: 128})
+	b.service(persistent(tcp(0), "rr", 300*time.Second), 4)
+	server := map[string]string{}
+	for i := range 60 {
+		client := fmt.Sprintf("10.1.1.%d", i)
+		server[client] = b.establish(client+":1000", vip+":80")
+		b.send(pkt{src: client + ":1000", dst: vip + ":80", flags: "RA"})
 	}
-	for n := range templates {
-		expect(t, "a call", call(n), "r0")
+	b.move(11 * time.Second) // the connections are over
+	for round := range 20 {
+		b.flood(round*500, 500, vip+":80")
+		b.move(10 * time.Second)
 	}
-	before := heap()
-	for n := range all {
-		expect(t, "a call", call(templates+n), "r0")
+	for client, want := range server {
+		expect(t, client+" at another port", b.send(pkt{src: client + ":1001", dst: vip + ":443", flags: "S"}), want)
 	}
-	if more := heap() - before; more > 1<<19 {
-		t.Errorf("%d bytes more after %d calls", more, all)
+	if b.counter("templates_evicted_unanswered") == 0 || b.counter("templates_evicted") != b.counter("templates_evicted_unanswered") {
+		t.Errorf("%d templates made room, of which %d of nobody who answered", b.counter("templates_evicted"), b.counter("templates_evicted_unanswered"))
 	}
-	if n := b.counter("templates"); n != templates {
-		t.Errorf("%d templates", n)
+}
+
+// A template of a client who has answered goes for a SYN only where there is no other, and one
+// that controls a connection of his never.
+func TestFloodTakesIdleTemplatesLast(t *testing.T) {
+	b := newBed(t, director.Options{Connections: 512, Templates: 64})
+	b.service(persistent(tcp(80), "rr", 300*time.Second), 4)
+	for i := range 64 {
+		client := fmt.Sprintf("10.1.1.%d:1000", i)
+		b.establish(client, vip+":80")
+		if i >= 60 {
+			b.send(pkt{src: client, dst: vip + ":80", flags: "RA"})
+		}
 	}
-	if n := b.counter("templates_evicted"); n != all {
-		t.Errorf("%d gave way", n)
+	b.move(11 * time.Second)
+	if n := b.flood(0, 10, vip+":80"); n != 10 {
+		t.Errorf("%d of 10 SYNs were forwarded", n)
 	}
-	runtime.KeepAlive(b)
+	if n := b.counter("templates_evicted") - b.counter("templates_evicted_unanswered"); n < 1 || n > 4 {
+		t.Errorf("%d templates of clients that had answered made room", n)
+	}
+	for i := range 60 {
+		client := fmt.Sprintf("10.1.1.%d:1000", i)
+		if fate := b.send(pkt{src: client, dst: vip + ":80", flags: "PA"}); fate[0] != 'r' {
+			t.Errorf("%s: %s", client, fate)
+		}
+	}
+}
+
+// A flood of UDP packets, of which nobody sends a second, makes room too.
+func TestFloodUDP(t *testing.T) {
+	b := newBed(t, director.Options{Connections: 256})
+	b.service(ulvs.Service{ServiceKey: udp(53), Scheduler: "rr"}, 4)
+	talk := func(i int) string {
+		return b.send(pkt{proto: "udp", src: fmt.Sprintf("10.1.1.%d:1000", i), dst: vip + ":53"})
+	}
+	server := map[int]string{}
+	for i := range 100 {
+		server[i] = talk(i)
+		talk(i)
+	}
+	if n := b.flood(0, 5000, vip+":53", pkt{proto: "udp"}); n != 5000 {
+		t.Errorf("%d of 5000 were forwarded", n)
+	}
+	for i, want := range server {
+		expect(t, fmt.Sprint("client ", i), talk(i), want)
+	}
+}
+
+// From seven eighths of the table on, what nobody has answered for three seconds makes room,
+// before the table is full; and below that nothing does, as the kernel has it.
+func TestNearlyFull(t *testing.T) {
+	b := newBed(t, director.Options{Connections: 800})
+	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 4)
+	b.flood(0, 700, vip+":80")
+	b.move(30 * time.Second)
+	if n := b.counter("half_open_evicted"); n != 0 {
+		t.Errorf("of 700 connections in a table for 800, %d made room", n)
+	}
+	b.flood(700, 60, vip+":80")
+	b.move(time.Second)
+	if n := b.counter("connections"); n < 700 || n > 701 {
+		t.Errorf("%d connections, of 760 of which 700 are old; want 700", n)
+	}
+	b.flood(1000, 80, vip+":80")
+	b.move(time.Second)
+	if n, young := b.counter("half_open_evicted"), 60+80; n != uint64(760+80-700) || b.counter("connections") < uint64(young) {
+		t.Errorf("%d made room, want %d", n, 760+80-700)
+	}
+}
+
+// That the tables are nearly full is said once in the log, and once that they have room
+// again.
+func TestFloodIsLogged(t *testing.T) {
+	var log bytes.Buffer
+	b := newBed(t, director.Options{Connections: 256, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	b.service(persistent(tcp(80), "rr", 300*time.Second), 4)
+	for round := range 20 {
+		b.flood(round*200, 200, vip+":80")
+		b.move(time.Second)
+	}
+	if n := strings.Count(log.String(), "nearly full"); n != 1 {
+		t.Errorf("said %d times\n%s", n, &log)
+	}
+	for range 70 {
+		b.move(time.Second)
+	}
+	if n := strings.Count(log.String(), "have room again"); n != 1 {
+		t.Errorf("its end was said %d times\n%s", n, &log)
+	}
+	b.flood(0, 200, vip+":80")
+	b.flood(1000, 200, vip+":80")
+	b.move(time.Second)
+	if n := strings.Count(log.String(), "nearly full"); n != 2 {
+		t.Errorf("said %d times, of two floods\n%s", n, &log)
+	}
 }

@@ -297,13 +297,21 @@ func TestParked(t *testing.T) {
 	expect(t, "no route", b.send(pkt{src: "10.1.1.1:100", dst: vip + ":80", flags: "A"}), "icmp 3/1")
 }
 
-// Full tables drop, count, and go on when there is room.
+// Tables that are full of clients who have answered drop, count, and go on when there is
+// room.
 func TestFull(t *testing.T) {
 	b := newBed(t, director.Options{Connections: 10, Templates: 5})
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 2)
 	b.service(persistent(tcp(443), "rr", time.Hour), 2)
+	establish := func(src, dst string) (fate string) {
+		fate = b.send(pkt{src: src, dst: dst, flags: "S"})
+		if fate != "drop" {
+			b.send(pkt{src: src, dst: dst, flags: "A"})
+		}
+		return fate
+	}
 	for i := range 12 {
-		fate := b.send(pkt{src: fmt.Sprintf("10.1.1.1:%d", 100+i), dst: vip + ":80", flags: "S"})
+		fate := establish(fmt.Sprintf("10.1.1.1:%d", 100+i), vip+":80")
 		if (fate == "drop") != (i >= 10) {
 			t.Errorf("connection %d: %s", i, fate)
 		}
@@ -311,9 +319,9 @@ func TestFull(t *testing.T) {
 	if got := b.counter("drop_connections_full"); got != 2 {
 		t.Errorf("%d counted", got)
 	}
-	b.move(61 * time.Second)
+	b.move(901 * time.Second)
 	for i := range 7 {
-		fate := b.send(pkt{src: fmt.Sprintf("10.1.2.%d:1", i), dst: vip + ":443", flags: "S"})
+		fate := establish(fmt.Sprintf("10.1.2.%d:1", i), vip+":443")
 		if (fate == "drop") != (i >= 5) {
 			t.Errorf("client %d: %s", i, fate)
 		}
@@ -321,7 +329,7 @@ func TestFull(t *testing.T) {
 	if got := b.counter("drop_templates_full"); got != 2 {
 		t.Errorf("%d counted", got)
 	}
-	b.move(61 * time.Second) // the connections end, the templates control nothing
+	b.move(901 * time.Second) // the connections end, the templates control nothing
 	expect(t, "a new client", b.send(pkt{src: "10.1.3.1:1", dst: vip + ":443", flags: "S"})[:1], "r")
 	if got := b.counter("templates_evicted"); got != 1 {
 		t.Errorf("%d evicted", got)

@@ -78,8 +78,10 @@ func (d *Director) changeMarks(ipv6 bool, f func(*fwmark.Table) error) error {
 	} else {
 		d.marks4 = now
 	}
-	d.path.Commands.SetMarks(ipv6, fwmark.Compile(now.Rules()), len(now.Rules()) > 0)
-	return d.effects.record(command{Verb: "marks", IPv6: ipv6, Text: now.Save()})
+	if d.path.Commands.SetMarks(ipv6, fwmark.Compile(now.Rules()), len(now.Rules()) > 0) {
+		err = d.effects.claim(nil)
+	}
+	return errors.Join(err, d.effects.record(command{Verb: "marks", IPv6: ipv6, Text: now.Save()}))
 }
 
 // wordsError is a mistake in the words of a mark command, not one that depends

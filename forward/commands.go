@@ -34,22 +34,30 @@ func (cm *Commands) NewService(c ulvs.Service, number uint32) (*Service, error) 
 	s := &Service{Service: c, scheduler: sc}
 	s.positioned, _ = sc.(sched.Positioned)
 	s.form = persist.FormFor(c.Is6(), c.Mark, c.Persistence.Netmask)
-	cm.change(func() { s.number, s.state = cm.index.states.service(number) })
+	cm.change(func() {
+		s.number, s.state = cm.index.states.service(number)
+		cm.index.served[family(c.Is6())]++ // it is claimed before it is served
+	})
 	return s, nil
 }
 
 // Forget gives back what NewService took.
 func (cm *Commands) Forget(s *Service) {
-	cm.change(func() { cm.index.states.freeService(s.number) })
+	cm.change(func() {
+		cm.index.states.freeService(s.number)
+		cm.index.served[family(s.Is6())]--
+	})
 }
 
-// AddService serves a service that Find does not find.
-func (cm *Commands) AddService(s *Service) {
+// AddService serves a service that Find does not find. By a mark it may get ISAKMP, after
+// which there is more to claim.
+func (cm *Commands) AddService(s *Service) (isakmp bool) {
 	cm.change(func() {
 		cm.remember(s)
 		cm.opener.withDisabled(cm.opener.anyPortSibling(s.ServiceKey), func() { cm.index.addService(s) })
-		cm.index.nameMark(s.ServiceKey)
+		isakmp = cm.index.nameMark(s.ServiceKey)
 	})
+	return isakmp
 }
 
 // All returns every service, in the kernel's order.
@@ -67,6 +75,7 @@ func (cm *Commands) RemoveServices(list []*Service) {
 		for _, s := range list {
 			cm.opener.disable(s)
 			s.retireScheduler()
+			cm.leave(s)
 			cm.opener.withDisabled(cm.opener.anyPortSibling(s.ServiceKey), func() { cm.index.removeService(s, now) })
 			marks = marks || s.Mark != 0
 		}
@@ -76,12 +85,14 @@ func (cm *Commands) RemoveServices(list []*Service) {
 	})
 }
 
-// SetMarks puts a family's rules to work; some says that there are any.
-func (cm *Commands) SetMarks(ipv6 bool, set *fwmark.Set, some bool) {
+// SetMarks puts a family's rules to work; some says that there are any. It reports whether
+// other addresses get ISAKMP now, which changes what there is to claim.
+func (cm *Commands) SetMarks(ipv6 bool, set *fwmark.Set, some bool) (isakmp bool) {
 	cm.change(func() {
 		cm.index.sets[family(ipv6)], cm.index.ruled[family(ipv6)] = set, some
-		cm.index.nameMarks()
+		isakmp = cm.index.nameMarks()
 	})
+	return isakmp
 }
 
 // Claims returns what the plane has to keep from the host, but for the mark rules. With
@@ -91,7 +102,7 @@ func (cm *Commands) Claims(later bool) (c dataplane.Claims, ok bool) {
 	const many = 200
 	cm.lock()
 	defer cm.unlock()
-	if later && cm.index.Len() >= many {
+	if later && cm.index.Len()+cm.index.leaving.Len() >= many {
 		cm.claimDue = true
 		return c, false
 	}

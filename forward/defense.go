@@ -3,6 +3,7 @@ package forward
 import (
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -113,7 +114,8 @@ func (cm *Commands) SetSysctl(name string, value int) (effect bool, err error) {
 	defer cm.unlock()
 	defer cm.opener.update()
 	if _, ok := cm.sysctl.Get(name); !ok {
-		return false, fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ulvs.ErrUnsupported, name, cm.sysctl.Names())
+		return false, fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %s", ulvs.ErrUnsupported, name,
+			strings.Join(cm.sysctl.Names(), ", "))
 	}
 	if effect, err = cm.sysctl.Set(name, value); err != nil {
 		return false, fmt.Errorf("%w: net.ipv4.vs.%v", ulvs.ErrInvalid, err)

@@ -30,7 +30,7 @@ func (tb *tables) connExpired(id conn.ID) {
 	dst := tb.index.dests[tb.conns.Dest(id)]
 	dst.Unbind(false, tb.conns.Active(id))
 	if t := tb.conns.Template(id); t != 0 {
-		tb.templates.Release(persist.ID(t - 1))
+		tb.templates.Release(persist.ID(t-1), tb.conns.Answered(id))
 	}
 }
 

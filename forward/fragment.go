@@ -61,35 +61,42 @@ func (fr *fragmenter) fragmentToHost(f *dataplane.Frame, p *packet.Packet) {
 	if mark := fr.mark(f, p); !claimed && mark != 0 {
 		claimed = fr.index.FindMark(mark, p.Is6) != nil
 	}
-	if claimed {
+	if claimed || fr.leavingFragment(f, p) {
 		f.Verdict = dataplane.Host
 	}
 }
 
 // laterFragment sends a fragment without ports after its datagram's first, or
-// keeps it until that comes.
-func (fr *fragmenter) laterFragment(f *dataplane.Frame, p *packet.Packet, tick uint32) {
+// keeps it until that comes, and reports that.
+func (fr *fragmenter) laterFragment(f *dataplane.Frame, p *packet.Packet, tick uint32) (held bool) {
 	id, ok := fr.fragments.Later(p, tick)
 	switch {
 	case !ok:
 		fr.hold(f, p, tick)
-		return
+		return true
 	case id == toHost:
 		fr.fragmentToHost(f, p)
-		return
+		return false
 	}
 	dst := fr.index.dests[id]
 	if dst == nil || !dst.available {
 		fr.drop(f, dropDestGone)
-		return
+		return false
 	}
 	fr.account(dst, p)
 	fr.transmit(f, p, dst, dst.conf.Forward)
+	return false
+}
+
+// follows reports whether datagrams to a fragment's destination may be the director's, or are
+// withheld from the host.
+func (fr *fragmenter) follows(f *dataplane.Frame, p *packet.Packet) bool {
+	return fr.isVIP(p.Dest()) || fr.leavingFragment(f, p)
 }
 
 // hold keeps a fragment that came before its datagram's first.
 func (fr *fragmenter) hold(f *dataplane.Frame, p *packet.Packet, tick uint32) {
-	if !fr.isVIP(p.Dest()) {
+	if !fr.follows(f, p) {
 		return
 	}
 	e := dataplane.Frame{Data: append([]byte(nil), f.Data...), Offload: f.Offload, In: f.In}

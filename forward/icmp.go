@@ -9,13 +9,20 @@ import (
 // quotes (ip_vs_in_icmp, ip_vs_in_icmp_v6); what the host would answer if it
 // had the address is answered.
 func (in *Path) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
+	if !p.Is6 && in.martian(p) {
+		return // the host drops it
+	}
 	q := &p.Quoted
 	if p.IsICMPError() && q.OK && !p.Fragment {
 		if q.FragOffset > 0 {
 			return
 		}
-		hash := in.conns.Hash(&q.Flow)
-		id, found := in.find(&q.Flow, hash)
+		flow := q.Flow
+		if isIPsec(q.Proto, q.Is6) {
+			flow = isakmpFlow(&flow)
+		}
+		hash := in.conns.Hash(&flow)
+		id, found := in.find(&flow, hash)
 		var dst *Dest
 		var oneShot bool
 		if found {

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -27,10 +28,16 @@ type index struct {
 	states       states
 	// vips are the addresses of services, with how many, and protocols the same
 	// by protocol; markVIPs are those that mark rules name as the destination of
-	// a service's packets.
-	vips      map[netip.Addr]int
-	protocols map[endpoint]int
-	markVIPs  map[netip.Addr]bool
+	// a service's packets, and markISAKMP those of them to which ISAKMP is.
+	vips       map[netip.Addr]int
+	protocols  map[endpoint]int
+	markVIPs   map[netip.Addr]bool
+	markISAKMP map[netip.Addr]bool
+	// served is how many services each family has, and leaving are those that are gone
+	// but for their connections, of which leavingAt says how many are at an address.
+	served    [2]int
+	leaving   *svctable.Table[Service]
+	leavingAt map[endpoint]int
 }
 
 func newIndex() index {
@@ -39,9 +46,10 @@ func newIndex() index {
 		dests:     make([]*Dest, 1), // 0 is no destination
 		vips:      map[netip.Addr]int{},
 		protocols: map[endpoint]int{},
-		markVIPs:  map[netip.Addr]bool{},
-		trashAt:   new(uint32),
-		mirror:    noMirror{},
+		markVIPs:  map[netip.Addr]bool{}, markISAKMP: map[netip.Addr]bool{},
+		leaving: svctable.New[Service](), leavingAt: map[endpoint]int{},
+		trashAt: new(uint32),
+		mirror:  noMirror{},
 	}
 }
 
@@ -78,6 +86,7 @@ func (ix *index) addService(s *Service) {
 
 // removeService takes a service out; its destinations go to the trash.
 func (ix *index) removeService(s *Service, now uint32) {
+	ix.served[family(s.Is6())]--
 	if s.Mark != 0 {
 		ix.RemoveMark(s.Mark, s.IPv6)
 		ix.markServices[family(s.IPv6)]--
@@ -143,57 +152,71 @@ func (ix *index) estimate() {
 	}
 }
 
-// nameMarks works out which addresses mark rules name as those of services. The
-// caller holds both locks.
-func (ix *index) nameMarks() {
+// nameMarks works out which addresses mark rules name as those of services, and reports
+// whether others get ISAKMP now. The caller holds both locks.
+func (ix *index) nameMarks() (isakmp bool) {
 	clear(ix.markVIPs)
+	was := ix.markISAKMP
+	ix.markISAKMP = map[netip.Addr]bool{}
 	for i := range ix.sets {
 		if set := ix.sets[i]; set != nil && ix.ruled[i] {
 			for _, a := range set.Destinations(ix.Marks(i == 1)) {
-				ix.markVIPs[a] = true
+				ix.nameMarkVIP(a)
 			}
 		}
 	}
+	return !maps.Equal(was, ix.markISAKMP)
 }
 
-// nameMark adds what nameMarks would for one more service.
-func (ix *index) nameMark(k ulvs.ServiceKey) {
+// nameMark adds what nameMarks would for one more service. Its result is nameMarks's.
+func (ix *index) nameMark(k ulvs.ServiceKey) (isakmp bool) {
 	if k.Mark == 0 {
-		return
+		return false
 	}
+	was := len(ix.markISAKMP)
 	for _, a := range ix.sets[family(k.IPv6)].Destinations([]uint32{k.Mark}) {
-		ix.markVIPs[a] = true
+		ix.nameMarkVIP(a)
+	}
+	return len(ix.markISAKMP) != was
+}
+
+func (ix *index) nameMarkVIP(a netip.Addr) {
+	ix.markVIPs[a] = true
+	if ix.marksISAKMP(a) {
+		ix.markISAKMP[a] = true
 	}
 }
 
-// claims returns what the plane has to keep from the host. A service that is gone
-// claims nothing, though it may have connections left: its ports may be the
-// host's now.
+// claims returns what the plane has to keep from the host. What is served comes last, so
+// that it counts where a service was deleted and added again.
 func (ix *index) claims() (c dataplane.Claims) {
+	ix.leavingClaims(&c)
+	for a := range ix.markISAKMP {
+		c.Services = append(c.Services, isakmpClaims(a)...)
+	}
 	for s := range ix.Each {
 		c.Services = append(c.Services, s.Claim()...)
 	}
-	c.Marks4, c.Marks6 = ix.Marks(false), ix.Marks(true)
+	c.Marks4, c.Marks6 = append(c.Marks4, ix.Marks(false)...), append(c.Marks6, ix.Marks(true)...)
 	return c
+}
+
+// balanced reports the protocols that a mark claims: whatever the mark, the rest is the
+// host's.
+func balanced(proto uint8) bool {
+	return proto == packet.ProtoTCP || proto == packet.ProtoUDP || proto == packet.ProtoSCTP
 }
 
 // claimed reports whether a packet to an address is among the claims. s is its
 // service, or nil.
 func (ix *index) claimed(s *Service, to netip.Addr, p *packet.Packet) bool {
+	if isIPsec(p.Proto, p.Is6) {
+		return ix.claimsISAKMP(to)
+	}
 	if s != nil && s.Mark != 0 {
-		return true
+		return balanced(p.Proto)
 	}
-	k := svctable.KeyOf(to, p.Proto, p.Flow.VirtualPort())
-	if ix.Find(k) != nil {
-		return true
-	}
-	port := k.Port
-	if k.Port = 0; ix.Find(k) != nil {
-		return true
-	}
-	k.Port = ftpPort
-	ftp := ix.Find(k)
-	return ftp != nil && ftp.FTP() && (port == ftpDataPort || port >= svctable.Unprivileged)
+	return claimedIn(ix.Table, to, p)
 }
 
 // marked reports whether a packet of a family may belong to a service by its mark.

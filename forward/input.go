@@ -68,6 +68,7 @@ func (in *Path) handle(tick uint32, batch []dataplane.Frame, s *scratch) {
 	in.locals, in.in = in.resolver.Locals(), link{}
 	in.now.Store(tick)
 	in.advance(tick)
+	in.makeRoom()
 	in.index.mirror.heartbeat(tick)
 	var lines uint32
 	for i := range batch {
@@ -110,18 +111,33 @@ func (in *Path) prefetch(f *dataplane.Frame, p *packet.Packet, e *early) {
 
 // frame decides about one frame.
 func (in *Path) frame(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) {
+	if p.Refused != packet.Accepted {
+		in.refused(f, p)
+		return
+	}
 	switch p.Kind {
 	case packet.TCP, packet.UDP, packet.SCTP:
 		if p.FragOffset > 0 {
-			in.laterFragment(f, p, tick)
+			if in.laterFragment(f, p, tick) {
+				in.completeHeader(p, tick)
+			}
 			return
 		}
 		in.transport(f, p, e, tick)
 	case packet.ICMP:
 		in.icmp(f, p, tick)
+	case packet.OtherIP:
+		if isIPsec(p.Proto, p.Is6) {
+			in.ipsec(f, p, tick)
+		}
 	case packet.ARP:
 		in.arp(f, p)
 	case packet.Damaged:
+		if in.holdsHeader(f, p) {
+			in.hold(f, p, tick)
+			in.completeHeader(p, tick)
+			return
+		}
 		in.drops[dropDamaged]++
 		in.damaged(f, p, tick)
 	}
@@ -142,6 +158,9 @@ func (in *Path) damaged(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 		return
 	}
 	dst := in.index.dests[in.conns.Dest(id)]
+	if in.unhooked(dst, p) {
+		return
+	}
 	if !dst.available {
 		in.drop(f, dropDestGone)
 		return
@@ -159,6 +178,9 @@ func (in *Path) transport(f *dataplane.Frame, p *packet.Packet, e *early, tick u
 		return
 	}
 	dst := in.index.dests[in.conns.Dest(id)]
+	if in.unhooked(dst, p) {
+		return
+	}
 	over := e.opens && in.reschedules(id, dst)
 	if !over && !dst.available {
 		if in.sysctl.ExpireNodestConn == 0 {

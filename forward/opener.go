@@ -307,11 +307,12 @@ func (o *opener) update() {
 	// Those that the plane may have opened and Go has not accepted yet have to find room. (Where
 	// there are so many CPUs that they might be more than a quarter of the table, that
 	// has a few more entries for a moment.)
-	able := room(o.conns, o.cpus) && o.sysctl.ExpireQuiescentTemplate == 0 && o.defense.rate == 0 && !o.conns.Secure()
+	able := o.conns.Len()+o.margin(o.conns.Max()) <= o.conns.Max() &&
+		o.sysctl.ExpireQuiescentTemplate == 0 && o.defense.rate == 0 && !o.conns.Secure()
 	open := accel.Opening{
 		IPv4:      able && o.apart[0] && !o.index.marked(0),
 		IPv6:      able && o.apart[1] && !o.index.marked(1),
-		Templates: room(o.templates, o.cpus),
+		Templates: o.templates.Len()+o.margin(o.templates.Max()) <= o.templates.Max(),
 	}
 	if open != o.open {
 		o.open = open
@@ -319,10 +320,11 @@ func (o *opener) update() {
 	}
 }
 
-// room reports whether a table has room for all that programs may open.
-func room(t interface {
-	Len() int
-	Max() int
-}, cpus int) bool {
-	return t.Len()+min(cpus*shtab.RingCells, t.Max()/4) <= t.Max()
+// margin returns how many entries of a table programs may have opened, of which Go does not
+// know yet.
+func (o *opener) margin(max int) int {
+	if !o.begun {
+		return 0
+	}
+	return min(o.cpus*shtab.RingCells, max/4)
 }

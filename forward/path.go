@@ -71,6 +71,7 @@ func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 		fragments: fragment.New(fragments, fragmentLife),
 		early:     fragment.NewHold[dataplane.Frame](earlyFragments, earlyBytes, fragmentLife),
 		limiter:   ratelimit.New(o.Limits, o.RSTs, hz, now), scratch: make(chan *scratch, 64),
+		settle: make(chan struct{}, 1),
 	}
 	tb.now.Store(now)
 	tb.opener = &opener{tables: tb}

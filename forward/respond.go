@@ -44,9 +44,8 @@ func intact(f *dataplane.Frame, p *packet.Packet) bool {
 // and has no way past that, or because the virtual address is not the host's, the
 // host's answer is given here: that of a host on which nothing listens.
 func (r *responder) passToHost(f *dataplane.Frame, p *packet.Packet, s *Service) {
-	to := p.Dest()
-	switch local := r.resolver.Local(to); {
-	case local && !(r.plane.Withholds() && r.index.claimed(s, to, p)), !local && !r.isVIP(to):
+	switch local := r.resolver.Local(p.Dest()); {
+	case !r.keeps(f, p, s, local):
 		return
 	case local && r.plane.Injects():
 		f.Verdict = dataplane.Host
@@ -67,6 +66,17 @@ func (r *responder) passToHost(f *dataplane.Frame, p *packet.Packet, s *Service)
 	}
 }
 
+// keeps reports whether the host does not get a packet that is passed, of service s or of
+// none: one to an address of its own (local) that is claimed from it, or to a virtual
+// address that it does not have.
+func (r *responder) keeps(f *dataplane.Frame, p *packet.Packet, s *Service, local bool) bool {
+	to := p.Dest()
+	if !local {
+		return r.isVIP(to)
+	}
+	return r.plane.Withholds() && (r.index.claimed(s, to, p) || r.leavingClaimed(f, to, p))
+}
+
 // martian reports a source address that no packet from the wire has; the kernel
 // drops such packets before IPVS (net/ipv4/route.c, ip_route_input_slow).
 func (r *responder) martian(p *packet.Packet) bool {
@@ -74,7 +84,9 @@ func (r *responder) martian(p *packet.Packet) bool {
 	clientAddr(&p.Flow, p.Is6, &a)
 	fold := binary.NativeEndian.Uint32(a[:])
 	if !p.Is6 {
-		if a[0] == 0 || a[0] == 127 || a[0] >= 224 {
+		// 240.0.0.0/4 and most of 0.0.0.0/8 are addresses like others to Linux.
+		const everybody = ^uint32(0)
+		if fold == 0 || fold == everybody || a[0] == 127 || a[0]>>4 == 0xe {
 			return true
 		}
 	} else {

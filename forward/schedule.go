@@ -234,7 +234,11 @@ func (sc *scheduling) persistent(s *Service, a *attempt) (conn.ID, *Dest) {
 			return 0, nil
 		}
 		var err error
-		if ct, err = sc.templates.Insert(key, hash, dst.ID, s.Persistence.Timeout, a.tick); err != nil {
+		ct, err = sc.templates.Insert(key, hash, dst.ID, s.Persistence.Timeout, a.tick)
+		for tries := 0; err != nil && tries < evictTries && sc.roomForTemplate(); tries++ {
+			ct, err = sc.templates.Insert(key, hash, dst.ID, s.Persistence.Timeout, a.tick)
+		}
+		if err != nil {
 			sc.drop(a.f, dropTemplatesFull)
 			return 0, nil
 		}
@@ -249,7 +253,7 @@ func (sc *scheduling) persistent(s *Service, a *attempt) (conn.ID, *Dest) {
 	if a.oneShot {
 		sc.templates.Control(ct, a.tick)
 		sc.templates.Counted(ct)
-		sc.templates.Release(ct)
+		sc.templates.Release(ct, sc.templates.Packets(ct) > 1)
 		return 0, dst.once()
 	}
 	id, dst := sc.connect(a, dst, uint32(ct)+1, own && dst.conf.Port != 0)
@@ -272,13 +276,9 @@ func callID(a *attempt) ([]byte, bool) {
 // first state says otherwise, which that of a SYN does here. destPort says that it is
 // listed with its real server's port.
 func (sc *scheduling) connect(a *attempt, dst *Dest, template uint32, destPort bool) (id conn.ID, chosen *Dest) {
-	var c conn.Change
-	var err error
-	owner := ownerBits(destPort, dst.conf.Forward)
-	if a.syn {
-		id, c, err = sc.conns.InsertSYN(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
-	} else {
-		id, err = sc.conns.Insert(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
+	id, c, err := sc.insert(a, dst, template, destPort)
+	for tries := 0; err != nil && tries < evictTries && sc.roomForConn(); tries++ {
+		id, c, err = sc.insert(a, dst, template, destPort)
 	}
 	if err != nil {
 		sc.drop(a.f, dropConnsFull)
@@ -286,6 +286,16 @@ func (sc *scheduling) connect(a *attempt, dst *Dest, template uint32, destPort b
 	}
 	dst.Bind(false, c.Activated)
 	return id, dst
+}
+
+func (sc *scheduling) insert(a *attempt, dst *Dest, template uint32, destPort bool) (id conn.ID, c conn.Change,
+	err error) {
+	owner := ownerBits(destPort, dst.conf.Forward)
+	if a.syn {
+		return sc.conns.InsertSYN(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
+	}
+	id, err = sc.conns.Insert(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
+	return id, c, err
 }
 
 // leave ends a packet of a service without a usable real server, and tells the client

@@ -70,12 +70,15 @@ func (s *Service) FTP() bool {
 
 // Claim returns what one service with an address claims. A persistent FTP service
 // has the ports of its data connections too; without persistence, what comes
-// there is the host's (ip_vs_leave).
+// there is the host's (ip_vs_leave). What follows ISAKMP is claimed with it.
 func (s *Service) Claim() []dataplane.Claim {
 	if s.Mark != 0 {
 		return nil
 	}
 	c := dataplane.Claim{Addr: s.Addr, Proto: uint8(s.Protocol), Port: s.Port, Service: s.number}
+	if s.hasISAKMP() {
+		return append(isakmpClaims(s.Addr), c)
+	}
 	if !s.FTP() {
 		return []dataplane.Claim{c}
 	}

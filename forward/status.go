@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/conn"
@@ -144,7 +145,10 @@ func (ls *Listing) Counters() (map[string]uint64, error) {
 	c["connections_max"] = uint64(ls.conns.Max())
 	c["templates"] = uint64(ls.templates.Len())
 	c["templates_max"] = uint64(ls.templates.Max())
-	c["templates_evicted"] = ls.templates.Evicted()
+	c["half_open"] = uint64(ls.conns.HalfOpen())
+	c["half_open_evicted"] = ls.halfOpenEvicted
+	answered, unanswered := ls.templates.Evicted()
+	c["templates_evicted"], c["templates_evicted_unanswered"] = answered+unanswered, unanswered
 	c["parked_lost"] = ls.parkedLost
 	if ls.opener.able() {
 		c["opened_by_plane"] = ls.opener.opened
@@ -163,7 +167,8 @@ func (ls *Listing) Sysctl(name string) (int, error) {
 	defer ls.unlock()
 	n, ok := ls.sysctl.Get(name)
 	if !ok {
-		return 0, fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %v", ulvs.ErrUnsupported, name, ls.sysctl.Names())
+		return 0, fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %s", ulvs.ErrUnsupported, name,
+			strings.Join(ls.sysctl.Names(), ", "))
 	}
 	return n, nil
 }

@@ -35,21 +35,24 @@ type tables struct {
 	limiter *ratelimit.Limiter
 	now     atomic.Uint32
 
-	fwd        sync.Mutex
-	index      index
-	conns      *conn.Table
-	templates  *persist.Table
-	fragments  *fragment.Table
-	early      *fragment.Hold[dataplane.Frame] // that came before their first
-	sysctl     *sysctl.Values
-	defense    defense
-	drops      drops
-	request    sched.Request // what pick asks; here, since schedulers are called by interface
-	shedCount  uint64        // entries that drop_entry ended
-	parkedLost uint64        // by servers that are gone
-	answered   uint64        // answers given in the place of the host or of IPVS
-	nextEst    *uint32       // tick of the estimator's next round
-	opener     *opener
+	fwd       sync.Mutex
+	index     index
+	conns     *conn.Table
+	templates *persist.Table
+	fragments *fragment.Table
+	early     *fragment.Hold[dataplane.Frame] // that came before their first
+	sysctl    *sysctl.Values
+	defense   defense
+	flood     flood
+	drops     drops
+	request   sched.Request // what pick asks; here, since schedulers are called by interface
+	shedCount uint64        // entries that drop_entry ended
+	// Half-open connections that made room.
+	halfOpenEvicted uint64
+	parkedLost      uint64  // by servers that are gone
+	answered        uint64  // answers given in the place of the host or of IPVS
+	nextEst         *uint32 // tick of the estimator's next round
+	opener          *opener
 	// What Attach puts to work: the plane's own mirror, and memory that outlives the
 	// process.
 	starting mirror
@@ -58,6 +61,7 @@ type tables struct {
 	in       link   // of the batch's last packet that rules looked at
 	touched  uint32 // keeps the loads of prefetching from being left out
 	claimDue bool   // Claim is due
+	settle   chan struct{}
 
 	// scratch is working memory, for as many Handle calls at once as it holds;
 	// more allocate.

@@ -45,6 +45,9 @@ func (tx *transmitter) transmit(f *dataplane.Frame, p *packet.Packet, dst *Dest,
 	if dst.pushed != n {
 		tx.index.mirror.pushServer(dst)
 	}
+	if p.Records {
+		tx.record(f, p)
+	}
 	packet.DecrementTTL(f.Data, p)
 	f.Hop = dst.hop
 	f.Verdict = dataplane.Transmit
@@ -85,6 +88,9 @@ func tooBig(f *dataplane.Frame, p *packet.Packet, mtu int) bool {
 func (tx *transmitter) cut(f *dataplane.Frame, p *packet.Packet, hop *dataplane.NextHop, mtu int) {
 	if f.Offload.Flags&dataplane.NeedsChecksum != 0 {
 		finishChecksum(f, p)
+	}
+	if p.Records {
+		tx.record(f, p)
 	}
 	packet.DecrementTTL(f.Data, p)
 	for at := 0; at >= 0; {

@@ -23,14 +23,23 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 		more = up.advance(tick)
 		up.unlock()
 	}
+	var say func()
+	defer func() {
+		if say != nil {
+			say()
+		}
+	}()
 	up.lock()
 	defer up.unlock()
+	up.makeRoom()
+	say = up.watchFlood(tick)
 	up.index.mirror.heartbeat(tick)
 	up.index.mirror.syncServers(up.index.dests, tick)
 	if int32(tick-*up.nextEst) >= 0 {
 		if up.sysctl.RunEstimation != 0 {
 			up.index.estimate()
 		}
+		up.claimDue = up.index.settleLeaving() || up.claimDue
 		*up.nextEst = tick + estimatorPeriod
 	}
 	shed = up.defense.due(tick) && up.defend()
@@ -47,6 +56,9 @@ func (up *Upkeep) SetErrorLimits(l dataplane.ErrorLimits) { up.limiter.Set(l) }
 
 // Shed ends entries as drop_entry has it (ip_vs_random_dropentry).
 func (up *Upkeep) Shed(now time.Duration) { up.shed(tickOf(now)) }
+
+// Due says that so many slots wait to be used again that Settle is due before the next Tick.
+func (up *Upkeep) Due() <-chan struct{} { return up.settle }
 
 // Settle gives back what nobody needs any more: the next hops of real servers that have
 // left the trash, and the slots of what has ended.

@@ -3,6 +3,8 @@ package forward
 // Why packets are dropped.
 const (
 	dropDamaged = iota
+	dropOptions
+	dropSourceRoute
 	dropDestGone
 	dropNoServer
 	dropConnsFull
@@ -25,6 +27,8 @@ type drops [dropCauses]uint64
 
 var dropNames = [dropCauses]string{
 	dropDamaged:       "damaged",             // counted; left to the host
+	dropOptions:       "drop_ip_options",     // broken: parameter problem
+	dropSourceRoute:   "drop_source_route",   // LSRR and SSRR
 	dropDestGone:      "drop_server_removed", // their connection's server was removed
 	dropNoServer:      "drop_no_server",      // no usable server: port unreachable
 	dropConnsFull:     "drop_connections_full",

@@ -143,6 +143,5 @@ func (p *Packet) answerable(frame []byte) bool {
 		return !src.IsUnspecified() && !dst.IsUnspecified()
 	}
 	limited := netip.AddrFrom4([4]byte{255, 255, 255, 255})
-	// 0.0.0.0/8 is "this network" (RFC 1122, section 3.2.1.3).
-	return src.As4()[0] != 0 && src != limited && !dst.IsUnspecified() && dst != limited
+	return !src.IsUnspecified() && src != limited && !dst.IsUnspecified() && dst != limited
 }

@@ -71,6 +71,14 @@ func NewFlow(proto uint8, client, virtual netip.AddrPort) Flow {
 	return f
 }
 
+// With returns the flow between the same addresses by another protocol and ports.
+func (f *Flow) With(proto uint8, client, virtual uint16) Flow {
+	other := *f
+	ports := uint64(wire16(client))<<clientShift | uint64(wire16(virtual))<<virtualShift
+	other[1] = ports | portWord(0, proto, f.family())
+	return other
+}
+
 // Client is the source address and port. Invalid for the zero Flow.
 func (f *Flow) Client() netip.AddrPort {
 	return netip.AddrPortFrom(f.source(), f.ClientPort())

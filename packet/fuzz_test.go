@@ -59,6 +59,14 @@ func FuzzParse(f *testing.F) {
 			L3: 9, L4: 9, End: 9, Proto: 9, EtherType: 9, Fragment: true, MoreFragments: true, Quoted: packet.Quoted{OK: true, Proto: 9},
 		}
 		p.Parse(frame)
+		if p.Records && p.Refused == packet.Accepted && p.IsIP() {
+			filled := bytes.Clone(frame)
+			packet.Record(filled, &p, 1, func(netip.Addr) bool { return true })
+			var q packet.Packet
+			if q.Parse(filled); q.Kind != p.Kind || q.Flow != p.Flow || q.Refused != packet.Accepted {
+				t.Fatalf("filled in, it is %v %v, refused %d: %x", q.Kind, q.Damage, q.Refused, filled)
+			}
+		}
 		var clean packet.Packet
 		clean.Parse(frame)
 		if valid(p) != valid(clean) {

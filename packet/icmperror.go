@@ -92,6 +92,18 @@ func AppendTimeExceeded(dst, frame []byte, p *Packet, src netip.Addr) []byte {
 	return appendError(dst, frame, p, src, 11, 0, 0)
 }
 
+// AppendParameterProblem appends an ICMP parameter problem about the options of frame,
+// which are a BadOption, as AppendUnreachable does.
+func AppendParameterProblem(dst, frame []byte, p *Packet, src netip.Addr) []byte {
+	if p.Refused != BadOption {
+		return dst
+	}
+	if p.Is6 {
+		return appendError(dst, frame, p, src, 4, p.Problem, uint32(p.Pointer))
+	}
+	return appendError(dst, frame, p, src, 12, p.Problem, uint32(p.Pointer)<<24)
+}
+
 // AppendFragNeeded appends about frame that a hop's MTU is too small for it:
 // IPv4's fragmentation needed (RFC 1191), or IPv6's packet too big. mtu is in
 // bytes from the IP header on, 0 to 65535 in IPv4. Otherwise it is as

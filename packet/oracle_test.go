@@ -65,6 +65,10 @@ func readIP(l gopacket.Layer, p *packet.Packet) (ends, bool) {
 		if p.Fragment = p.MoreFragments || p.FragOffset != 0; p.Fragment {
 			p.FragID = uint32(h.Id)
 		}
+		for _, o := range h.Options {
+			const recordRoute, timestamp = 7, 68
+			p.Records = p.Records || o.OptionType == recordRoute || o.OptionType == timestamp
+		}
 		return ends{addr(h.SrcIP), addr(h.DstIP)}, true
 	}
 	h := l.(*layers.IPv6)

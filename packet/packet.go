@@ -113,6 +113,8 @@ const (
 	ProtoICMP   = 1
 	ProtoTCP    = 6
 	ProtoUDP    = 17
+	ProtoESP    = 50
+	ProtoAH     = 51
 	ProtoICMPv6 = 58
 	ProtoSCTP   = 132
 )
@@ -168,6 +170,14 @@ type Packet struct {
 	// header around a whole datagram (RFC 6946) does not count.
 	Fragment      bool
 	MoreFragments bool // IP: not the last fragment
+
+	// Refused, IP: the host refuses it for its options. Where it is BadOption, Problem
+	// and Pointer are code and pointer of the ICMP error.
+	Refused Refusal
+	Problem uint8
+	Pointer uint16
+	// Records, IPv4: its options are to be filled in on receipt, by Record.
+	Records bool
 
 	// TCPFlags, TCP without FragOffset, is the byte as it is on the wire:
 	// test single bits, as ECE and CWR may be set.

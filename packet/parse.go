@@ -57,6 +57,7 @@ func (p *Packet) clear() {
 	p.TCPFlags, p.ICMPType, p.ICMPCode = 0, 0, 0
 	p.Chunk, p.NextChunk, p.HasChunk, p.HasNextChunk = 0, 0, false, false
 	p.ARPOp = 0
+	p.Refused, p.Records = Accepted, false
 	p.Quoted.OK = false
 }
 
@@ -168,6 +169,9 @@ func (p *Packet) parse4(frame []byte, at int) {
 	p.TTL = h[8]
 	p.Proto = h[9]
 	p.Flow[0] = addresses
+	if size > 20 {
+		p.readOptions(b[20:size])
+	}
 	// 0x8000 is reserved and means nothing here, as to the kernel.
 	frag := binary.BigEndian.Uint16(h[6:])
 	p.DF = frag&0x4000 != 0

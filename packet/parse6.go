@@ -56,6 +56,9 @@ func (p *Packet) parse6(frame []byte, at int) {
 			p.damage(c.damage)
 			return
 		}
+		if h[6] == extHopByHop {
+			p.readHopOptions(b)
+		}
 		p.L4, p.Proto = c.at, c.next
 		p.Fragment, p.MoreFragments = c.fragment, c.more
 		p.FragOffset, p.FragID = c.offset, c.id

@@ -68,6 +68,17 @@ func (p *Packet) transport(datagram []byte, at int, word uint64) {
 	}
 }
 
+// ReadTransport reads the transport header of a first fragment that is a TruncatedTCP or
+// TruncatedSCTP: data is what the first fragments hold together.
+func (p *Packet) ReadTransport(data []byte) {
+	family := uint8(4)
+	if p.Is6 {
+		family = 6
+	}
+	p.Kind, p.Damage = Other, Undamaged
+	p.transport(data, 0, portWord(0, p.Proto, family))
+}
+
 // chunks reads an SCTP packet (RFC 9260, section 3):
 //
 //	 0 ports 2+2, verification tag 4, checksum 4

@@ -6,7 +6,7 @@
 // (net/netfilter/ipvs/ip_vs_core.c, ip_vs_sched_persist). It lives for the
 // service's persistent timeout after the last connection that it gave, and as
 // long as it controls connections. There may be no more than a fixed number of
-// them: beyond, the one goes that has controlled nothing for the longest time.
+// them: Evict makes room.
 package persist
 
 import (
@@ -22,10 +22,9 @@ import (
 // ID is the number of a template while it lives. Numbers are used again.
 type ID uint32
 
-// ErrFull says that there are as many templates as there may be, and that all
-// of them control connections; or that the slots of those that have ended are in
-// quarantine still.
-var ErrFull = errors.New("persist: every template controls a connection")
+// ErrFull says that there are as many templates as there may be, or that the slots of
+// those that have ended are in quarantine still.
+var ErrFull = shtab.ErrFull
 
 // grace is what a template gets whose time is over while it controls
 // connections (ip_vs_conn.c, ip_vs_conn_expire: 60*HZ).
@@ -67,9 +66,10 @@ type record struct {
 
 // Flags in an entry's state word, beside expiring.Made.
 const (
-	flagAssured = 1 << iota // IP_VS_CTPL_S_ASSURED
-	flagInvalid             // its real server was gone when it was tried
-	flagStarted             // its record is its own
+	flagAssured  = 1 << iota // IP_VS_CTPL_S_ASSURED
+	flagInvalid              // its real server was gone when it was tried
+	flagStarted              // its record is its own
+	flagAnswered             // a client has answered by a connection that it gave
 )
 
 // OpenedState is the state word of a template that a program makes.
@@ -80,11 +80,14 @@ const OpenedState = expiring.PendingFlag
 type Table struct {
 	*expiring.Table[ID, record]
 	ended      func(ID)
-	evicted    uint64
+	evicted    [2]uint64
 	quarantine bool
 	described  map[ID]engineTemplate
 
-	oldest, newest ID // of those that control nothing, as index+1
+	// Those that control nothing: whose client never answered, and the others.
+	idle [2]list
+	// unanswered are all whose client never answered.
+	unanswered int
 	// One that was just made, as index+1, and that is not on that list: it is most
 	// probably given a connection at once.
 	fresh ID
@@ -125,6 +128,9 @@ func (t *Table) adopt() {
 	for _, id := range all {
 		t.Record(id).controls = 0
 		t.lruPush(id)
+		if t.State(id)&flagAnswered == 0 {
+			t.unanswered++
+		}
 		if k := (*Key)(t.Table.Key(id)); k.engine() {
 			t.Describe(id, k.anonymous(), "", nil)
 		}
@@ -140,8 +146,9 @@ func (t *Table) Adopt(id ID) {
 	r.controls++
 }
 
-// Evicted returns how many templates have made room for others so far.
-func (t *Table) Evicted() uint64 { return t.evicted }
+// Evicted returns how many templates have made room for others so far: of clients that
+// had answered, and of others.
+func (t *Table) Evicted() (answered, unanswered uint64) { return t.evicted[1], t.evicted[0] }
 
 // Hash returns the hash of a key, for Touch, Lookup and Insert.
 func (t *Table) Hash(k *Key) uint64 { return t.Table.Hash((*shtab.Key)(k)) }
@@ -152,27 +159,37 @@ func (t *Table) Lookup(k *Key, hash uint64) (ID, bool) {
 }
 
 // Insert makes a template that leads to real server dest (not 0) and lives for
-// timeout. The key must have none. When there is no room, the template goes
-// that has controlled nothing for the longest time; the error is ErrFull if
-// all control something.
+// timeout. The key must have none. The error is ErrFull.
 func (t *Table) Insert(k *Key, hash uint64, dest uint32, timeout time.Duration, now uint32) (ID, error) {
-	sk := (*shtab.Key)(k)
-	id, err := t.Table.Insert(sk, hash, uint64(dest), now, 0)
-	for err != nil {
-		// In quarantine, what is ended makes no room yet.
-		if t.lruFlush(); t.oldest == 0 || t.quarantine && t.Len() < t.Max() {
-			return 0, ErrFull
-		}
-		t.end(t.oldest - 1)
-		t.evicted++
-		id, err = t.Table.Insert(sk, hash, uint64(dest), now, 0)
+	id, err := t.Table.Insert((*shtab.Key)(k), hash, uint64(dest), now, 0)
+	if err != nil {
+		return 0, err
 	}
 	t.lruFlush()
 	*t.Record(id) = record{}
 	t.fresh = id + 1
 	t.Arm(id, t.Ticks(timeout), now)
 	t.SetState(id, flagStarted)
+	t.unanswered++
 	return id, nil
+}
+
+// Evict ends the template that has controlled nothing for the longest time, of those whose
+// client has answered or of those whose has not, and reports whether there was one. In
+// quarantine, what is ended makes room later.
+func (t *Table) Evict(answered bool) bool {
+	t.lruFlush()
+	class := 0
+	if answered {
+		class = 1
+	}
+	oldest := t.idle[class].oldest
+	if oldest == 0 {
+		return false
+	}
+	t.end(oldest - 1)
+	t.evicted[class]++
+	return true
 }
 
 // Invalidate hides a template whose real server is gone: it will not be found
@@ -203,9 +220,12 @@ func (t *Table) Controlled(id ID, at uint32) {
 	t.Control(id, at)
 }
 
-// Release says that a connection that the template controlled has ended
-// (ip_vs_control_del).
-func (t *Table) Release(id ID) {
+// Release says that a connection that the template controlled has ended, and whether its
+// client had answered (ip_vs_control_del).
+func (t *Table) Release(id ID, answered bool) {
+	if answered {
+		t.answer(id)
+	}
 	r := t.Record(id)
 	if r.controls--; r.controls == 0 {
 		t.lruFlush()
@@ -219,6 +239,7 @@ func (t *Table) TouchRecord(id ID) uint32 { return t.Record(id).controls }
 // Assure says that a controlled connection was established
 // (ip_vs_control_assure_ct).
 func (t *Table) Assure(id ID) {
+	t.answer(id)
 	t.SetState(id, t.State(id)|flagAssured)
 }
 
@@ -249,48 +270,10 @@ func (t *Table) end(id ID) {
 	t.ended(id)
 	delete(t.described, id)
 	t.lruRemove(id)
+	if t.State(id)&flagAnswered == 0 {
+		t.unanswered--
+	}
 	t.End(id)
-}
-
-// lruFlush puts the template that was made last on the list of those that control
-// nothing, if that is what it does.
-func (t *Table) lruFlush() {
-	if id := t.fresh; id != 0 {
-		t.fresh = 0
-		t.lruPush(id - 1)
-	}
-}
-
-// lruPush puts a template at the new end of the list of those that control
-// nothing; lruRemove takes it off.
-func (t *Table) lruPush(id ID) {
-	r := t.Record(id)
-	r.older, r.newer = t.newest, 0
-	if t.newest != 0 {
-		t.Record(t.newest - 1).newer = id + 1
-	} else {
-		t.oldest = id + 1
-	}
-	t.newest = id + 1
-}
-
-func (t *Table) lruRemove(id ID) {
-	if t.fresh == id+1 {
-		t.fresh = 0
-		return
-	}
-	r := t.Record(id)
-	if r.older != 0 {
-		t.Record(r.older - 1).newer = r.newer
-	} else {
-		t.oldest = r.newer
-	}
-	if r.newer != 0 {
-		t.Record(r.newer - 1).older = r.older
-	} else {
-		t.newest = r.older
-	}
-	r.older, r.newer = 0, 0
 }
 
 // Accept makes of a template that a program has opened what Insert would have, when the
@@ -301,6 +284,7 @@ func (t *Table) Accept(id ID, timeout time.Duration) {
 	t.fresh = id + 1
 	t.ArmFromStamp(id, t.Ticks(timeout))
 	t.SetState(id, flagStarted)
+	t.unanswered++
 }
 
 // Discard ends a template that was not taken, without Ended.

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -138,7 +139,7 @@ func New(name string, dests []*Dest, flags Flags) (Scheduler, error) {
 	mk := makers[name]
 	mu.RUnlock()
 	if mk == nil {
-		return nil, fmt.Errorf("%w %q: one of %v", ErrUnknown, name, Names())
+		return nil, fmt.Errorf("%w %q: one of %s", ErrUnknown, name, strings.Join(Names(), ", "))
 	}
 	return mk(dests, flags), nil
 }

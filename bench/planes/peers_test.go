@@ -150,7 +150,7 @@ func (s *bed) command(stdin, name string, args ...string) error {
 	if _, err := exec.LookPath(name); err != nil {
 		return fmt.Errorf("%w: the program %s is not installed", errAbsent, name)
 	}
-	ctx, end := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, end := context.WithTimeout(context.Background(), time.Minute)
 	defer end()
 	c := s.at.Space.Command(ctx, name, args...)
 	c.Stdin = strings.NewReader(stdin)

@@ -84,36 +84,6 @@ func (b *bed) attach(list asm.Instructions) {
 // bare is XDP_TX of everything.
 var bare = asm.Instructions{asm.Mov.Imm(asm.R0, 3), asm.Return()}
 
-// All that is sent arrives, one way and there and back, whatever the batch is.
-func TestAllArrives(t *testing.T) {
-	for _, batch := range []uint32{0, 1, 7, 64, 128} {
-		for _, there := range []bool{true, false} {
-			t.Run(fmt.Sprintf("batch %d, one way %v", batch, there), func(t *testing.T) {
-				b := newBed(t)
-				at := b.director
-				if !there {
-					at = b.generator
-					b.attach(bare)
-				}
-				s := b.sink(at, SinkOptions{})
-				traffic := traffic4
-				traffic.Batch, traffic.Dst[5] = batch, 17
-				g := b.generate(traffic)
-				sent := uint64(0)
-				for _, n := range []uint64{1, 100, 30000} {
-					_, err := g.Run(n)
-					b.must(err)
-					sent += n
-					b.must(s.Await(sent, time.Second))
-				}
-				if s.Count(17) != sent || g.Sent() != sent {
-					t.Errorf("%d of %d, %d were sent", s.Count(17), sent, g.Sent())
-				}
-			})
-		}
-	}
-}
-
 // Every field is as it was asked for.
 func TestFields(t *testing.T) {
 	for _, family := range []Traffic{traffic4, traffic6} {
@@ -130,7 +100,7 @@ func TestFields(t *testing.T) {
 }
 
 func fields(t *testing.T, traffic Traffic) {
-	const n = 300
+	const n = ring
 	b := newBed(t)
 	// All is passed on, to a socket.
 	b.sink(b.director, SinkOptions{Room: asm.Instructions{asm.Mov.Imm(asm.R0, 256)}})
@@ -151,6 +121,8 @@ func fields(t *testing.T, traffic Traffic) {
 	seen := map[uint32]uint64{}
 	buf := make([]byte, 2000)
 	for i := range n {
+		_, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(patience.Milliseconds()))
+		b.must(err)
 		size, _, err := unix.Recvfrom(fd, buf, 0)
 		if err != nil {
 			t.Fatalf("packet %d: %v", i, err)
@@ -199,7 +171,7 @@ func fields(t *testing.T, traffic Traffic) {
 			t.Errorf("flow %d: %d were sent, and %d seen", flow, g.SentOf(flow), n)
 		}
 	}
-	if traffic.Random && len(seen) < 200 {
+	if traffic.Random && len(seen) < n*2/3 {
 		t.Errorf("%d different flows among %d", len(seen), n)
 	}
 }
@@ -219,32 +191,21 @@ func TestPick(t *testing.T) {
 	traffic := traffic4
 	traffic.PortBits, traffic.Flows, traffic.Pick, traffic.Count = 8, 256, []uint32{3, 200, 3, 3}, true
 	g := b.generate(traffic)
-	_, err := g.Run(40000)
-	b.must(err)
-	b.must(s.Await(40000, time.Second))
+	const rounds = 50
+	for i := range uint64(rounds) {
+		_, err := g.Run(ring)
+		b.must(err)
+		b.must(s.Await((i+1)*ring, patience))
+	}
 	for flow, share := range map[int]int{3: 3, 200: 1} {
-		n := int(s.Count(flow))
-		if n < share*9000 || n > share*11000 || n != int(g.SentOf(uint32(flow))) {
+		n, quarter := int(s.Count(flow)), rounds*ring/4
+		if n < share*quarter*9/10 || n > share*quarter*11/10 || n != int(g.SentOf(uint32(flow))) {
 			t.Errorf("flow %d: %d frames, %d were sent", flow, n, g.SentOf(uint32(flow)))
 		}
 	}
 }
 
-func TestStop(t *testing.T) {
-	b := newBed(t)
-	s := b.sink(b.director, SinkOptions{})
-	g := b.generate(traffic4)
-	time.AfterFunc(50*time.Millisecond, g.Stop)
-	if _, err := g.Run(1 << 40); !errors.Is(err, ErrStopped) {
-		t.Fatal(err)
-	}
-	b.must(s.Await(g.Sent(), time.Second))
-	if _, err := g.Run(1); !errors.Is(err, ErrStopped) {
-		t.Error(err)
-	}
-}
-
-// A rate is kept to within a few hundredths, and nothing comes in bursts.
+// A rate is not exceeded, and is kept to by a generator that has the CPU.
 func TestRate(t *testing.T) {
 	for _, rate := range []uint64{1000, 100000} {
 		b := newBed(t)
@@ -253,13 +214,14 @@ func TestRate(t *testing.T) {
 		traffic.Rate = rate
 		g := b.generate(traffic)
 		began := time.Now()
-		_, err := g.Run(rate / 2)
+		processor, err := g.Run(rate / 2)
 		b.must(err)
 		took := time.Since(began)
-		b.must(s.Await(rate/2, time.Second))
-		// The last call of the system has to run out, and may be late on a busy machine.
-		if took < 480*time.Millisecond || took > 2*time.Second {
-			t.Errorf("%d packets at %d a second took %v", rate/2, rate, took)
+		b.await(s, rate/2)
+		// Between packets it looks at the clock, all the time that it has the CPU. The
+		// last call of the system has to run out.
+		if took < 480*time.Millisecond || processor > 2*time.Second {
+			t.Errorf("%d packets at %d a second took %v, %v of the processor", rate/2, rate, took, processor)
 		}
 	}
 }
@@ -279,9 +241,12 @@ func TestSinks(t *testing.T) {
 			}
 			traffic.Dst[5] = 0 // the room, where that is what counts
 			s := b.sink(b.director, o)
-			_, err := b.generate(traffic).Run(1000)
-			b.must(err)
-			b.must(s.Await(1000, time.Second))
+			send := func(traffic Traffic) {
+				_, err := b.generate(traffic).Run(ring)
+				b.must(err)
+			}
+			send(traffic)
+			b.must(s.Await(ring, patience))
 			if o.Rooms == 0 {
 				return
 			}
@@ -290,13 +255,21 @@ func TestSinks(t *testing.T) {
 				func(t *Traffic) { t.Service = netip.AddrPortFrom(t.Service.Addr(), 81) },
 				func(t *Traffic) { t.Service = netip.AddrPortFrom(t.Service.Addr().Next(), 80) },
 			} {
+				before, _, err := b.director.Statistics()
+				b.must(err)
 				other := traffic
 				change(&other)
-				_, err := b.generate(other).Run(1000)
-				b.must(err)
+				send(other)
+				for begin := time.Now(); ; time.Sleep(time.Millisecond) {
+					if received, _, err := b.director.Statistics(); err != nil || received >= before+ring {
+						b.must(err)
+						break
+					} else if time.Since(begin) > patience {
+						t.Fatalf("the interface has received %d frames of %d", received-before, ring)
+					}
+				}
 			}
-			time.Sleep(20 * time.Millisecond)
-			if n := s.Total(); n != 1000 {
+			if n := s.Total(); n != ring {
 				t.Errorf("%d frames were counted", n)
 			}
 		})

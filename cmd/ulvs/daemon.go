@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/signal"
-	"slices"
 	"syscall"
 	"time"
 
@@ -57,12 +56,18 @@ func daemonCommand() *cobra.Command {
 		Short: "Run the director in the foreground",
 		Long: `Run the director in the foreground, until SIGTERM or SIGINT. Its log goes to
 standard error. The control socket appears when it is ready.`,
-		Args: cobra.NoArgs,
+		Args: noWords("run"),
 		RunE: func(*cobra.Command, []string) error {
 			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
 			d.log = slog.New(slog.NewTextHandler(os.Stderr, nil))
-			return d.run(ctx)
+			defer surviveSignals(d.log)()
+			err := d.run(ctx)
+			if errors.Is(err, errEnded) {
+				d.log.Info("ended before it was ready")
+				return nil
+			}
+			return err
 		},
 	}
 	f := c.Flags()
@@ -87,26 +92,8 @@ standard error. The control socket appears when it is ready.`,
 }
 
 func (d *daemon) run(ctx context.Context) error {
-	if !slices.Contains([]string{"auto", "afpacket", "xdp"}, d.plane) {
-		return fmt.Errorf("--plane %s: there are auto, afpacket and xdp", d.plane)
-	}
-	if _, ok := socketUses[d.sockets]; !ok {
-		return fmt.Errorf("--af-xdp %s: there are auto, on and off", d.sockets)
-	}
-	if len(d.interfaces) == 0 {
-		return errors.New("give --interface IF: the interfaces whose packets are balanced (ip link lists them)")
-	}
-	if d.connections < 1 {
-		return fmt.Errorf("--connections %d: give a positive number", d.connections)
-	}
-	if d.templates < 0 {
-		return fmt.Errorf("--templates %d: give a positive number, or 0 for the default", d.templates)
-	}
-	if d.rsts < 0 {
-		return fmt.Errorf("--rst-limit %d: give a positive number, or 0 for no limit", d.rsts)
-	}
-	if d.follow && (d.marks != "" || d.marks6 != "") {
-		return errors.New("--follow-marks takes the rules from the host: leave --marks and --marks6 out")
+	if err := d.checkOptions(); err != nil {
+		return err
 	}
 	mac, err := parseMAC(d.mac)
 	if err != nil {
@@ -120,7 +107,9 @@ func (d *daemon) run(ctx context.Context) error {
 	if err := d.findPins(); err != nil {
 		return err
 	}
-	d.read()
+	if err := d.read(ctx); err != nil {
+		return err
+	}
 	if d.takeover { // nothing that is wrong may come after the other daemon's end
 		for _, name := range d.interfaces {
 			if _, err := net.InterfaceByName(name); err != nil {
@@ -136,11 +125,14 @@ func (d *daemon) run(ctx context.Context) error {
 			return err
 		}
 	}
-	name, err := d.reserve()
+	name, server, err := d.reserve(ctx)
 	if err != nil {
 		return err
 	}
 	defer name.Close()
+	if server != nil {
+		defer server.Close()
+	}
 	var lvs *director.Director
 	opened, err := auto.Open(auto.Options{
 		Interfaces: d.interfaces, Plane: d.plane, MAC: mac, Pins: d.pins, Fresh: d.fresh,
@@ -162,8 +154,16 @@ func (d *daemon) run(ctx context.Context) error {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	leaving := &handover{warned: operated, pinned: d.pins != "", end: end, ended: make(chan struct{})}
-	if err := d.setUp(lvs, operated); err != nil {
+	if err := d.setUp(ctx, lvs, operated); err != nil {
 		return errors.Join(err, opened.Close())
+	}
+	if server == nil {
+		socket, err := name.Listen()
+		if err != nil {
+			return errors.Join(err, opened.Close())
+		}
+		server = control.NewServer(socket, d.log)
+		defer server.Close()
 	}
 
 	g, ctx := errgroup.WithContext(ctx)
@@ -174,16 +174,18 @@ func (d *daemon) run(ctx context.Context) error {
 		}
 		g.Go(func() error { return follower(ctx) })
 	}
+	// No command finds a director that has ended.
+	carrying, halt := context.WithCancel(context.WithoutCancel(ctx))
+	defer context.AfterFunc(ctx, func() {
+		server.Refuse()
+		halt()
+	})()
 	g.Go(func() error {
 		defer close(leaving.ended)
-		return lvs.Run(ctx)
+		return lvs.Run(carrying)
 	})
-	l, err := name.Listen()
-	if err != nil {
-		g.Go(func() error { return err })
-		return g.Wait()
-	}
-	g.Go(func() error { return control.Serve(ctx, l, leaving) })
+	server.Ready(leaving)
+	g.Go(func() error { return server.Run(ctx) })
 	d.announce(opened, lvs)
 	err = g.Wait()
 	d.log.Info("ended")

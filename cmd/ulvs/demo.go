@@ -34,7 +34,9 @@ Needs root, or a kernel that permits user namespaces.`,
 			if ran {
 				return status(code)
 			}
-			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+			// SIGPIPE is that nobody reads what it says any more: it takes everything away then.
+			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT,
+				syscall.SIGHUP, syscall.SIGPIPE)
 			defer stop()
 			return demo(ctx, os.Stdout, keep)
 		},
@@ -72,11 +74,12 @@ func demo(ctx context.Context, out io.Writer, keep bool) (err error) {
 		{"An upload of 10 MB through the director", s.upload},
 	} {
 		s.say("\n=== %s\n", part.title)
-		if err := part.walk(ctx); err != nil {
-			return fmt.Errorf("demo: %s: %w", part.title, err)
-		}
-		if err := ctx.Err(); err != nil {
+		err := part.walk(ctx)
+		if ctx.Err() != nil {
 			return errors.New("demo: interrupted")
+		}
+		if err != nil {
+			return fmt.Errorf("demo: %s: %w", part.title, err)
 		}
 	}
 	s.say("\n=== Summary: %d of %d claims came true, in %.1f s", s.checks-len(s.failures), s.checks, time.Since(began).Seconds())

@@ -8,8 +8,8 @@ import (
 	"github.com/google/nftables"
 )
 
-// A flushed ruleset does not let the host in between for long, and a second
-// daemon does not get an interface that another one has.
+// A flushed ruleset comes back by itself, so that the host does not get in between for
+// long, and a second daemon does not get an interface that another one has.
 func TestGuard(t *testing.T) {
 	s := newSite(t)
 	s.start("--interface", "eth0")
@@ -40,7 +40,7 @@ func TestGuard(t *testing.T) {
 	}); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(5 * time.Second); tables() == 0; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); tables() == 0; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the table does not come back")
 		}

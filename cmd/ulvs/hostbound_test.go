@@ -67,7 +67,7 @@ func hostBound(t *testing.T, args []string) {
 	defer asking.Close()
 	text := bytes.Repeat([]byte("fragments "), 400)
 	buf := make([]byte, 9000)
-	_ = asking.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = asking.SetDeadline(time.Now().Add(patience))
 	if _, err := asking.Write(text); err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func hostBound(t *testing.T, args []string) {
 	if _, err := own.Write([]byte("is anybody there?")); err != nil {
 		t.Fatal(err)
 	}
-	_ = own.SetDeadline(time.Now().Add(5 * time.Second))
+	_ = own.SetDeadline(time.Now().Add(patience))
 	if _, err := own.Read(buf); !errors.Is(err, unix.ECONNREFUSED) {
 		t.Errorf("the host's socket was told %v, not that its port is unreachable", err)
 	}
@@ -89,7 +89,7 @@ func hostBound(t *testing.T, args []string) {
 	if _, err := from.WriteTo(crafted(t, s, "A", 5, 0), &packet.Addr{HardwareAddr: s.director.MAC()}); err != nil {
 		t.Fatal(err)
 	}
-	_ = from.SetReadDeadline(time.Now().Add(5 * time.Second))
+	_ = from.SetReadDeadline(time.Now().Add(patience))
 	for {
 		n, _, err := from.ReadFrom(buf)
 		if err != nil {

@@ -59,13 +59,13 @@ func read(t *testing.T, from *lab.Host, to string) string {
 	t.Helper()
 	var c net.Conn
 	if err := from.Do(func() (err error) {
-		c, err = net.DialTimeout("tcp", to, 3*time.Second)
+		c, err = net.DialTimeout("tcp", to, patience)
 		return err
 	}); err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(3 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(patience))
 	text, err := io.ReadAll(c)
 	if err != nil {
 		t.Fatal(err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -40,8 +41,21 @@ func run(args []string) int {
 	case errors.As(err, &status):
 		return int(status)
 	}
-	fmt.Fprintf(os.Stderr, "ulvs: %v\n", err)
+	fmt.Fprintf(os.Stderr, "ulvs: %s\n", plain(err))
 	return 1
+}
+
+// plain is an error in one line, without the names of packages that say again who speaks.
+func plain(err error) string {
+	text := strings.ReplaceAll(err.Error(), "\n", "; ")
+	for rest := ""; rest != text; {
+		rest = text
+		for _, name := range []string{"ulvs: ", "afpacket: ", "xdp: "} {
+			text = strings.TrimPrefix(text, name)
+		}
+	}
+	return strings.NewReplacer("the xdp plane: xdp: ", "the xdp plane: ", "the afpacket plane: afpacket: ",
+		"the afpacket plane: ").Replace(text)
 }
 
 // exitStatus ends the program with a status when everything has been said.

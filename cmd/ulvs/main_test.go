@@ -44,7 +44,7 @@ func TestMain(m *testing.M) {
 // The demo does what it says, and says it in the same words each time.
 func TestDemo(t *testing.T) {
 	var out bytes.Buffer
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
 	defer cancel()
 	if err := demo(ctx, &out, false); err != nil {
 		t.Fatalf("%v\n%s", err, out.Bytes())
@@ -62,6 +62,20 @@ type site struct {
 	client   *lab.Host
 	server   *lab.Host
 	dir      string
+}
+
+// patience is how long a test waits for what is due: so long that it is not the machine's
+// fault if it does not come.
+const patience = time.Minute
+
+// part is a part of a test's course, whose failures are its own.
+func (s *site) part(name string, f func()) {
+	whole := s.t
+	whole.Run(name, func(t *testing.T) {
+		s.t = t
+		defer func() { s.t = whole }()
+		f()
+	})
 }
 
 func newSite(t *testing.T) *site {
@@ -89,7 +103,7 @@ func newSite(t *testing.T) *site {
 // and its exit status.
 func (s *site) ulvs(stdin string, words ...string) (string, int) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	c := s.director.Command(ctx, "/proc/self/exe", words[1:]...)
 	c.Args[0] = words[0]
@@ -145,7 +159,7 @@ func (l *said) String() string {
 func (l *said) await(t *testing.T, text string) {
 	t.Helper()
 	for began := time.Now(); !strings.Contains(l.String(), text); time.Sleep(5 * time.Millisecond) {
-		if time.Since(began) > time.Minute {
+		if time.Since(began) > patience {
 			t.Fatalf("the daemon did not say %q: %s", text, l)
 		}
 	}
@@ -177,6 +191,12 @@ func TestBadInput(t *testing.T) {
 	before := []string{
 		"ulvs run",
 		"ulvs run --interface nosuch0",
+		"ulvs run eth0",
+		"ulvs run eth0 eth1 --plane xdp",
+		"ulvs run --interface eth0,eth0",
+		"ulvs run --interface eth0,",
+		"ulvs run --interface eth0 --af-xdp-ring 1000",
+		"ulvs run --interface eth0 --af-xdp-busy-poll 2s",
 		"ulvs run --interface eth0 --plane nosuch",
 		"ulvs run --interface eth0 --connections 0",
 		"ulvs run --interface eth0 --connections many",

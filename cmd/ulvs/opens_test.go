@@ -77,7 +77,7 @@ func TestOpensAlone(t *testing.T) {
 
 	_ = daemon.Process.Kill()
 	_ = daemon.Wait()
-	time.Sleep(2500 * time.Millisecond) // nobody has shown himself
+	number = s.awaitAlone(number)
 	const alone = 40
 	check("without a daemon", flows, alone)
 	clients(0, 10, 3000)
@@ -103,4 +103,23 @@ func TestOpensAlone(t *testing.T) {
 		check("with the next daemon", flows+alone+i, 1)
 	}
 	clients(0, 24, 5000)
+}
+
+// awaitAlone waits until the program knows that there is no daemon: it then forwards an
+// ACK too, of a connection of which it has seen the SYN alone. It returns the next number.
+func (s *pinSite) awaitAlone(number uint32) uint32 {
+	s.t.Helper()
+	for begin := time.Now(); ; number++ {
+		s.send(s.frame(1000, 80, "A", number))
+		time.Sleep(20 * time.Millisecond)
+		s.mu.Lock()
+		_, forwarded := s.seen[number]
+		s.mu.Unlock()
+		if forwarded {
+			return number + 1
+		}
+		if time.Since(begin) > patience {
+			s.t.Fatalf("after %v the program still waits for a daemon", patience)
+		}
+	}
 }

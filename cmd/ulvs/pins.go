@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -71,33 +72,54 @@ func (d *daemon) inheritable() error {
 	if d.pins == "" || d.fresh {
 		return nil
 	}
-	if _, _, err := control.Dial(d.control).Version(); errors.Is(err, ulvs.ErrUnreachable) {
+	_, _, err := control.Dial(d.control).Version()
+	switch {
+	case errors.Is(err, ulvs.ErrUnreachable):
 		return nil
+	case errors.Is(err, ulvs.ErrNoAnswer):
+		return fmt.Errorf("--takeover: %w", err)
 	}
-	if err := xdp.CheckKept(d.pins); err != nil {
+	if err = xdp.CheckKept(d.pins); err != nil {
 		return fmt.Errorf("--takeover would lose what is in %s, services and connections: %w; save its services (ulvs ipvsadm -Sn), marks and sysctls, and take over with --fresh and --rules", d.pins, err)
 	}
 	return nil
 }
 
 // reserve takes the name of the control socket; with --takeover, from the daemon
-// that has it.
-func (d *daemon) reserve() (*control.Reservation, error) {
-	if d.takeover {
-		if d.pins == "" {
-			return nil, errors.New("--takeover goes on with what the daemon before keeps: it needs --pin, and the XDP plane")
-		}
-		err := control.Dial(d.control).Handover()
-		if err != nil && !errors.Is(err, ulvs.ErrUnreachable) {
-			return nil, fmt.Errorf("--takeover: the daemon at %s: %w", d.control, err)
-		}
+// that has it, and with the socket itself, at which commands wait from then on.
+func (d *daemon) reserve(ctx context.Context) (*control.Reservation, *control.Server, error) {
+	if !d.takeover {
+		name, err := control.Reserve(d.control)
+		return name, nil, err
+	}
+	if d.pins == "" {
+		return nil, nil, errors.New("--takeover goes on with what the daemon before keeps: it needs --pin, and the XDP plane")
+	}
+	inherited, err := control.Dial(d.control).Handover(ctx)
+	if err != nil && !errors.Is(err, ulvs.ErrUnreachable) {
+		return nil, nil, fmt.Errorf("--takeover: the daemon at %s: %w", d.control, err)
 	}
 	const patience = 5 * time.Second
 	for began := time.Now(); ; time.Sleep(time.Millisecond) {
 		name, err := control.Reserve(d.control)
-		if err == nil || !d.takeover || time.Since(began) > patience {
-			return name, err
+		switch {
+		case err == nil && inherited == nil:
+			return name, nil, nil
+		case err == nil:
+			socket, err := name.Inherit(inherited)
+			if err != nil {
+				return nil, nil, errors.Join(err, name.Close())
+			}
+			return name, control.NewServer(socket, d.log), nil
+		case ctx.Err() != nil:
+			err = errEnded
+		case time.Since(began) < patience:
+			continue
 		}
+		if inherited != nil {
+			err = errors.Join(err, inherited.Close())
+		}
+		return nil, nil, err
 	}
 }
 
@@ -166,7 +188,11 @@ and could be started again: its programs on the interfaces, its connections and
 services, and the rules that keep the host from the services' packets.`,
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if _, _, err := control.Dial(socket).Version(); !errors.Is(err, ulvs.ErrUnreachable) {
+			_, _, err := control.Dial(socket).Version()
+			if errors.Is(err, ulvs.ErrNoAnswer) {
+				return fmt.Errorf("a daemon has %s: end it first: %w", socket, err)
+			}
+			if !errors.Is(err, ulvs.ErrUnreachable) {
 				return fmt.Errorf("a daemon runs at %s: end it first", socket)
 			}
 			at := pinsOf(dir, socket)
@@ -174,11 +200,11 @@ services, and the rules that keep the host from the services' packets.`,
 			if missing != nil && len(interfaces) == 0 {
 				return fmt.Errorf("nothing was left: %w (a daemon that kept nothing and was killed leaves rules: say --interface)", missing)
 			}
-			var err error
+			var failed error
 			for _, name := range interfaces {
-				err = errors.Join(err, afpacket.Withdraw(name))
+				failed = errors.Join(failed, afpacket.Withdraw(name))
 			}
-			return errors.Join(err, auto.Detach(at))
+			return errors.Join(failed, auto.Detach(at))
 		},
 	}
 	controlFlag(c, &socket)

@@ -116,7 +116,7 @@ func (r *readmeHost) start(line string) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- c.Wait() }()
-	limit := time.After(time.Minute)
+	limit := time.After(patience)
 	for !strings.Contains(log.String(), "msg=ready") {
 		select {
 		case err := <-ended:
@@ -185,6 +185,7 @@ func TestReadmeCommands(t *testing.T) {
 	}
 }
 
+// Of what a page shows, the commands are those in blocks of shell or behind a prompt.
 func TestReadmeCommandsExtract(t *testing.T) {
 	const text = "ulvs prose\n\n```sh\nmake demo    # not this\nmake build && x\nulvs run &\n  ulvs indented\n```\nip prose\n" +
 		"```text\ndirector# ulvs run\nulvsx\nip link\n```\n"
@@ -263,7 +264,7 @@ func TestReadmeDemo(t *testing.T) {
 		t.Fatal("README shows nothing of the demo")
 	}
 	shown, _, _ = strings.Cut(shown, "```")
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*patience)
 	defer cancel()
 	var out bytes.Buffer
 	if err := demo(ctx, &out, false); err != nil {

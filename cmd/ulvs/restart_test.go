@@ -140,7 +140,7 @@ func (s *pinSite) got(first uint32, n int) []int {
 		if missing == 0 {
 			return list
 		}
-		if time.Since(begin) > 5*time.Second {
+		if time.Since(begin) > patience {
 			s.t.Errorf("%d of %d packets did not arrive", missing, n)
 			return list
 		}

@@ -3,9 +3,12 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/director"
@@ -18,28 +21,49 @@ type file struct {
 	err  error
 }
 
-// read reads the files that were given.
-func (d *daemon) read() {
+// errEnded says that the daemon was told to end before it was ready.
+var errEnded = errors.New("ended before it was ready")
+
+// read reads the files that were given. One that is a pipe may never be written to.
+func (d *daemon) read(ctx context.Context) error {
 	d.files = make(map[string]file)
-	for _, name := range []string{d.rules, d.marks, d.marks6} {
-		if name != "" {
-			text, err := os.ReadFile(name)
-			d.files[name] = file{string(text), err}
+	for _, f := range [][2]string{{"--rules", d.rules}, {"--marks", d.marks}, {"--marks6", d.marks6}} {
+		option, name := f[0], f[1]
+		if name == "" {
+			continue
 		}
+		contents := make(chan file, 1)
+		go func() {
+			text, err := os.ReadFile(name)
+			contents <- file{string(text), err}
+		}()
+		late := time.NewTimer(time.Second)
+		for waiting := true; waiting; {
+			select {
+			case d.files[name] = <-contents:
+				waiting = false
+			case <-late.C:
+				d.log.Info("waiting for the end of a file", "option", option, "file", name)
+			case <-ctx.Done():
+				return errEnded
+			}
+		}
+		late.Stop()
 	}
+	return nil
 }
 
 // setUp gives the director what the files say, unless it goes on with what an
 // earlier daemon left.
-func (d *daemon) setUp(lvs *director.Director, operated ulvs.Control) error {
+func (d *daemon) setUp(ctx context.Context, lvs *director.Director, operated ulvs.Control) error {
 	if lvs.Adopted() {
 		return d.compare(operated)
 	}
-	return lvs.Load(func() error { return d.load(operated) })
+	return lvs.Load(func() error { return d.load(ctx, operated) })
 }
 
 // load starts the director with the files that were given.
-func (d *daemon) load(lvs ulvs.Control) error {
+func (d *daemon) load(ctx context.Context, lvs ulvs.Control) error {
 	for _, m := range []struct {
 		file string
 		ipv6 bool
@@ -65,6 +89,9 @@ func (d *daemon) load(lvs ulvs.Control) error {
 	// Line by line, to say which one is wrong.
 	lines := bufio.NewScanner(strings.NewReader(f.text))
 	for n := 1; lines.Scan(); n++ {
+		if ctx.Err() != nil {
+			return errEnded
+		}
 		if strings.HasPrefix(strings.TrimSpace(lines.Text()), "#") {
 			continue // Debian's init script writes one
 		}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -15,33 +16,43 @@ import (
 	"github.com/ulvs/ulvs/internal/control"
 )
 
-// statusCommand shows how the daemon works and what it has counted.
+// statusCommand shows how the daemon works and what it has counted; where none answers,
+// what goes on without it.
 func statusCommand() *cobra.Command {
-	var socket string
+	var socket, pin string
 	var asJSON, all bool
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "How the daemon takes packets, how full its tables are, and its counters: drops by cause",
-		Args:  cobra.NoArgs,
+		Long: `How the daemon takes packets, how full its tables are, and its counters: drops by
+cause. Where no daemon answers, what its pins tell goes on without it, and exit
+status 1.`,
+		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			d := control.Dial(socket)
+			shown := map[string]any{}
 			facts, err := d.Facts()
-			if err != nil {
-				return err
+			var counters map[string]uint64
+			if err == nil {
+				counters, err = d.Counters()
 			}
-			counters, err := d.Counters()
-			if err != nil {
+			if errors.Is(err, ulvs.ErrUnreachable) || errors.Is(err, ulvs.ErrNoAnswer) {
+				facts, counters = remains(pinsOf(pin, socket), err)
+				shown["error"] = err.Error()
+			} else if err != nil {
 				return err
 			}
 			if asJSON {
-				return json.NewEncoder(os.Stdout).Encode(map[string]any{"facts": facts, "counters": counters})
+				shown["facts"], shown["counters"] = facts, counters
+				return errors.Join(json.NewEncoder(os.Stdout).Encode(shown), err)
 			}
 			printStatus(os.Stdout, facts, counters, all)
-			return nil
+			return err
 		},
 	}
-	c.Flags().BoolVar(&asJSON, "json", false, "one JSON object: facts and counters")
+	c.Flags().BoolVar(&asJSON, "json", false, "one JSON object: facts and counters; and error, where no daemon answers")
 	c.Flags().BoolVar(&all, "all", false, "also the counters that are 0")
+	c.Flags().StringVar(&pin, "pin", defaultPins, "where the daemon keeps its state, to be looked at if it does not answer: its --pin `DIR`")
 	controlFlag(c, &socket)
 	return c
 }
@@ -54,7 +65,10 @@ var counterGroups = []struct {
 }{
 	{"tables", [][2]string{
 		{"connections", ""}, {"templates", ""},
+		{"half_open", "connections whose client has not answered"},
+		{"half_open_evicted", "half-open connections that made room for others"},
 		{"templates_evicted", "made room for others: there were as many as there may be"},
+		{"templates_evicted_unanswered", "of these, by which no connection was established"},
 		{"shed", "entries that drop_entry ended"},
 	}},
 	{"packets", [][2]string{
@@ -62,12 +76,15 @@ var counterGroups = []struct {
 		{"opened_by_plane", "connections that the XDP program opened itself"},
 		{"rx_frames", "given to the daemon by AF_PACKET"},
 		{"af_xdp_rx_frames", "given to the daemon by AF_XDP"},
+		{"rx_cut", "longer than 64 KiB (BIG TCP): cut into several for the daemon"},
 		{"tx_frames", "sent by AF_PACKET"},
 		{"af_xdp_tx_frames", "sent by AF_XDP"},
 		{"passed", "left to the host"},
 		{"answers", "answers given in the host's or IPVS's place"},
 		{"answered_for_host", "packets among them that were the host's"},
 		{"parked", "waited for their server's MAC address"},
+		{"next_hops_kept", "times that the kernel's table of neighbours threw out a server or gateway; its MAC address was kept"},
+		{"next_hops_asked", "ARP requests and neighbour solicitations of the daemon's own, where the kernel sent none"},
 		{"rx_not_ours", "broadcast and multicast that asks for nothing"},
 	}},
 	{"dropped by the rules", [][2]string{
@@ -81,6 +98,8 @@ var counterGroups = []struct {
 		{"drop_no_route", "no route to the server: host unreachable was answered"},
 		{"drop_method", "their server is for masquerading or tunnelling"},
 		{"drop_local_server", "their server is this host, which cannot be given them"},
+		{"drop_ip_options", "broken IP options: parameter problem was answered"},
+		{"drop_source_route", "their options say which way to go"},
 		{"drop_checksum", "ICMP errors with a wrong checksum"},
 		{"drop_fragment", "fragments whose first did not come"},
 		{"drop_defense", "by drop_packet"},
@@ -95,7 +114,7 @@ var counterGroups = []struct {
 	{"lost", [][2]string{
 		{"parked_lost", "their server's MAC address was not found"},
 		{"rx_ring_lost", "the AF_PACKET ring was full: the daemon came too late"},
-		{"rx_truncated", "larger than a slot of the ring"},
+		{"rx_truncated", "longer than 64 KiB and no TCP, or there was no memory for a large frame"},
 		{"af_xdp_rx_dropped", "no memory was free for AF_XDP, or the frame was too long"},
 		{"af_xdp_rx_ring_full", "the AF_XDP ring was full: the daemon came too late"},
 		{"af_xdp_rx_no_fill", "times that AF_XDP found no free memory"},

@@ -1,119 +1,274 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs/internal/lab"
 )
 
-// A daemon is replaced by another under load: no packet of an established
-// connection is lost, no client sees a reset or an error, and none has to send a
-// SYN a third time.
+// A daemon is replaced by another while clients open connections and use them: no packet
+// of an established connection is lost, no client sees a reset or an error, and none has
+// to send a SYN a third time.
 func TestTakeover(t *testing.T) {
-	s := newPinSite(t)
-	before := s.run()
-	s.commands(`
+	k := &takeover{pinSite: newPinSite(t), end: make(chan bool)}
+	before := k.run()
+	k.configure()
+	k.load()
+	k.opens(100)
+	established := k.established()
+	after := k.run("--takeover")
+	k.part("the daemon that was replaced ends without an error", func() {
+		if err := before.Wait(); err != nil {
+			k.t.Errorf("%v\n%s", err, before.Stderr)
+		}
+	})
+	k.opens(100)
+	k.part("every connection goes on with the next daemon", k.echoAgain)
+	k.part("no packet of an established connection is lost", func() { k.nothingLost(established) })
+	k.stop()
+	t.Logf("%d connections, %d before\n%s", len(k.conns), len(established), after.Stderr)
+	k.part("no client sees a reset or an error", k.noError)
+	k.part("no client sends a SYN a third time", k.twoSYNs)
+	k.part("no packet is answered for the host", func() {
+		if n := k.status()["answered_for_host"]; n > 0 {
+			k.t.Errorf("%d packets were", n)
+		}
+	})
+}
+
+// takeover is the course of TestTakeover, and its load: connections that are opened one
+// after the other, each kept and used until the end.
+type takeover struct {
+	*pinSite
+	end     chan bool
+	stop    func()
+	running sync.WaitGroup
+
+	mu    sync.Mutex
+	conns []*takeoverConn
+}
+
+// takeoverConn is a client's connection; the load's lock is for all of it.
+type takeoverConn struct {
+	tcp    *net.TCPConn
+	again  int // how often its SYN was sent again
+	echoes int
+	err    error
+}
+
+const (
+	takeoverPace = 5 * time.Millisecond  // a connection
+	takeoverRest = 50 * time.Millisecond // between what a connection asks and what it asks next
+	takeoverMost = 4000                  // connections: as many files, twice
+)
+
+func (k *takeover) configure() {
+	k.commands(`
 		ipvsadm -A -t 192.168.10.101:80 -s rr
 		ipvsadm -a -t 192.168.10.101:80 -r 192.168.10.200 -g
 		ipvsadm -a -t 192.168.10.101:80 -r 192.168.10.201 -g
 		ipvsadm -a -t 192.168.10.101:80 -r 192.168.10.202 -g
 	`)
 	vip := netip.MustParseAddr("192.168.10.101")
-	if err := s.client.SetNeighbor(lab.Neighbor{Addr: vip, MAC: s.director.MAC()}); err != nil {
-		t.Fatal(err)
+	if err := k.client.SetNeighbor(lab.Neighbor{Addr: vip, MAC: k.director.MAC()}); err != nil {
+		k.t.Fatal(err)
 	}
-	for _, h := range s.servers {
-		answers(t, h, vip)
+	for i, h := range k.servers {
+		answers(k.t, h, vip)
+		// The kernel's table of neighbours is one for all namespaces, and others may fill it.
+		server := lab.Neighbor{Addr: netip.AddrFrom4([4]byte{192, 168, 10, byte(200 + i)}), MAC: h.MAC()}
+		client := lab.Neighbor{Addr: netip.MustParseAddr("192.168.10.1"), MAC: k.client.MAC()}
+		if err := errors.Join(k.director.SetNeighbor(server), h.SetNeighbor(client)); err != nil {
+			k.t.Fatal(err)
+		}
 	}
-	// Connections one after the other, each kept and used until the end.
-	type result struct {
-		took time.Duration
-		err  error
-	}
-	const interval = 5 * time.Millisecond
-	var (
-		wg      sync.WaitGroup
-		results = make(chan result, 10000)
-		end     = make(chan bool)
-	)
-	connect := func() {
-		defer wg.Done()
-		began := time.Now()
-		var c net.Conn
-		err := s.client.Do(func() (err error) {
-			c, err = net.DialTimeout("tcp", "192.168.10.101:80", 20*time.Second)
-			return err
-		})
-		took := time.Since(began)
-		for err == nil {
+}
+
+// load begins the load, which ends with the test at the latest.
+func (k *takeover) load() {
+	k.stop = sync.OnceFunc(func() {
+		close(k.end)
+		k.running.Wait()
+	})
+	k.t.Cleanup(k.stop)
+	k.running.Go(func() {
+		tick := time.NewTicker(takeoverPace)
+		defer tick.Stop()
+		for range takeoverMost {
 			select {
-			case <-end:
-				c.Close()
-				results <- result{took, nil}
+			case <-k.end:
 				return
-			case <-time.After(50 * time.Millisecond):
+			case <-tick.C:
 			}
-			err = echoed(c)
+			c := new(takeoverConn)
+			k.mu.Lock()
+			k.conns = append(k.conns, c)
+			k.mu.Unlock()
+			k.running.Go(func() { k.use(c) })
 		}
-		results <- result{took, err}
+	})
+}
+
+// use opens a connection, and has it echo until the end.
+func (k *takeover) use(c *takeoverConn) {
+	var conn net.Conn
+	err := k.client.Do(func() (err error) {
+		conn, err = net.DialTimeout("tcp", "192.168.10.101:80", patience)
+		return err
+	})
+	if err == nil {
+		defer conn.Close()
+		var info *unix.TCPInfo
+		info, err = tcpInfo(conn.(*net.TCPConn))
+		k.mu.Lock()
+		c.tcp = conn.(*net.TCPConn)
+		if err == nil {
+			c.again = int(info.Total_retrans)
+		}
+		k.mu.Unlock()
 	}
-	stop := time.After(4 * time.Second)
-	replaced := time.After(1500 * time.Millisecond)
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	done := make(chan *lab.Cmd, 1)
-	for running := true; running; {
+	for err == nil {
+		if err = echoed(conn); err != nil {
+			break
+		}
+		k.mu.Lock()
+		c.echoes++
+		k.mu.Unlock()
 		select {
-		case <-tick.C:
-			wg.Add(1)
-			go connect()
-		case <-replaced:
-			go func() { done <- s.run("--takeover") }()
-		case <-stop:
-			running = false
+		case <-k.end:
+			return
+		case <-time.After(takeoverRest):
 		}
 	}
-	next := <-done
-	time.Sleep(500 * time.Millisecond)
-	close(end)
-	wg.Wait()
-	close(results)
-	if err := before.Wait(); err != nil {
-		t.Errorf("the daemon that was replaced: %v\n%s", err, before.Stderr)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	c.err = err
+}
+
+// tcpInfo is what the kernel says of a connection.
+func tcpInfo(c *net.TCPConn) (info *unix.TCPInfo, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil, err
 	}
-	n, retried := 0, 0
-	for r := range results {
-		n++
-		if r.err != nil {
-			t.Errorf("a connection: %v", r.err)
+	if e := raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }); e != nil {
+		return nil, e
+	}
+	return info, err
+}
+
+// await waits until something is true of the connections.
+func (k *takeover) await(what string, is func([]*takeoverConn) bool) {
+	k.t.Helper()
+	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
+		k.mu.Lock()
+		ok := is(k.conns)
+		k.mu.Unlock()
+		if ok {
+			return
 		}
-		if r.took > 900*time.Millisecond {
-			retried++
-		}
-		if r.took > 2900*time.Millisecond {
-			t.Errorf("a connection took %v", r.took)
+		if time.Since(begin) > patience {
+			k.t.Fatalf("after %v it is not so that %s", patience, what)
 		}
 	}
-	if n < 100 { // a busy machine misses ticks
-		t.Errorf("%d connections were tried", n)
+}
+
+// opens waits until so many connections more were begun, and have echoed or failed.
+func (k *takeover) opens(n int) {
+	k.t.Helper()
+	k.mu.Lock()
+	from := len(k.conns)
+	k.mu.Unlock()
+	k.await(fmt.Sprintf("%d connections more are open", n), func(all []*takeoverConn) bool {
+		open := 0
+		for _, c := range all[from:] {
+			if c.echoes > 0 || c.err != nil {
+				open++
+			}
+		}
+		return open >= n
+	})
+}
+
+// established are the connections that have echoed.
+func (k *takeover) established() (list []*takeoverConn) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, c := range k.conns {
+		if c.echoes > 0 && c.err == nil {
+			list = append(list, c)
+		}
 	}
-	t.Logf("%d connections, one each %v; %d needed a second SYN\n%s", n, interval, retried, next.Stderr)
-	if drops := s.status()["answered_for_host"]; drops > 0 {
-		t.Errorf("%d packets were answered for the host", drops)
+	return list
+}
+
+// echoAgain waits until each connection has echoed again, or failed.
+func (k *takeover) echoAgain() {
+	k.mu.Lock()
+	was := make([]int, len(k.conns))
+	for i, c := range k.conns {
+		was[i] = c.echoes
 	}
+	k.mu.Unlock()
+	k.await("every connection echoes again", func(all []*takeoverConn) bool {
+		for i, n := range was {
+			if c := all[i]; c.err == nil && c.echoes < n+2 { // the first may have been under way
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// nothingLost looks at what connections have sent again. A busy machine answers late, and
+// what was sent again for that was there twice, which the server says (RFC 2883).
+func (k *takeover) nothingLost(list []*takeoverConn) {
+	k.await("all that was sent again came twice, and was not lost", func([]*takeoverConn) bool {
+		for _, c := range list {
+			if c.err != nil {
+				continue
+			}
+			info, err := tcpInfo(c.tcp)
+			if err != nil {
+				k.t.Fatal(err)
+			}
+			if int(info.Total_retrans)-c.again > int(info.Dsack_dups) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+func (k *takeover) noError() {
+	for i, c := range k.conns {
+		if c.err != nil {
+			k.t.Errorf("connection %d: %v", i, c.err)
+		}
+	}
+}
+
+func (k *takeover) twoSYNs() {
+	twice := 0
+	for i, c := range k.conns {
+		if c.again > 0 {
+			twice++
+		}
+		if c.again > 1 {
+			k.t.Errorf("connection %d has sent its SYN %d times", i, 1+c.again)
+		}
+	}
+	k.t.Logf("%d sent a second one", twice)
 }
 
 // answers has a host echo what comes to port 80 of an address that it does not
@@ -155,7 +310,7 @@ func answers(t *testing.T, h *lab.Host, vip netip.Addr) {
 }
 
 func echoed(c net.Conn) error {
-	if err := c.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
 		return err
 	}
 	if _, err := c.Write([]byte("ping")); err != nil {
@@ -163,164 +318,4 @@ func echoed(c net.Conn) error {
 	}
 	_, err := io.ReadFull(c, make([]byte, 4))
 	return err
-}
-
-// What an earlier daemon left is taken over if it fits, and what becomes of it is
-// said in a line.
-func TestPins(t *testing.T) {
-	s := newPinSite(t)
-	services := func() string { return s.output("ipvsadm -Sn") }
-	log := func(c *lab.Cmd) string { return fmt.Sprint(c.Stderr) }
-
-	first := s.run()
-	s.serve()
-	kept := services()
-	if out := log(first); strings.Contains(out, "adopted") || strings.Contains(out, "discarded") {
-		t.Errorf("the first daemon: %s", out)
-	}
-	s.stop(first)
-
-	rules := filepath.Join(s.dir, "rules")
-	if err := os.WriteFile(rules, []byte("-A -t 192.168.10.101:80 -s sh -p 300\n-A -t 192.168.10.101:443 -s rr\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	second := s.run("--rules", rules)
-	if got := services(); got != kept {
-		t.Errorf("the second daemon has\n%snot\n%s", got, kept)
-	}
-	if out := log(second); !strings.Contains(out, `"adopted connections"=0`) ||
-		!strings.Contains(out, `"lines of the file alone"="-A -t 192.168.10.101:443 -s rr" "lines that are not in it"="-a -t 192.168.10.101:80 -r 192.168.10.200:80 -g -w 1"`) {
-		t.Errorf("the second daemon: %s", out)
-	}
-	// Nobody may begin beside the programs that stay.
-	s.stop(second)
-	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--interface", "eth0", "--plane", "afpacket", "--pin", s.pins); code == 0 || !strings.Contains(out, "ulvs detach") {
-		t.Errorf("AF_PACKET beside an earlier daemon's programs: %d, %s", code, out)
-	}
-	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--interface", "nosuch0", "--plane", "xdp", "--pin", s.pins, "--takeover"); code == 0 || !strings.Contains(out, "nosuch0") {
-		t.Errorf("a takeover of no interface: %d, %s", code, out)
-	}
-
-	third := s.run("--connections", "30000")
-	if out := log(third); !strings.Contains(out, "level=WARN") || !strings.Contains(out, "is lost") || !strings.Contains(out, "discarded=") || !strings.Contains(out, "other sizes were asked for") {
-		t.Errorf("the third daemon, of another size: %s", out)
-	}
-	if got := services(); got != "" {
-		t.Errorf("the third daemon has\n%s", got)
-	}
-	s.serve()
-	s.otherLayout("--connections", "30000")
-	s.stop(third)
-	// Its program goes on forwarding: nobody begins behind it.
-	tables, claimed := s.claims()
-	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "other.sock"), "--interface", "eth0", "--pin", s.pins); code == 0 || !strings.Contains(out, "another ulvs daemon's program") {
-		t.Errorf("a daemon with another socket: %d, %s", code, out)
-	}
-	if n, m := s.claims(); tables != 1 || claimed == 0 || n != tables || m != claimed {
-		t.Errorf("of the other's %d tables with %d rules it has left %d with %d", tables, claimed, n, m)
-	}
-
-	// Where no daemon runs, --takeover spares nothing.
-	s.relayout()
-	fourth := s.run("--connections", "30000", "--takeover", "--rules", rules)
-	if out := log(fourth); !strings.Contains(out, "is lost") || !strings.Contains(out, "its layout is") {
-		t.Errorf("the fourth daemon, of another layout: %s", out)
-	}
-	if got := services(); !strings.Contains(got, ":443") || strings.Contains(got, "-a") {
-		t.Errorf("the fourth daemon has\n%s", got)
-	}
-	fifth := s.refresh(fourth, rules)
-	if out, code := s.ulvs("", "ulvs", "detach", "--pin", s.pins); code == 0 || !strings.Contains(out, "end it first") {
-		t.Errorf("detach beside a daemon: %d, %s", code, out)
-	}
-	// One that cannot start leaves nothing of its own, and everything of another's.
-	if err := os.WriteFile(rules, []byte("-A -t 192.168.10.101:80 -s nosuch\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s.stop(fifth)
-	broken := []string{"ulvs", "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--interface", "eth0", "--plane", "xdp", "--pin", s.pins, "--connections", "30000", "--rules", rules}
-	if out, code := s.ulvs("", append(broken, "--fresh")...); code == 0 {
-		t.Errorf("a daemon with bad rules: %s", out)
-	}
-	if left, _ := os.ReadDir(s.pins); len(left) > 0 {
-		t.Errorf("it left %v", left)
-	}
-	if out, code := s.ulvs("", "ulvs", "detach", "--pin", s.pins); code == 0 || !strings.Contains(out, "nothing was left") {
-		t.Errorf("detach of nothing: %d, %s", code, out)
-	}
-	if out, code := s.ulvs("", "ulvs", "detach", "--pin", s.pins, "--interface", "eth0"); code != 0 || out != "" {
-		t.Errorf("detach of one interface: %d, %s", code, out)
-	}
-	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "other.sock"), "--interface", "eth0", "--plane", "xdp", "--pin", s.dir); code == 0 || !strings.Contains(out, "not in a BPF file system") {
-		t.Errorf("pins in an ordinary folder: %d, %s", code, out)
-	}
-	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "other.sock"), "--interface", "eth0", "--plane", "afpacket", "--takeover"); code == 0 || !strings.Contains(out, "--takeover") {
-		t.Errorf("a takeover of nothing that is kept: %d, %s", code, out)
-	}
-}
-
-// refresh has a daemon taken over by one that begins with rules from a pipe, which can
-// be read once.
-func (s *pinSite) refresh(before *lab.Cmd, rules string) *lab.Cmd {
-	s.t.Helper()
-	text, err := os.ReadFile(rules)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	pipe := filepath.Join(s.dir, "pipe")
-	if err := unix.Mkfifo(pipe, 0o600); err != nil {
-		s.t.Fatal(err)
-	}
-	go func() {
-		if err := os.WriteFile(pipe, text, 0); err != nil {
-			s.t.Error(err)
-		}
-	}()
-	want := s.output("ipvsadm -Sn")
-	after := s.run("--connections", "30000", "--takeover", "--fresh", "--rules", pipe)
-	if err := before.Wait(); err != nil {
-		s.t.Errorf("the daemon that was replaced: %v", err)
-	}
-	if got := s.output("ipvsadm -Sn"); got != want {
-		s.t.Errorf("with rules from a pipe, the daemon has\n%snot\n%s", got, want)
-	}
-	return after
-}
-
-// relayout makes what a daemon keeps be of an earlier layout, and says how to undo that.
-func (s *pinSite) relayout() (undo func()) {
-	s.t.Helper()
-	m, err := ebpf.LoadPinnedMap(filepath.Join(pinsOf(s.pins, filepath.Join(s.dir, "ulvs.sock")), "layout"), nil)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(func() { m.Close() })
-	var was [2]uint64
-	if err := m.Lookup(uint32(0), &was); err != nil {
-		s.t.Fatal(err)
-	}
-	put := func(layout uint64) {
-		if err := m.Put(uint32(0), [2]uint64{layout, was[1]}); err != nil {
-			s.t.Fatal(err)
-		}
-	}
-	put(was[0] - 1)
-	return func() { put(was[0]) }
-}
-
-// otherLayout has what a running daemon keeps be of another layout for a while, as
-// after an upgrade: nobody takes over then, as all of it would be lost.
-func (s *pinSite) otherLayout(more ...string) {
-	s.t.Helper()
-	control := filepath.Join(s.dir, "ulvs.sock")
-	undo := s.relayout()
-	services := s.output("ipvsadm -Sn")
-	words := append([]string{"ulvs", "run", "--control", control, "--interface", "eth0", "--plane", "xdp", "--pin", s.pins, "--takeover"}, more...)
-	if out, code := s.ulvs("", words...); code == 0 || !strings.Contains(out, "would lose") || !strings.Contains(out, "its layout is") {
-		s.t.Errorf("a takeover of another layout: %d, %s", code, out)
-	}
-	if got := s.output("ipvsadm -Sn"); got != services {
-		s.t.Errorf("the daemon that was not replaced has\n%s", got)
-	}
-	undo()
 }

@@ -111,8 +111,8 @@ func testXDP(t *testing.T, sockets string) {
 		if strings.Contains(out, " 1     1000        0 ") {
 			break
 		}
-		if time.Since(begin) > 10*time.Second {
-			t.Fatalf("after 10 s:\n%s", out)
+		if time.Since(begin) > patience {
+			t.Fatalf("after %v:\n%s", patience, out)
 		}
 	}
 }
@@ -190,7 +190,7 @@ func crafted(t *testing.T, s *site, flags string, seq uint32, vlan uint16) []byt
 func receive(t *testing.T, c *packet.Conn, to net.HardwareAddr) gopacket.Packet {
 	t.Helper()
 	buf := make([]byte, 2048)
-	if err := c.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	for {

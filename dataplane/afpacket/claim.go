@@ -228,7 +228,7 @@ func (b *builder) services(f *ipFamily, services []dataplane.Claim) {
 	var ranges []dataplane.Claim
 	ports := map[target][][]byte{}
 	for _, s := range services {
-		addr := s.Addr.Unmap()
+		addr := s.Addr
 		if addr.Is4() != f.is4 {
 			continue
 		}
@@ -264,7 +264,7 @@ func (b *builder) services(f *ipFamily, services []dataplane.Claim) {
 	b.drop(f.addrProto(), fragments, addrReg, f.is(), f.laterFragment(), who)
 	for _, s := range ranges {
 		rule := append(exprs{}, f.is()...)
-		rule = append(rule, f.load(f.dst, 1), equals(1, s.Addr.Unmap().AsSlice()), meta(metaL4Proto, 1),
+		rule = append(rule, f.load(f.dst, 1), equals(1, s.Addr.AsSlice()), meta(metaL4Proto, 1),
 			equals(1, []byte{s.Proto}),
 			transport(2, 2, 1), &expr.Range{Op: expr.CmpOpEq, Register: 1, FromData: netOrder(s.Port),
 				ToData: netOrder(s.Last)},

@@ -10,11 +10,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // upload sends size bytes from the client to the virtual address by TCP, and
-// fails unless the server got them whole.
-func (l *lab) upload(addr string, size int) time.Duration {
+// fails unless the server got them whole. It returns how many were sent again.
+func (l *lab) upload(addr string, size int) (again uint64) {
 	l.t.Helper()
 	data := make([]byte, size)
 	rng := rand.NewChaCha8([32]byte{1})
@@ -36,13 +38,11 @@ func (l *lab) upload(addr string, size int) time.Duration {
 		_, _ = io.Copy(sum, conn)
 		_, _ = conn.Write(sum.Sum(nil))
 	}()
-	var took time.Duration
 	l.in(client, func() {
-		begin := time.Now()
-		conn, err := net.DialTimeout("tcp", addr, 5*time.Second)
+		conn, err := net.DialTimeout("tcp", addr, patience)
 		l.must(err)
 		defer conn.Close()
-		_ = conn.SetDeadline(begin.Add(20 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(patience))
 		_, err = conn.Write(data)
 		l.must(err)
 		l.must(conn.(*net.TCPConn).CloseWrite())
@@ -51,9 +51,14 @@ func (l *lab) upload(addr string, size int) time.Duration {
 		if want := sha256.Sum256(data); !bytes.Equal(got, want[:]) {
 			l.fail("the server got something else than was sent")
 		}
-		took = time.Since(begin)
+		raw, err := conn.(*net.TCPConn).SyscallConn()
+		l.must(err)
+		var info *unix.TCPInfo
+		l.must(raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) }))
+		l.must(err)
+		again = info.Bytes_retrans
 	})
-	return took
+	return again
 }
 
 // A TCP stream arrives whole with the offloads that veths have by default
@@ -87,20 +92,21 @@ func TestUpload(t *testing.T) {
 			if err := p.Claim(both(80)); err != nil {
 				t.Fatal(err)
 			}
-			took := l.upload(c.addr, size)
+			again := l.upload(c.addr, size)
 			if err := stop(); err != nil {
 				t.Fatal(err)
 			}
 			n := p.Counters()
-			t.Logf("%v, %d frames, largest %d: %v", took.Round(time.Millisecond), h.seen, h.largest, n)
+			t.Logf("%d frames, largest %d, %d bytes sent again: %v", h.seen, h.largest, again, n)
+			// A busy machine loses some where a ring is full.
+			if again > size/2 {
+				t.Errorf("of %d bytes %d were sent again", size, again)
+			}
 			if (h.largest > 1514) != c.wantLarge {
 				t.Errorf("largest frame %d: the test does not test what it means to", h.largest)
 			}
 			if n["tx_frames"] != uint64(h.seen) || n["tx_malformed"]+n["tx_too_big"]+n["tx_down"]+n["tx_no_hop"]+n["tx_no_sender"] != 0 {
 				t.Errorf("frames were lost: %v", n)
-			}
-			if took > 10*time.Second {
-				t.Errorf("took %v", took)
 			}
 		})
 	}

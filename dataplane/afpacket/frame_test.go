@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -293,14 +294,34 @@ func TestTooBig(t *testing.T) {
 	eventually(t, "a frame to no interface is lost", func() bool { return p.Counters()["tx_no_sender"] == 1 })
 }
 
+// logged is a log that can be read while it is written.
+type logged struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (j *logged) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.text.Write(p)
+}
+
+func (j *logged) has(text string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return strings.Contains(j.text.String(), text)
+}
+
+// A plane goes on after its interface was down, and ends with an error when it is removed.
 func TestInterfaceDownAndRemoved(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	near := &toHop{hop: l.hop(server)}
 	var p *Plane
+	var log logged
 	l.in(director, func() {
 		var err error
-		p, err = New(Options{Interfaces: []string{"eth0"}})
+		p, err = New(Options{Interfaces: []string{"eth0"}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 		l.must(err)
 		l.must(p.Claim(both(80)))
 	})
@@ -311,11 +332,10 @@ func TestInterfaceDownAndRemoved(t *testing.T) {
 	send()
 	eventually(t, "a frame", func() bool { return p.Counters()["tx_frames"] == 1 })
 	l.in(director, func() { l.ip("link set eth0 down") })
-	time.Sleep(50 * time.Millisecond)
+	eventually(t, "the plane knows", func() bool { return log.has("interface is down") })
 	l.in(director, func() { l.ip("link set eth0 up") })
 	eventually(t, "frames again", func() bool {
 		send()
-		time.Sleep(20 * time.Millisecond)
 		return p.Counters()["tx_frames"] > 1
 	})
 	select {
@@ -329,7 +349,7 @@ func TestInterfaceDownAndRemoved(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), "eth0 was removed") {
 			t.Errorf("Run said %v", err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("Run did not notice")
 	}
 	if tables := l.nft(director, "list tables"); tables != "" {

@@ -230,16 +230,21 @@ func (l *lab) start(host int, h dataplane.Handler, opt Options) (p *Plane, stop 
 		p, err = New(opt)
 		l.must(err)
 	})
+	return p, run(l.t, p, h)
+}
+
+// run runs a plane until the test ends or stop is called.
+func run(t testing.TB, p *Plane, h dataplane.Handler) (stop func() error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx, h) }()
 	stop = sync.OnceValue(func() error { cancel(); return <-done })
-	l.t.Cleanup(func() {
+	t.Cleanup(func() {
 		if err := stop(); err != nil {
-			l.t.Errorf("Run: %v", err)
+			t.Errorf("Run: %v", err)
 		}
 	})
-	return p, stop
+	return stop
 }
 
 // link is what a hop to host looks like from the director.
@@ -317,9 +322,9 @@ func destination(frame []byte) (netip.Addr, bool) {
 
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("not within 5s: " + what)
+			t.Fatalf("not within %v: %s", patience, what)
 		}
 	}
 }

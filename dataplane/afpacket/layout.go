@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"unsafe"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ulvs/ulvs/dataplane"
 )
 
@@ -64,4 +66,13 @@ func writeVnet(b []byte, o dataplane.Offload) {
 	native.PutUint16(b[4:], o.GSOSize)
 	native.PutUint16(b[6:], o.CsumStart)
 	native.PutUint16(b[8:], o.CsumOffset)
+}
+
+// readv is readv(2). unix.Readv allocates.
+func readv(fd int, vec []unix.Iovec) (int, error) {
+	n, _, errno := unix.Syscall(unix.SYS_READV, uintptr(fd), uintptr(unsafe.Pointer(&vec[0])), uintptr(len(vec)))
+	if errno != 0 {
+		return 0, errno
+	}
+	return int(n), nil
 }

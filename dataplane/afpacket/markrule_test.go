@@ -175,7 +175,7 @@ func arrives(t *testing.T, c *net.UDPConn, word string, expected bool) bool {
 	t.Helper()
 	wait := 2 * time.Millisecond
 	if expected {
-		wait = 2 * time.Second
+		wait = patience
 	}
 	_ = c.SetReadDeadline(time.Now().Add(wait))
 	b := make([]byte, 200)

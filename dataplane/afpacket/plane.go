@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -87,7 +88,7 @@ func New(opt Options) (*Plane, error) {
 		p.log = slog.Default()
 	}
 	if opt.Resolver == nil {
-		if p.resolver, err = neigh.New(neigh.Options{Logger: p.log}); err != nil {
+		if p.resolver, err = neigh.New(neigh.Options{Logger: p.log, Egress: func(i int) { p.sender(i) }}); err != nil {
 			ns.close()
 			return nil, fmt.Errorf("afpacket: next hops: %w", err)
 		}
@@ -110,6 +111,14 @@ func New(opt Options) (*Plane, error) {
 		}
 		p.receivers = append(p.receivers, r)
 		p.claims.interfaces = append(p.claims.interfaces, name)
+		// The first packet must not wait for a ring to be made.
+		if _, err := p.openSender(r.ifindex); err != nil {
+			p.release()
+			return nil, err
+		}
+	}
+	if p.loopback != 0 {
+		p.sender(p.loopback)
 	}
 	return p, nil
 }
@@ -135,7 +144,6 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 	}
 	p.started = true
 	p.mu.Unlock()
-	p.claims.sweep()
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -151,6 +159,7 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 	for _, r := range p.receivers {
 		go func() { results <- r.run(ctx, h) }()
 	}
+	p.claims.sweep() // packets do not wait for it
 	var watching sync.WaitGroup
 	watching.Go(func() { p.watch(ctx) })
 	stop := context.AfterFunc(ctx, func() {
@@ -247,37 +256,46 @@ func (p *Plane) Counters() map[string]uint64 {
 	for _, r := range p.receivers {
 		r.countLosses()
 	}
-	return p.c.all()
+	all := p.c.all()
+	if p.resolver != nil {
+		maps.Copy(all, p.resolver.Counters())
+	}
+	return all
 }
 
-// sender finds the sender of an interface, or makes it; nil when it cannot.
+// sender finds the sender of an interface, or makes it; nil when it cannot. New and the
+// resolver have made those that packets need.
 func (p *Plane) sender(ifindex int) *sender {
 	if s := (*p.senders.Load())[ifindex]; s != nil && !s.gone.Load() {
 		return s
 	}
-	return p.makeSender(ifindex)
+	s, err := p.openSender(ifindex)
+	if err != nil {
+		p.log.Error("afpacket: frames cannot be sent", "err", err)
+	}
+	return s
 }
 
-func (p *Plane) makeSender(ifindex int) *sender {
+// openSender makes the sender of an interface, if there is none; nil without an error when
+// that was tried in vain a moment ago.
+func (p *Plane) openSender(ifindex int) (s *sender, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	old := *p.senders.Load()
 	if s := old[ifindex]; s != nil && !s.gone.Load() {
-		return s
+		return s, nil
 	}
 	// Not again for each frame.
 	if p.closed || time.Since(p.failed[ifindex]) < time.Second {
-		return nil
+		return nil, nil
 	}
-	var s *sender
-	err := p.ns.do(func() (err error) {
+	err = p.ns.do(func() (err error) {
 		s, err = newSender(ifindex, &p.c)
 		return err
 	})
 	if err != nil {
 		p.failed[ifindex] = time.Now()
-		p.log.Error("afpacket: frames cannot be sent", "err", err)
-		return nil
+		return nil, err
 	}
 	if gone := old[ifindex]; gone != nil {
 		gone.close()
@@ -289,7 +307,7 @@ func (p *Plane) makeSender(ifindex int) *sender {
 		}
 	}
 	p.senders.Store(&senders)
-	return s
+	return s, nil
 }
 
 // Send implements dataplane.Plane.

@@ -33,9 +33,10 @@ type receiver struct {
 	frames      [batchSize]dataplane.Frame
 	rooms       []byte // where the handler may write answers to them
 	large       [largeBatch][]byte
-	touched     []*sender // to be flushed at the end of the batch
-	sockErr     error     // what the socket said last about its interface
-	down        bool      // the interface was, when we last heard
+	vec         [1 + mostPieces]unix.Iovec // where a frame is read to that is cut
+	touched     []*sender                  // to be flushed at the end of the batch
+	sockErr     error                      // what the socket said last about its interface
+	down        bool                       // the interface was, when we last heard
 	interrupted sync.WaitGroup
 
 	mu     sync.Mutex // guards the socket against Counters
@@ -142,24 +143,23 @@ func (r *receiver) look() error {
 // carries it out. It returns how many slots that freed.
 func (r *receiver) step(h dataplane.Handler) int {
 	slots, n, large := 0, 0, 0
-	for slots < batchSize {
+	for slots < batchSize && n < batchSize {
 		slot := r.slot(slots)
 		status := loadStatus(slot)
-		if status&unix.TP_STATUS_USER == 0 || (status&unix.TP_STATUS_COPY != 0 && large == largeBatch) {
+		if status&unix.TP_STATUS_USER == 0 {
 			break
 		}
-		slots++
-		var ok bool
 		if status&unix.TP_STATUS_COPY != 0 {
-			ok = r.takeLarge(&r.frames[n], slot, status, r.large[large])
-			large++
-		} else {
-			ok = r.take(&r.frames[n], slot, status)
-		}
-		if ok {
-			r.frames[n].Room = r.rooms[n*roomSize : n*roomSize : (n+1)*roomSize]
+			frames, ok := r.takeLarge(n, large, slot, status)
+			if !ok {
+				break // the next batch's
+			}
+			n, large = n+frames, large+frames
+		} else if r.take(&r.frames[n], slot, status) {
+			r.frames[n].Room = r.room(n)
 			n++
 		}
+		slots++
 	}
 	if n > 0 {
 		r.p.c.rxFrames.Add(uint64(n))
@@ -184,21 +184,44 @@ func (r *receiver) take(f *dataplane.Frame, slot []byte, status uint32) bool {
 	return r.frame(f, slot, status, slot, at, at+length)
 }
 
-// takeLarge makes one of a frame that is in the socket's queue, where it is
-// the first one: the kernel appends to both under one lock (tpacket_rcv).
-func (r *receiver) takeLarge(f *dataplane.Frame, slot []byte, status uint32, buf []byte) bool {
-	n, err := unix.Read(r.sock.fd, buf[tagLen:])
+// room is the i-th frame's memory for an answer.
+func (r *receiver) room(i int) []byte { return r.rooms[i*roomSize : i*roomSize : (i+1)*roomSize] }
+
+// takeLarge makes frames, from n on and with buffers from large on, of a frame that is in
+// the socket's queue, where it is the first one: the kernel appends to both under one lock
+// (tpacket_rcv). ok is false where there is no room for them in this batch.
+func (r *receiver) takeLarge(n, large int, slot []byte, status uint32) (frames int, ok bool) {
+	if frames, big, ok := r.takeBig(n, large, slot, status); big {
+		return frames, ok
+	}
+	if large == largeBatch {
+		return 0, false
+	}
+	length, buf := int(native.Uint32(slot[slotLen:])), r.large[large]
+	if !r.readCopy(func() (int, error) { return unix.Read(r.sock.fd, buf[tagLen:]) }, length) {
+		return 0, true
+	}
+	at := tagLen + vnetLen
+	if !r.frame(&r.frames[n], slot, status, buf, at, at+length) {
+		return 0, true
+	}
+	r.frames[n].Room = r.room(n)
+	return 1, true
+}
+
+// readCopy reads a frame of length bytes from the socket's queue.
+func (r *receiver) readCopy(read func() (int, error), length int) bool {
+	n, err := read()
 	if err != nil {
 		// A read reports first what happened to the interface.
 		r.sockErr = err
-		n, err = unix.Read(r.sock.fd, buf[tagLen:])
+		n, err = read()
 	}
-	at := tagLen + vnetLen
-	if err != nil || n != vnetLen+int(native.Uint32(slot[slotLen:])) {
+	if err != nil || n != vnetLen+length {
 		r.p.c.rxTruncated.Add(1)
 		return false
 	}
-	return r.frame(f, slot, status, buf, at, tagLen+n)
+	return true
 }
 
 // frame describes the frame at buf[at:end], with its virtio_net_hdr in front.

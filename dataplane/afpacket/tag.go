@@ -7,6 +7,7 @@ import (
 )
 
 const (
+	etherTypeIPv4 = 0x0800
 	etherTypeARP  = 0x0806
 	etherTypeIPv6 = 0x86dd
 	etherTypeVLAN = 0x8100 // 802.1Q

@@ -7,19 +7,30 @@ import (
 	"github.com/google/nftables"
 )
 
-// watchInterval is how long a claim that somebody took away stays away.
-const watchInterval = time.Second
+const (
+	// watchInterval is how long a claim that somebody took away stays away.
+	watchInterval = time.Second
+	// sayInterval is how often it is said that frames are lost.
+	sayInterval = time.Minute
+)
 
-// watch puts the claims back when their table is gone: "nft flush ruleset", with
+// watch says which frames cannot be taken, and puts the claims back when their table is gone: "nft flush ruleset", with
 // which Debian's /etc/nftables.conf begins, takes everybody's tables.
 func (p *Plane) watch(ctx context.Context) {
 	t := time.NewTicker(watchInterval)
 	defer t.Stop()
+	var truncated uint64
+	var said time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-t.C:
+		}
+		if n := p.c.rxTruncated.Load(); n != truncated && time.Since(said) > sayInterval {
+			p.log.Warn("afpacket: frames were lost that are longer than 64 KiB and no TCP, or for which there was no memory (ip link set IF gro_max_size 65536 gso_max_size 65536, here and on the hosts beside)",
+				"frames", n-truncated)
+			truncated, said = n, time.Now()
 		}
 		switch back, err := p.claims.repair(); {
 		case err != nil:

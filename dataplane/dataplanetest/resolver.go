@@ -23,6 +23,7 @@ type Resolver struct {
 	hops      map[netip.Addr]*hop
 	wants     map[netip.Addr]int
 	sources   map[int][]netip.Addr
+	broadcast map[netip.Addr]bool
 }
 
 type hop struct {
@@ -44,6 +45,7 @@ func NewResolver() *Resolver {
 		hops:      make(map[netip.Addr]*hop),
 		wants:     make(map[netip.Addr]int),
 		sources:   make(map[int][]netip.Addr),
+		broadcast: make(map[netip.Addr]bool),
 	}
 	r.local.Store(new(map[netip.Addr]bool))
 	r.locals.Store(new(dataplane.Locals))
@@ -160,6 +162,20 @@ func (r *Resolver) Release(n *dataplane.NextHop) {
 // Local implements dataplane.Resolver.
 func (r *Resolver) Local(addr netip.Addr) bool {
 	return (*r.local.Load())[addr.Unmap()]
+}
+
+// Broadcast implements dataplane.Resolver.
+func (r *Resolver) Broadcast(addr netip.Addr) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.broadcast[addr]
+}
+
+// SetBroadcast says that an address is a broadcast address of the host's networks.
+func (r *Resolver) SetBroadcast(addr netip.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.broadcast[addr] = true
 }
 
 // Locals implements dataplane.Resolver.

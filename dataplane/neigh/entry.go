@@ -1,6 +1,7 @@
 package neigh
 
 import (
+	"errors"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // key names a neighbour: an address on a link.
@@ -31,11 +33,19 @@ const usable = netlink.NUD_PERMANENT | netlink.NUD_NOARP | netlink.NUD_REACHABLE
 
 func (s state) valid() bool { return s.nud&usable != 0 && s.has }
 
-// entry is a neighbour that hops lead to.
+// entry is a neighbour that hops lead to. The kernel's table decides about it, while it
+// has it:
 //
 //	valid --probe--> PROBE --answer--> valid
 //	                   `--FAILED--> ask --answer--> valid
 //	                                 `--FAILED--> dead, HoldDown --> idle --want--> ask
+//
+// The kernel may throw it out, for strangers' sake or by hand, and may refuse to ask for
+// it. What was known holds then, and we ask (solicit.go):
+//
+//	valid --vanish--> own, ask --the kernel's word--> valid
+//	                    `--refused, silent--> solicit --answer--> own --Verify--> solicit
+//	                                            `--none--> dead
 type entry struct {
 	state
 	key  key
@@ -48,6 +58,13 @@ type entry struct {
 	// deadUntil is the end of the time in which a failed neighbour counts as
 	// unreachable.
 	deadUntil time.Time
+	// own is set while the link address is one that the kernel's table does not have.
+	own bool
+	// tries counts our own questions since the last answer, askNext is when the next one
+	// is due, zero when none is, and solicitedAt was the last one.
+	tries                int
+	askNext, solicitedAt time.Time
+	movedAt              time.Time // mac is another since then
 }
 
 func newEntry(k key, s state, verify time.Duration) *entry {
@@ -59,28 +76,45 @@ func newEntry(k key, s state, verify time.Duration) *entry {
 	return e
 }
 
-// patience is how long an answer is waited for before it is assumed that the
-// kernel's word about it was lost. The kernel gives up after three seconds,
-// unless it was configured otherwise.
-const patience = 10 * time.Second
+// patience is how long the kernel's word is waited for before it is assumed that it was
+// lost. The kernel gives up after three seconds, unless it was configured otherwise.
+const patience = 4 * time.Second
 
-func (e *entry) asking(now time.Time) bool {
-	return !e.askedAt.IsZero() && now.Before(e.askedAt.Add(patience))
+// asking reports whether the kernel or the wire is being asked for e.
+func (e *entry) asking() bool { return !e.askedAt.IsZero() || !e.askNext.IsZero() }
+
+// settle ends all questions: there is an answer, to be verified at a time.
+func (e *entry) settle(verifyAt time.Time) {
+	e.askedAt, e.askNext, e.deadUntil, e.tries = time.Time{}, time.Time{}, time.Time{}, 0
+	e.verifyAt = verifyAt
 }
 
-// ask has the kernel resolve e from the beginning. NTF_USE on an entry that
-// is absent, incomplete or failed sends a broadcast or multicast at once
-// (net/core/neighbour.c, neigh_add and __neigh_event_send), and the kernel
-// tells us only the outcome.
-func (r *Resolver) ask(e *entry, now time.Time) {
+// resolve has e resolved from the beginning: frames wait for an address.
+func (r *Resolver) resolve(e *entry, now time.Time) {
+	e.state, e.own = state{nud: netlink.NUD_INCOMPLETE}, false
+	r.ask(e, everybody, now)
+}
+
+// vanish goes on with e's address although the kernel has thrown it out.
+func (r *Resolver) vanish(e *entry, now time.Time) {
+	e.own = true
+	r.kept.Add(1)
+	r.ask(e, everybody, now)
+}
+
+// ask has the kernel resolve e. NTF_USE on an entry that is absent, incomplete or failed
+// sends a broadcast or multicast at once (net/core/neighbour.c, neigh_add and
+// __neigh_event_send), and the kernel tells us only the outcome. It refuses where its
+// table is full (neigh_alloc), and then we ask, beginning with the try-th question.
+func (r *Resolver) ask(e *entry, try int, now time.Time) {
 	link := r.snap.Load().links[e.key.ifindex]
 	if link.noARP {
 		// As arp_constructor does (net/ipv4/arp.c), without notification.
-		e.state = state{nud: netlink.NUD_NOARP, mac: link.mac, has: true}
+		e.state, e.own = state{nud: netlink.NUD_NOARP, mac: link.mac, has: true}, false
+		e.settle(now)
 		return
 	}
-	e.askedAt, e.deadUntil = now, time.Time{}
-	e.state = state{nud: netlink.NUD_INCOMPLETE}
+	e.settle(now)
 	err := r.kernel.NeighSet(&netlink.Neigh{
 		LinkIndex: e.key.ifindex,
 		Family:    family(e.key.addr),
@@ -89,61 +123,142 @@ func (r *Resolver) ask(e *entry, now time.Time) {
 		IP:        net.IP(e.key.addr.AsSlice()),
 	})
 	if err == nil {
+		e.askedAt = now
 		return
 	}
-	e.fail(now, r.opt.HoldDown)
-	// Frames can make this happen at any rate; the log must not follow.
-	if now.Sub(r.complainedAt) > 10*time.Second {
-		r.complainedAt = now
-		r.log.Warn("neigh: the kernel did not start resolving a neighbour; CAP_NET_ADMIN is needed and the link must be up",
-			"addr", e.key.addr, "ifindex", e.key.ifindex, "err", err)
+	r.solicit(e, try, now)
+	if !e.askNext.IsZero() {
+		r.complain(&r.fullAt, now, "neigh: the kernel does not resolve a next hop, so ulvs asks for it itself; if its table is full, "+
+			"raise net.ipv4.neigh.default.gc_thresh3 (or net.ipv6's)", "addr", e.key.addr, "ifindex", e.key.ifindex, "err", err)
 	}
 }
 
 // probe has the kernel verify a valid entry by unicast while it stays in use.
 // It gives no link address, so the kernel keeps the one that it has: giving
 // the one that we know could undo a change that happened just now.
-func (r *Resolver) probe(e *entry, now time.Time) {
-	e.verifyAt = now.Add(r.opt.Verify)
-	err := r.kernel.NeighSet(&netlink.Neigh{
+func (r *Resolver) probe(e *entry) error {
+	return r.kernel.NeighSet(&netlink.Neigh{
 		LinkIndex: e.key.ifindex,
 		Family:    family(e.key.addr),
 		State:     netlink.NUD_PROBE,
 		IP:        net.IP(e.key.addr.AsSlice()),
 	})
-	if err != nil {
-		// Not valid any more, and the notification is on its way or was lost.
-		r.ask(e, now)
+}
+
+// A neighbour is asked by unicast as often as the kernel does (ucast_solicit), if there
+// is an address to be verified, and then by broadcast or multicast (mcast_solicit), a
+// second apart (retrans_time_ms): in turn without our address, which the kernel gives, and
+// with it.
+const (
+	everybody  = 3 // the first try that is
+	tries      = 6
+	retransmit = time.Second
+)
+
+// solicit asks e's neighbour on the wire, the try-th time, unless it was asked less than
+// retransmit ago or too many were: it is done later then. Who has not answered the last
+// one has failed.
+func (r *Resolver) solicit(e *entry, try int, now time.Time) {
+	e.askedAt, e.tries = time.Time{}, try
+	if try >= tries {
+		e.fail(now, r.opt.HoldDown)
+		return
+	}
+	if next := e.solicitedAt.Add(retransmit); now.Before(next) {
+		e.askNext = next
+		return
+	}
+	if e.askNext = now; !r.budget.take(now) {
+		return
+	}
+	link := r.snap.Load().links[e.key.ifindex]
+	q := question{anonymous: try%2 == everybody%2}
+	if try < everybody && e.valid() {
+		q.at = &e.mac
+	}
+	err := r.askWire(e.key, &link, q)
+	if err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EAGAIN) {
+		e.fail(now, r.opt.HoldDown)
+		// Frames can make this happen at any rate; the log must not follow.
+		r.complain(&r.complainedAt, now, "neigh: a next hop cannot be asked for its address; CAP_NET_ADMIN or CAP_NET_RAW is needed and the link must be up",
+			"addr", e.key.addr, "ifindex", e.key.ifindex, "err", err)
+		return
+	}
+	e.solicitedAt, e.tries, e.askNext = now, try+1, now.Add(retransmit)
+}
+
+// complain logs at most each ten seconds.
+func (r *Resolver) complain(last *time.Time, now time.Time, text string, args ...any) {
+	if now.Sub(*last) > 10*time.Second {
+		*last = now
+		r.log.Warn(text, args...)
 	}
 }
 
+// budget bounds how many questions are sent a second, to all neighbours together.
+type budget struct {
+	left int
+	at   time.Time
+}
+
+const questions = 1000 // a second
+
+func (b *budget) take(now time.Time) bool {
+	if more := int(min(now.Sub(b.at), time.Second) * questions / time.Second); more > 0 {
+		b.left, b.at = min(b.left+more, questions), now
+	}
+	if b.left == 0 {
+		return false
+	}
+	b.left--
+	return true
+}
+
 func (e *entry) fail(now time.Time, hold time.Duration) {
-	e.state = state{nud: netlink.NUD_FAILED}
-	e.askedAt, e.deadUntil = time.Time{}, now.Add(hold)
+	e.settle(now)
+	e.state, e.own = state{nud: netlink.NUD_FAILED}, false
+	e.deadUntil = now.Add(hold)
 }
 
 // learn takes the kernel's word about e, and reports whether hops that lead
 // there may have to publish something new. Most words say only that a probe
-// was sent and answered.
-func (r *Resolver) learn(e *entry, s state, now time.Time) bool {
-	if s.valid() {
-		if !e.valid() {
-			e.verifyAt = now.Add(r.opt.Verify)
+// was sent and answered. removed says that the kernel has e no more.
+func (r *Resolver) learn(e *entry, s state, removed bool, now time.Time) bool {
+	if s.valid() && !removed {
+		verifyAt := e.verifyAt
+		if !e.valid() || e.own {
+			verifyAt = now.Add(r.opt.Verify)
 			if s.nud&netlink.NUD_STALE != 0 {
-				e.verifyAt = now
+				verifyAt = now
 			}
 		}
 		same := e.valid() && e.mac == s.mac
-		e.state, e.askedAt, e.deadUntil = s, time.Time{}, time.Time{}
+		e.state, e.own = s, false
+		e.settle(verifyAt)
 		return !same
 	}
+	failed := s.nud&netlink.NUD_FAILED != 0 && !removed
 	switch {
+	case e.own:
+		if failed || removed {
+			if e.askedAt.IsZero() {
+				return false // it was not asked: we do so
+			}
+			r.solicit(e, everybody, now)
+		}
+	case e.valid() && failed && e.nud&netlink.NUD_PROBE != 0:
+		// It may have moved, so ask everyone before giving it up. Frames wait meanwhile.
+		// Its own table may be full, so that it does not answer the kernel.
+		if r.resolve(e, now); r.wire != nil {
+			r.solicit(e, everybody, now)
+		}
 	case e.valid():
-		// It failed to confirm, or was removed: it may have moved, so ask
-		// everyone before giving it up. Frames wait meanwhile.
-		r.ask(e, now)
-	case s.nud&netlink.NUD_FAILED != 0 && !e.askedAt.IsZero():
+		// It has not failed: it was removed, by hand or to make room.
+		r.vanish(e, now)
+	case failed && !e.askedAt.IsZero():
 		e.fail(now, r.opt.HoldDown)
+	case removed && !e.askedAt.IsZero():
+		r.solicit(e, everybody, now)
 	default:
 		return false
 	}
@@ -154,13 +269,34 @@ func (r *Resolver) learn(e *entry, s state, now time.Time) bool {
 func (r *Resolver) tick(e *entry, now time.Time) {
 	const steady = netlink.NUD_REACHABLE | netlink.NUD_STALE | netlink.NUD_DELAY
 	switch {
-	case e.valid():
-		if e.nud&steady != 0 && !now.Before(e.verifyAt) {
-			r.probe(e, now)
+	case !e.askedAt.IsZero():
+		if !now.Before(e.askedAt.Add(patience)) {
+			r.solicit(e, everybody, now)
 		}
-	case !e.askedAt.IsZero() && !e.asking(now):
-		r.ask(e, now)
+	case !e.askNext.IsZero():
+		if !now.Before(e.askNext) {
+			r.solicit(e, e.tries, now)
+		}
+	case !e.valid() || e.nud&steady == 0 || now.Before(e.verifyAt):
+	case e.own:
+		r.verify(e, now)
+	default:
+		if e.verifyAt = now.Add(r.opt.Verify); r.probe(e) != nil {
+			// Not valid any more, and the notification is on its way or was lost.
+			r.vanish(e, now)
+		}
 	}
+}
+
+// verify asks whether e, which the kernel's table does not have, is there still: the
+// kernel, if it can, so that it is the kernel's again.
+func (r *Resolver) verify(e *entry, now time.Time) {
+	if r.probe(e) != nil {
+		r.ask(e, 0, now)
+		return
+	}
+	e.settle(now)
+	e.askedAt = now // it has e after all, and will say so
 }
 
 func family(a netip.Addr) int {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -68,9 +69,12 @@ func (r *Resolver) reroute(h *hop, now time.Time) {
 		h.route = route{} // a tunnel or the like: no plane sends there
 		return
 	}
+	if r.opt.Egress != nil {
+		r.opt.Egress(rt.ifindex)
+	}
 	r.attach(h, key{ifindex: rt.ifindex, addr: rt.via})
-	if e := h.entry; !e.valid() && e.askedAt.IsZero() {
-		r.ask(e, now)
+	if e := h.entry; !e.valid() && !e.asking() {
+		r.resolve(e, now)
 	}
 }
 
@@ -91,9 +95,9 @@ func (r *Resolver) resync(all bool) error {
 	r.mu.Lock()
 	r.snap.Store(s)
 	if all {
-		r.table = table
 		for k, e := range r.entries {
-			r.learn(e, table[k], now)
+			s, there := table[k]
+			r.learn(e, s, !there, now)
 		}
 	}
 	for _, h := range r.hops {
@@ -103,6 +107,31 @@ func (r *Resolver) resync(all bool) error {
 	r.mu.Unlock()
 	publish(changes)
 	return nil
+}
+
+// query opens a socket for requests that netlink.Handle has no method for, in the
+// calling thread's network namespace.
+func query() (map[int]*nl.SocketHandle, error) {
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	return map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}, nil
+}
+
+// inKernel is the kernel's word about one neighbour; the zero value if it has none, or does
+// not say (it does from Linux 5.0 on), so that it is asked for.
+func (r *Resolver) inKernel(k key) state {
+	q := nl.NewNetlinkRequest(unix.RTM_GETNEIGH, 0)
+	q.Sockets = r.one
+	q.AddData(&netlink.Ndmsg{Family: uint8(family(k.addr)), Index: uint32(k.ifindex)})
+	q.AddData(nl.NewRtAttr(netlink.NDA_DST, k.addr.AsSlice()))
+	messages, err := q.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNEIGH)
+	if err != nil || len(messages) == 0 {
+		return state{}
+	}
+	_, s, _ := decodeMessage(messages[0])
+	return s
 }
 
 // interrupted reports a dump during which the table changed: what it says
@@ -123,6 +152,15 @@ func readNeighbours(k *netlink.Handle) (map[key]state, error) {
 		}
 	}
 	return table, nil
+}
+
+// decodeMessage is decode of what a message says.
+func decodeMessage(b []byte) (key, state, bool) {
+	n, err := netlink.NeighDeserialize(b)
+	if err != nil {
+		return key{}, state{}, false
+	}
+	return decode(n)
 }
 
 // decode translates the library's form of a neighbour. False: not an IP

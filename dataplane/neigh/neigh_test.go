@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ulvs/ulvs/dataplane"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -29,7 +30,7 @@ func TestResolves(t *testing.T) {
 		mtu  int
 	}{{"10.9.0.2", 1500}, {"10.9.5.5", 1300}, {"10.9.6.6", 1500}, {"fd09::2", 1500}} {
 		h := r.NextHop(addr(c.addr))
-		await(t, h, 10*time.Second, "reachable", reaches(mac1))
+		await(t, h, "reachable", reaches(mac1))
 		n := h.Neighbor()
 		if own, ok := r.LinkAddr(n.Ifindex); !ok || own != n.Src || n.MTU != c.mtu {
 			t.Errorf("%s: %+v, want MTU %d and the link's own address %v as source", c.addr, *n, c.mtu, own)
@@ -63,8 +64,11 @@ func TestLocalAndSourceFollowAddresses(t *testing.T) {
 	if got := r.Source(ifindex, addr("2001:db8::1")); got != addr("fd09::1") {
 		t.Errorf("IPv6 source is %v", got)
 	}
-	if r.Local(addr("10.9.0.77")) || !r.Local(addr("10.9.0.1")) || !r.Local(addr("::ffff:10.9.0.1")) || !r.Local(addr("::1")) {
+	if r.Local(addr("10.9.0.77")) || !r.Local(addr("10.9.0.1")) || r.Local(addr("::ffff:10.9.0.1")) || !r.Local(addr("::1")) {
 		t.Error("wrong about local addresses")
+	}
+	if !r.Broadcast(addr("10.9.0.255")) || r.Broadcast(addr("10.9.0.1")) || r.Broadcast(addr("10.9.1.255")) {
+		t.Error("wrong about broadcast addresses")
 	}
 	l.in(l.director, func() { l.ip("addr add 10.9.0.77/32 dev lo") })
 	eventually(t, func() bool { return r.Local(addr("10.9.0.77")) })
@@ -83,9 +87,9 @@ func TestLocalDoesNotAllocate(t *testing.T) {
 
 func eventually(t *testing.T, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(3 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(testPatience); !ok(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("it did not happen within 3s")
+			t.Fatalf("it did not happen within %v", testPatience)
 		}
 	}
 }
@@ -99,37 +103,35 @@ func TestReferences(t *testing.T) {
 		t.Fatal("one address, two hops")
 	}
 	r.Release(a)
-	await(t, a, 3*time.Second, "reachable after one of two releases", reaches(mac1))
+	await(t, a, "reachable after one of two releases", reaches(mac1))
 	r.Release(a)
-	await(t, a, time.Second, "given up", is(dataplane.HopUnreachable))
+	await(t, a, "given up", is(dataplane.HopUnreachable))
 	if c := r.NextHop(addr("10.9.0.2")); c == a {
 		t.Error("a released hop came back")
 	} else {
 		r.Release(a) // not ours any more; must not harm c
-		await(t, c, 3*time.Second, "reachable", reaches(mac1))
+		await(t, c, "reachable", reaches(mac1))
 	}
 }
 
-// The server changes its address without a word: found within ten seconds.
+// The server changes its address without a word: found by itself.
 func TestSilentChange(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
 	r := l.start(Options{})
 	hops := []*dataplane.NextHop{r.NextHop(addr("10.9.0.2")), r.NextHop(addr("fd09::2"))}
 	for _, h := range hops {
-		await(t, h, 10*time.Second, "reachable", reaches(mac1))
+		await(t, h, "reachable", reaches(mac1))
 	}
 	l.in(l.server, func() { l.ip("link set s0 address " + mac2) })
-	begin := time.Now()
 	for _, h := range hops {
 		// It may be resolving for a moment, but never given up.
-		await(t, h, 20*time.Second, "at its new address", func(n *dataplane.Neighbor) bool {
+		await(t, h, "at its new address", func(n *dataplane.Neighbor) bool {
 			if n.State == dataplane.HopUnreachable {
 				t.Fatalf("%v was given up", h.Addr())
 			}
 			return reaches(mac2)(n)
 		})
-		t.Logf("%v followed after %v", h.Addr(), time.Since(begin).Round(time.Millisecond))
 	}
 }
 
@@ -141,7 +143,7 @@ func TestAnnouncedChange(t *testing.T) {
 	r := l.start(Options{Verify: time.Hour})
 	hops := []*dataplane.NextHop{r.NextHop(addr("10.9.0.2")), r.NextHop(addr("fd09::2"))}
 	for _, h := range hops {
-		await(t, h, 10*time.Second, "reachable", reaches(mac1))
+		await(t, h, "reachable", reaches(mac1))
 	}
 	l.in(l.server, func() {
 		l.sysctl("ipv4/conf/s0/arp_notify", "1")
@@ -149,8 +151,7 @@ func TestAnnouncedChange(t *testing.T) {
 		l.ip("link set s0 address " + mac2)
 	})
 	for _, h := range hops {
-		took := await(t, h, 10*time.Second, "at its new address", reaches(mac2))
-		t.Logf("%v followed after %v", h.Addr(), took.Round(time.Millisecond))
+		await(t, h, "at its new address", reaches(mac2))
 	}
 }
 
@@ -160,7 +161,7 @@ func TestFailureAndReturn(t *testing.T) {
 	for name, c := range map[string]struct {
 		hold  time.Duration
 		again bool
-	}{"after the hold-down": {300 * time.Millisecond, true}, "in the hold-down": {time.Minute, false}} {
+	}{"after the hold-down": {2 * time.Second, true}, "in the hold-down": {time.Hour, false}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			failureAndReturn(t, c.hold, c.again)
@@ -178,12 +179,12 @@ func failureAndReturn(t *testing.T, hold time.Duration, again bool) {
 	if h.Neighbor().State != dataplane.HopResolving || !h.Park(frame(1), send) {
 		t.Fatalf("at first: %+v", *h.Neighbor())
 	}
-	await(t, h, 6*time.Second, "given up", is(dataplane.HopUnreachable))
+	await(t, h, "given up", is(dataplane.HopUnreachable))
 	if h.Lost() != 1 {
 		t.Errorf("%d frames lost, want 1", h.Lost())
 	}
 	if again {
-		await(t, h, time.Second, "willing to try again", is(dataplane.HopResolving))
+		await(t, h, "willing to try again", is(dataplane.HopResolving))
 	}
 	l.in(l.server, func() { l.ip("addr add 10.9.0.3/24 dev s0") })
 	for b := byte(2); b <= 4; b++ {
@@ -191,7 +192,7 @@ func failureAndReturn(t *testing.T, hold time.Duration, again bool) {
 			sent <- b
 		}
 	}
-	await(t, h, time.Second, "reachable", reaches(mac1))
+	await(t, h, "reachable", reaches(mac1))
 	for b := byte(2); b <= 4; b++ {
 		if got := <-sent; got != b {
 			t.Fatalf("frame %d came when %d was due", got, b)
@@ -209,7 +210,7 @@ func TestFollowsRoutesAndLinks(t *testing.T) {
 	})
 	r := l.start(Options{})
 	h := r.NextHop(addr("10.9.8.8"))
-	await(t, h, time.Second, "unreachable", is(dataplane.HopUnreachable))
+	await(t, h, "unreachable", is(dataplane.HopUnreachable))
 	steps := []struct {
 		do   string
 		what string
@@ -234,7 +235,7 @@ func TestFollowsRoutesAndLinks(t *testing.T) {
 	}
 	for _, s := range steps {
 		l.in(l.director, func() { l.ip(s.do) })
-		await(t, h, 10*time.Second, s.what, s.ok)
+		await(t, h, s.what, s.ok)
 	}
 }
 
@@ -250,7 +251,9 @@ func TestOverflow(t *testing.T) {
 			return
 		}
 		// The smallest buffer that the kernel allows, and nobody reading yet.
-		if err := r.events.SetReceiveBufferSize(1, false); err != nil {
+		if err := r.events.control(func(fd int) error {
+			return unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1)
+		}); err != nil {
 			t.Error(err)
 		}
 		h := r.NextHop(addr("10.9.8.8"))
@@ -259,7 +262,7 @@ func TestOverflow(t *testing.T) {
 		run(t, batch)
 		l.ip("route add 10.9.8.8 via 10.9.0.2")
 		runUntilEnd(t, r)
-		await(t, h, 5*time.Second, "reachable by the last route", reaches(mac1))
+		await(t, h, "reachable by the last route", reaches(mac1))
 	})
 }
 

@@ -3,9 +3,13 @@
 // the kernel's notifications, and asks neighbours again by itself, because no
 // packet of the kernel's own uses a real server's entry: the kernel alone
 // would believe an old address for as long as nobody contradicts it.
+//
+// The kernel's table has room for so many neighbours (gc_thresh3), which strangers can
+// fill. What is thrown out of it is used further, and asked for on the wire.
 package neigh
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -31,6 +35,10 @@ type Options struct {
 	// unreachable. After it the next frame waits while the neighbour is asked
 	// again. 0 means 1 second.
 	HoldDown time.Duration
+	// Egress, if not nil, is told by which interface a next hop is reached before it is:
+	// what sends there can be made by then. It is called with locks held and must not call
+	// the resolver.
+	Egress func(ifindex int)
 	// Logger is told of overflows and of what the kernel refuses; nil means
 	// slog.Default().
 	Logger *slog.Logger
@@ -43,7 +51,9 @@ type Resolver struct {
 	opt    Options
 	log    *slog.Logger
 	kernel *netlink.Handle
-	events *nl.NetlinkSocket
+	one    map[int]*nl.SocketHandle // for requests that kernel has no method for
+	events *socket
+	wire   *solicitor // nil without CAP_NET_RAW
 	wants  chan *hop
 	snap   atomic.Pointer[snapshot]
 	closed sync.Once
@@ -51,9 +61,12 @@ type Resolver struct {
 	mu      sync.Mutex
 	hops    map[netip.Addr]*hop
 	entries map[key]*entry // neighbours that hops lead to
-	table   map[key]state  // the kernel's neighbours, all of them
-	// complainedAt is when a refusal of the kernel was last logged.
-	complainedAt time.Time
+	budget  budget         // of our own questions
+	// When it was last logged that a neighbour cannot be asked, that the kernel does not
+	// ask, and that notifications were lost.
+	complainedAt, fullAt, lostAt time.Time
+
+	kept, asked atomic.Uint64
 }
 
 var _ dataplane.Resolver = (*Resolver)(nil)
@@ -70,7 +83,8 @@ type hop struct {
 }
 
 // New makes a resolver and reads the kernel's tables. It needs no privileges
-// to read, and CAP_NET_ADMIN to have neighbours asked. Run must be called for
+// to read, CAP_NET_ADMIN to have neighbours asked, and CAP_NET_RAW to ask those that the
+// kernel's table has no room for. Run must be called for
 // changes to be followed; Close gives back the sockets of one that never ran.
 func New(opt Options) (*Resolver, error) {
 	if opt.Verify < 0 || opt.HoldDown < 0 {
@@ -88,31 +102,29 @@ func New(opt Options) (*Resolver, error) {
 		wants:   make(chan *hop, 1024),
 		hops:    make(map[netip.Addr]*hop),
 		entries: make(map[key]*entry),
-		table:   make(map[key]state),
 	}
 	if r.log == nil {
 		r.log = slog.Default()
 	}
 	// Subscribe before reading, so that no change falls between the two.
 	var err error
-	r.events, err = nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
-		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE,
-		unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE)
-	if err != nil {
+	if r.events, err = subscribe(); err != nil {
 		return nil, fmt.Errorf("neigh: cannot subscribe to rtnetlink: %w", err)
 	}
-	// A burst of route changes should not overflow it; without the privilege
-	// to force it, net.core.rmem_max bounds it, and overflows are resynced.
-	if r.events.SetReceiveBufferSize(1<<20, true) != nil {
-		_ = r.events.SetReceiveBufferSize(1<<20, false)
-	}
 	r.kernel, err = netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err == nil {
+		r.one, err = query()
+	}
 	if err != nil {
-		r.events.Close()
+		r.Close()
 		return nil, fmt.Errorf("neigh: cannot open rtnetlink: %w", err)
 	}
-	if err := r.resync(true); err != nil {
+	r.wire, err = openSolicitor()
+	if err != nil && !errors.Is(err, unix.EPERM) {
+		r.Close()
+		return nil, fmt.Errorf("neigh: cannot open sockets for ARP and neighbour discovery: %w", err)
+	}
+	if err := r.resync(false); err != nil {
 		r.Close()
 		return nil, err
 	}
@@ -122,11 +134,27 @@ func New(opt Options) (*Resolver, error) {
 // Close gives back the resolver's sockets. Run does it when it ends.
 func (r *Resolver) Close() {
 	r.closed.Do(func() {
-		r.events.Close()
-		r.mu.Lock() // NextHop may be using it
+		r.events.close()
+		r.mu.Lock() // NextHop may be using them
 		defer r.mu.Unlock()
-		r.kernel.Close()
+		if r.kernel != nil {
+			r.kernel.Close()
+		}
+		for _, h := range r.one {
+			h.Close()
+		}
+		if r.wire != nil {
+			r.wire.close()
+		}
 	})
+}
+
+// Counters are the resolver's own, by name: safe to call at any time.
+func (r *Resolver) Counters() map[string]uint64 {
+	return map[string]uint64{
+		"next_hops_kept":  r.kept.Load(),  // thrown out of the kernel's table, and used further
+		"next_hops_asked": r.asked.Load(), // ARP requests and neighbour solicitations of our own
+	}
 }
 
 // NextHop implements dataplane.Resolver. It asks the kernel for the route,
@@ -193,6 +221,12 @@ func (r *Resolver) want(h *hop) {
 // so it knows 127.0.0.0/8 and "ip route add local" too.
 func (r *Resolver) Local(addr netip.Addr) bool { return r.snap.Load().local(addr) }
 
+// Broadcast implements dataplane.Resolver, by the same tables.
+func (r *Resolver) Broadcast(addr netip.Addr) bool {
+	_, ok := r.snap.Load().broadcasts[addr]
+	return ok
+}
+
 // Locals implements dataplane.Resolver.
 func (r *Resolver) Locals() *dataplane.Locals { return r.snap.Load().locals }
 
@@ -216,7 +250,7 @@ func (r *Resolver) LinkName(ifindex int) string { return r.snap.Load().links[ifi
 func (r *Resolver) attach(h *hop, k key) {
 	e := r.entries[k]
 	if e == nil {
-		e = newEntry(k, r.table[k], r.opt.Verify)
+		e = newEntry(k, r.inKernel(k), r.opt.Verify)
 		r.entries[k] = e
 	}
 	h.entry = e

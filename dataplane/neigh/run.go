@@ -2,14 +2,10 @@ package neigh
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"syscall"
 	"time"
 
 	"github.com/ulvs/ulvs/dataplane"
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -18,49 +14,61 @@ const (
 	// settle is how long changes of routes, links and addresses are collected
 	// before they are looked at: they come in bursts.
 	settle = 20 * time.Millisecond
+	// readAllEvery is how often all is read while notifications are lost.
+	readAllEvery = time.Second
 )
 
 // Run follows the kernel until ctx ends, and then returns nil. It may be
 // called once; it closes the resolver.
 func (r *Resolver) Run(ctx context.Context) error {
-	messages := make(chan []syscall.NetlinkMessage, 16)
-	overflow := make(chan struct{}, 1)
-	failed := make(chan error, 1)
-	done := make(chan struct{})
 	ctx, cancel := context.WithCancel(ctx)
-	go func() {
-		defer close(done)
-		failed <- r.receive(ctx, messages, overflow)
-	}()
-	defer func() {
-		cancel()
-		r.Close() // ends receive
-		<-done
-	}()
+	readers, running := errgroup.WithContext(ctx)
+	batches, answers := make(chan batch, 16), make(chan answer, 64)
+	overflow := make(chan struct{}, 1)
+	readers.Go(func() error { return r.receive(batches, overflow, running.Done()) })
+	if r.wire != nil {
+		readers.Go(func() error { return r.wire.listenARP(answers, running.Done()) })
+		readers.Go(func() error { return r.wire.listenND(answers, running.Done()) })
+	}
+	r.follow(running, batches, answers, overflow)
+	wanted := ctx.Err() != nil
+	cancel()
+	r.Close() // ends the readers
+	if err := readers.Wait(); !wanted {
+		return err
+	}
+	return nil
+}
 
+// follow does what Run does, with what its readers read.
+func (r *Resolver) follow(ctx context.Context, batches <-chan batch, answers <-chan answer, overflow <-chan struct{}) {
 	ticker := time.NewTicker(tickEvery)
 	defer ticker.Stop()
 	var settled <-chan time.Time
+	var readAll time.Time
 	everything := false
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
-		case err := <-failed:
-			if ctx.Err() != nil {
-				return nil
-			}
-			return err
-		case batch := <-messages:
-			if r.take(batch) && settled == nil {
+			return
+		case b := <-batches:
+			if r.take(b) && settled == nil {
 				settled = time.After(settle)
 			}
+		case a := <-answers:
+			r.hear(a)
 		case <-overflow:
-			r.log.Warn("neigh: notifications were lost; reading all tables again")
-			everything = true
-			settled = time.After(settle)
+			now := time.Now()
+			r.complain(&r.lostAt, now, "neigh: notifications were lost; reading all tables again")
+			if !everything {
+				everything = true
+				settled = time.After(max(settle, readAll.Add(readAllEvery).Sub(now)))
+			}
 		case <-settled:
 			settled = nil
+			if everything {
+				readAll = time.Now()
+			}
 			if err := r.resync(everything); err != nil {
 				// Most likely too busy; without a retry we would be stale.
 				r.log.Warn("neigh: cannot read the tables; trying again", "err", err)
@@ -76,62 +84,15 @@ func (r *Resolver) Run(ctx context.Context) error {
 	}
 }
 
-// receive passes notifications on until the socket is closed.
-func (r *Resolver) receive(ctx context.Context, out chan<- []syscall.NetlinkMessage, overflow chan<- struct{}) error {
-	for {
-		batch, from, err := r.events.Receive()
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, unix.ENOBUFS):
-			select {
-			case overflow <- struct{}{}:
-			default:
-			}
-			continue
-		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
-			continue
-		case err != nil:
-			return fmt.Errorf("neigh: rtnetlink notifications ended: %w", err)
-		case from.Pid != 0:
-			continue // not the kernel
-		}
-		select {
-		case out <- batch:
-		case <-ctx.Done():
-			return nil
-		}
-	}
-}
-
 // take carries out the notifications about neighbours at once, and reports
 // whether something else changed too, for which a resync is due.
-func (r *Resolver) take(batch []syscall.NetlinkMessage) (other bool) {
+func (r *Resolver) take(b batch) (other bool) {
 	now := time.Now()
 	changed := false
 	r.mu.Lock()
-	for i := range batch {
-		m := &batch[i]
-		if m.Header.Type != unix.RTM_NEWNEIGH && m.Header.Type != unix.RTM_DELNEIGH {
-			other = true
-			continue
-		}
-		n, err := netlink.NeighDeserialize(m.Data)
-		if err != nil {
-			continue
-		}
-		k, s, ok := decode(n)
-		if !ok {
-			continue
-		}
-		if m.Header.Type == unix.RTM_DELNEIGH {
-			delete(r.table, k)
-			s = state{}
-		} else {
-			r.table[k] = s
-		}
-		if e := r.entries[k]; e != nil {
-			changed = r.learn(e, s, now) || changed
+	for _, n := range b.notices {
+		if e := r.entries[n.key]; e != nil {
+			changed = r.learn(e, n.state, n.removed, now) || changed
 		}
 	}
 	var changes []change
@@ -140,15 +101,27 @@ func (r *Resolver) take(batch []syscall.NetlinkMessage) (other bool) {
 	}
 	r.mu.Unlock()
 	publish(changes)
-	return other
+	return b.other
+}
+
+// hear takes a neighbour's answer.
+func (r *Resolver) hear(a answer) {
+	now := time.Now()
+	var changes []change
+	r.mu.Lock()
+	if r.accept(a, now) {
+		changes = r.changes(now)
+	}
+	r.mu.Unlock()
+	publish(changes)
 }
 
 // startResolving starts resolving h, for which a frame waits.
 func (r *Resolver) startResolving(h *hop) {
 	now := time.Now()
 	r.mu.Lock()
-	if e := h.entry; e != nil && !e.valid() && !e.asking(now) {
-		r.ask(e, now)
+	if e := h.entry; e != nil && !e.valid() && !e.asking() {
+		r.resolve(e, now)
 	}
 	h.wanted.Store(false)
 	changes := r.changes(now)
@@ -159,8 +132,13 @@ func (r *Resolver) startResolving(h *hop) {
 func (r *Resolver) tickAll() {
 	now := time.Now()
 	r.mu.Lock()
+	asking := false
 	for _, e := range r.entries {
 		r.tick(e, now)
+		asking = asking || e.own || !e.askNext.IsZero()
+	}
+	if !asking {
+		r.hush()
 	}
 	changes := r.changes(now)
 	r.mu.Unlock()

@@ -20,10 +20,12 @@ type snapshot struct {
 	addrs6    map[[16]byte]struct{}
 	prefixes4 []prefix4
 	prefixes6 []netip.Prefix
-	locals    *dataplane.Locals
-	links     map[int]link
-	first4    netip.Addr // of any interface, for those that have none
-	first6    netip.Addr
+	// broadcasts are the broadcast addresses of the host's networks.
+	broadcasts map[netip.Addr]struct{}
+	locals     *dataplane.Locals
+	links      map[int]link
+	first4     netip.Addr // of any interface, for those that have none
+	first6     netip.Addr
 }
 
 type link struct {
@@ -35,18 +37,20 @@ type link struct {
 	source4        netip.Addr
 	source6        netip.Addr
 	source6IsLocal bool // source6 is link-local: a global one is better
+	linkLocal      netip.Addr
+	prefixes4      []netip.Prefix // its addresses, with their networks
 }
 
 func newSnapshot() *snapshot {
 	return &snapshot{addrs4: make(map[uint32]struct{}), addrs6: make(map[[16]byte]struct{}),
-		locals: new(dataplane.Locals), links: make(map[int]link)}
+		broadcasts: make(map[netip.Addr]struct{}), locals: new(dataplane.Locals), links: make(map[int]link)}
 }
 
 // prefix4 is a range of IPv4 addresses.
 type prefix4 struct{ addr, mask uint32 }
 
 func (s *snapshot) local(a netip.Addr) bool {
-	if a = a.Unmap(); a.Is4() {
+	if a.Is4() {
 		b := a.As4()
 		addr := binary.BigEndian.Uint32(b[:])
 		if _, ok := s.addrs4[addr]; ok {
@@ -152,6 +156,9 @@ func (s *snapshot) readSources(k *netlink.Handle) error {
 		// IFA_F_SECONDARY means a temporary (privacy) address in IPv6.
 		case a.Flags&unix.IFA_F_SECONDARY != 0:
 		case ip.Is4():
+			if p, ok := prefix(a.IPNet); ok {
+				l.prefixes4 = append(l.prefixes4, p)
+			}
 			if !l.source4.IsValid() {
 				l.source4 = ip
 			}
@@ -160,6 +167,9 @@ func (s *snapshot) readSources(k *netlink.Handle) error {
 			}
 		default:
 			linkLocal := ip.IsLinkLocalUnicast()
+			if linkLocal {
+				l.linkLocal = ip
+			}
 			if !l.source6.IsValid() || (l.source6IsLocal && !linkLocal) {
 				l.source6, l.source6IsLocal = ip, linkLocal
 			}
@@ -190,6 +200,16 @@ func (s *snapshot) readLocal(k *netlink.Handle) error {
 		}
 	}
 	s.locals = dataplane.NewLocals(all)
+	filter.Type = unix.RTN_BROADCAST
+	routes, err := k.RouteListFiltered(netlink.FAMILY_V4, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
+	if err != nil && !interrupted(err) {
+		return fmt.Errorf("neigh: cannot list broadcast routes: %w", err)
+	}
+	for _, rt := range routes {
+		if p, ok := prefix(rt.Dst); ok && p.IsSingleIP() {
+			s.broadcasts[p.Addr()] = struct{}{}
+		}
+	}
 	return nil
 }
 

@@ -53,6 +53,14 @@ func attach(prog *ebpf.Program, ifindex int, flags link.XDPAttachFlags) (l link.
 	}
 }
 
+// unfit says why a driver does not take a program.
+func unfit(err error) error {
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return errors.New("its driver has no XDP")
+	}
+	return err
+}
+
 // ErrTaken says that an interface has the program of another ulvs daemon, which would
 // go on forwarding in front of whatever takes packets there.
 var ErrTaken = errors.New("another ulvs daemon's program is in front of it: end that daemon, and remove what it left with \"ulvs detach\" and its --control and --pin")

@@ -239,7 +239,7 @@ func (p *Plane) link(name string, ifindex int, prog *ebpf.Program, why error) (l
 	l, err = attach(prog, ifindex, flags)
 	if err != nil && inDriver {
 		inDriver = false
-		mode = "generic (" + err.Error() + ")"
+		mode = "generic (" + unfit(err).Error() + ")"
 		l, err = attach(prog, ifindex, link.XDPGenericMode)
 	}
 	if err != nil {

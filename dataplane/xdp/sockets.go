@@ -45,6 +45,7 @@ type sockets struct {
 type queue struct {
 	p       *Plane
 	s       *xsk.Socket
+	poller  *xsk.Poller
 	ifindex int
 	packets [socketBatch]xsk.Packet
 	frames  [socketBatch]dataplane.Frame
@@ -84,7 +85,12 @@ func (p *Plane) openSockets(ifindex int, native bool) (m *ebpf.Map, why error) {
 			}
 			return nil, err
 		}
-		opened = append(opened, &queue{p: p, s: s, ifindex: ifindex})
+		q := &queue{p: p, s: s, ifindex: ifindex}
+		opened = append(opened, q)
+		if q.poller, err = xsk.NewPoller(s); err != nil {
+			closeQueues(opened)
+			return nil, err
+		}
 	}
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_sockets", Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4,
 		MaxEntries: uint32(len(opened))})
@@ -94,9 +100,7 @@ func (p *Plane) openSockets(ifindex int, native bool) (m *ebpf.Map, why error) {
 		}
 	}
 	if err != nil {
-		for _, q := range opened {
-			_ = q.s.Close()
-		}
+		closeQueues(opened)
 		return nil, fmt.Errorf("xdp: a map of sockets: %w", permitted(err))
 	}
 	p.sockets.queues = append(p.sockets.queues, opened...)
@@ -158,7 +162,7 @@ func (p *Plane) claimServices() error {
 	m := p.sockets.claims
 	want := map[preselect.Key]uint32{}
 	for _, c := range p.claimed {
-		if c.Last == 0 && c.Proto != program.ProtoSCTP {
+		if c.Last == 0 && (c.Proto == program.ProtoTCP || c.Proto == program.ProtoUDP) {
 			want[claimKey(c)] = c.Service
 		}
 	}
@@ -193,21 +197,16 @@ func (p *Plane) runSockets(ctx context.Context, h dataplane.Handler) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, q := range p.sockets.queues {
 		g.Go(func() error {
-			poller, err := xsk.NewPoller(q.s)
-			if err != nil {
-				return err
-			}
-			defer poller.Close()
-			defer context.AfterFunc(ctx, poller.End)()
-			return q.run(poller, h)
+			defer context.AfterFunc(ctx, q.poller.End)()
+			return q.run(h)
 		})
 	}
 	return g.Wait()
 }
 
-func (q *queue) run(poller *xsk.Poller, h dataplane.Handler) error {
+func (q *queue) run(h dataplane.Handler) error {
 	for {
-		more, err := poller.Wait(time.Second)
+		more, err := q.poller.Wait(time.Second)
 		if !more || err != nil {
 			return err
 		}
@@ -302,10 +301,17 @@ func (p *Plane) closeSockets() {
 	if p.sockets == nil {
 		return
 	}
-	for _, q := range p.sockets.queues {
-		_ = q.s.Close()
-	}
+	closeQueues(p.sockets.queues)
 	p.sockets.queues = nil
 	_ = p.sockets.umem.Close()
 	_ = p.sockets.claims.Close()
+}
+
+func closeQueues(list []*queue) {
+	for _, q := range list {
+		if q.poller != nil {
+			_ = q.poller.Close()
+		}
+		_ = q.s.Close()
+	}
 }

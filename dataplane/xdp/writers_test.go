@@ -330,7 +330,7 @@ func (w *writers) served() (n uint64) {
 // that stays all, by the sink and by the connection's own count; and of each server as
 // much as the program has counted for it.
 func (w *writers) audit() (failed bool) {
-	if err := w.sink.Await(w.served(), time.Second); err != nil {
+	if err := w.sink.Await(w.served(), time.Minute); err != nil {
 		w.t.Error(err)
 		return true
 	}
@@ -378,7 +378,7 @@ func (w *writers) settle() {
 	}
 	_, err := w.generator(list, false).Run(2 * uint64(len(list)))
 	w.must(err)
-	w.must(w.sink.Await(w.served(), time.Second))
+	w.must(w.sink.Await(w.served(), time.Minute))
 	for _, c := range w.all {
 		want := uint64(0)
 		if c.live {

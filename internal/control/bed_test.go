@@ -83,6 +83,10 @@ func (b *bed) open(proto ulvs.Protocol, client, virtual string) {
 	}
 }
 
+// patience is how long a test waits for what is due: so long that it is not the machine's
+// fault if it does not come.
+const patience = time.Minute
+
 // serve answers on a socket with what c does, until the test ends or end is
 // called, which returns when Serve has. Nothing may go on running when the test
 // has ended.
@@ -104,7 +108,7 @@ func serve(t *testing.T, c ulvs.Control) (client *control.Client, path string, e
 			if err != nil {
 				t.Errorf("Serve: %v", err)
 			}
-		case <-time.After(5 * time.Second):
+		case <-time.After(patience):
 			t.Error("Serve does not end")
 		}
 		must(t, name.Close())
@@ -119,7 +123,7 @@ func serve(t *testing.T, c ulvs.Control) (client *control.Client, path string, e
 // noneLeft waits until there are no more goroutines than before.
 func noneLeft(t *testing.T, before int) {
 	t.Helper()
-	for until := time.Now().Add(3 * time.Second); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(patience); runtime.NumGoroutine() > before; time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
 			stacks := make([]byte, 1<<16)
 			t.Fatalf("%d goroutines, %d before:\n%s", runtime.NumGoroutine(), before, stacks[:runtime.Stack(stacks, true)])

@@ -7,10 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
+	"time"
 
 	"github.com/ulvs/ulvs"
 )
@@ -18,55 +19,75 @@ import (
 // Client speaks to a running daemon. Make it with Dial. Its methods may be
 // called from any goroutine.
 type Client struct {
+	// Patience is how long the daemon may show no sign of life before a method fails
+	// with ulvs.ErrNoAnswer. It may take longer for what it does: it shows that then. It is
+	// DefaultPatience, and not to be changed while a method runs.
+	Patience time.Duration
+
 	path string
 	http http.Client
+	pid  atomic.Int64 // who listened when a connection was last made; 0: not known
 }
+
+// DefaultPatience is how long a client waits for a sign of life.
+const DefaultPatience = 5 * time.Second
 
 var _ ulvs.Control = (*Client)(nil)
 
 // Dial makes a client of the daemon that listens at path. It does not connect
 // yet: a method of a client without a daemon fails with ulvs.ErrUnreachable.
 func Dial(path string) *Client {
-	c := &Client{path: path}
+	c := &Client{Patience: DefaultPatience, path: path}
 	c.http.Transport = &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
-		},
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return c.connect(ctx) },
 	}
 	return c
 }
 
 // do sends a request and hands the body of a good answer to read.
 func (c *Client) do(method, path string, body any, read func(io.Reader) error) error {
-	var in io.Reader
+	var raw []byte
 	if method == http.MethodPost {
-		raw, err := json.Marshal(body)
-		if err != nil {
+		var err error
+		if raw, err = json.Marshal(body); err != nil {
 			return err
 		}
-		in = bytes.NewReader(raw)
 	}
-	req, err := http.NewRequest(method, "http://ulvs/v1/"+path, in)
+	return c.insist(func() error { return c.attempt(method, path, raw, read) })
+}
+
+// attempt sends a request once.
+func (c *Client) attempt(method, path string, body []byte, read func(io.Reader) error) error {
+	wait := c.await()
+	defer wait.end()
+	req, err := http.NewRequestWithContext(wait.ctx, method, "http://ulvs/v1/"+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
+	req.Header.Set(headerProgress, "1")
 	resp, err := c.http.Do(req)
 	if err != nil {
-		if errors.Is(err, fs.ErrPermission) {
-			return fmt.Errorf("%w: %s; be the daemon's user", ulvs.ErrPermission, c.path)
-		}
-		return fmt.Errorf("%w answers on %s; start one with \"ulvs run\", or name its socket with --control or ULVS_CONTROL", ulvs.ErrUnreachable, c.path)
+		return c.failed(wait, err)
 	}
 	defer resp.Body.Close()
+	answer := &answerReader{resp.Body, wait}
 	if resp.StatusCode != http.StatusOK {
-		var e errorReply
-		if err := json.NewDecoder(resp.Body).Decode(&e); err != nil || e.Error == "" {
-			return fmt.Errorf("the daemon on %s answered %s to %s: is it another version?", c.path, resp.Status, path)
-		}
-		return e.toError()
+		return c.refusal(answer, resp.Status, path)
 	}
-	return read(resp.Body)
+	if err := read(answer); err != nil && wait.silent() {
+		return c.noAnswer(wait)
+	} else {
+		return err
+	}
+}
+
+// refusal is the error in an answer that is none that was hoped for.
+func (c *Client) refusal(answer io.Reader, status, path string) error {
+	var e errorReply
+	if err := json.NewDecoder(answer).Decode(&e); err != nil || e.Error == "" {
+		return fmt.Errorf("the daemon on %s answered %s to %s: is it another version?", c.path, status, path)
+	}
+	return e.toError()
 }
 
 func (c *Client) post(path string, body any) error {
@@ -88,10 +109,6 @@ func (c *Client) AddService(s ulvs.Service) error       { return c.post("service
 func (c *Client) EditService(s ulvs.Service) error      { return c.post("service/edit", s) }
 func (c *Client) DeleteService(k ulvs.ServiceKey) error { return c.post("service/delete", k) }
 func (c *Client) Zero(k ulvs.ServiceKey) error          { return c.post("service/zero", k) }
-
-// Handover ends the daemon, which leaves everything to the next one, and returns
-// when it has stopped to forward.
-func (c *Client) Handover() error { return c.post("handover", struct{}{}) }
 
 func (c *Client) Clear() error                      { return c.post("clear", struct{}{}) }
 func (c *Client) ZeroAll() error                    { return c.post("zero", struct{}{}) }

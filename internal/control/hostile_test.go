@@ -22,7 +22,7 @@ func ask(t *testing.T, path, method, url string, length int64, body io.Reader) (
 	c, err := net.Dial("unix", path)
 	must(t, err)
 	defer c.Close()
-	must(t, c.SetDeadline(time.Now().Add(10*time.Second)))
+	must(t, c.SetDeadline(time.Now().Add(patience)))
 	req, err := http.NewRequest(method, "http://ulvs"+url, body)
 	must(t, err)
 	req.ContentLength = length

@@ -9,12 +9,20 @@
 // where the word names the ulvs.Err… value. Among connections, such an object is
 // the last line when they could not be listed to the end.
 //
+// A request with the header Ulvs-Progress is shown that the daemon lives: by "102
+// Processing" responses before the answer, at once and each second, and by empty lines in
+// a list that pauses. The one with the header Ulvs-Taken comes just before the request is
+// carried out. Where the connection ends before it, the daemon is ending or being
+// replaced: the request was not carried out, and may be sent again.
+//
 //	POST /v1/service/add, /edit            ulvs.Service
 //	POST /v1/service/delete, /zero         ulvs.ServiceKey
 //	POST /v1/destination/add, /edit        {"service": key, "destination": ulvs.Destination}
 //	POST /v1/destination/delete            {"service": key, "addr": "192.0.2.1:80"}
 //	POST /v1/clear, /v1/zero               {}
-//	POST /v1/handover                      {}, ends the daemon: the next goes on
+//	POST /v1/handover                      {}, ends the daemon: the next goes on. With the
+//	                                       header Ulvs-Pass-Socket its socket comes beside
+//	                                       the answer (SCM_RIGHTS)
 //	POST /v1/service/get                   ulvs.ServiceKey -> ulvs.ServiceStatus
 //	GET  /v1/services                      [ulvs.ServiceStatus]
 //	GET  /v1/connections                   ulvs.ConnStatus a line

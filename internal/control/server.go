@@ -1,115 +1,17 @@
 package control
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"net"
 	"net/http"
-	"os"
-	"sync"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs"
 )
 
-// Reservation is a socket's name, kept for one daemon. The lock file beside the
-// socket stays when it ends, or two daemons could each lock one of its name.
-type Reservation struct {
-	path string
-	lock *os.File
-}
-
-// Reserve takes the name of a socket, before anything else is changed: it fails
-// when a daemon has the name, also one that is just starting, and when there is
-// something of that name that is no socket.
-func Reserve(path string) (*Reservation, error) {
-	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("control socket %s: %w; give another with --control", path, err)
-	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		_ = lock.Close()
-		return nil, fmt.Errorf("control socket %s: another ulvs daemon has it; stop that one, or give another socket with --control", path)
-	}
-	if st, err := os.Lstat(path); err == nil && st.Mode()&os.ModeSocket == 0 {
-		_ = lock.Close()
-		return nil, fmt.Errorf("control socket %s: there is a file of that name that is no socket; give another with --control", path)
-	}
-	return &Reservation{path, lock}, nil
-}
-
-// Listen makes the socket, which only its owner may use, in the place of one
-// that a dead daemon left.
-func (r *Reservation) Listen() (net.Listener, error) {
-	if err := os.Remove(r.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	// It must never be open to others, not even for a moment.
-	old := unix.Umask(0o177)
-	l, err := net.Listen("unix", r.path)
-	unix.Umask(old)
-	if err != nil {
-		return nil, fmt.Errorf("control socket: %w; give another with --control", err)
-	}
-	return l, nil
-}
-
-// Close lets the next daemon have the name.
-func (r *Reservation) Close() error { return r.lock.Close() }
-
-// Serve answers on l with what c does, until ctx ends. When it returns, no
-// request is being answered any more, so that c may be closed.
-func Serve(ctx context.Context, l net.Listener, c ulvs.Control) error {
-	var (
-		h         = Handler(c)
-		answering sync.RWMutex // held for reading by every request
-		ended     bool
-	)
-	s := &http.Server{ReadHeaderTimeout: 10 * time.Second,
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			answering.RLock()
-			defer answering.RUnlock()
-			if ended {
-				panic(http.ErrAbortHandler)
-			}
-			h.ServeHTTP(w, r)
-		})}
-	down := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(down)
-		end, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		if s.Shutdown(end) != nil {
-			_ = s.Close()
-		}
-	})
-	err := s.Serve(l)
-	if stop() {
-		_ = s.Close()
-	} else {
-		<-down
-	}
-	// Close ends connections but waits for no handler.
-	answering.Lock()
-	ended = true
-	answering.Unlock()
-	if ctx.Err() != nil {
-		return nil
-	}
-	return fmt.Errorf("control socket: %w", err)
-}
-
-// Handoverer is a Control that can be told to end and to leave everything to the next
-// daemon. Handover returns when it has ended but for answering.
-type Handoverer interface{ Handover() error }
-
-// Handler serves the protocol over any director.
+// Handler serves the protocol over any director, but for the handover, which is a
+// Server's.
 func Handler(c ulvs.Control) http.Handler {
 	m := http.NewServeMux()
 	post(m, "service/add", func(s ulvs.Service) (any, error) { return nil, c.AddService(s) })
@@ -121,12 +23,6 @@ func Handler(c ulvs.Control) http.Handler {
 	post(m, "destination/edit", func(r destinationRequest) (any, error) { return nil, c.EditDestination(r.Service, r.Destination) })
 	post(m, "destination/delete", func(r destinationRequest) (any, error) { return nil, c.DeleteDestination(r.Service, r.Addr) })
 	post(m, "clear", func(struct{}) (any, error) { return nil, c.Clear() })
-	post(m, "handover", func(struct{}) (any, error) {
-		if h, ok := c.(Handoverer); ok {
-			return nil, h.Handover()
-		}
-		return nil, fmt.Errorf("%w: handing over", ulvs.ErrUnsupported)
-	})
 	post(m, "zero", func(struct{}) (any, error) { return nil, c.ZeroAll() })
 	post(m, "timeouts", func(t ulvs.Timeouts) (any, error) { return nil, c.SetTimeouts(t) })
 	post(m, "marks/command", func(r marksRequest) (any, error) {
@@ -157,7 +53,7 @@ func Handler(c ulvs.Control) http.Handler {
 		return versionReply{v, size}, err
 	})
 	m.HandleFunc("GET /v1/connections", func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Content-Type", "application/x-ndjson")
+		w.Header().Set("Content-Type", linesType)
 		enc, begun := json.NewEncoder(w), false
 		err := c.Conns(func(s ulvs.ConnStatus) bool {
 			begun = true
@@ -173,6 +69,9 @@ func Handler(c ulvs.Control) http.Handler {
 	})
 	return m
 }
+
+// linesType is the type of a list with an object a line.
+const linesType = "application/x-ndjson"
 
 // maxRequest is more than any rules file that a person would write.
 const maxRequest = 16 << 20

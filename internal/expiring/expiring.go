@@ -244,6 +244,9 @@ func (t *Table[ID, E]) Retired() []uint32 {
 	return list
 }
 
+// Quarantined returns how many slots Retired would take.
+func (t *Table[ID, E]) Quarantined() int { return len(t.retired) }
+
 // Free gives slots back that Retired took.
 func (t *Table[ID, E]) Free(list []uint32) {
 	for _, i := range list {

@@ -74,6 +74,14 @@ func (h *Hold[F]) Take(p *packet.Packet, now uint32) []F {
 	return d.frames
 }
 
+// Waiting returns what Take would give back, and keeps it.
+func (h *Hold[F]) Waiting(p *packet.Packet) []F {
+	if d := h.waiting[keyOf(p)]; d != nil {
+		return d.frames
+	}
+	return nil
+}
+
 // Len is how many fragments wait.
 func (h *Hold[F]) Len() int { return h.frames }
 

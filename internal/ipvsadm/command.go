@@ -265,7 +265,7 @@ func refused(v verb, err error, e *exit) *exit {
 	case errors.Is(err, ulvs.ErrPermission):
 		return fail("Can't initialize ipvs: Permission denied (you must be root)\n" +
 			"Are you sure that IP Virtual Server is built in the kernel or as module?")
-	case errors.Is(err, ulvs.ErrUnreachable):
+	case errors.Is(err, ulvs.ErrUnreachable), errors.Is(err, ulvs.ErrNoAnswer):
 		return fail("Can't initialize ipvs: %v", err)
 	}
 	text := err.Error()

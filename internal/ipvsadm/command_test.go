@@ -245,7 +245,7 @@ func TestRestoreStreams(t *testing.T) {
 		if code != 0 || len(f.services) != 1 {
 			t.Errorf("exit %d, %d services", code, len(f.services))
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Fatal("the restore waits for the end of its input")
 	}
 }

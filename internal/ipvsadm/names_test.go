@@ -122,19 +122,15 @@ func TestNamesFromServer(t *testing.T) {
 func TestNamesPatience(t *testing.T) {
 	r, asked := nameServer(t, nil)
 	n := namesFrom("testdata/hosts", "testdata/services", r)
-	n.left = 100 * time.Millisecond
+	n.left = 500 * time.Millisecond
 	f := newFake()
 	for i := range byte(50) {
 		f.services = append(f.services, ulvs.ServiceStatus{Service: ulvs.Service{
 			ServiceKey: ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: netip.AddrFrom4([4]byte{10, 0, 0, i}), Port: 80}, Scheduler: "rr"}})
 	}
-	start := time.Now()
 	stdout, _, exit := runWith(n, f, "", []string{"ipvsadm", "-L"})
-	if took := time.Since(start); took > 2*time.Second {
-		t.Errorf("50 addresses took %v", took)
-	}
-	if asked.Load() == 0 {
-		t.Error("the server was not asked")
+	if n := asked.Load(); n != 1 {
+		t.Errorf("the server was asked %d times about 50 addresses", n)
 	}
 	if exit != 0 || !strings.Contains(stdout, "TCP  10.0.0.7:http rr\n") || !strings.Contains(stdout, "TCP  client:http rr\n") {
 		t.Errorf("exit %d, %s", exit, stdout)

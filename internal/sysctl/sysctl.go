@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 )
 
 // Values are those that a director in direct routing feels. Make them with
@@ -102,7 +103,7 @@ func (v *Values) Set(name string, n int) (effect bool, err error) {
 		return true, nil
 	}
 	if _, ok := v.idle[name]; !ok {
-		return false, fmt.Errorf("%s: there is none of that name, but %v", name, v.Names())
+		return false, fmt.Errorf("%s: there is none of that name, but %s", name, strings.Join(v.Names(), ", "))
 	}
 	v.idle[name] = n
 	return false, nil

@@ -190,7 +190,7 @@ func (b *bed) expect(fd int, frames ...[]byte) {
 
 func eventually(t testing.TB, what string, is func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !is(); {
+	for end := time.Now().Add(time.Minute); !is(); {
 		if time.Now().After(end) {
 			t.Fatalf("it never came true that %s", what)
 		}

@@ -1,0 +1,110 @@
+package conn
+
+import "slices"
+
+// halfOpen are the connections whose client has not answered: which has not established what
+// it opened or, where a protocol has no states, has sent one packet. A stranger can make
+// them without number, from addresses that are not his, so that they are known in the order
+// in which they came, and can make room for others. (The kernel's table has no bound. What
+// it has against them is drop_entry: ip_vs_conn.c, ip_vs_random_dropentry.)
+//
+// It is a ring of arrivals: a connection's number, and the end of the tick at which it came.
+// What was answered or has ended is left in it, until it is the oldest. Six bytes a
+// connection are memory that is not there before it is needed.
+type halfOpen struct {
+	ids      []ID
+	ticks    []uint16
+	oldest   int
+	arrivals int // from oldest on
+	count    int // connections with flagHalfOpen
+}
+
+func newHalfOpen(max int) halfOpen {
+	return halfOpen{ids: make([]ID, max), ticks: make([]uint16, max)}
+}
+
+// HalfOpen returns how many connections are half-open. Of those of protocols without states
+// it may count some that were answered.
+func (t *Table) HalfOpen() int { return t.halfOpen.count }
+
+// arrive puts a connection that came at tick now, and has flagHalfOpen, behind the others.
+// Where the ring is full, so many came after the oldest that it is not worth a place.
+func (t *Table) arrive(id ID, now uint32) {
+	h := &t.halfOpen
+	if h.arrivals == len(h.ids) {
+		t.shift()
+	}
+	at := h.oldest + h.arrivals
+	if at >= len(h.ids) {
+		at -= len(h.ids)
+	}
+	h.ids[at], h.ticks[at] = id, uint16(now)
+	h.arrivals++
+	h.count++
+}
+
+// shift takes the oldest arrival out of the ring.
+func (t *Table) shift() {
+	h := &t.halfOpen
+	h.arrivals--
+	if h.oldest++; h.oldest == len(h.ids) {
+		h.oldest = 0
+	}
+}
+
+// arrived reports whether a connection is still half-open that came at a tick. It may be
+// another one, in the same slot, if the client of that has sent its SYN again.
+func (t *Table) arrived(id ID, tick uint16) bool {
+	return t.Live(id) && t.State(id)&flagHalfOpen != 0 && (uint16(t.Stamp(id)) == tick || t.Packets(id) > 1)
+}
+
+// answer says that a connection is not half-open any more, or is not to make room.
+func (t *Table) answer(id ID) {
+	if state := t.State(id); state&flagHalfOpen != 0 {
+		t.SetState(id, state&^flagHalfOpen)
+		t.halfOpen.count--
+	}
+}
+
+// Answered reports whether a connection's client has answered, so far as is known.
+func (t *Table) Answered(id ID) bool {
+	if t.State(id)&flagHalfOpen == 0 {
+		return true
+	}
+	switch t.Flow(id).Proto() {
+	case protoTCP, protoSCTP:
+		return false
+	}
+	return t.Packets(id) > 1
+}
+
+// OldestHalfOpen returns the half-open connection that came first, if it has had no packet
+// for so many ticks. It looks at some hundred arrivals, beyond which it says none.
+func (t *Table) OldestHalfOpen(now, age uint32) (ID, bool) {
+	h := &t.halfOpen
+	for budget := 256; budget > 0 && h.arrivals > 0; budget-- {
+		id := h.ids[h.oldest]
+		if t.arrived(id, h.ticks[h.oldest]) {
+			if !t.Answered(id) {
+				return id, t.Idle(id, now) >= age
+			}
+			t.answer(id)
+		}
+		t.shift()
+	}
+	return 0, false
+}
+
+// rearrive makes the ring of an adopted table anew, by the times of the last packets.
+func (t *Table) rearrive() {
+	var list []ID
+	for id := range ID(t.Slots()) {
+		if t.Live(id) && t.State(id)&flagHalfOpen != 0 {
+			list = append(list, id)
+		}
+	}
+	slices.SortFunc(list, func(a, b ID) int { return int(int32(t.Stamp(a) - t.Stamp(b))) })
+	for _, id := range list {
+		t.arrive(id, t.Stamp(id))
+	}
+}

@@ -1,0 +1,142 @@
+package forward
+
+import (
+	"time"
+)
+
+// The kernel makes connections and templates as long as there is memory. Here there may be
+// so many, and who sends SYNs from addresses that are not his would keep all others out.
+// So what nobody has answered makes room: connections that are half-open (conn.HalfOpen),
+// the oldest first, and templates that gave none but such. drop_entry is beside this, and
+// means what it means to the kernel.
+
+const (
+	// From nearFull of a table on, what has waited for its client for hesitation makes room:
+	// who loses a SYN or its answer has sent it again by then.
+	nearFullNum, nearFullDen = 7, 8
+	// quarantineDen is of which part of a table the slots in quarantine are too many to wait
+	// for the next Tick.
+	quarantineDen = 32
+	hesitation    = uint32(3 * time.Second * hz / time.Second)
+	// evictBudget is how many entries make room under one hold of the lock, beyond those
+	// without which a packet would find none.
+	evictBudget = 2048
+	// evictTries is how often one packet looks for room.
+	evictTries = 8
+)
+
+func nearFull(max int) int { return max * nearFullNum / nearFullDen }
+
+// makeRoom has entries make room that nobody has answered, before a table is full. The
+// caller holds the lock, and the director is started.
+func (tb *tables) makeRoom() {
+	if tb.conns.Len() > nearFull(tb.conns.Max()) {
+		tb.makeConnRoom()
+	}
+	if tb.templates.Len() > nearFull(tb.templates.Max()) {
+		tb.makeTemplateRoom()
+	}
+	if tb.conns.Quarantined() > tb.conns.Max()/quarantineDen ||
+		tb.templates.Quarantined() > tb.templates.Max()/quarantineDen {
+		select {
+		case tb.settle <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (tb *tables) makeConnRoom() {
+	c, margin := tb.conns, tb.opener.margin(tb.conns.Max())
+	for budget := evictBudget; budget > 0; budget-- {
+		age := hesitation
+		switch over, short := c.Len() > nearFull(c.Max()), c.Len() > c.Max()-margin; {
+		case short && c.HalfOpen() > margin:
+			age = 0
+		case !over:
+			return
+		}
+		if !tb.evictHalfOpen(age) {
+			return
+		}
+	}
+}
+
+func (tb *tables) makeTemplateRoom() {
+	t, margin := tb.templates, tb.opener.margin(tb.templates.Max())
+	for budget := evictBudget; budget > 0 && t.Len() > nearFull(t.Max()); budget-- {
+		if t.Evict(false) {
+			continue
+		}
+		age := hesitation
+		if t.Len() > t.Max()-margin && t.HalfOpen() > margin {
+			age = 0
+		}
+		if t.HalfOpen() == 0 || !tb.evictHalfOpen(age) {
+			return
+		}
+	}
+}
+
+// evictHalfOpen ends the half-open connection that came first, if it has had no packet for
+// so many ticks.
+func (tb *tables) evictHalfOpen(age uint32) bool {
+	id, ok := tb.conns.OldestHalfOpen(tb.conns.Now(), age)
+	if ok {
+		tb.removeConn(id)
+		tb.halfOpenEvicted++
+	}
+	return ok
+}
+
+// roomForConn makes room for one connection in a full table, and reports whether there may
+// be some now. Where slots are in quarantine, ending others brings none.
+func (tb *tables) roomForConn() bool {
+	return tb.conns.Len() >= tb.conns.Max() && tb.evictHalfOpen(0)
+}
+
+// roomForTemplate does the same for a template. Of clients that have answered, one that
+// controls nothing goes where there is no other.
+func (tb *tables) roomForTemplate() bool {
+	t := tb.templates
+	return t.Len() >= t.Max() && (t.Evict(false) || t.HalfOpen() > 0 && tb.evictHalfOpen(0) || t.Evict(true))
+}
+
+// flood is what has been said of entries that make room.
+type flood struct {
+	evicted uint64
+	last    uint32 // when there were some
+	on      bool
+}
+
+// quietAfter is how long nothing makes room before that is said.
+const quietAfter = 60 * hz
+
+// watchFlood returns what there is to say of entries that make room: that it has begun,
+// that it has ended, or nil. The caller holds the lock.
+func (tb *tables) watchFlood(tick uint32) (say func()) {
+	_, unanswered := tb.templates.Evicted()
+	fl, n := &tb.flood, tb.halfOpenEvicted+unanswered
+	conns, halfOpen, connsSoFar := tb.conns.Len(), tb.conns.HalfOpen(), tb.halfOpenEvicted
+	templates := tb.templates.Len()
+	switch {
+	case n != fl.evicted:
+		fl.evicted, fl.last = n, tick
+		if fl.on {
+			return nil
+		}
+		fl.on = true
+		return func() {
+			tb.log.Warn("a table is nearly full: what no client has answered makes room, the oldest first; "+
+				"a flood of SYNs does this, or --connections is too small",
+				"connections", conns, "half-open", halfOpen, "--connections", tb.conns.Max(),
+				"templates", templates, "--templates", tb.templates.Max())
+		}
+	case fl.on && tick-fl.last >= quietAfter:
+		fl.on = false
+		return func() {
+			tb.log.Info("the tables have room again", "connections", conns, "templates", templates,
+				"connections that made room so far", connsSoFar, "templates that did", unanswered)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,10 @@
+package control
+
+import "time"
+
+// SetAliveEach has servers that are made from now on show more often that they are alive.
+func SetAliveEach(d time.Duration) (undo func()) {
+	was := aliveEach
+	aliveEach = d
+	return func() { aliveEach = was }
+}
