@@ -150,7 +150,7 @@ func parseSend(words []string) (*Send, error) {
 	if s.Dst, err = netip.ParseAddrPort(words[3]); err != nil {
 		return nil, fmt.Errorf("destination: %w", err)
 	}
-	if s.Src.Addr().Is4() != s.Dst.Addr().Is4() || s.Src.Addr().Is4In6() || s.Dst.Addr().Is4In6() {
+	if s.Src.Addr().Is4() != s.Dst.Addr().Is4() {
 		return nil, errors.New("source and destination must be of one family")
 	}
 	if s.Src.Addr().Zone() != "" || s.Dst.Addr().Zone() != "" {

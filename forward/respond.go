@@ -82,22 +82,28 @@ func (r *responder) keeps(f *dataplane.Frame, p *packet.Packet, s *Service, loca
 func (r *responder) martian(p *packet.Packet) bool {
 	var a [16]byte
 	clientAddr(&p.Flow, p.Is6, &a)
+	if unroutable(&a, p.Is6) {
+		return true
+	}
 	fold := binary.NativeEndian.Uint32(a[:])
-	if !p.Is6 {
-		// 240.0.0.0/4 and most of 0.0.0.0/8 are addresses like others to Linux.
-		const everybody = ^uint32(0)
-		if fold == 0 || fold == everybody || a[0] == 127 || a[0]>>4 == 0xe {
-			return true
-		}
-	} else {
-		if src := p.Source(); src.IsLoopback() || src.IsMulticast() {
-			return true
-		}
+	if p.Is6 {
 		for i := 4; i < len(a); i += 4 {
 			fold ^= binary.NativeEndian.Uint32(a[i:])
 		}
 	}
 	return r.locals.May(fold, p.Is6) && r.resolver.Local(p.Source())
+}
+
+// unroutable reports a source address that no host has on the wire. 240.0.0.0/4 and most of
+// 0.0.0.0/8 are addresses like others to Linux, as are all of IPv6 but loopback and groups
+// (ip6_rcv_core).
+func unroutable(a *[16]byte, is6 bool) bool {
+	if is6 {
+		return a[0] == 0xff || *a == [16]byte{15: 1}
+	}
+	const nobody, everybody = 0, ^uint32(0)
+	word := binary.NativeEndian.Uint32(a[:])
+	return word == nobody || word == everybody || a[0] == 127 || a[0]>>4 == 0xe
 }
 
 // isVIP reports whether an address is that of a service, or named by a mark
