@@ -5,6 +5,9 @@ SEEDS    ?= 1-500
 # How long a package's tests may take before they count as hung, on a machine far
 # slower than those that the times below are of.
 PATIENCE ?= 40m
+# What "make flood" is told besides, as -flood-only 'xdp.*65536', -flood-for 20s,
+# -flood-binary /tmp/ulvs-before or -flood-rate 100000.
+FLOOD    ?=
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
@@ -30,6 +33,10 @@ test: ## all tests
 .PHONY: load
 load: ## what judges time, or changes what all namespaces share: alone on a machine (root; 2 minutes)
 	$(GO) test ./cmd/ulvs -count=1 -v -run 'TestNeighborFlood|TestFirstPacketTime' -load -timeout $(PATIENCE)
+
+.PHONY: flood
+flood: ## floods of SYNs at every plane, 16 cases of two minutes: alone on a machine (root; 50 minutes)
+	$(GO) test ./cmd/ulvs -count=1 -v -run TestFloods -flood -timeout 3h $(FLOOD)
 
 .PHONY: race
 race: ## all tests under the race detector (needs gcc)

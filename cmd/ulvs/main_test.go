@@ -62,6 +62,15 @@ type site struct {
 	client   *lab.Host
 	server   *lab.Host
 	dir      string
+	binary   string // another ulvs, or "" for this one
+}
+
+// program is the ulvs that is tested.
+func (s *site) program() string {
+	if s.binary != "" {
+		return s.binary
+	}
+	return "/proc/self/exe"
 }
 
 // patience is how long a test waits for what is due: so long that it is not the machine's
@@ -105,7 +114,7 @@ func (s *site) ulvs(stdin string, words ...string) (string, int) {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	c := s.director.Command(ctx, "/proc/self/exe", words[1:]...)
+	c := s.director.Command(ctx, s.program(), words[1:]...)
 	c.Args[0] = words[0]
 	c.Dir = s.dir
 	c.Stdin = strings.NewReader(stdin)
@@ -121,7 +130,7 @@ func (s *site) ulvs(stdin string, words ...string) (string, int) {
 func (s *site) start(args ...string) *lab.Cmd {
 	s.t.Helper()
 	sock := filepath.Join(s.dir, "ulvs.sock")
-	c := s.director.Command(context.Background(), "/proc/self/exe", append([]string{"run", "--control", sock, "--connections", "10000", "--pin", noPins}, args...)...)
+	c := s.director.Command(context.Background(), s.program(), append([]string{"run", "--control", sock, "--connections", "10000", "--pin", noPins}, args...)...)
 	log := new(said)
 	c.Stderr = log
 	if err := c.Start(); err != nil {
