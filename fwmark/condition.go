@@ -2,6 +2,7 @@ package fwmark
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -68,15 +69,31 @@ func (r *request) match(name string) error {
 	return nil
 }
 
+// jump reads the argument of -j or -g (iptables/xshared.c, do_parse).
 func (r *request) jump(target string) error {
 	if target == "" {
 		return wrong("Invalid target name (too short)")
 	}
-	if target != "MARK" {
-		return wrong("target `" + target + "' is not evaluated by ulvs: only MARK is")
+	own := r.chains == nil || r.chains(target)
+	switch {
+	case r.goes && own && (r.chains != nil || badName(target) == nil):
+		r.rule.Target, r.rule.To = TargetGoto, target
+	case r.goes:
+		return wrong("Chain '" + target + "' does not exist")
+	case target == "MARK":
+		r.rule.Target = TargetMark
+		r.load(target)
+	case target == "ACCEPT":
+		r.rule.Target = TargetAccept
+	case target == "RETURN":
+		r.rule.Target = TargetReturn
+	case slices.Contains(targets, target):
+		return wrong("target `" + target + "' is not evaluated by ulvs (MARK, ACCEPT, RETURN and chains of one's own are)")
+	case own && badName(target) == nil:
+		r.rule.Target, r.rule.To = TargetJump, target
+	default:
+		return wrong("Chain '" + target + "' does not exist")
 	}
-	r.target = true
-	r.load(target)
 	return nil
 }
 
@@ -187,9 +204,6 @@ func (r *request) finish(not bool) error {
 	if len(r.chain) > 28 {
 		return wrong("chain name `" + r.chain + "' too long (must be under 29 chars)")
 	}
-	if r.ruled() && !r.target {
-		return wrong("without `-j MARK' there is nothing that ulvs could evaluate")
-	}
 	return nil
 }
 
@@ -265,6 +279,12 @@ func (r *request) expand() error {
 		return wrong("too many addresses")
 	}
 	r.rule.IPv6 = r.ipv6
+	if r.chain != prerouting {
+		r.rule.Chain = r.chain
+	}
+	if !strings.Contains(r.options, "j") {
+		r.rule.Target = TargetNone
+	}
 	for _, s := range sources {
 		for _, d := range dests {
 			rule := r.rule.clone()

@@ -11,7 +11,7 @@ func (r Rule) String() string { return r.text(false) }
 
 func (r *Rule) text(counters bool) string {
 	var b strings.Builder
-	b.WriteString("-A PREROUTING")
+	b.WriteString("-A " + r.chainName())
 	word := func(not bool, words ...string) {
 		if not {
 			b.WriteString(" !")
@@ -56,8 +56,36 @@ func (r *Rule) text(counters bool) string {
 	if counters {
 		word(false, "-c", "0", "0")
 	}
-	word(false, "-j", "MARK", "--set-xmark", hex(r.Value)+"/"+hex(r.Mask))
+	switch name := r.target(); {
+	case r.Target == TargetMark:
+		word(false, "-j", name, "--set-xmark", hex(r.Value)+"/"+hex(r.Mask))
+	case r.Target == TargetGoto:
+		word(false, "-g", name)
+	case name != "":
+		word(false, "-j", name)
+	}
 	return b.String()
+}
+
+// chainName is the name of the rule's chain.
+func (r *Rule) chainName() string {
+	if r.Chain == "" {
+		return prerouting
+	}
+	return r.Chain
+}
+
+// target is the word behind -j or -g; "" is none.
+func (r *Rule) target() string {
+	switch r.Target {
+	case TargetMark:
+		return "MARK"
+	case TargetAccept:
+		return "ACCEPT"
+	case TargetReturn:
+		return "RETURN"
+	}
+	return r.To
 }
 
 // String is the range as iptables prints it: "80" or "80:90". Not does not
