@@ -1,6 +1,10 @@
 package fwmark
 
-import "github.com/ulvs/ulvs/packet"
+import (
+	"net/netip"
+
+	"github.com/ulvs/ulvs/packet"
+)
 
 // holds compares what a packet.Flow does not have.
 func (m *Match) holds(in *Input) bool {
@@ -20,8 +24,7 @@ func (m *Match) holds(in *Input) bool {
 	case MatchIPRange:
 		return m.SourceRange.Contains(p.Source()) && m.DestRange.Contains(p.Dest())
 	case MatchAddrType:
-		return in.Host != nil && (m.SourceTypes.Any() || m.SourceTypes.Contains(in.Host.AddrType(p.Source()))) &&
-			(m.DestTypes.Any() || m.DestTypes.Contains(in.Host.AddrType(p.Dest())))
+		return in.Host != nil && in.isOf(m.SourceTypes, p.Source()) && in.isOf(m.DestTypes, p.Dest())
 	}
 	return true
 }
@@ -36,4 +39,17 @@ func (in *Input) tos() (byte, bool) {
 		return in.Frame[l3]<<4 | in.Frame[l3+1]>>4, true
 	}
 	return in.Frame[l3+1], true
+}
+
+// isOf compares an address's type.
+func (in *Input) isOf(t AddrTypes, a netip.Addr) bool {
+	switch {
+	case t.Any():
+		return true
+	case a.IsMulticast():
+		return t.Contains(AddrMulticast)
+	case in.Host.Local(a):
+		return t.Contains(AddrLocal)
+	}
+	return t.Contains(0)
 }

@@ -157,6 +157,11 @@ func (r *request) details(rule *Rule, numeric bool) string {
 			b.WriteString(" " + protocol)
 			side("spt", m.Source)
 			side("dpt", m.Dest)
+			if f := m.Flags; !f.Any() && numeric {
+				fmt.Fprintf(&b, " flags:%s0x%02X/0x%02X", sign(f.Not, ""), f.Mask, f.Set)
+			} else if !f.Any() {
+				b.WriteString(" flags:" + sign(f.Not, "") + tcpFlagText(f.Mask) + "/" + tcpFlagText(f.Set))
+			}
 		case MatchMultiport:
 			b.WriteString(" multiport " + m.Side.String() + " ")
 			if m.Not {
@@ -171,6 +176,16 @@ func (r *request) details(rule *Rule, numeric bool) string {
 			b.WriteString(markText(m.Value, m.Mask))
 		case MatchComment:
 			b.WriteString(" /* " + m.Comment + " */")
+		case MatchMAC:
+			b.WriteString(" MAC " + sign(m.Not, "") + map[bool]string{true: " "}[m.Not] + m.macText())
+		case MatchICMP:
+			b.WriteString(m.icmpDetails(r.ipv6, numeric))
+		case MatchTOS:
+			b.WriteString(m.tosDetails(numeric))
+		case MatchDSCP:
+			fmt.Fprintf(&b, " DSCP match %s0x%02x", sign(m.Not, ""), m.Value)
+		case MatchIPRange, MatchAddrType:
+			b.WriteString(m.addressDetails())
 		}
 	}
 	if rule.Target == TargetMark {

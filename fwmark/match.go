@@ -142,10 +142,8 @@ func (t AddrTypes) Contains(a AddrType) bool {
 // include/uapi/linux/rtnetlink.h).
 type AddrType uint8
 
-// The types that ulvs tells apart.
+// The types that ulvs tells apart. Every other address is of type 0.
 const (
-	AddrUnicast   AddrType = 1
-	AddrLocal     AddrType = 2
-	AddrBroadcast AddrType = 3
+	AddrLocal     AddrType = 2 // the host's own
 	AddrMulticast AddrType = 5
 )

@@ -83,9 +83,9 @@ func (r *request) parse(words []string) error {
 func (r *request) long(w string, not bool) error {
 	name, value, has := strings.Cut(w[2:], "=")
 	o, m, ok := r.byName(name)
-	if !ok && !r.implied && portModule(r.rule.Protocol) != "" {
+	if implied := r.implies(); !ok && !r.implied && implied != "" {
 		r.implied = true
-		r.load(portModule(r.rule.Protocol))
+		r.load(implied)
 		o, m, ok = r.byName(name)
 	}
 	if !ok || has && o.arg == none {
@@ -102,6 +102,17 @@ func (r *request) long(w string, not bool) error {
 		return r.extension(m, o, value, not)
 	}
 	return r.base(o.id, value, not)
+}
+
+// implies is the module that the protocol's options need no -m for.
+func (r *request) implies() string {
+	switch {
+	case r.rule.Protocol == 1 && !r.ipv6:
+		return "icmp"
+	case r.rule.Protocol == icmp6 && r.ipv6:
+		return "icmp6"
+	}
+	return portModule(r.rule.Protocol)
 }
 
 // short reads one word of short options; the last may have its argument in

@@ -26,8 +26,9 @@ type Input struct {
 
 // Host knows what the routes of the host say of addresses.
 type Host interface {
-	// AddrType is the type of an address. It is called on the packet path.
-	AddrType(a netip.Addr) AddrType
+	// Local reports whether an address is one of the host's own. It is called on
+	// the packet path.
+	Local(a netip.Addr) bool
 }
 
 // Compile makes the Set of rules, which may be of both families. Rules keep

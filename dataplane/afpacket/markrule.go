@@ -24,6 +24,7 @@ func (b *builder) markRule(f *ipFamily, r *dataplane.MarkRule, act exprs) {
 	match = append(match, f.address(f.src, r.Src)...)
 	match = append(match, f.address(f.dst, r.Dst)...)
 	match = append(match, f.packetMatches(r)...)
+	match = append(match, b.addrTypes(r)...)
 	if len(r.Ports) > 0 && (r.Proto == 0 || r.NotProto) {
 		match = join(match, exprs{meta(metaL4Proto, 1), b.lookup(nftables.TypeInetProto, protocolsWithPorts, 1)})
 	}
@@ -69,6 +70,35 @@ func (f *ipFamily) packetMatches(r *dataplane.MarkRule) (out exprs) {
 			}
 			out = append(out, f.load(side.offset, 1),
 				&expr.Range{Op: op, Register: 1, FromData: m.First.AsSlice(), ToData: m.Last.AsSlice()})
+		}
+	}
+	return out
+}
+
+// addrTypes are the conditions on the types of addresses.
+func (b *builder) addrTypes(r *dataplane.MarkRule) (out exprs) {
+	for _, side := range []struct {
+		load  *expr.Fib
+		types []dataplane.AddrTypes
+	}{
+		{&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagSADDR: true}, r.SrcTypes},
+		{&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true}, r.DstTypes},
+	} {
+		for _, m := range side.types {
+			var keys [][]byte
+			for i := range uint32(16) {
+				if m.Set>>i&1 != 0 {
+					keys = append(keys, hostOrder(i))
+				}
+			}
+			out = append(out, side.load)
+			if !m.Not { // a type is a number in host order, as a mark is
+				out = append(out, b.lookup(nftables.TypeMark, keys, 1))
+				continue
+			}
+			for _, k := range keys {
+				out = append(out, differs(1, k))
+			}
 		}
 	}
 	return out

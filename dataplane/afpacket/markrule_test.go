@@ -75,6 +75,14 @@ func (d datagram) mark(rules []dataplane.MarkRule, in string) (mark uint32) {
 		for _, m := range r.DstRanges {
 			ok = ok && (m.First.Compare(d.dst) <= 0 && d.dst.Compare(m.Last) <= 0) != m.Not
 		}
+		types := func(a netip.Addr, list []dataplane.AddrTypes) {
+			for _, m := range list {
+				local := a.String() == "10.8.0.2"
+				ok = ok && (local && m.Set&(1<<unix.RTN_LOCAL) != 0) != m.Not
+			}
+		}
+		types(d.src, r.SrcTypes)
+		types(d.dst, r.DstTypes)
 		return ok
 	}
 	var walk func(chain string) (accepted bool)
@@ -126,6 +134,7 @@ func TestMarkRules(t *testing.T) {
 		return []dataplane.MarkRule{r}
 	}
 	type rules = []dataplane.MarkRule
+	types := func(set uint16, not bool) []dataplane.AddrTypes { return []dataplane.AddrTypes{{Set: set, Not: not}} }
 	const jump, goTo = dataplane.Jump, dataplane.Goto
 	var mac dataplane.MAC
 	l.in(client, func() {
@@ -173,6 +182,11 @@ func TestMarkRules(t *testing.T) {
 		"type of service":      rule(dataplane.MarkRule{TOS: []dataplane.ByteMatch{{Mask: 0xfc, Value: 0x20}}}),
 		"not type of service":  rule(dataplane.MarkRule{TOS: []dataplane.ByteMatch{{Mask: 0xfc, Value: 0, Not: true}}}),
 		"TCP's flags":          rule(dataplane.MarkRule{Proto: 6, Flags: []dataplane.ByteMatch{{Mask: 2, Value: 2}}, Ports: with(ports(dst, false, 0, 65535))}),
+		"local":                rule(dataplane.MarkRule{DstTypes: types(1<<unix.RTN_LOCAL, false)}),
+		"local or multicast":   rule(dataplane.MarkRule{DstTypes: types(1<<unix.RTN_LOCAL|1<<unix.RTN_MULTICAST, false)}),
+		"not local":            rule(dataplane.MarkRule{DstTypes: types(1<<unix.RTN_LOCAL|1<<unix.RTN_MULTICAST, true)}),
+		"source not local":     rule(dataplane.MarkRule{SrcTypes: types(1<<unix.RTN_LOCAL|1<<unix.RTN_MULTICAST, true)}),
+		"source local":         rule(dataplane.MarkRule{SrcTypes: types(1<<unix.RTN_LOCAL, false)}),
 		"jump":                 {{Verb: jump, To: "A"}, {Chain: "A", Value: 5, Mask: all, Proto: 17, Ports: with(ports(dst, false, 1000, 1000))}},
 		"jump, and on":         {{Verb: jump, To: "A"}, {Chain: "A", Value: 4, Mask: all}, {Value: 1}},
 		"jump, return, and on": {{Verb: jump, To: "A"}, {Chain: "A", Value: 4, Mask: all}, {Chain: "A", Verb: dataplane.Return}, {Chain: "A", Value: 2}, {Value: 1}},
