@@ -32,6 +32,15 @@ func (t *Table) Command(args []string) (output string, err error) {
 	return output, t.named(err)
 }
 
+// Edits reports whether the words after `iptables` (or `ip6tables`) are those of a
+// command that changes chains or rules.
+func Edits(ipv6 bool, args []string) bool {
+	q := NewTable(ipv6).request()
+	q.chains = nil
+	_ = q.parse(args) // an error may come behind the command
+	return q.command != 0 && strings.IndexByte("AIDRFNXEP", q.command) >= 0
+}
+
 // meansMangle looks for -t mangle behind the word that parse stumbled over.
 func meansMangle(args []string) bool {
 	for i, a := range args {

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/director"
+	"github.com/ulvs/ulvs/fwmark"
 	"github.com/ulvs/ulvs/internal/hostmark"
 )
 
@@ -89,7 +89,7 @@ func unfollowed() int {
 // MarkCommand implements ulvs.Control. The host's rules are looked at here, and
 // changed by the host's own commands.
 func (w *warned) MarkCommand(ipv6 bool, args []string) (string, error) {
-	if w.follow && slices.ContainsFunc(args, edits) {
+	if w.follow && fwmark.Edits(ipv6, args) {
 		return "", errFollowed
 	}
 	return w.Director.MarkCommand(ipv6, args)
@@ -104,7 +104,3 @@ func (w *warned) MarkRestore(ipv6 bool, text string) error {
 }
 
 var errFollowed = fmt.Errorf("%w: the mark rules are the host's (--follow-marks): change them with its own iptables", ulvs.ErrInvalid)
-
-func edits(word string) bool {
-	return slices.Contains([]string{"-A", "--append", "-I", "--insert", "-D", "--delete", "-R", "--replace", "-F", "--flush"}, word)
-}

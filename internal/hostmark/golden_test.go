@@ -90,11 +90,8 @@ func read(t testing.TB, h *lab.Host) (r hostmark.Rules) {
 func accepted(t testing.TB, r hostmark.Rules) {
 	t.Helper()
 	for i, list := range [][]fwmark.Rule{r.V4, r.V6} {
-		table := fwmark.NewTable(i == 1)
-		for _, rule := range list {
-			if err := table.Append(rule); err != nil {
-				t.Error(err)
-			}
+		if err := fwmark.NewTable(i == 1).SetRules(list); err != nil {
+			t.Error(err)
 		}
 	}
 }
