@@ -24,14 +24,14 @@ func (d *daemon) followMarks(lvs *director.Director) (func(context.Context) erro
 	if d.said, err = lru.New[string, struct{}](saidRules); err != nil {
 		return nil, fmt.Errorf("--follow-marks: %w", err)
 	}
-	rules, err := hostmark.Read()
+	rules, err := hostmark.Read(d.interfaces...)
 	if err != nil {
 		return nil, fmt.Errorf("--follow-marks: %w", err)
 	}
 	if err := d.take(lvs, rules); err != nil {
 		return nil, fmt.Errorf("--follow-marks: %w", err)
 	}
-	follower, err := hostmark.New(hostmark.Options{Problem: func(err error) {
+	follower, err := hostmark.New(hostmark.Options{Interfaces: d.interfaces, Problem: func(err error) {
 		d.log.Error("the host's mark rules cannot be read; those known stay in force", "err", err)
 	}})
 	if err != nil {

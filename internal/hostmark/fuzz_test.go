@@ -174,7 +174,7 @@ func captureCase(t *testing.T, name, part string) {
 		}
 	}
 	err = h.Do(func() error {
-		r, err := newReader()
+		r, err := newReader(nil)
 		if err != nil {
 			return err
 		}

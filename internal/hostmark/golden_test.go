@@ -154,3 +154,31 @@ func TestGolden(t *testing.T) {
 		})
 	}
 }
+
+// A rule for interfaces that ulvs does not have hides nothing from its packets, and is not
+// listed; one that may be for them does, and is.
+func TestInterfaces(t *testing.T) {
+	h := newHost(t, "iptables-nft")
+	for _, name := range []string{"lo", "wlan+", "eth1"} {
+		run(t, h, "iptables-nft -t mangle -A PREROUTING -i "+name+" -m conntrack --ctstate NEW -j ACCEPT")
+	}
+	run(t, h, "iptables-nft -t mangle -A PREROUTING -i eth1 -m limit --limit 1/s -j MARK --set-mark 2",
+		"iptables-nft -t mangle -A PREROUTING -p tcp --dport 80 -j MARK --set-mark 1")
+	const mark = "-A PREROUTING -p tcp -m tcp --dport 80 -j MARK --set-xmark 0x1/0xffffffff\n"
+	for _, tc := range []struct{ interfaces, want string }{
+		{"eth0", "= 4 " + mark},
+		{"eth0 eth1", "= not -A PREROUTING -i eth1 -m conntrack ... -j ACCEPT\n" +
+			"= not -A PREROUTING -i eth1 -m limit ... -j MARK --set-xmark 0x2/0xffffffff\n= not " + mark},
+	} {
+		err := h.Do(func() error {
+			r, err := hostmark.Read(strings.Fields(tc.interfaces)...)
+			if got := show(r); got != tc.want {
+				t.Errorf("%s: got\n%swant\n%s", tc.interfaces, got, tc.want)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}

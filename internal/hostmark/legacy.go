@@ -68,6 +68,7 @@ type blob struct {
 	// INPUT's; 0: there is none, as it never stands first.
 	inputFirst, inputUnderrun uint32
 	entries                   []byte
+	interfaces                interfaces
 }
 
 // equal compares without the packets' counters.
@@ -162,7 +163,8 @@ func (b *blob) chain(l layout, at, last int, name string, names map[int]string,
 		if last < 0 && targetName(target) == "ERROR" {
 			break
 		}
-		w := &walker{condition: condition{ipv6: b.ipv6}, iptables: true, chain: name, scratch: scratch}
+		w := &walker{condition: condition{ipv6: b.ipv6}, iptables: true, chain: name, scratch: scratch,
+			interfaces: b.interfaces}
 		if err := b.entry(w, l, e, at, names); err != nil {
 			return nil, err
 		}

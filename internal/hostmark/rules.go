@@ -35,10 +35,11 @@ func (r Rules) Equal(o Rules) bool {
 // errPrivileges is what lacks of rights come to.
 var errPrivileges = errors.New("reading the firewall's rules needs root, or CAP_NET_ADMIN in the network namespace's user namespace")
 
-// Read reads the mark rules of the calling thread's network namespace. A
-// firewall that the kernel does not have has no rules.
-func Read() (Rules, error) {
-	r, err := newReader()
+// Read reads the mark rules of the calling thread's network namespace, for packets
+// from some interfaces; none given are all but lo. A firewall that the kernel does not
+// have has no rules.
+func Read(interfaces ...string) (Rules, error) {
+	r, err := newReader(interfaces)
 	if err != nil {
 		return Rules{}, err
 	}
@@ -54,10 +55,12 @@ type reader struct {
 	// last is what was read of iptables-legacy.
 	last [2]*blob
 	nat  [2]bool
+	// interfaces are those that ulvs takes packets from.
+	interfaces interfaces
 }
 
-func newReader() (*reader, error) {
-	r := &reader{legacy: [2]int{-1, -1}}
+func newReader(from []string) (*reader, error) {
+	r := &reader{legacy: [2]int{-1, -1}, interfaces: from}
 	var err error
 	if r.nft, err = dial(); err != nil && !errors.Is(err, errAbsent) {
 		return nil, fmt.Errorf("mark rules: %w", err)
@@ -119,6 +122,11 @@ func (r *reader) rules() (Rules, error) {
 // nftRules reads nftables anew and takes iptables-legacy as last read.
 func (r *reader) nftRules() (Rules, error) {
 	set := &ruleset{}
+	for _, b := range r.last {
+		if b != nil {
+			b.interfaces = r.interfaces
+		}
+	}
 	if r.nft != nil {
 		s, err := readRuleset(r.nft)
 		switch {
@@ -128,6 +136,7 @@ func (r *reader) nftRules() (Rules, error) {
 			return Rules{}, fmt.Errorf("mark rules: %w", err)
 		}
 	}
+	set.interfaces = r.interfaces
 	var walls [2]firewall
 	for i := range walls {
 		w, err := assemble(set, i == 1, r.last[i], r.nat[i])
@@ -254,7 +263,8 @@ func (r *ruleset) steps(ch *nftChain, ipv6 bool, scratch *fwmark.Table) (list []
 	for _, rule := range ch.rules {
 		w := &walker{
 			condition: condition{ipv6: ipv6}, iptables: r.iptables(ch), chain: ch.name, scratch: scratch,
-			sets: func(name string) *nftSet { return r.sets[chainKey{ch.family, ch.table, name}] },
+			interfaces: r.interfaces,
+			sets:       func(name string) *nftSet { return r.sets[chainKey{ch.family, ch.table, name}] },
 		}
 		for _, e := range rule.expressions {
 			w.expression(e)

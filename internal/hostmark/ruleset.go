@@ -65,6 +65,8 @@ type verdict struct {
 type ruleset struct {
 	chains map[chainKey]*nftChain
 	sets   map[chainKey]*nftSet
+	// interfaces are those that ulvs takes packets from.
+	interfaces interfaces
 }
 
 // readRuleset reads nftables as it was at one moment.

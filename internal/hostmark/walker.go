@@ -67,6 +67,19 @@ type walker struct {
 	marked   int // how often the rule has set the mark
 	effects  []effect
 	scratch  *fwmark.Table
+	// interfaces are those that ulvs takes packets from.
+	interfaces interfaces
+}
+
+// interfaces are names; nil are all but lo.
+type interfaces []string
+
+// meet reports that a packet from one of them may fulfil a condition.
+func (list interfaces) meet(c fwmark.Interface) bool {
+	if list == nil {
+		return c.Name != "lo" || c.Not
+	}
+	return slices.ContainsFunc(list, c.Matches)
 }
 
 // words adds to the rule's text; in iptables', only what is behind -j.
@@ -93,7 +106,7 @@ func (w *walker) effect(e effect) {
 		e.exact = false // the chain may make what a second rule wants
 	}
 	if !e.exact { // what ulvs takes no packets from is no matter
-		e.when = slices.DeleteFunc(e.when, func(r fwmark.Rule) bool { return r.In.Name == "lo" && !r.In.Not })
+		e.when = slices.DeleteFunc(e.when, func(r fwmark.Rule) bool { return !w.interfaces.meet(r.In) })
 		if len(e.when) == 0 {
 			return
 		}
