@@ -74,7 +74,8 @@ func (c *condition) add(f fieldID, t test) {
 		last.marks = append(last.marks[:len(last.marks):len(last.marks)], t)
 		return
 	case f == etherSource && t.spans == nil && t.mask == ones(48):
-		c.slots = append(c.slots, slot{match: fwmark.Match{Kind: fwmark.MatchMAC, MAC: [6]byte(t.value.bytes(6)), Not: t.not}})
+		c.slots = append(c.slots, slot{match: fwmark.Match{Kind: fwmark.MatchMAC, MAC: [6]byte(t.value.bytes(6)),
+			Not: t.not}})
 		return
 	case f == tos && t.spans == nil:
 		c.slots = append(c.slots, slot{match: fwmark.Match{Kind: fwmark.MatchTOS, Value: uint32(t.value.lo),

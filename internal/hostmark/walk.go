@@ -52,7 +52,8 @@ func (p *pass) chain(steps []step, path [][]fwmark.Rule, returned []shadow) {
 func (p *pass) hidden(e effect, path [][]fwmark.Rule, returned []shadow) (hidden bool) {
 	for _, list := range [][]shadow{p.lasting, p.accepted, returned} {
 		for _, h := range list {
-			if !overlap(h.when, e.when) || slices.ContainsFunc(path, func(w []fwmark.Rule) bool { return !overlap(h.when, w) }) {
+			apart := func(when []fwmark.Rule) bool { return !overlap(h.when, when) }
+			if apart(e.when) || slices.ContainsFunc(path, apart) {
 				continue
 			}
 			hidden = true

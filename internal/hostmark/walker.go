@@ -74,8 +74,8 @@ type walker struct {
 // interfaces are names; nil are all but lo.
 type interfaces []string
 
-// meet reports that a packet from one of them may fulfil a condition.
-func (list interfaces) meet(c fwmark.Interface) bool {
+// match reports that a packet from one of them may fulfil a condition.
+func (list interfaces) match(c fwmark.Interface) bool {
 	if list == nil {
 		return c.Name != "lo" || c.Not
 	}
@@ -106,7 +106,7 @@ func (w *walker) effect(e effect) {
 		e.exact = false // the chain may make what a second rule wants
 	}
 	if !e.exact { // what ulvs takes no packets from is no matter
-		e.when = slices.DeleteFunc(e.when, func(r fwmark.Rule) bool { return !w.interfaces.meet(r.In) })
+		e.when = slices.DeleteFunc(e.when, func(r fwmark.Rule) bool { return !w.interfaces.match(r.In) })
 		if len(e.when) == 0 {
 			return
 		}
