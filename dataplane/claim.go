@@ -48,19 +48,72 @@ type MarkMatch struct {
 	Not         bool
 }
 
-// MarkRule is one firewall rule that sets a mark, in terms that every plane
+// MACMatch is a condition on the frame's source.
+type MACMatch struct {
+	Addr MAC
+	Not  bool
+}
+
+// ByteMatch is a condition on one byte: byte AND Mask equals Value.
+type ByteMatch struct {
+	Mask, Value uint8
+	Not         bool
+}
+
+// AddrRange is a condition on an address: it lies in a range, both ends included.
+type AddrRange struct {
+	First, Last netip.Addr
+	Not         bool
+}
+
+// AddrTypes is a condition on the type that the host's routes give an address:
+// one of those whose bit (1 << RTN_..., include/uapi/linux/rtnetlink.h) is set.
+type AddrTypes struct {
+	Set uint16
+	Not bool
+}
+
+// MarkVerb is what a MarkRule does.
+type MarkVerb uint8
+
+// The verbs of mark rules: those of a firewall. A packet that is accepted goes on
+// with the next hook.
+const (
+	SetMark MarkVerb = iota
+	Accept
+	Return
+	Jump
+	Goto
+)
+
+// The chains in which all packets begin, one after the other. Others are jumped to.
+const (
+	PreroutingChain = ""
+	InputChain      = "INPUT"
+)
+
+// MarkRule is one firewall rule that has a part in marks, in terms that every plane
 // can carry out: all its conditions hold, or it does nothing. Conditions left
 // zero always hold.
 type MarkRule struct {
-	Proto    uint8 // IP protocol; 0: any
-	NotProto bool
-	Src, Dst AddrMatch
-	Ports    []PortMatch
-	Marks    []MarkMatch
-	In       string // input interface, with iptables' trailing + as wildcard
-	NotIn    bool
-	// The packet's mark becomes (mark AND NOT Mask) XOR Value, as xt_mark
-	// does (net/netfilter/xt_mark.c, mark_tg).
+	Chain                string
+	Proto                uint8 // IP protocol; 0: any
+	NotProto             bool
+	Src, Dst             AddrMatch
+	Ports                []PortMatch
+	Flags                []ByteMatch // of TCP: only TCP has them
+	TOS                  []ByteMatch // type of service or traffic class
+	Marks                []MarkMatch
+	MACs                 []MACMatch
+	In                   string // input interface, with iptables' trailing + as wildcard
+	NotIn                bool
+	SrcRanges, DstRanges []AddrRange
+	SrcTypes, DstTypes   []AddrTypes
+
+	Verb MarkVerb
+	To   string // the chain of Jump and Goto
+	// By SetMark the packet's mark becomes (mark AND NOT Mask) XOR Value, as
+	// xt_mark does (net/netfilter/xt_mark.c, mark_tg).
 	Value, Mask uint32
 }
 
@@ -70,8 +123,9 @@ type Claims struct {
 	// Services are the virtual services that have an address.
 	Services []Claim
 	// Marks are the marks of firewall-mark services, by family, and Rules the
-	// rules, in their order, that give packets marks. A packet whose mark is
-	// among Marks after the last rule is the director's.
+	// rules, in their order in each chain, that give packets marks. A packet of
+	// TCP, UDP or SCTP whose mark is among Marks after PREROUTING and INPUT is the
+	// director's.
 	Marks4, Marks6 []uint32
 	Rules4, Rules6 []MarkRule
 }

@@ -2,7 +2,6 @@ package director
 
 import (
 	"errors"
-	"slices"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
@@ -34,17 +33,9 @@ func (d *Director) MarkRestore(ipv6 bool, text string) error {
 }
 
 // SetMarks puts rules in the place of a family's mark rules, as a whole. The
-// error names the rule that fwmark.Table.Append refuses.
+// error names the rule that fwmark.Table.SetRules refuses.
 func (d *Director) SetMarks(ipv6 bool, rules []fwmark.Rule) error {
-	return d.changeMarks(ipv6, func(t *fwmark.Table) error {
-		t.Flush()
-		for _, r := range rules {
-			if err := t.Append(r); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	return d.changeMarks(ipv6, func(t *fwmark.Table) error { return t.SetRules(rules) })
 }
 
 // changeMarks lets f change a copy of the rules and puts it to work as a whole.
@@ -60,7 +51,7 @@ func (d *Director) changeMarks(ipv6 bool, f func(*fwmark.Table) error) error {
 		}
 		return err
 	}
-	if slices.EqualFunc(was.Rules(), now.Rules(), func(a, b fwmark.Rule) bool { return a.Equal(&b) }) {
+	if now.Equal(was) {
 		return nil
 	}
 	err := d.effects.claim(func(to *dataplane.Claims) {
@@ -96,46 +87,4 @@ func (d *Director) MarkSave(ipv6 bool) (string, error) {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	return d.marks(ipv6).Save(), nil
-}
-
-// markRules says rules in the planes' terms.
-func markRules(rules []fwmark.Rule) []dataplane.MarkRule {
-	out := make([]dataplane.MarkRule, len(rules))
-	for i, r := range rules {
-		m := dataplane.MarkRule{
-			Proto: r.Protocol, NotProto: r.NotProtocol, In: r.In.Name, NotIn: r.In.Not,
-			Src: dataplane.AddrMatch(r.Source), Dst: dataplane.AddrMatch(r.Dest),
-			Value: r.Value, Mask: r.Mask,
-		}
-		for _, c := range r.Matches {
-			switch c.Kind {
-			case fwmark.MatchPorts:
-				m.Ports = append(m.Ports, portMatch(dataplane.SourcePort, c.Source),
-					portMatch(dataplane.DestPort, c.Dest))
-			case fwmark.MatchMultiport:
-				side := map[fwmark.Side]dataplane.PortSide{
-					fwmark.SourceSide: dataplane.SourcePort, fwmark.DestSide: dataplane.DestPort,
-					fwmark.EitherSide: dataplane.EitherPort,
-				}[c.Side]
-				pm := dataplane.PortMatch{Side: side, Not: c.Not}
-				for _, p := range c.Ports {
-					pm.Ranges = append(pm.Ranges, dataplane.PortRange{First: p.First, Last: p.Last})
-				}
-				m.Ports = append(m.Ports, pm)
-			case fwmark.MatchMark:
-				m.Marks = append(m.Marks, dataplane.MarkMatch{Value: c.Value, Mask: c.Mask, Not: c.Not})
-			}
-		}
-		out[i] = m
-	}
-	return out
-}
-
-// portMatch returns a condition of -m tcp and its like; one that was not given still
-// wants a packet that has ports.
-func portMatch(side dataplane.PortSide, p fwmark.PortRange) dataplane.PortMatch {
-	if !p.Given {
-		p = fwmark.PortRange{Last: 65535}
-	}
-	return dataplane.PortMatch{Side: side, Ranges: []dataplane.PortRange{{First: p.First, Last: p.Last}}, Not: p.Not}
 }

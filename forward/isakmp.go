@@ -5,6 +5,7 @@ import (
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/fwmark"
 	"github.com/ulvs/ulvs/internal/svctable"
 	"github.com/ulvs/ulvs/packet"
 )
@@ -84,6 +85,6 @@ func (ix *index) marksISAKMP(to netip.Addr) bool {
 	}
 	p := packet.Packet{Kind: packet.UDP, Proto: packet.ProtoUDP, Is6: to.Is6(), Flow: packet.NewFlow(packet.ProtoUDP,
 		netip.AddrPortFrom(client, isakmpPort), netip.AddrPortFrom(to, isakmpPort))}
-	mark := ix.sets[family(p.Is6)].Mark(&p, "")
+	mark := ix.sets[family(p.Is6)].Mark(&fwmark.Input{Packet: &p})
 	return mark != 0 && ix.FindMark(mark, p.Is6) != nil
 }

@@ -66,7 +66,8 @@ func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 	tb := &p.tables
 	now := tickOf(o.Clock())
 	*tb = tables{
-		locals: o.Resolver.Locals(), plane: o.Plane, resolver: o.Resolver, mac: o.MAC, log: o.Logger, clock: o.Clock,
+		locals: o.Resolver.Locals(), plane: o.Plane, resolver: o.Resolver, host: o.Resolver,
+		mac: o.MAC, log: o.Logger, clock: o.Clock,
 		index: newIndex(), sysctl: sysctl.Defaults(), nextEst: new(uint32), starting: noMirror{},
 		fragments: fragment.New(fragments, fragmentLife),
 		early:     fragment.NewHold[dataplane.Frame](earlyFragments, earlyBytes, fragmentLife),

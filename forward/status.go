@@ -148,7 +148,7 @@ func (ls *Listing) Counters() (map[string]uint64, error) {
 	c["half_open"] = uint64(ls.conns.HalfOpen())
 	c["half_open_evicted"] = ls.halfOpenEvicted
 	answered, unanswered := ls.templates.Evicted()
-	c["templates_evicted"], c["templates_evicted_unanswered"] = answered+unanswered, unanswered
+	c["templates_evicted"], c["templates_unanswered"] = answered+unanswered, unanswered
 	c["parked_lost"] = ls.parkedLost
 	if ls.opener.able() {
 		c["opened_by_plane"] = ls.opener.opened

@@ -10,6 +10,7 @@ import (
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/fwmark"
 	"github.com/ulvs/ulvs/internal/fragment"
 	"github.com/ulvs/ulvs/internal/ratelimit"
 	"github.com/ulvs/ulvs/internal/svctable"
@@ -24,6 +25,7 @@ import (
 type tables struct {
 	plane    dataplane.Plane
 	resolver dataplane.Resolver
+	host     fwmark.Host // the resolver, as mark rules ask it
 	mac      dataplane.MAC
 	log      *slog.Logger
 	clock    func() time.Duration
@@ -140,7 +142,7 @@ func (tb *tables) mark(f *dataplane.Frame, p *packet.Packet) uint32 {
 	if f.In != tb.in.index {
 		tb.in = link{f.In, tb.resolver.LinkName(f.In)}
 	}
-	return set.Mark(p, tb.in.name)
+	return set.Mark(&fwmark.Input{Packet: p, Frame: f.Data, In: tb.in.name, Host: tb.host})
 }
 
 // persists sees to the memory for templates, if c is the first service to have some.

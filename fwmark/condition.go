@@ -2,6 +2,7 @@ package fwmark
 
 import (
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -25,6 +26,18 @@ func (r *request) load(name string) {
 		m.match.Kind = MatchMark
 	case "comment":
 		m.match.Kind = MatchComment
+	case "mac":
+		m.match.Kind = MatchMAC
+	case "icmp", "icmp6":
+		m.match.Kind = MatchICMP
+	case "tos":
+		m.match.Kind = MatchTOS
+	case "dscp":
+		m.match.Kind = MatchDSCP
+	case "iprange":
+		m.match.Kind = MatchIPRange
+	case "addrtype":
+		m.match.Kind = MatchAddrType
 	}
 	r.modules = append(r.modules, m)
 }
@@ -61,22 +74,43 @@ func (r *request) iface(name string, not bool) error {
 }
 
 func (r *request) match(name string) error {
-	if name == "MARK" || modules[name] == nil {
-		return wrong("match `" + name + "' is not evaluated by ulvs (tcp, udp, sctp, multiport, mark and comment are)")
+	if name == "icmpv6" {
+		name = "icmp6"
+	}
+	if name == "MARK" || modules[name] == nil || name == "icmp" && r.ipv6 || name == "icmp6" && !r.ipv6 {
+		return wrong("match `" + name + "' is not evaluated by ulvs (addrtype, comment, dscp, icmp, icmp6, iprange, " +
+			"mac, mark, multiport, sctp, tcp, tos and udp are)")
 	}
 	r.load(name)
 	return nil
 }
 
+// jump reads the argument of -j or -g (iptables/xshared.c, do_parse).
 func (r *request) jump(target string) error {
 	if target == "" {
 		return wrong("Invalid target name (too short)")
 	}
-	if target != "MARK" {
-		return wrong("target `" + target + "' is not evaluated by ulvs: only MARK is")
+	own := r.chains == nil || r.chains(target)
+	switch {
+	case r.goes && own && (r.chains != nil || badName(target) == nil):
+		r.rule.Target, r.rule.To = TargetGoto, target
+	case r.goes:
+		return wrong("Chain '" + target + "' does not exist")
+	case target == "MARK":
+		r.rule.Target = TargetMark
+		r.load(target)
+	case target == "ACCEPT":
+		r.rule.Target = TargetAccept
+	case target == "RETURN":
+		r.rule.Target = TargetReturn
+	case slices.Contains(targets, target):
+		return wrong("target `" + target + "' is not evaluated by ulvs " +
+			"(MARK, ACCEPT, RETURN and chains of one's own are)")
+	case own && badName(target) == nil:
+		r.rule.Target, r.rule.To = TargetJump, target
+	default:
+		return wrong("Chain '" + target + "' does not exist")
 	}
-	r.target = true
-	r.load(target)
 	return nil
 }
 
@@ -94,6 +128,8 @@ func (r *request) extension(m *module, o option, value string, not bool) error {
 	switch {
 	case o.id == foreign:
 		return wrong("`--" + name + "' is not evaluated by ulvs")
+	case m.given[tcpSYN] && m.given[tcpFlags], again && (o.id == tcpSYN || o.id == tcpFlags):
+		return wrong("Only one of `--syn' or `--tcp-flags'  allowed")
 	case again && (m.name == "tcp" || m.name == "sctp"):
 		return wrong("Only one `--" + name + "' allowed")
 	case again:
@@ -104,6 +140,14 @@ func (r *request) extension(m *module, o option, value string, not bool) error {
 	var err error
 	switch m.match.Kind {
 	case MatchPorts:
+		if o.id == tcpSYN {
+			m.match.Flags = TCPFlags{Mask: 0x17, Set: 0x02, Not: not}
+			return nil
+		}
+		if o.id == tcpFlags {
+			m.match.Flags, err = r.tcpFlags(value, not)
+			return err
+		}
 		ports, err := r.portRange(m.name, name, value, not)
 		if err != nil {
 			return err
@@ -124,6 +168,20 @@ func (r *request) extension(m *module, o option, value string, not bool) error {
 			return wrong("comment: " + strconv.Quote(value) + " is longer than 255 bytes, or more than one line")
 		}
 		m.match.Comment = value
+	case MatchMAC:
+		m.match.Not = not
+		err = m.match.macSource(value)
+	case MatchICMP:
+		m.match.Not = not
+		err = m.match.icmpType(value, r.ipv6)
+	case MatchTOS:
+		m.match.Not = not
+		err = m.match.tos(value)
+	case MatchDSCP:
+		m.match.Not = not
+		err = m.match.dscp(value, o.id == dscpClass)
+	case MatchIPRange, MatchAddrType:
+		err = m.match.addresses(o, value, not, r.ipv6)
 	default:
 		err = r.mark(o.id, name, value)
 	}
@@ -187,9 +245,6 @@ func (r *request) finish(not bool) error {
 	if len(r.chain) > 28 {
 		return wrong("chain name `" + r.chain + "' too long (must be under 29 chars)")
 	}
-	if r.ruled() && !r.target {
-		return wrong("without `-j MARK' there is nothing that ulvs could evaluate")
-	}
 	return nil
 }
 
@@ -231,9 +286,26 @@ func (r *request) check(m *module) error {
 			return wrong("multiport expection an option")
 		}
 		return excludes()
-	case MatchMark, MatchComment:
+	case MatchMark, MatchComment, MatchMAC, MatchICMP, MatchTOS:
 		if len(m.given) == 0 {
-			return wrong(m.name + ": option \"--" + m.name + "\" must be specified")
+			return wrong(m.name + ": option \"--" + modules[m.name][0].name + "\" must be specified")
+		}
+		if m.match.Kind == MatchICMP && (r.rule.NotProtocol || r.rule.Protocol != icmpProtocol(r.ipv6)) {
+			// iptables-nft finds that out when the kernel refuses the rule.
+			return failed("RULE_APPEND failed (Invalid argument): rule in chain " + r.chain)
+		}
+	case MatchDSCP:
+		if len(m.given) == 0 {
+			return wrong("DSCP match: Parameter --dscp is required")
+		}
+		return excludes()
+	case MatchIPRange:
+		if len(m.given) == 0 {
+			return wrong("iprange match: You must specify `--src-range' or `--dst-range'")
+		}
+	case MatchAddrType:
+		if len(m.given) == 0 {
+			return wrong("addrtype: you must specify --src-type or --dst-type")
 		}
 	default:
 		if len(m.given) == 0 {
@@ -265,6 +337,12 @@ func (r *request) expand() error {
 		return wrong("too many addresses")
 	}
 	r.rule.IPv6 = r.ipv6
+	if r.chain != prerouting {
+		r.rule.Chain = r.chain
+	}
+	if !strings.Contains(r.options, "j") {
+		r.rule.Target = TargetNone
+	}
 	for _, s := range sources {
 		for _, d := range dests {
 			rule := r.rule.clone()

@@ -41,4 +41,7 @@ const (
 	textReplacement = "Index of replacement too big."
 	textPolicy      = "Bad policy name. Run `dmesg' for more information."
 	textBuiltin     = "Bad built-in chain name."
+	textChainExists = "Chain already exists."
+	textFileExists  = "File exists."
+	textTooMany     = "Too many rules."
 )

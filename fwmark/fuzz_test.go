@@ -11,7 +11,13 @@ import (
 func roundTrip(t *testing.T, tb *Table) {
 	t.Helper()
 	again := testTable(tb.Is6())
-	for _, r := range tb.Rules() {
+	for _, c := range tb.chains[len(builtin):] {
+		if err := again.NewChain(c.name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rules := tb.Rules()
+	for _, r := range rules {
 		if _, err := again.Command(append([]string{"-t", "mangle"}, split(r.String())...)); err != nil {
 			t.Fatalf("%v: %v", r, err)
 		}
@@ -19,7 +25,7 @@ func roundTrip(t *testing.T, tb *Table) {
 	text := tb.Save()
 	diff(t, again.Save(), text)
 	for i, r := range again.Rules() {
-		if !r.Equal(&tb.rules[i]) {
+		if !r.Equal(&rules[i]) {
 			t.Fatalf("%v parses to another rule", r)
 		}
 	}
@@ -28,7 +34,14 @@ func roundTrip(t *testing.T, tb *Table) {
 		t.Fatalf("%v of\n%s", err, text)
 	}
 	diff(t, whole.Save(), text)
-	Compile(tb.Rules())
+	if !whole.Equal(tb) {
+		t.Fatal("what is restored is not equal")
+	}
+	set := testTable(tb.Is6())
+	if err := set.SetRules(rules); err != nil {
+		t.Fatal(err)
+	}
+	Compile(rules)
 }
 
 // Words are separated by line feeds, so that a word may hold anything else.
@@ -57,6 +70,7 @@ func FuzzCommand(f *testing.F) {
 
 func FuzzRestore(f *testing.F) {
 	f.Add(saved, false)
+	f.Add("*mangle\n:A - [0:0]\n:B - [0:0]\n-A PREROUTING -j A\n-A A -p tcp -g B\n-A B -j RETURN\n-E A C\n-A FORWARD -j B\n-X\nCOMMIT\n", false)
 	f.Add(readFile(f, "testdata/saved.txt"), false)
 	for _, s := range sessions {
 		for _, line := range commands(f, "testdata/"+s.name+".txt") {

@@ -100,7 +100,7 @@ func theirs(t *testing.T, program string, lines []string) string {
 		for l := range strings.Lines(readFile(t, d+"err")) {
 			l = strings.TrimSuffix(l, "\n")
 			if before, after, ok := strings.Cut(l, ": "); ok && strings.HasPrefix(before, strings.TrimSuffix(program, "-legacy")) {
-				l = after
+				l = strings.TrimSpace(after)
 			}
 			if l != "" && !strings.HasPrefix(l, "Try `") && !strings.HasPrefix(l, "# Warning") {
 				stderr = append(stderr, l)
@@ -120,12 +120,13 @@ func theirs(t *testing.T, program string, lines []string) string {
 }
 
 func stateText(s string) bool {
-	for _, t := range []string{textNoRule, textNoChain, textDeletion, textInsertion, textReplacement, textPolicy, textBuiltin} {
+	for _, t := range []string{textNoRule, textNoChain, textDeletion, textInsertion, textReplacement, textPolicy, textBuiltin,
+		textChainExists, textFileExists} {
 		if s == t {
 			return true
 		}
 	}
-	return false
+	return strings.Contains(s, " failed (") // exit 4 with iptables-nft
 }
 
 var sessions = []struct {

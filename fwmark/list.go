@@ -2,6 +2,7 @@ package fwmark
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -10,31 +11,32 @@ import (
 // ports and protocols are, without -n.
 func (t *Table) list(r *request) string {
 	var b strings.Builder
-	for i, c := range r.chains() {
+	references := t.references()
+	for i, c := range t.about(r) {
 		if r.number == 0 {
 			if i > 0 {
 				b.WriteByte('\n')
 			}
-			r.head(&b, c)
+			r.head(&b, c.name, references[c.name])
 		}
-		if c != prerouting {
-			continue
-		}
-		for n := range t.rules {
+		for n := range c.rules {
 			if r.number == 0 || r.number == n+1 {
-				r.line(&b, n+1, &t.rules[n])
+				r.line(&b, n+1, &c.rules[n])
 			}
 		}
 	}
 	return b.String()
 }
 
-func (r *request) head(b *strings.Builder, chain string) {
-	b.WriteString("Chain " + chain + " (policy ACCEPT")
-	if r.verbose > 0 {
-		b.WriteString(" 0 packets, 0 bytes")
+func (r *request) head(b *strings.Builder, name string, references int) {
+	switch own := !slices.Contains(builtin, name); {
+	case own:
+		fmt.Fprintf(b, "Chain %s (%d references)\n", name, references)
+	case r.verbose > 0:
+		b.WriteString("Chain " + name + " (policy ACCEPT 0 packets, 0 bytes)\n")
+	default:
+		b.WriteString("Chain " + name + " (policy ACCEPT)\n")
 	}
-	b.WriteString(")\n")
 	if r.lineNumbers() {
 		b.WriteString("num  ")
 	}
@@ -67,7 +69,7 @@ func (r *request) line(b *strings.Builder, n int, rule *Rule) {
 	if numeric {
 		protocol = strconv.Itoa(int(rule.Protocol))
 	}
-	fmt.Fprintf(b, "MARK      %s%-4s -- ", sign(rule.NotProtocol, " "), protocol)
+	fmt.Fprintf(b, "%-9s %s%-4s -- ", rule.target(), sign(rule.NotProtocol, " "), protocol)
 	if r.verbose > 0 {
 		anyIface := "any"
 		if numeric {
@@ -90,7 +92,7 @@ func (r *request) told(rule *Rule) string {
 	if rule.In.Name != "" {
 		in = sign(rule.In.Not, "") + rule.In.Name
 	}
-	return fmt.Sprintf("MARK %s%s opt -- in %s out * %s%s %s-> %s  %s\n", sign(rule.NotProtocol, " "),
+	return fmt.Sprintf("%s %s%s opt -- in %s out * %s%s %s-> %s  %s\n", rule.target(), sign(rule.NotProtocol, " "),
 		protocolName(rule.Protocol), in, sign(rule.Source.Not, " "), r.host(rule.Source, true),
 		sign(rule.Dest.Not, " "), r.host(rule.Dest, true), r.details(rule, true))
 }
@@ -145,6 +147,9 @@ func (r *request) details(rule *Rule, numeric bool) string {
 			b.WriteString(" " + label + "s:" + sign(p.Not, "") + ports(p))
 		}
 	}
+	if rule.Target == TargetGoto {
+		b.WriteString("[goto] ")
+	}
 	for i := range rule.Matches {
 		m := &rule.Matches[i]
 		switch m.Kind {
@@ -152,6 +157,11 @@ func (r *request) details(rule *Rule, numeric bool) string {
 			b.WriteString(" " + protocol)
 			side("spt", m.Source)
 			side("dpt", m.Dest)
+			if f := m.Flags; !f.Any() && numeric {
+				fmt.Fprintf(&b, " flags:%s0x%02X/0x%02X", sign(f.Not, ""), f.Mask, f.Set)
+			} else if !f.Any() {
+				b.WriteString(" flags:" + sign(f.Not, "") + tcpFlagText(f.Mask) + "/" + tcpFlagText(f.Set))
+			}
 		case MatchMultiport:
 			b.WriteString(" multiport " + m.Side.String() + " ")
 			if m.Not {
@@ -166,9 +176,21 @@ func (r *request) details(rule *Rule, numeric bool) string {
 			b.WriteString(markText(m.Value, m.Mask))
 		case MatchComment:
 			b.WriteString(" /* " + m.Comment + " */")
+		case MatchMAC:
+			b.WriteString(" MAC " + sign(m.Not, "") + map[bool]string{true: " "}[m.Not] + m.macText())
+		case MatchICMP:
+			b.WriteString(m.icmpDetails(r.ipv6, numeric))
+		case MatchTOS:
+			b.WriteString(m.tosDetails(numeric))
+		case MatchDSCP:
+			fmt.Fprintf(&b, " DSCP match %s0x%02x", sign(m.Not, ""), m.Value)
+		case MatchIPRange, MatchAddrType:
+			b.WriteString(m.addressDetails())
 		}
 	}
-	b.WriteString(" MARK " + operation(rule.Value, rule.Mask))
+	if rule.Target == TargetMark {
+		b.WriteString(" MARK " + operation(rule.Value, rule.Mask))
+	}
 	return b.String()
 }
 

@@ -34,6 +34,17 @@ const (
 	andMark
 	orMark
 	xorMark
+	tcpFlags
+	tcpSYN
+	macSource
+	icmpType
+	tosValue
+	dscpValue
+	dscpClass
+	sourceRange
+	destRange
+	sourceTypes
+	destTypes
 	foreign // an option that iptables knows and ulvs does not evaluate
 )
 
@@ -64,10 +75,10 @@ var portOptions = []option{
 // modules are the options that -m and -j MARK add.
 var modules = map[string][]option{
 	"tcp": append([]option{
-		{"syn", foreign, none}, {"tcp-flags", foreign, none}, {"tcp-option", foreign, none},
+		{"syn", tcpSYN, none}, {"tcp-flags", tcpFlags, required}, {"tcp-option", foreign, required},
 	}, portOptions...),
 	"udp":  portOptions,
-	"sctp": append([]option{{"chunk-types", foreign, none}}, portOptions...),
+	"sctp": append([]option{{"chunk-types", foreign, required}}, portOptions...),
 	"multiport": {
 		{"source-ports", sourcePorts, required}, {"sports", sourcePorts, required},
 		{"destination-ports", destPorts, required}, {"dports", destPorts, required},
@@ -75,6 +86,16 @@ var modules = map[string][]option{
 	},
 	"mark":    {{"mark", markValue, required}},
 	"comment": {{"comment", commentText, required}},
+	"mac":     {{"mac-source", macSource, required}},
+	"icmp":    {{"icmp-type", icmpType, required}},
+	"icmp6":   {{"icmpv6-type", icmpType, required}},
+	"tos":     {{"tos", tosValue, required}},
+	"dscp":    {{"dscp", dscpValue, required}, {"dscp-class", dscpClass, required}},
+	"iprange": {{"src-range", sourceRange, required}, {"dst-range", destRange, required}},
+	"addrtype": {
+		{"src-type", sourceTypes, required}, {"dst-type", destTypes, required},
+		{"limit-iface-in", foreign, none}, {"limit-iface-out", foreign, none},
+	},
 	"MARK": {
 		{"set-xmark", setXmark, required}, {"set-mark", setMark, required},
 		{"and-mark", andMark, required}, {"or-mark", orMark, required},

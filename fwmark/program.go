@@ -2,7 +2,6 @@ package fwmark
 
 import (
 	"encoding/binary"
-	"slices"
 
 	"github.com/ulvs/ulvs/packet"
 )
@@ -15,6 +14,8 @@ type step struct {
 	// unfragmented: later fragments do not match, as they have no ports
 	// (net/netfilter/xt_tcpudp.c, xt_multiport.c).
 	unfragmented bool
+	target       Target
+	to           int32 // the chain that TargetJump and TargetGoto go to
 	rest         *rest
 	clear, flip  uint32
 }
@@ -27,15 +28,15 @@ type rest struct {
 	in    Interface
 	ports []Match // MatchPorts, MatchMultiport
 	marks []Match // MatchMark
+	more  []Match // all other kinds
 }
 
 // indexFrom is from how many rules on looking up the few that can matter is
 // quicker than comparing all; measured with BenchmarkMark.
 const indexFrom = 24
 
-// program is the rules of one family.
-type program struct {
-	ipv6  bool
+// section is one chain, compiled.
+type section struct {
 	steps []step
 	index []shelf // nil for few rules
 }
@@ -59,11 +60,11 @@ type place struct {
 func (p *place) word() uint64 { return p.dest[0] | p.port }
 
 // add compiles one rule. A rule that cannot match is left out.
-func (p *program) add(r *Rule) {
-	if r.In.Not && r.In.Name == "+" {
+func (c *section) add(r *Rule, to int32) {
+	if r.In.Not && r.In.Name == "+" || r.Target == TargetNone {
 		return
 	}
-	s := step{clear: ^r.Mask, flip: r.Value}
+	s := step{clear: ^r.Mask, flip: r.Value, target: r.Target, to: to}
 	var rs rest
 	need := func(mask, want packet.Flow, not bool) {
 		if not {
@@ -99,17 +100,20 @@ func (p *program) add(r *Rule) {
 				dport, m.Dest = m.Dest, PortRange{}
 				need(packet.Flow{1: portWord(0, 0xffff, 0)}, packet.Flow{1: portWord(0, dport.First, 0)}, false)
 			}
-			if m.Kind == MatchMultiport || m.Source.Given || m.Dest.Given {
+			if m.Kind == MatchMultiport || m.Source.Given || m.Dest.Given || !m.Flags.Any() {
 				rs.ports = append(rs.ports, m)
 			}
 		case MatchMark:
 			rs.marks = append(rs.marks, m)
+		case MatchComment:
+		default:
+			rs.more = append(rs.more, m)
 		}
 	}
-	if rs.not != nil || rs.in.Name != "" || rs.ports != nil || rs.marks != nil {
+	if rs.not != nil || rs.in.Name != "" || rs.ports != nil || rs.marks != nil || rs.more != nil {
 		s.rest = &rs
 	}
-	p.steps = append(p.steps, s)
+	c.steps = append(c.steps, s)
 }
 
 // one reports a condition for exactly one port.
@@ -160,125 +164,3 @@ var (
 	destPortBits = portWord(0, 0xffff, 0)
 	destBits4    = addressWords([]byte{255, 255, 255, 255}, 1)[0]
 )
-
-// place is where rules are that matter to a flow.
-func (p *program) place(f *packet.Flow, dests, ported bool) (at place) {
-	if dests && p.ipv6 {
-		at.dest = [2]uint64{f[3], f[4]}
-	} else if dests {
-		at.dest[0] = f[0] & destBits4
-	}
-	if ported {
-		at.port = f[1] & destPortBits
-	}
-	return at
-}
-
-// finish makes the index, if there are many rules.
-func (p *program) finish() {
-	if len(p.steps) < indexFrom {
-		return
-	}
-	for i := range p.steps {
-		s := &p.steps[i]
-		ported := s.mask[1]&destPortBits == destPortBits
-		dests := s.mask[0]&destBits4 == destBits4
-		if p.ipv6 {
-			dests = s.mask[3]&s.mask[4] == ^uint64(0)
-		}
-		n := slices.IndexFunc(p.index, func(h shelf) bool { return h.dests == dests && h.ported == ported })
-		if n < 0 {
-			n = len(p.index)
-			p.index = append(p.index, shelf{dests, ported, map[uint64][]int32{}, map[place][]int32{}})
-		}
-		at := p.place(&s.want, dests, ported)
-		if p.ipv6 {
-			p.index[n].ip6[at] = append(p.index[n].ip6[at], int32(i))
-		} else {
-			p.index[n].ip4[at.word()] = append(p.index[n].ip4[at.word()], int32(i))
-		}
-	}
-}
-
-func (p *program) mark(k *packet.Packet, in string) (mark uint32) {
-	if p.index == nil {
-		for i := range p.steps {
-			mark = p.steps[i].apply(k, in, mark)
-		}
-		return mark
-	}
-	// At most four lists, each in the rules' order: merge them.
-	var lists [4][]int32
-	for i := range p.index {
-		h := &p.index[i]
-		at := p.place(&k.Flow, h.dests, h.ported)
-		if p.ipv6 {
-			lists[i] = h.ip6[at]
-		} else {
-			lists[i] = h.ip4[at.word()]
-		}
-	}
-	for {
-		next, from := int32(-1), 0
-		for i := range lists {
-			if l := lists[i]; len(l) > 0 && (next < 0 || l[0] < next) {
-				next, from = l[0], i
-			}
-		}
-		if next < 0 {
-			return mark
-		}
-		lists[from] = lists[from][1:]
-		mark = p.steps[next].apply(k, in, mark)
-	}
-}
-
-// apply is the mark after a rule, whether it matches or not.
-func (s *step) apply(p *packet.Packet, in string, mark uint32) uint32 {
-	f, m, w := &p.Flow, &s.mask, &s.want
-	if f[1]&m[1] != w[1] || f[0]&m[0] != w[0] ||
-		(f[2]&m[2]^w[2])|(f[3]&m[3]^w[3])|(f[4]&m[4]^w[4]) != 0 ||
-		s.unfragmented && p.FragOffset != 0 {
-		return mark
-	}
-	if s.rest != nil && !s.rest.holds(p, in, mark) {
-		return mark
-	}
-	return mark&s.clear ^ s.flip
-}
-
-func (r *rest) holds(p *packet.Packet, in string, mark uint32) bool {
-	for i := range r.not {
-		m, w := &r.not[i][0], &r.not[i][1]
-		same := true
-		for j := range p.Flow {
-			same = same && p.Flow[j]&m[j] == w[j]
-		}
-		if same {
-			return false
-		}
-	}
-	for i := range r.marks {
-		if m := &r.marks[i]; (mark&m.Mask == m.Value) == m.Not {
-			return false
-		}
-	}
-	for i := range r.ports {
-		if !portsHold(&r.ports[i], p.Flow.ClientPort(), p.Flow.VirtualPort()) {
-			return false
-		}
-	}
-	return r.in.Matches(in)
-}
-
-func portsHold(m *Match, source, dest uint16) bool {
-	if m.Kind == MatchPorts {
-		return m.Source.Contains(source) && m.Dest.Contains(dest)
-	}
-	for _, r := range m.Ports {
-		if m.Side != DestSide && r.Contains(source) || m.Side != SourceSide && r.Contains(dest) {
-			return !m.Not
-		}
-	}
-	return m.Not
-}

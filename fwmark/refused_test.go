@@ -102,7 +102,7 @@ func TestTableMethods(t *testing.T) {
 	want(b, c, c)
 	ok(tb.Delete(c))
 	want(b, c)
-	ok(tb.DeleteNumber(1))
+	ok(tb.DeleteNumber("", 1))
 	want(c)
 	if copied.Len() != 3 || copied.Is6() {
 		t.Error("the clone changed with its original")
@@ -115,7 +115,7 @@ func TestTableMethods(t *testing.T) {
 		"insert 3":  {tb.Insert(3, a), textInsertion},
 		"replace 2": {tb.Replace(2, a), textReplacement},
 		"delete":    {tb.Delete(a), textNoRule},
-		"number 2":  {tb.DeleteNumber(2), textDeletion},
+		"number 2":  {tb.DeleteNumber("", 2), textDeletion},
 		"family":    {tb.Append(Rule{IPv6: true}), "no such rule"},
 		"kind":      {tb.Append(Rule{Matches: []Match{{}}}), "no such rule"},
 		"protocol":  {tb.Append(Rule{Matches: []Match{{Kind: MatchPorts}}}), "is not evaluated"},
@@ -127,7 +127,6 @@ func TestTableMethods(t *testing.T) {
 		}
 	}
 	want(c)
-	tb.Zero()
 	tb.Flush()
 	want()
 }

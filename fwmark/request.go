@@ -9,26 +9,28 @@ import (
 type request struct {
 	ipv6     bool
 	services *services
+	chains   func(name string) bool // reports those there are; nil: all
 
 	words []string
 	at    int // the next word
 
-	command byte   // iptables' letter of it; 0: none yet
-	zero    bool   // -Z, also beside -L or -S
-	chain   string // "" is every chain
-	number  int    // the rule's, from 1; 0: none
-	name    string // -P's policy, -E's new name
-	table   string
-	options string // letters of the options given that not every command takes
-	verbose int
-	foreign bool // -4 or -6 of the other family was given
-	done    bool // -h and -V answer and end
+	command   byte   // iptables' letter of it; 0: none yet
+	zero      bool   // -Z, also beside -L or -S
+	chain     string // "" is every chain
+	number    int    // the rule's, from 1; 0: none
+	name      string // -P's policy, -E's new name
+	table     string
+	options   string // letters of the options given that not every command takes
+	verbose   int
+	restoring bool // a line of a text, which is looked at as a whole in the end
+	foreign   bool // -4 or -6 of the other family was given
+	done      bool // -h and -V answer and end
 
 	rule         Rule
 	source, dest string
 	modules      []*module // in their order; the target too
 	implied      bool      // the protocol's module was loaded for its options
-	target       bool      // -j MARK was given
+	goes         bool      // -g
 	rules        []Rule    // rule, for every address of -s and -d
 }
 
@@ -81,9 +83,9 @@ func (r *request) parse(words []string) error {
 func (r *request) long(w string, not bool) error {
 	name, value, has := strings.Cut(w[2:], "=")
 	o, m, ok := r.byName(name)
-	if !ok && !r.implied && portModule(r.rule.Protocol) != "" {
+	if implied := r.implies(); !ok && !r.implied && implied != "" {
 		r.implied = true
-		r.load(portModule(r.rule.Protocol))
+		r.load(implied)
 		o, m, ok = r.byName(name)
 	}
 	if !ok || has && o.arg == none {
@@ -100,6 +102,17 @@ func (r *request) long(w string, not bool) error {
 		return r.extension(m, o, value, not)
 	}
 	return r.base(o.id, value, not)
+}
+
+// implies is the module that the protocol's options need no -m for.
+func (r *request) implies() string {
+	switch {
+	case r.rule.Protocol == 1 && !r.ipv6:
+		return "icmp"
+	case r.rule.Protocol == icmp6 && r.ipv6:
+		return "icmp6"
+	}
+	return portModule(r.rule.Protocol)
 }
 
 // short reads one word of short options; the last may have its argument in
@@ -150,12 +163,13 @@ func (r *request) base(id byte, value string, not bool) error {
 		}
 	case 'v', 'w', 'W', 'c', '4', '6', modprobe, 'h', 'V':
 	case 'o':
-		return wrong("Can't use -o with PREROUTING")
+		return r.out()
 	case 'f':
 		return wrong("`-f' is not evaluated by ulvs")
-	case 'g':
-		return wrong("`-g' (goto) is not evaluated by ulvs: only the target MARK is")
-	default: // j n x and --line-numbers
+	default: // j g n x and --line-numbers
+		if id == 'g' {
+			id, r.goes = 'j', true
+		}
 		if not {
 			return wrong("cannot have ! before -" + string(id))
 		}
@@ -221,6 +235,9 @@ func (r *request) verb(id byte, value string, not bool) error {
 		}
 	}
 	r.chain = value
+	if id == 'N' {
+		return badName(value)
+	}
 	switch id {
 	case 'D', 'I', 'R', 'L', 'S', 'Z':
 		n, ok := r.operand()
@@ -246,6 +263,14 @@ func (r *request) verb(id byte, value string, not bool) error {
 		r.name = n
 	}
 	return nil
+}
+
+// out refuses -o: packets that come in have no output interface yet.
+func (r *request) out() error {
+	if r.chain == prerouting || r.chain == input {
+		return wrong("Can't use -o with " + r.chain)
+	}
+	return wrong("`-o' is not evaluated by ulvs")
 }
 
 func (r *request) wait(value string) error {

@@ -6,15 +6,18 @@ import (
 	"strings"
 )
 
-// Rule is one rule of mangle PREROUTING with the target MARK. All conditions
-// hold, or the rule does nothing. The zero value is the rule of IPv4 without
-// conditions that changes nothing (--set-xmark 0x0/0x0).
+// Rule is one rule of a chain of mangle. All conditions hold, or the rule does
+// nothing. The zero value is the rule of IPv4 in PREROUTING without conditions
+// that changes nothing (-j MARK --set-xmark 0x0/0x0).
 //
 // The rules that a Table hands out are well formed: what iptables refuses, or
 // what can never match, does not occur in them.
 type Rule struct {
 	// IPv6 says whose packets the rule sees: ip6tables' or iptables'.
 	IPv6 bool
+	// Chain is the chain in which the rule stands; "" is PREROUTING, which is
+	// never written out.
+	Chain string
 	// Protocol is the IP protocol (-p), the one behind all extension headers
 	// of IPv6; 0 is every protocol.
 	Protocol    uint8
@@ -25,10 +28,27 @@ type Rule struct {
 	// Matches are the further conditions, in the order in which they were
 	// given, which is the order in which iptables prints them.
 	Matches []Match
-	// The packet's mark becomes (mark AND NOT Mask) XOR Value, as xt_mark
-	// does (net/netfilter/xt_mark.c, mark_tg).
+	// Target is what the rule does; To is the chain that TargetJump and
+	// TargetGoto go to.
+	Target Target
+	To     string
+	// By TargetMark the packet's mark becomes (mark AND NOT Mask) XOR Value, as
+	// xt_mark does (net/netfilter/xt_mark.c, mark_tg).
 	Value, Mask uint32
 }
+
+// Target is what a rule does with the packets that it matches.
+type Target uint8
+
+// The targets. TargetMark is the zero value.
+const (
+	TargetMark   Target = iota
+	TargetNone          // no -j: the packet goes on to the next rule
+	TargetAccept        // ends the hook (PREROUTING or INPUT) with the mark as it is
+	TargetReturn        // goes on behind the jump; in a hook's own chain it ends the hook
+	TargetJump          // -j CHAIN
+	TargetGoto          // -g CHAIN: where that ends, so does this chain
+)
 
 // Network is a condition on an address: address AND Mask equals Addr. Masks
 // need not be contiguous. The zero value matches every address. Both are of
@@ -60,69 +80,13 @@ func (i Interface) Matches(name string) bool {
 	return (name == i.Name) != i.Not
 }
 
-// MatchKind is the kind of a Match: the word after iptables' -m.
-type MatchKind uint8
-
-// The kinds of Match, and the fields of Match that each uses.
-const (
-	// MatchPorts is -m tcp, udp or sctp, whichever Rule.Protocol is: Source
-	// and Dest. Even without ports it does not match a later fragment.
-	MatchPorts MatchKind = iota + 1
-	// MatchMultiport is -m multiport: Side, Ports, Not. It does not match a
-	// later fragment either.
-	MatchMultiport
-	// MatchMark is -m mark: packet's mark AND Mask equals Value; Not. The mark
-	// is the one that the rules before gave.
-	MatchMark
-	// MatchComment is -m comment: Comment. It always holds.
-	MatchComment
-)
-
-// Side says which ports a MatchMultiport looks at.
-type Side uint8
-
-// The sides of a MatchMultiport: --sports, --dports, --ports.
-const (
-	SourceSide Side = iota + 1
-	DestSide
-	EitherSide
-)
-
-// Match is one condition that iptables' modules add to a rule.
-type Match struct {
-	Kind         MatchKind
-	Source, Dest PortRange
-	Side         Side
-	Ports        []PortRange // one to fifteen ports, a range counting as two
-	Not          bool
-	Value, Mask  uint32
-	Comment      string
-}
-
-// PortRange is a range of ports, both ends included. Given tells a condition
-// on port 0 from none, which the zero value is. Within Match.Ports Given is
-// set and Not is not.
-type PortRange struct {
-	First, Last uint16
-	Given, Not  bool
-}
-
-// Contains reports whether the condition holds for a port.
-func (r PortRange) Contains(port uint16) bool {
-	return !r.Given || (port >= r.First && port <= r.Last) != r.Not
-}
-
 // Equal reports whether two rules are the same to iptables -C and -D: comments
 // and the order of matches count.
 func (r *Rule) Equal(o *Rule) bool {
-	return r.IPv6 == o.IPv6 && r.Protocol == o.Protocol && r.NotProtocol == o.NotProtocol &&
-		r.Source == o.Source && r.Dest == o.Dest && r.In == o.In &&
+	return r.IPv6 == o.IPv6 && r.Chain == o.Chain && r.Protocol == o.Protocol && r.NotProtocol == o.NotProtocol &&
+		r.Source == o.Source && r.Dest == o.Dest && r.In == o.In && r.Target == o.Target && r.To == o.To &&
 		r.Value == o.Value && r.Mask == o.Mask &&
-		slices.EqualFunc(r.Matches, o.Matches, func(a, b Match) bool {
-			return a.Kind == b.Kind && a.Source == b.Source && a.Dest == b.Dest &&
-				a.Side == b.Side && slices.Equal(a.Ports, b.Ports) && a.Not == b.Not &&
-				a.Value == b.Value && a.Mask == b.Mask && a.Comment == b.Comment
-		})
+		slices.EqualFunc(r.Matches, o.Matches, func(a, b Match) bool { return a.equal(&b) })
 }
 
 func (r Rule) clone() Rule {

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/director"
+	"github.com/ulvs/ulvs/fwmark"
 	"github.com/ulvs/ulvs/internal/hostmark"
 )
 
@@ -24,14 +24,14 @@ func (d *daemon) followMarks(lvs *director.Director) (func(context.Context) erro
 	if d.said, err = lru.New[string, struct{}](saidRules); err != nil {
 		return nil, fmt.Errorf("--follow-marks: %w", err)
 	}
-	rules, err := hostmark.Read()
+	rules, err := hostmark.Read(d.interfaces...)
 	if err != nil {
 		return nil, fmt.Errorf("--follow-marks: %w", err)
 	}
 	if err := d.take(lvs, rules); err != nil {
 		return nil, fmt.Errorf("--follow-marks: %w", err)
 	}
-	follower, err := hostmark.New(hostmark.Options{Problem: func(err error) {
+	follower, err := hostmark.New(hostmark.Options{Interfaces: d.interfaces, Problem: func(err error) {
 		d.log.Error("the host's mark rules cannot be read; those known stay in force", "err", err)
 	}})
 	if err != nil {
@@ -89,7 +89,7 @@ func unfollowed() int {
 // MarkCommand implements ulvs.Control. The host's rules are looked at here, and
 // changed by the host's own commands.
 func (w *warned) MarkCommand(ipv6 bool, args []string) (string, error) {
-	if w.follow && slices.ContainsFunc(args, edits) {
+	if w.follow && fwmark.Edits(ipv6, args) {
 		return "", errFollowed
 	}
 	return w.Director.MarkCommand(ipv6, args)
@@ -104,7 +104,3 @@ func (w *warned) MarkRestore(ipv6 bool, text string) error {
 }
 
 var errFollowed = fmt.Errorf("%w: the mark rules are the host's (--follow-marks): change them with its own iptables", ulvs.ErrInvalid)
-
-func edits(word string) bool {
-	return slices.Contains([]string{"-A", "--append", "-I", "--insert", "-D", "--delete", "-R", "--replace", "-F", "--flush"}, word)
-}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/fwmark"
 	"github.com/ulvs/ulvs/internal/control"
 )
 
@@ -36,6 +37,7 @@ func runMarks(socket, name string, args []string) int {
 		if text, err = io.ReadAll(os.Stdin); err == nil {
 			if err = c.MarkRestore(ipv6, string(text)); err == nil {
 				warnTables(name, string(text))
+				warnLeftOut(name, leftOut(ipv6, string(text)))
 			}
 		}
 	default:
@@ -62,7 +64,23 @@ func warnTables(name, text string) {
 		}
 	}
 	if len(others) > 0 {
-		fmt.Fprintf(os.Stderr, "%s: ulvs has taken the mark rules of mangle PREROUTING; not for it: table %s\n", name, strings.Join(others, ", "))
+		fmt.Fprintf(os.Stderr, "%s: ulvs has taken the rules of mangle; not for it: table %s\n", name, strings.Join(others, ", "))
+	}
+}
+
+// leftOut returns the rules of a text which no packet of IPVS passes.
+func leftOut(ipv6 bool, text string) []string {
+	t := fwmark.NewTable(ipv6)
+	if t.Restore(text) != nil {
+		return nil // which the daemon has said
+	}
+	return t.LeftOut()
+}
+
+// warnLeftOut says which rules of a restore mean nothing to ulvs.
+func warnLeftOut(name string, rules []string) {
+	for _, r := range rules {
+		fmt.Fprintf(os.Stderr, "%s: left out, as no packet of IPVS passes it: %s\n", name, r)
 	}
 }
 

@@ -78,6 +78,9 @@ func (d *daemon) load(ctx context.Context, lvs ulvs.Control) error {
 		if err := lvs.MarkRestore(m.ipv6, f.text); err != nil {
 			return fmt.Errorf("mark rules %s: %w", m.file, err)
 		}
+		for _, rule := range leftOut(m.ipv6, f.text) {
+			d.log.Info("a mark rule is left out, as no packet of IPVS passes it", "file", m.file, "rule", rule)
+		}
 	}
 	if d.rules == "" {
 		return nil

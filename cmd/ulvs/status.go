@@ -68,7 +68,7 @@ var counterGroups = []struct {
 		{"half_open", "connections whose client has not answered"},
 		{"half_open_evicted", "half-open connections that made room for others"},
 		{"templates_evicted", "made room for others: there were as many as there may be"},
-		{"templates_evicted_unanswered", "of these, by which no connection was established"},
+		{"templates_unanswered", "of these, by which no connection was established"},
 		{"shed", "entries that drop_entry ended"},
 	}},
 	{"packets", [][2]string{

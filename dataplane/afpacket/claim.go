@@ -41,7 +41,8 @@ type claims struct {
 	active  bool // tables are there
 	last    dataplane.Claims
 	ended   bool
-	earlier map[string]table // those that were there before the first claim; nil: not looked at
+	chains  map[string][]string // for marks, by interface; nil: not known
+	earlier map[string]table    // those that were there before the first claim; nil: not looked at
 }
 
 func (c *claims) replace(to dataplane.Claims) error {
@@ -58,19 +59,22 @@ func (c *claims) replace(to dataplane.Claims) error {
 		return c.remove()
 	}
 	c.look()
+	chains := map[string][]string{}
 	err := c.transact(func(conn *nftables.Conn) error {
 		var sets setNumbers
 		for _, name := range c.interfaces {
-			c.sign(conn, name)
-			if err := addChain(conn, name, &to, &sets); err != nil {
+			made, err := addChains(conn, name, &to, &sets, c.chains[name])
+			if err != nil {
 				return err
 			}
+			c.sign(conn, name, c.chains[name] == nil)
+			chains[name] = made
 		}
 		return nil
 	})
 	if err == nil {
 		c.signed()
-		c.active, c.last = true, to
+		c.active, c.last, c.chains = true, to, chains
 	}
 	return err
 }
@@ -112,11 +116,17 @@ func tableOf(name string) *nftables.Table {
 	return &nftables.Table{Family: nftables.TableFamilyNetdev, Name: "ulvs-" + name}
 }
 
-// addChain asks for the chain of one interface with all its rules. Sets are
-// anonymous: they live and die with their rules, so that a packet that meets
-// the old rules finds the old sets whole.
-func addChain(conn *nftables.Conn, name string, c *dataplane.Claims, sets *setNumbers) error {
+// addChains asks for the chains of one interface with all their rules, and returns
+// the names of those for marks. Sets are anonymous: they live and die with their
+// rules, so that a packet that meets the old rules finds the old sets whole. last are
+// the chains that were there; nil: what is there is not known, and goes as a whole.
+func addChains(conn *nftables.Conn, name string, c *dataplane.Claims, sets *setNumbers,
+	last []string) ([]string, error) {
 	t := conn.AddTable(tableOf(name))
+	if last == nil {
+		conn.DelTable(t)
+		conn.AddTable(t)
+	}
 	policy := nftables.ChainPolicyAccept
 	ch := conn.AddChain(&nftables.Chain{
 		Table:   t,
@@ -128,37 +138,18 @@ func addChain(conn *nftables.Conn, name string, c *dataplane.Claims, sets *setNu
 		Policy:   &policy,
 		Device:   name,
 	})
-	later := conn.AddChain(&nftables.Chain{Table: t, Name: "later6"})
 	conn.FlushTable(t)
-	b := &builder{conn: conn, table: t, chain: ch, name: name, sets: sets}
+	for _, old := range last {
+		conn.DelChain(&nftables.Chain{Table: t, Name: old})
+	}
+	b := &builder{conn: conn, table: t, chain: ch, name: name, sets: sets, made: []string{}}
 	// What is not addressed to this host is not taken by the plane either: a
 	// bridge may be passing it on.
 	b.add(meta(metaPktType, 1), differs(1, []byte{unix.PACKET_HOST}), accept)
 	b.services(&ipv4, c.Services)
 	b.services(&ipv6, c.Services)
-	if len(c.Marks4) > 0 || len(c.Marks6) > 0 {
-		b.setMark(0)
-		b.marks(&ipv4, c.Rules4, c.Marks4)
-		b.add(join(ipv6.is(), ipv6.laterFragment(), exprs{&expr.Verdict{Kind: expr.VerdictGoto, Chain: later.Name}})...)
-		b.marks(&ipv6, c.Rules6, c.Marks6)
-		// The host's own rules start from an unmarked packet.
-		b.setMark(0)
-		b.laterMarks(later, c)
-	}
-	return b.err
-}
-
-// laterMarks fills the chain for later fragments of IPv6. There, unlike in those
-// of IPv4, the kernel takes what stands at the packet's start for ports (seen on
-// 6.18: conformance, fragments-marked), so rules that ask for ports are not for
-// them.
-func (b *builder) laterMarks(chain *nftables.Chain, c *dataplane.Claims) {
-	portless := slices.DeleteFunc(slices.Clone(c.Rules6), func(r dataplane.MarkRule) bool { return len(r.Ports) > 0 })
-	in := *b
-	in.chain = chain
-	in.marks(&ipv6, portless, c.Marks6)
-	in.setMark(0)
-	b.err = in.err
+	b.marks(c)
+	return b.made, b.err
 }
 
 // target is what a service's packets are addressed to, but for the port.
@@ -249,6 +240,14 @@ func checkClaims(c *dataplane.Claims) error {
 }
 
 func checkRule(r *dataplane.MarkRule, is4 bool) error {
+	if goes := r.Verb == dataplane.Jump || r.Verb == dataplane.Goto; goes != (r.To != "") || r.Verb > dataplane.Goto {
+		return fmt.Errorf("verb %d to chain %q: a chain belongs to Jump and Goto, and to no other", r.Verb, r.To)
+	}
+	for _, m := range slices.Concat(r.SrcRanges, r.DstRanges) {
+		if !m.First.IsValid() || m.First.Is4() != is4 || m.Last.Is4() != is4 {
+			return fmt.Errorf("addresses %v to %v: both must be of the rule's family", m.First, m.Last)
+		}
+	}
 	for _, m := range []dataplane.AddrMatch{r.Src, r.Dst} {
 		if !m.Addr.IsValid() && !m.Mask.IsValid() && !m.Not {
 			continue

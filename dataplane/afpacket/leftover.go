@@ -81,11 +81,12 @@ func (c *claims) look() {
 	}
 }
 
-// sign says in a table whose it is, and not any more whose it was before the first claim.
-func (c *claims) sign(conn *nftables.Conn, name string) {
+// sign says in a table whose it is, and not any more whose it was before the first claim,
+// unless it is made anew.
+func (c *claims) sign(conn *nftables.Conn, name string, anew bool) {
 	t := conn.AddTable(tableOf(name))
 	for _, other := range c.earlier[name].owners {
-		if other != c.owner {
+		if other != c.owner && !anew {
 			conn.DelChain(&nftables.Chain{Table: t, Name: other})
 		}
 	}
@@ -107,10 +108,11 @@ func (c *claims) signed() {
 // program that stays when the plane ends, and claim nothing.
 func (c *claims) reset() error {
 	c.signed()
+	c.chains = nil
 	err := c.transact(func(conn *nftables.Conn) error {
 		for _, name := range c.interfaces {
 			dropTable(conn, name)
-			c.sign(conn, name)
+			c.sign(conn, name, true)
 		}
 		return nil
 	})
@@ -192,7 +194,7 @@ func (c *claims) remove() error {
 	if !c.active {
 		return nil
 	}
-	c.active = false
+	c.active, c.chains = false, nil
 	if c.keep && !c.ended {
 		return c.reset()
 	}

@@ -1,7 +1,6 @@
 package afpacket
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/google/nftables"
@@ -11,42 +10,21 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 )
 
-// marks carries out the mark rules of one family in their order, on the
-// packet's own mark, and drops what ends up with a mark in list.
-func (b *builder) marks(f *ipFamily, rules []dataplane.MarkRule, list []uint32) {
-	if len(list) == 0 {
-		return
-	}
-	for i := range rules {
-		b.markRule(f, &rules[i])
-	}
-	var keys [][]byte
-	for _, m := range list {
-		keys = append(keys, hostOrder(m))
-	}
-	// What IPVS does not balance is the host's, whatever its mark: pings,
-	// neighbour solicitations.
-	served := [][]byte{{unix.IPPROTO_TCP}, {unix.IPPROTO_UDP}, {unix.IPPROTO_SCTP}}
-	for part := range slices.Chunk(unique(keys), setSize) {
-		b.add(join(f.is(),
-			exprs{meta(metaL4Proto, 1), b.lookup(nftables.TypeInetProto, served, 1)},
-			exprs{meta(metaMark, 1), b.lookup(nftables.TypeMark, part, 1), &expr.Verdict{Kind: expr.VerdictDrop}})...)
-	}
-}
-
 // markRule adds the rules for one mark rule: none when it cannot match here,
-// several when either port may match.
-func (b *builder) markRule(f *ipFamily, r *dataplane.MarkRule) {
+// several when either port may match. act is what it does.
+func (b *builder) markRule(f *ipFamily, r *dataplane.MarkRule, act exprs) {
 	// The chain belongs to one interface, so this is known beforehand.
 	if r.In != "" && matchesInterface(r.In, b.name) == r.NotIn {
 		return
 	}
-	match := f.is()
+	var match exprs
 	if r.Proto != 0 {
 		match = append(match, meta(metaL4Proto, 1), compare(r.NotProto, 1, []byte{r.Proto}))
 	}
 	match = append(match, f.address(f.src, r.Src)...)
 	match = append(match, f.address(f.dst, r.Dst)...)
+	match = append(match, f.packetMatches(r)...)
+	match = append(match, b.addrTypes(r)...)
 	if len(r.Ports) > 0 && (r.Proto == 0 || r.NotProto) {
 		match = join(match, exprs{meta(metaL4Proto, 1), b.lookup(nftables.TypeInetProto, protocolsWithPorts, 1)})
 	}
@@ -55,12 +33,75 @@ func (b *builder) markRule(f *ipFamily, r *dataplane.MarkRule) {
 			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: hostOrder(m.Mask), Xor: hostOrder(0)},
 			compare(m.Not, 1, hostOrder(m.Value)))
 	}
-	change := exprs{
-		meta(metaMark, 1),
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: hostOrder(^r.Mask), Xor: hostOrder(r.Value)},
-		&expr.Meta{Key: metaMark, Register: 1, SourceRegister: true},
+	b.byPorts(match, r.Ports, act)
+}
+
+// packetMatches are the conditions on a packet beside protocol, addresses, ports and
+// mark. The chain's interface has Ethernet headers, or the plane could not take it.
+func (f *ipFamily) packetMatches(r *dataplane.MarkRule) (out exprs) {
+	for _, m := range r.MACs {
+		out = append(out, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseLLHeader, Offset: 6, Len: 6},
+			compare(m.Not, 1, m.Addr[:]))
 	}
-	b.byPorts(match, r.Ports, change)
+	for _, m := range r.TOS {
+		mask, value := []byte{m.Mask}, []byte{m.Value}
+		load := &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 1, Len: 1}
+		if !f.is4 { // across two bytes
+			load.Offset, load.Len = 0, 2
+			mask, value = netOrder(uint16(m.Mask)<<4), netOrder(uint16(m.Value)<<4)
+		}
+		out = append(out, load,
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: load.Len, Mask: mask, Xor: make([]byte, load.Len)},
+			compare(m.Not, 1, value))
+	}
+	for _, m := range r.Flags {
+		out = append(out, transport(13, 1, 1),
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{m.Mask}, Xor: []byte{0}},
+			compare(m.Not, 1, []byte{m.Value}))
+	}
+	for _, side := range []struct {
+		offset uint32
+		ranges []dataplane.AddrRange
+	}{{f.src, r.SrcRanges}, {f.dst, r.DstRanges}} {
+		for _, m := range side.ranges {
+			op := expr.CmpOpEq
+			if m.Not {
+				op = expr.CmpOpNeq
+			}
+			out = append(out, f.load(side.offset, 1),
+				&expr.Range{Op: op, Register: 1, FromData: m.First.AsSlice(), ToData: m.Last.AsSlice()})
+		}
+	}
+	return out
+}
+
+// addrTypes are the conditions on the types of addresses.
+func (b *builder) addrTypes(r *dataplane.MarkRule) (out exprs) {
+	for _, side := range []struct {
+		load  *expr.Fib
+		types []dataplane.AddrTypes
+	}{
+		{&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagSADDR: true}, r.SrcTypes},
+		{&expr.Fib{Register: 1, ResultADDRTYPE: true, FlagDADDR: true}, r.DstTypes},
+	} {
+		for _, m := range side.types {
+			var keys [][]byte
+			for i := range uint32(16) {
+				if m.Set>>i&1 != 0 {
+					keys = append(keys, hostOrder(i))
+				}
+			}
+			out = append(out, side.load)
+			if !m.Not { // a type is a number in host order, as a mark is
+				out = append(out, b.lookup(nftables.TypeMark, keys, 1))
+				continue
+			}
+			for _, k := range keys {
+				out = append(out, differs(1, k))
+			}
+		}
+	}
+	return out
 }
 
 // byPorts adds the rules that do change when match and all ports hold. For

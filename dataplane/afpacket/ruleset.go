@@ -20,6 +20,7 @@ type builder struct {
 	chain *nftables.Chain
 	name  string // the interface
 	sets  *setNumbers
+	made  []string // chains beside the interface's own
 	err   error
 }
 

@@ -73,10 +73,18 @@ func (c *condition) add(f fieldID, t test) {
 		last := &c.slots[len(c.slots)-1]
 		last.marks = append(last.marks[:len(last.marks):len(last.marks)], t)
 		return
+	case f == etherSource && t.spans == nil && t.mask == ones(48):
+		c.slots = append(c.slots, slot{match: fwmark.Match{Kind: fwmark.MatchMAC, MAC: [6]byte(t.value.bytes(6)),
+			Not: t.not}})
+		return
+	case f == tos && t.spans == nil:
+		c.slots = append(c.slots, slot{match: fwmark.Match{Kind: fwmark.MatchTOS, Value: uint32(t.value.lo),
+			Mask: uint32(t.mask.lo), Not: t.not}})
+		return
 	case f >= fields:
 		c.unknown("")
 		return
-	case f == sourcePort || f == destPort:
+	case f == sourcePort || f == destPort || f == tcpFlags:
 		if !slices.ContainsFunc(c.slots, func(s slot) bool { return s.ports }) {
 			c.slots = append(c.slots, slot{ports: true})
 		}

@@ -31,8 +31,14 @@ func (w *walker) expression(e expression) {
 			return
 		}
 		w.nft(v.text, "set", w.read(a[unix.NFTA_PAYLOAD_SREG]).text)
-		if slices.ContainsFunc(v.parts, func(p part) bool { return p.field != opaque }) {
-			w.effect(effect{kind: rewrites})
+		for _, p := range v.parts {
+			switch p.field {
+			case opaque, etherSource:
+			case tos:
+				w.effect(effect{kind: retos})
+			default:
+				w.effect(effect{kind: rewrites})
+			}
 		}
 	case "immediate":
 		data := fieldsOf(a[unix.NFTA_IMMEDIATE_DATA])
@@ -161,6 +167,8 @@ func (w *walker) meta(a map[uint16][]byte) {
 		if w.ipv6 {
 			v.known = []byte{0x86, 0xdd}
 		}
+	case unix.NFT_META_IIFTYPE: // Ethernet: ulvs takes packets from nothing else
+		v = &value{known: native.AppendUint16(nil, unix.ARPHRD_ETHER), size: 2, text: "meta iiftype"}
 	case unix.NFT_META_MARK:
 		v = fieldValue(mark, 4, "meta mark")
 		v.epoch = w.marked

@@ -9,18 +9,23 @@ const (
 	dest
 	sourcePort
 	destPort
-	input          // the interface's name, padded with zeros
-	fields         // how many a condition keeps
-	mark   fieldID = iota
-	index          // the input interface's number
-	opaque         // anything that fwmark cannot compare
+	input               // the interface's name, padded with zeros
+	tcpFlags            // of TCP alone
+	fields              // how many a condition keeps
+	mark        fieldID = iota
+	index               // the input interface's number
+	etherSource         // the frame's source
+	tos                 // IPv4's type of service
+	opaque              // anything that fwmark cannot compare
 )
 
 // width is a field's size in bits.
 func (f fieldID) width(ipv6 bool) int {
 	switch f {
-	case protocol:
+	case protocol, tcpFlags, tos:
 		return 8
+	case etherSource:
+		return 48
 	case source, dest:
 		if ipv6 {
 			return 128

@@ -13,6 +13,9 @@ import (
 
 // Options say how to follow. The zero value is right for a daemon.
 type Options struct {
+	// Interfaces are those that ulvs takes packets from: a rule for others alone is
+	// none that could not be followed. nil is all but lo.
+	Interfaces []string
 	// Poll is how often iptables-legacy, which tells of no changes, is looked
 	// at; 0 is half a second.
 	Poll time.Duration
@@ -43,7 +46,7 @@ func New(o Options) (*Follower, error) {
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if _, err := Read(); err != nil {
+	if _, err := Read(o.Interfaces...); err != nil {
 		return nil, err
 	}
 	ns, err := os.Open("/proc/thread-self/ns/net")
@@ -139,7 +142,7 @@ func (w *watcher) close() {
 }
 
 func (w *watcher) run() (err error) {
-	if w.reader, err = newReader(); err != nil {
+	if w.reader, err = newReader(w.options.Interfaces); err != nil {
 		return err
 	}
 	if w.reader.nft != nil {

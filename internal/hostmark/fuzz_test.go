@@ -22,11 +22,8 @@ func sound(t *testing.T, v4, v6 firewall) {
 	t.Helper()
 	r := resolveBoth(v4, v6)
 	for i, list := range [][]fwmark.Rule{r.V4, r.V6} {
-		table := fwmark.NewTable(i == 1)
-		for _, rule := range list {
-			if err := table.Append(rule); err != nil {
-				t.Error(err)
-			}
+		if err := fwmark.NewTable(i == 1).SetRules(list); err != nil {
+			t.Error(err)
 		}
 	}
 	for _, s := range r.Unfollowed {
@@ -40,8 +37,10 @@ func sound(t *testing.T, v4, v6 firewall) {
 func FuzzLegacy(f *testing.F) {
 	f.Add([]byte{}, uint32(0), uint32(0), false)
 	f.Fuzz(func(t *testing.T, entries []byte, first, underrun uint32, ipv6 bool) {
-		b := &blob{ipv6: ipv6, first: first, underrun: underrun, entries: entries}
-		if !b.equal(&blob{ipv6: ipv6, first: first, underrun: underrun, entries: bytes.Clone(entries)}) {
+		b := &blob{ipv6: ipv6, first: first, underrun: underrun, inputFirst: underrun, inputUnderrun: first, entries: entries}
+		same := *b
+		same.entries = bytes.Clone(entries)
+		if !b.equal(&same) {
 			t.Error("differs from itself")
 		}
 		w, err := assemble(&ruleset{}, ipv6, b, false)
@@ -62,7 +61,7 @@ func FuzzModule(f *testing.F) {
 		w.module(name, revision, data)
 		w.target(name, revision, data)
 		w.mark(1, 1)
-		sound(t, firewall{base: []chain{{steps: []step{w.step("1", "", "")}}}, table: []string{""}}, firewall{})
+		sound(t, firewall{bases: []chain{{steps: []step{w.step("1", "", "")}}}, table: []string{""}}, firewall{})
 	})
 }
 
@@ -87,7 +86,7 @@ func FuzzExpressions(f *testing.F) {
 			w.expression(e)
 		}
 		w.mark(1, 1)
-		wall := firewall{base: []chain{{steps: []step{w.step("1", "ip t c", "")}}}, table: []string{""}}
+		wall := firewall{ipv6: ipv6, bases: []chain{{steps: []step{w.step("1", "ip t c", "")}}}, table: []string{""}}
 		if ipv6 {
 			sound(t, firewall{}, wall)
 		} else {
@@ -175,7 +174,7 @@ func captureCase(t *testing.T, name, part string) {
 		}
 	}
 	err = h.Do(func() error {
-		r, err := newReader()
+		r, err := newReader(nil)
 		if err != nil {
 			return err
 		}

@@ -90,11 +90,8 @@ func read(t testing.TB, h *lab.Host) (r hostmark.Rules) {
 func accepted(t testing.TB, r hostmark.Rules) {
 	t.Helper()
 	for i, list := range [][]fwmark.Rule{r.V4, r.V6} {
-		table := fwmark.NewTable(i == 1)
-		for _, rule := range list {
-			if err := table.Append(rule); err != nil {
-				t.Error(err)
-			}
+		if err := fwmark.NewTable(i == 1).SetRules(list); err != nil {
+			t.Error(err)
 		}
 	}
 }
@@ -155,5 +152,33 @@ func TestGolden(t *testing.T) {
 				t.Errorf("want -, got +:\n%s", d)
 			}
 		})
+	}
+}
+
+// A rule for interfaces that ulvs does not have hides nothing from its packets, and is not
+// listed; one that may be for them does, and is.
+func TestInterfaces(t *testing.T) {
+	h := newHost(t, "iptables-nft")
+	for _, name := range []string{"lo", "wlan+", "eth1"} {
+		run(t, h, "iptables-nft -t mangle -A PREROUTING -i "+name+" -m conntrack --ctstate NEW -j ACCEPT")
+	}
+	run(t, h, "iptables-nft -t mangle -A PREROUTING -i eth1 -m limit --limit 1/s -j MARK --set-mark 2",
+		"iptables-nft -t mangle -A PREROUTING -p tcp --dport 80 -j MARK --set-mark 1")
+	const mark = "-A PREROUTING -p tcp -m tcp --dport 80 -j MARK --set-xmark 0x1/0xffffffff\n"
+	for _, tc := range []struct{ interfaces, want string }{
+		{"eth0", "= 4 " + mark},
+		{"eth0 eth1", "= not -A PREROUTING -i eth1 -m conntrack ... -j ACCEPT\n" +
+			"= not -A PREROUTING -i eth1 -m limit ... -j MARK --set-xmark 0x2/0xffffffff\n= not " + mark},
+	} {
+		err := h.Do(func() error {
+			r, err := hostmark.Read(strings.Fields(tc.interfaces)...)
+			if got := show(r); got != tc.want {
+				t.Errorf("%s: got\n%swant\n%s", tc.interfaces, got, tc.want)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -64,7 +65,10 @@ const (
 type blob struct {
 	ipv6            bool
 	first, underrun uint32 // PREROUTING's first entry, and its policy's
-	entries         []byte
+	// INPUT's; 0: there is none, as it never stands first.
+	inputFirst, inputUnderrun uint32
+	entries                   []byte
+	interfaces                interfaces
 }
 
 // equal compares without the packets' counters.
@@ -72,7 +76,8 @@ func (b *blob) equal(o *blob) bool {
 	if b == nil || o == nil {
 		return b == o
 	}
-	if b.first != o.first || b.underrun != o.underrun || len(b.entries) != len(o.entries) {
+	if b.first != o.first || b.underrun != o.underrun || b.inputFirst != o.inputFirst ||
+		b.inputUnderrun != o.inputUnderrun || len(b.entries) != len(o.entries) {
 		return false
 	}
 	l := layoutOf(b.ipv6)
@@ -105,10 +110,10 @@ func entryAt(l layout, b []byte, at int) ([]byte, error) {
 	return e[:next], nil
 }
 
-// legacyTable is a legacy table's chain PREROUTING and those of one's own.
+// legacyTable is a legacy table's chains PREROUTING and INPUT, and those of one's own.
 type legacyTable struct {
-	prerouting []step
-	own        table
+	prerouting, input []step
+	own               table
 }
 
 // parse reads a table.
@@ -137,6 +142,9 @@ func (b *blob) parse() (t legacyTable, err error) {
 		}
 	}
 	t.prerouting, err = b.chain(l, int(b.first), int(b.underrun), "PREROUTING", names, scratch)
+	if err == nil && b.inputFirst > 0 {
+		t.input, err = b.chain(l, int(b.inputFirst), int(b.inputUnderrun), "INPUT", names, scratch)
+	}
 	return t, err
 }
 
@@ -155,19 +163,24 @@ func (b *blob) chain(l layout, at, last int, name string, names map[int]string,
 		if last < 0 && targetName(target) == "ERROR" {
 			break
 		}
-		w := &walker{condition: condition{ipv6: b.ipv6}, iptables: true, chain: name, scratch: scratch}
+		w := &walker{condition: condition{ipv6: b.ipv6}, iptables: true, chain: name, scratch: scratch,
+			interfaces: b.interfaces}
 		if err := b.entry(w, l, e, at, names); err != nil {
 			return nil, err
 		}
 		s := w.step("legacy "+strconv.FormatBool(b.ipv6)+" "+strconv.Itoa(at), "", "")
 		if at == last && s.effects != nil {
 			s.text = "-P " + name + " " + w.line[1]
+			s.effects = slices.DeleteFunc(s.effects, func(e effect) bool { return e.kind == accepts }) // the end
 		}
 		steps = append(steps, s)
 		if at == last {
 			break
 		}
 		at += len(e)
+	}
+	if n := len(steps); last < 0 && n > 0 {
+		steps = steps[:n-1] // each ends with a return that iptables does not show
 	}
 	return steps, nil
 }
@@ -306,7 +319,7 @@ func readLegacy(fd int, ipv6 bool) (*blob, error) {
 			return nil, fmt.Errorf("iptables-legacy: %w", err)
 		}
 		return &blob{ipv6: ipv6, first: native.Uint32(info[36:]), underrun: native.Uint32(info[56:]),
-			entries: b[start:]}, nil
+			inputFirst: native.Uint32(info[40:]), inputUnderrun: native.Uint32(info[60:]), entries: b[start:]}, nil
 	}
 	return nil, fmt.Errorf("iptables-legacy: %w", errChanged)
 }

@@ -7,6 +7,13 @@ import "github.com/ulvs/ulvs/fwmark"
 func (c *condition) portMatches() (variants [][]fwmark.Match, ok bool) {
 	plain := fwmark.Match{Kind: fwmark.MatchPorts}
 	variants = [][]fwmark.Match{nil}
+	for _, t := range c.tests[tcpFlags] {
+		const named = 0x3f // what iptables has names for
+		if len(c.tests[tcpFlags]) > 1 || t.spans != nil || (t.mask.lo|t.value.lo)&^named != 0 {
+			return nil, false
+		}
+		plain.Flags = fwmark.TCPFlags{Mask: uint8(t.mask.lo), Set: uint8(t.value.lo), Not: t.not}
+	}
 	for _, f := range []fieldID{sourcePort, destPort} {
 		if len(c.tests[f]) == 0 {
 			continue
@@ -38,7 +45,7 @@ func (c *condition) portMatches() (variants [][]fwmark.Match, ok bool) {
 		}
 		variants = next
 	}
-	if plain.Source.Given || plain.Dest.Given || len(variants[0]) == 0 {
+	if plain.Source.Given || plain.Dest.Given || !plain.Flags.Any() || len(variants[0]) == 0 {
 		for i, v := range variants {
 			variants[i] = append([]fwmark.Match{plain}, v...)
 		}

@@ -273,7 +273,7 @@ func (w *walker) payload(base, offset, size uint32) *value {
 			v.text = "ip6 nexthdr"
 		}
 	case base == unix.NFT_PAYLOAD_NETWORK_HEADER:
-		header = []known{{9, 1, protocol, "ip protocol"}, {12, 4, source, "ip saddr"}, {16, 4, dest, "ip daddr"}}
+		header = []known{{1, 1, tos, "ip tos"}, {9, 1, protocol, "ip protocol"}, {12, 4, source, "ip saddr"}, {16, 4, dest, "ip daddr"}}
 		if offset == 6 && size == 2 {
 			v.text = "ip frag-off"
 		}
@@ -286,9 +286,11 @@ func (w *walker) payload(base, offset, size uint32) *value {
 			}
 		}
 		header = []known{{0, 2, sourcePort, l4 + " sport"}, {2, 2, destPort, l4 + " dport"}}
-		if l4 == "tcp" && offset == 13 && size == 1 {
-			v.text = "tcp flags"
+		if l4 == "tcp" {
+			header = append(header, known{13, 1, tcpFlags, "tcp flags"})
 		}
+	case base == unix.NFT_PAYLOAD_LL_HEADER:
+		header = []known{{6, 6, etherSource, "ether saddr"}}
 	}
 	for at, end := int(offset), int(offset+size); at < end; {
 		p := part{opaque, 0, 1}

@@ -9,8 +9,9 @@ import (
 
 // firewall is what of one family's packets pass on their way in.
 type firewall struct {
-	base []chain          // in order
-	own  map[string]table // chains that are jumped to, by their table
+	ipv6  bool
+	bases []chain          // in order
+	own   map[string]table // chains that are jumped to, by their table
 	// table of each base chain, for jumps
 	table []string
 }
@@ -22,48 +23,53 @@ type outcome struct {
 	unfollowed []step
 }
 
-// fate is what a chain that is jumped to may do.
+// fate is what an effect may come to. accepts: the packet leaves the chain; nested: it
+// may leave the base chain from a chain that is jumped to.
 type fate struct {
-	marks, accepts, drops, rewrites bool
-	marking                         []step // its rules that set marks
+	marks, accepts, drops, rewrites, retos, nested bool
+	marking                                        []step // rules that set marks, where it jumps
 }
 
-// shadow is packets that later rules may not see as they are.
-type shadow struct {
-	when []fwmark.Rule
-	id   *step
-}
-
-// unsure is bits of the mark that a rule which is not followed may have set.
-type unsure struct {
-	when []fwmark.Rule
-	bits uint32
-}
-
-// resolver goes through one family's chains.
+// resolver decides on one family's chains.
 type resolver struct {
 	firewall
 	forced map[string]bool // not to be followed, by id
 	listed map[*step]bool
 	extra  map[*step][]step // listed behind it: rules in the chain it jumps to
-	unsure []unsure
-	rules  []fwmark.Rule
+	fates  map[string]fate  // of chains, by table and name
 }
 
 // resolve decides which rules can be followed. Rules in forced are not.
 func (f firewall) resolve(forced map[string]bool) outcome {
-	r := &resolver{firewall: f, forced: forced, listed: map[*step]bool{}, extra: map[*step][]step{}}
-	var lasting []shadow // beyond the chain
-	for c := range r.base {
-		shadows := slices.Clone(lasting)
-		for s := range r.base[c].steps {
-			here, ever := r.step(c, &r.base[c].steps[s], shadows)
-			shadows = append(append(shadows, here...), ever...)
-			lasting = append(lasting, ever...)
+	r := &resolver{firewall: f, forced: maps.Clone(forced), extra: map[*step][]step{}, fates: map[string]fate{}}
+	// What a rule hides that turns out not to be followed may be what an earlier one
+	// relied upon.
+	for before := -1; before < len(r.forced); {
+		before = len(r.forced)
+		r.listed = map[*step]bool{}
+		p := &pass{resolver: r}
+		for b := range r.bases {
+			p.base, p.accepted = b, nil
+			if r.marking(b) || r.rewriting(b) {
+				p.chain(r.bases[b].steps, nil, nil)
+			}
+		}
+		if p.visits > maxVisits { // too many ways
+			for b := range r.bases {
+				for _, s := range r.bases[b].steps {
+					r.forced[s.id] = true
+				}
+			}
 		}
 	}
-	r.listDrops()
-	out := outcome{rules: r.rules}
+	m := &emitter{resolver: r, names: map[string]string{}, used: map[string]bool{}}
+	for b := range r.bases {
+		if r.marking(b) && !r.bases[b].later {
+			m.base(b)
+		}
+	}
+	r.listDrops(m.rules)
+	out := outcome{rules: m.rules}
 	seen := map[string]bool{}
 	list := func(s step) {
 		if !seen[s.id] {
@@ -71,9 +77,9 @@ func (f firewall) resolve(forced map[string]bool) outcome {
 			out.unfollowed = append(out.unfollowed, s)
 		}
 	}
-	for c := range r.base {
-		for s := range r.base[c].steps {
-			if p := &r.base[c].steps[s]; r.listed[p] {
+	each := func(steps []step) {
+		for i := range steps {
+			if p := &steps[i]; r.listed[p] {
 				list(*p)
 				for _, e := range r.extra[p] {
 					list(e)
@@ -81,55 +87,38 @@ func (f firewall) resolve(forced map[string]bool) outcome {
 			}
 		}
 	}
+	for b := range r.bases {
+		each(r.bases[b].steps)
+		own := r.own[r.table[b]]
+		for _, name := range slices.Sorted(maps.Keys(own)) {
+			each(own[name])
+		}
+	}
 	return out
 }
 
-// step decides on one rule and returns what it hides from those behind it, in
-// its chain and everywhere.
-func (r *resolver) step(c int, s *step, shadows []shadow) (here, ever []shadow) {
-	var fates []fate
-	marking, followed := false, !r.forced[s.id] && !r.base[c].later
-	for _, e := range s.effects {
-		f := r.fate(c, e)
-		fates = append(fates, f)
-		if !f.marks {
-			continue
-		}
-		marking = true
-		for _, h := range shadows {
-			if overlap(h.when, e.when) {
-				followed = false
-				if h.id != nil && !h.id.marks() {
-					r.listed[h.id] = true
-				}
-			}
-		}
-		followed = followed && e.kind == marks && e.exact && !r.depends(e)
-	}
-	if marking && !followed {
-		r.listed[s] = true
-	}
-	for i, e := range s.effects {
-		f := fates[i]
-		r.extra[s] = append(r.extra[s], f.marking...)
-		switch {
-		case f.marks && followed:
-			r.rules = append(r.rules, e.when...)
-		case f.marks:
-			bits := e.mask | e.value
-			if e.kind != marks && e.kind != marksUnknown {
-				bits = ^uint32(0)
-			}
-			r.unsure = append(r.unsure, unsure{e.when, bits})
-		}
-		if f.accepts {
-			here = append(here, shadow{e.when, s})
-		}
-		if f.rewrites {
-			ever = append(ever, shadow{e.when, s})
+// marking reports that a base chain sets marks, or those that it jumps to.
+func (r *resolver) marking(b int) bool { return r.some(b, func(f fate) bool { return f.marks }) }
+
+// rewriting reports that it may change what later rules look at.
+func (r *resolver) rewriting(b int) bool {
+	return r.some(b, func(f fate) bool { return f.rewrites || f.retos })
+}
+
+func (r *resolver) some(b int, is func(fate) bool) bool {
+	return slices.ContainsFunc(r.bases[b].steps, func(s step) bool {
+		return slices.ContainsFunc(s.effects, func(e effect) bool { return is(r.fate(b, e)) })
+	})
+}
+
+// followedBy reports that another base chain of the same hook comes later that marks.
+func (r *resolver) followedBy(b int) bool {
+	for n := b + 1; n < len(r.bases); n++ {
+		if r.bases[n].hook == r.bases[b].hook && r.marking(n) {
+			return true
 		}
 	}
-	return here, ever
+	return false
 }
 
 // marks reports that the rule itself sets a mark.
@@ -137,25 +126,15 @@ func (s *step) marks() bool {
 	return slices.ContainsFunc(s.effects, func(e effect) bool { return e.kind == marks })
 }
 
-// depends reports a condition on bits of the mark that are not known.
-func (r *resolver) depends(e effect) bool {
-	for _, u := range r.unsure {
-		for i := range e.when {
-			if onMark(&e.when[i])&u.bits != 0 && overlap(u.when, e.when[i:i+1]) {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// listDrops lists the rules that drop what a followed rule marks.
-func (r *resolver) listDrops() {
-	for c := range r.base {
-		for i := range r.base[c].steps {
-			s := &r.base[c].steps[i]
+// listDrops lists the rules that drop what a followed rule marks. (Of what INPUT drops
+// the daemon warns.)
+func (r *resolver) listDrops(rules []fwmark.Rule) {
+	marking := slices.DeleteFunc(slices.Clone(rules), func(m fwmark.Rule) bool { return m.Target != fwmark.TargetMark })
+	for b := range r.bases {
+		for i := range r.bases[b].steps {
+			s := &r.bases[b].steps[i]
 			for _, e := range s.effects {
-				if r.fate(c, e).drops && overlap(e.when, r.rules) {
+				if r.bases[b].hook == hookPrerouting && r.fate(b, e).drops && overlap(e.when, marking) {
 					r.listed[s] = true
 				}
 			}
@@ -163,8 +142,9 @@ func (r *resolver) listDrops() {
 	}
 }
 
-// fate is what an effect of a rule in base chain c comes to.
-func (r *resolver) fate(c int, e effect) fate {
+// fate is what an effect of a rule in base chain b, or in one of those that it jumps to,
+// comes to.
+func (r *resolver) fate(b int, e effect) fate {
 	switch e.kind {
 	case marks, marksUnknown:
 		return fate{marks: true}
@@ -174,8 +154,16 @@ func (r *resolver) fate(c int, e effect) fate {
 		return fate{drops: true}
 	case rewrites:
 		return fate{rewrites: true}
+	case retos:
+		return fate{retos: true}
 	}
-	f := fateOf(r.own[r.table[c]], e.target, map[string]bool{})
+	key := r.table[b] + " " + e.target
+	f, known := r.fates[key]
+	if !known {
+		f = fateOf(r.own[r.table[b]], e.target, map[string]bool{})
+		r.fates[key] = f
+	}
+	f.nested = f.accepts
 	f.accepts = f.accepts || e.kind == goes
 	return f
 }
@@ -204,10 +192,12 @@ func fateOf(own table, name string, seen map[string]bool) (f fate) {
 				f.drops = true
 			case rewrites:
 				f.rewrites = true
+			case retos:
+				f.retos = true
 			case jumps, goes:
 				g := fateOf(own, e.target, seen)
 				f.marks, f.accepts = f.marks || g.marks, f.accepts || g.accepts
-				f.drops, f.rewrites = f.drops || g.drops, f.rewrites || g.rewrites
+				f.drops, f.rewrites, f.retos = f.drops || g.drops, f.rewrites || g.rewrites, f.retos || g.retos
 				f.marking = append(f.marking, g.marking...)
 			}
 		}

@@ -35,10 +35,11 @@ func (r Rules) Equal(o Rules) bool {
 // errPrivileges is what lacks of rights come to.
 var errPrivileges = errors.New("reading the firewall's rules needs root, or CAP_NET_ADMIN in the network namespace's user namespace")
 
-// Read reads the mark rules of the calling thread's network namespace. A
-// firewall that the kernel does not have has no rules.
-func Read() (Rules, error) {
-	r, err := newReader()
+// Read reads the mark rules of the calling thread's network namespace, for packets
+// from some interfaces; none given are all but lo. A firewall that the kernel does not
+// have has no rules.
+func Read(interfaces ...string) (Rules, error) {
+	r, err := newReader(interfaces)
 	if err != nil {
 		return Rules{}, err
 	}
@@ -54,10 +55,12 @@ type reader struct {
 	// last is what was read of iptables-legacy.
 	last [2]*blob
 	nat  [2]bool
+	// interfaces are those that ulvs takes packets from.
+	interfaces interfaces
 }
 
-func newReader() (*reader, error) {
-	r := &reader{legacy: [2]int{-1, -1}}
+func newReader(from []string) (*reader, error) {
+	r := &reader{legacy: [2]int{-1, -1}, interfaces: from}
 	var err error
 	if r.nft, err = dial(); err != nil && !errors.Is(err, errAbsent) {
 		return nil, fmt.Errorf("mark rules: %w", err)
@@ -119,6 +122,11 @@ func (r *reader) rules() (Rules, error) {
 // nftRules reads nftables anew and takes iptables-legacy as last read.
 func (r *reader) nftRules() (Rules, error) {
 	set := &ruleset{}
+	for _, b := range r.last {
+		if b != nil {
+			b.interfaces = r.interfaces
+		}
+	}
 	if r.nft != nil {
 		s, err := readRuleset(r.nft)
 		switch {
@@ -128,6 +136,7 @@ func (r *reader) nftRules() (Rules, error) {
 			return Rules{}, fmt.Errorf("mark rules: %w", err)
 		}
 	}
+	set.interfaces = r.interfaces
 	var walls [2]firewall
 	for i := range walls {
 		w, err := assemble(set, i == 1, r.last[i], r.nat[i])
@@ -139,41 +148,54 @@ func (r *reader) nftRules() (Rules, error) {
 	return resolveBoth(walls[0], walls[1]), nil
 }
 
-// Priorities of hooks (include/uapi/linux/netfilter_ipv4.h).
+// Priorities of hooks (include/uapi/linux/netfilter_ipv4.h). IPVS is at priorityIPVS of
+// the hook input (net/netfilter/ipvs/ip_vs_core.c, ip_vs_ops4): chains before it count.
 const (
 	priorityMangle  = -150
 	priorityDestNAT = -100
+	priorityIPVS    = 98
 )
 
-// assemble brings all firewalls of a family into the order of the hook's
+// assemble brings all firewalls of a family into the order of the hooks and their
 // priorities. Which of two chains of the same priority comes first is not told
 // where one of them is legacy's; the legacy one is taken to be the elder.
 func assemble(set *ruleset, ipv6 bool, legacy *blob, nat bool) (f firewall, err error) {
-	f.own = map[string]table{}
-	chains := set.prerouting(ipv6)
-	for _, ch := range chains {
+	f.own, f.ipv6 = map[string]table{}, ipv6
+	for _, ch := range set.hooked(ipv6, unix.NF_INET_PRE_ROUTING) {
 		nat = nat || ch.kind == "nat" && len(ch.rules) > 0
 	}
-	addLegacy := func() error {
-		if legacy == nil {
-			return nil
+	var old legacyTable
+	if legacy != nil {
+		if old, err = legacy.parse(); err != nil {
+			return f, err
 		}
-		t, err := legacy.parse()
-		f.base = append(f.base, chain{steps: t.prerouting})
-		f.table = append(f.table, "legacy")
-		f.own["legacy"] = t.own
-		legacy = nil
-		return err
+		f.own["legacy"] = old.own
+	}
+	f.hook(set, ipv6, unix.NF_INET_PRE_ROUTING, old.prerouting, nat)
+	f.hook(set, ipv6, unix.NF_INET_LOCAL_IN, old.input, nat)
+	return f, nil
+}
+
+// hook adds the chains of one hook.
+func (f *firewall) hook(set *ruleset, ipv6 bool, hook uint32, legacy []step, nat bool) {
+	into := hookPrerouting
+	if hook == unix.NF_INET_LOCAL_IN {
+		into = hookInput
+	}
+	addLegacy := func() {
+		if len(legacy) > 0 {
+			f.bases = append(f.bases, chain{steps: legacy, name: "mangle", hook: into, later: nat && into == hookInput})
+			f.table = append(f.table, "legacy")
+			legacy = nil
+		}
 	}
 	scratch := fwmark.NewTable(ipv6)
-	for _, ch := range chains {
-		if ch.kind != "filter" {
+	for _, ch := range set.hooked(ipv6, hook) {
+		if ch.kind != "filter" || into == hookInput && ch.priority > priorityIPVS {
 			continue
 		}
 		if ch.priority > priorityMangle {
-			if err := addLegacy(); err != nil {
-				return f, err
-			}
+			addLegacy()
 		}
 		steps := set.steps(ch, ipv6, scratch)
 		if ch.drop {
@@ -184,7 +206,8 @@ func assemble(set *ruleset, ipv6 bool, legacy *blob, nat bool) (f firewall, err 
 			steps = append(steps, step{id: ch.place(), text: text,
 				effects: []effect{{kind: drops, when: []fwmark.Rule{{IPv6: ipv6}}}}})
 		}
-		f.base = append(f.base, chain{steps: steps, later: nat && ch.priority >= priorityDestNAT})
+		f.bases = append(f.bases, chain{steps: steps, name: ch.name, hook: into,
+			later: nat && (into == hookInput || ch.priority >= priorityDestNAT)})
 		id := familyName(ch.family) + " " + ch.table
 		f.table = append(f.table, id)
 		if f.own[id] == nil {
@@ -192,7 +215,7 @@ func assemble(set *ruleset, ipv6 bool, legacy *blob, nat bool) (f firewall, err 
 		}
 		set.reach(f.own[id], ch, steps, ipv6, scratch)
 	}
-	return f, addLegacy()
+	addLegacy()
 }
 
 // reach reads the chains that steps jump to, and those that they jump to.
@@ -240,7 +263,8 @@ func (r *ruleset) steps(ch *nftChain, ipv6 bool, scratch *fwmark.Table) (list []
 	for _, rule := range ch.rules {
 		w := &walker{
 			condition: condition{ipv6: ipv6}, iptables: r.iptables(ch), chain: ch.name, scratch: scratch,
-			sets: func(name string) *nftSet { return r.sets[chainKey{ch.family, ch.table, name}] },
+			interfaces: r.interfaces,
+			sets:       func(name string) *nftSet { return r.sets[chainKey{ch.family, ch.table, name}] },
 		}
 		for _, e := range rule.expressions {
 			w.expression(e)

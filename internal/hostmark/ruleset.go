@@ -61,10 +61,12 @@ type verdict struct {
 	chain string
 }
 
-// ruleset is what of nftables has to do with prerouting.
+// ruleset is what of nftables has to do with the way in.
 type ruleset struct {
 	chains map[chainKey]*nftChain
 	sets   map[chainKey]*nftSet
+	// interfaces are those that ulvs takes packets from.
+	interfaces interfaces
 }
 
 // readRuleset reads nftables as it was at one moment.
@@ -128,7 +130,7 @@ func (r *ruleset) read(c *conn) error {
 			ch.hook, ch.priority = be32(hook[unix.NFTA_HOOK_HOOKNUM]), int32(be32(hook[unix.NFTA_HOOK_PRIORITY]))
 			policy, given := a[unix.NFTA_CHAIN_POLICY]
 			ch.drop = given && be32(policy) == nfDrop
-			if ch.hook == unix.NF_INET_PRE_ROUTING {
+			if ch.hook == unix.NF_INET_PRE_ROUTING || ch.hook == unix.NF_INET_LOCAL_IN {
 				needed[t] = true
 			}
 		}
@@ -254,11 +256,11 @@ func decodeVerdict(b []byte) *verdict {
 	return &verdict{int32(be32(a[unix.NFTA_VERDICT_CODE])), text(a[unix.NFTA_VERDICT_CHAIN])}
 }
 
-// prerouting are the base chains that packets of a family pass, in order.
-func (r *ruleset) prerouting(ipv6 bool) (list []*nftChain) {
+// hooked are the base chains that packets of a family pass at a hook, in order.
+func (r *ruleset) hooked(ipv6 bool, hook uint32) (list []*nftChain) {
 	for _, ch := range r.chains {
 		mine := ch.family == unix.NFPROTO_INET || (ch.family == unix.NFPROTO_IPV6) == ipv6
-		if mine && ch.kind != "" && ch.hook == unix.NF_INET_PRE_ROUTING {
+		if mine && ch.kind != "" && ch.hook == hook {
 			list = append(list, ch)
 		}
 	}

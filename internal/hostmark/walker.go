@@ -2,6 +2,7 @@ package hostmark
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,6 +19,7 @@ const (
 	drops
 	returns  // ends the way through the chain
 	rewrites // changes what later rules look at
+	retos    // changes the type of service, which few rules look at
 	jumps
 	goes // jumps and does not come back
 )
@@ -42,9 +44,17 @@ type step struct {
 // chain is a chain of whatever firewall.
 type chain struct {
 	steps []step
+	name  string
+	hook  string // hookPrerouting or hookInput
 	// later: behind destination NAT, which may change what the steps look at.
 	later bool
 }
+
+// The chains of mangle into which the base chains of a hook go.
+const (
+	hookPrerouting = "" // fwmark's PREROUTING
+	hookInput      = "INPUT"
+)
 
 // walker reads one rule.
 type walker struct {
@@ -57,6 +67,19 @@ type walker struct {
 	marked   int // how often the rule has set the mark
 	effects  []effect
 	scratch  *fwmark.Table
+	// interfaces are those that ulvs takes packets from.
+	interfaces interfaces
+}
+
+// interfaces are names; nil are all but lo.
+type interfaces []string
+
+// match reports that a packet from one of them may fulfil a condition.
+func (list interfaces) match(c fwmark.Interface) bool {
+	if list == nil {
+		return c.Name != "lo" || c.Not
+	}
+	return slices.ContainsFunc(list, c.Matches)
 }
 
 // words adds to the rule's text; in iptables', only what is behind -j.
@@ -75,6 +98,19 @@ func (w *walker) effect(e effect) {
 		return
 	}
 	e.when, e.exact = w.rules()
+	sets := e.kind == marks || e.kind == marksUnknown
+	switch {
+	case !sets && w.marked > 0 && slices.ContainsFunc(e.when, func(r fwmark.Rule) bool { return onMark(&r) != 0 }):
+		e.exact = false // the condition saw the mark before the rule changed it
+	case e.kind == jumps && w.choosesMark():
+		e.exact = false // the chain may make what a second rule wants
+	}
+	if !e.exact { // what ulvs takes no packets from is no matter
+		e.when = slices.DeleteFunc(e.when, func(r fwmark.Rule) bool { return !w.interfaces.match(r.In) })
+		if len(e.when) == 0 {
+			return
+		}
+	}
 	if len(e.when) > 0 || !e.exact {
 		w.effects = append(w.effects, e)
 	}
@@ -136,7 +172,7 @@ func (w *walker) iptablesText() string {
 	c := w.condition
 	c.slots, c.tuples, c.never = nil, nil, false
 	slots := w.slots
-	ports := len(c.tests[sourcePort])+len(c.tests[destPort]) > 0
+	ports := len(c.tests[sourcePort])+len(c.tests[destPort])+len(c.tests[tcpFlags]) > 0
 	list, _ := c.rules()
 	var head fwmark.Rule
 	if len(list) == 1 {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 
 	"github.com/ulvs/ulvs/fwmark"
 )
@@ -17,6 +18,9 @@ var native = binary.NativeEndian
 // module adds the condition of an iptables match.
 func (c *condition) module(name string, revision uint8, data []byte) {
 	m, ok := decodeMatch(name, revision, data)
+	if !ok {
+		m, ok = decodeAddresses(name, revision, data, c.ipv6)
+	}
 	if !ok {
 		c.unknown("-m " + name + " ...")
 		return
@@ -41,10 +45,12 @@ func decodeMatch(name string, revision uint8, b []byte) (m fwmark.Match, ok bool
 
 	case name == "tcp" && revision == 0 && len(b) >= 12:
 		// Source and destination, --tcp-option, mask and flags of --tcp-flags.
+		const notFlags = 4
 		not := b[11]
-		ok = b[8] == 0 && b[9] == 0 && b[10] == 0 && not&^(notSource|notDest) == 0
+		ok = b[8] == 0 && not&^(notSource|notDest|notFlags) == 0 && (b[9] != 0 || b[10] == 0)
 		return fwmark.Match{Kind: fwmark.MatchPorts, Source: portRange(0, not&notSource != 0),
-			Dest: portRange(4, not&notDest != 0)}, ok
+			Dest:  portRange(4, not&notDest != 0),
+			Flags: fwmark.TCPFlags{Mask: b[9], Set: b[10], Not: not&notFlags != 0}}, ok
 
 	case name == "udp" && revision == 0 && len(b) >= 9:
 		not := b[8]
@@ -88,6 +94,52 @@ func decodeMatch(name string, revision uint8, b []byte) (m fwmark.Match, ok bool
 		return fwmark.Match{Kind: fwmark.MatchMark, Value: native.Uint32(b), Mask: native.Uint32(b[4:]),
 			Not: b[8] != 0}, true
 	}
+	return decodeMore(name, revision, b)
+}
+
+// decodeMore reads the modules that look at other things than ports and marks.
+func decodeMore(name string, revision uint8, b []byte) (m fwmark.Match, ok bool) {
+	flag := func(b []byte) bool { return native.Uint32(b) != 0 }
+	switch {
+	case name == "mac" && revision == 0 && len(b) >= 12:
+		return fwmark.Match{Kind: fwmark.MatchMAC, MAC: [6]byte(b), Not: flag(b[8:])}, true
+	case (name == "icmp" || name == "icmp6") && revision == 0 && len(b) >= 4:
+		return fwmark.Match{Kind: fwmark.MatchICMP, Type: b[0], FirstCode: b[1], LastCode: b[2], Not: b[3] != 0}, true
+	case name == "tos" && revision == 1 && len(b) >= 3: // mask, value
+		return fwmark.Match{Kind: fwmark.MatchTOS, Mask: uint32(b[0]), Value: uint32(b[1]), Not: b[2] != 0}, true
+	case name == "dscp" && revision == 0 && len(b) >= 2:
+		return fwmark.Match{Kind: fwmark.MatchDSCP, Value: uint32(b[0]), Not: b[1] != 0}, b[0] < 64
+	}
+	return m, false
+}
+
+// decodeAddresses reads the modules that look at addresses.
+func decodeAddresses(name string, revision uint8, b []byte, ipv6 bool) (m fwmark.Match, ok bool) {
+	switch {
+	case name == "iprange" && revision == 1 && len(b) >= 65:
+		const source, dest, notSource, notDest = 0x01, 0x02, 0x10, 0x20
+		m.Kind = fwmark.MatchIPRange
+		addr := func(at int) netip.Addr {
+			if ipv6 {
+				return netip.AddrFrom16([16]byte(b[at:]))
+			}
+			return netip.AddrFrom4([4]byte(b[at:]))
+		}
+		if b[64]&source != 0 {
+			m.SourceRange = fwmark.AddrRange{First: addr(0), Last: addr(16), Not: b[64]&notSource != 0}
+		}
+		if b[64]&dest != 0 {
+			m.DestRange = fwmark.AddrRange{First: addr(32), Last: addr(48), Not: b[64]&notDest != 0}
+		}
+		return m, b[64]&(source|dest) != 0
+	case name == "addrtype" && revision == 1 && len(b) >= 8:
+		const notSource, notDest, limited = 1, 2, 12
+		flags := native.Uint32(b[4:])
+		m.Kind = fwmark.MatchAddrType
+		m.SourceTypes = fwmark.AddrTypes{Set: native.Uint16(b), Not: flags&notSource != 0}
+		m.DestTypes = fwmark.AddrTypes{Set: native.Uint16(b[2:]), Not: flags&notDest != 0}
+		return m, flags&limited == 0
+	}
 	return m, false
 }
 
@@ -105,6 +157,9 @@ func (w *walker) target(name string, revision uint8, b []byte) {
 	switch {
 	case harmless[name]:
 		w.words("-j", name)
+		if name == "TOS" || name == "DSCP" || name == "ECN" {
+			w.effect(effect{kind: retos})
+		}
 	case name == "MARK" && revision == 2 && len(b) >= 8:
 		value, mask := native.Uint32(b), native.Uint32(b[4:])
 		w.words("-j", "MARK", "--set-xmark", fmt.Sprintf("0x%x/0x%x", value, mask))
