@@ -48,6 +48,24 @@ func TestFollowMarks(t *testing.T) {
 	if out, code := s.ulvs("", "ulvs", "iptables", "--unfollowed"); code != 0 || strings.Count(out, "\n") != 1 || !strings.Contains(out, "444") {
 		t.Errorf("unfollowed, exit %d:\n%s", code, out)
 	}
+	for _, words := range []string{"-N LVS", "-X", "-vE A B", "--new-chain=LVS"} {
+		if out, code := s.ulvs("", append([]string{"iptables", "-t", "mangle"}, strings.Fields(words)...)...); code != 2 {
+			t.Errorf("%s: exit %d: %s", words, code, out)
+		}
+	}
+	host("iptables -t mangle -N LVS")
+	host("iptables -t mangle -A LVS -j MARK --set-mark 12")
+	host("iptables -t mangle -A INPUT -i eth0 -p udp -j LVS")
+	const input = "-P INPUT ACCEPT\n-A INPUT -i eth0 -p udp -j LVS\n"
+	listed := func() string {
+		out, _ := s.ulvs("", "iptables", "-t", "mangle", "-S", "INPUT")
+		return out
+	}
+	for start := time.Now(); listed() != input; time.Sleep(20 * time.Millisecond) {
+		if time.Since(start) > 10*time.Second {
+			t.Fatalf("after 10 seconds:\n%s", listed())
+		}
+	}
 	if out, code := s.ulvs("", "iptables", "-t", "mangle", "-F", "PREROUTING"); code != 2 || !strings.Contains(out, "the host's") {
 		t.Errorf("exit %d: %s", code, out)
 	}
