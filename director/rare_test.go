@@ -69,9 +69,15 @@ func TestRefusedOptions(t *testing.T) {
 	expect(t, "without a service", b.deliver(optioned(t, 1, broken...)), "pass")
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 1)
 	expect(t, "broken", b.deliver(optioned(t, 1, broken...)), "icmp 12/0")
+	tiny := optioned(t, 2, broken...)[:14+24+8] // a first fragment, of eight bytes
+	binary.BigEndian.PutUint16(tiny[14+2:], 24+8)
+	binary.BigEndian.PutUint16(tiny[14+6:], 0x2000)
+	tiny[14+10], tiny[14+11] = 0, 0
+	binary.BigEndian.PutUint16(tiny[14+10:], packet.Checksum(tiny[14:14+24]))
+	expect(t, "broken, and tiny", b.deliver(tiny), "icmp 12/0")
 	expect(t, "source-routed", b.deliver(optioned(t, 1, route...)), "drop")
 	expect(t, "fine", b.deliver(optioned(t, 1, 1, 1, 1, 1)), "r0")
-	if n, m := b.counter("drop_ip_options"), b.counter("drop_source_route"); n != 1 || m != 1 {
+	if n, m := b.counter("drop_ip_options"), b.counter("drop_source_route"); n != 2 || m != 1 {
 		t.Errorf("%d and %d are counted", n, m)
 	}
 }

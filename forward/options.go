@@ -21,6 +21,10 @@ func (in *Path) refused(f *dataplane.Frame, p *packet.Packet) {
 		}
 		return
 	}
+	switch p.Damage {
+	case packet.TruncatedTCP, packet.TruncatedUDP, packet.TruncatedSCTP:
+		p.Kind, p.Damage = packet.OtherIP, packet.Undamaged // the host has not come to that yet
+	}
 	local := in.resolver.Local(p.Dest())
 	if !in.keeps(f, p, in.service(f, p, p), local) {
 		return
