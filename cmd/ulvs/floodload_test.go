@@ -35,7 +35,8 @@ type floodLoad struct {
 	running sync.WaitGroup
 
 	mu          sync.Mutex
-	established []error // one that ended each
+	flows       int     // established connections
+	established []error // how those ended that did
 	exchanges   int
 	longest     time.Duration
 	fresh       []freshClient
@@ -63,6 +64,7 @@ func (l *floodLoad) establish(t *testing.T, n int, patience time.Duration) {
 		}
 		conns = append(conns, c)
 	}
+	l.flows += n
 	for i, c := range conns {
 		l.running.Go(func() {
 			pause := time.Duration(i) * floodPace / time.Duration(n)
@@ -126,7 +128,8 @@ func (l *floodLoad) stop() {
 
 // floodResult is what became of the load.
 type floodResult struct {
-	exchanges, reset, timedOut, lost int // established connections; lost is otherwise
+	flows                            int // established connections
+	exchanges, reset, timedOut, lost int // theirs; lost is otherwise
 	longest                          time.Duration
 	fresh, served, inTime            int
 	slowest                          time.Duration // of those who were served
@@ -137,7 +140,7 @@ type floodResult struct {
 func (l *floodLoad) result(floodEnd time.Time) (r floodResult) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	r.exchanges, r.longest = l.exchanges, l.longest
+	r.flows, r.exchanges, r.longest = l.flows, l.exchanges, l.longest
 	for _, err := range l.established {
 		switch {
 		case errors.Is(err, syscall.ECONNRESET):
@@ -191,9 +194,9 @@ func (r floodResult) String() string {
 		failed = append(failed, fmt.Sprint(k, " ", n))
 	}
 	slices.Sort(failed)
-	return fmt.Sprintf("established %d: %d reset, %d timed out, %d lost otherwise (%d exchanges, longest %v) | "+
+	return fmt.Sprintf("established %d: %d reset, %d timed out, %d ended otherwise (%d exchanges, longest %v) | "+
 		"new clients %d: %d served, %d within %v, %d failed [%s], slowest %v | after the flood %d: %d at once",
-		floodEstablished, r.reset, r.timedOut, r.lost, r.exchanges, r.longest.Round(time.Millisecond),
+		r.flows, r.reset, r.timedOut, r.lost, r.exchanges, r.longest.Round(time.Millisecond),
 		r.fresh, r.served, r.inTime, oneSYN, r.fresh-r.served, strings.Join(failed, ", "), r.slowest.Round(time.Millisecond),
 		r.after, r.afterAtOnce)
 }
