@@ -94,7 +94,7 @@ func pairVIP(six bool) netip.Addr {
 }
 
 func newPair(t *testing.T, seed uint64) *pair {
-	p, err := New(Options{Interfaces: []string{"lo"}, Slow: dataplanetest.New(), Servers: 255})
+	p, err := New(Options{Interfaces: []string{"lo"}, Slow: unlimited(), Servers: 255})
 	if errors.Is(err, ErrNotPermitted) {
 		t.Skip(err)
 	}
@@ -114,14 +114,14 @@ func newPair(t *testing.T, seed uint64) *pair {
 	}
 	w.resolver.SetLocal(netip.MustParseAddr("10.0.0.3"), true)
 	w.start()
-	w.plain, err = director.New(w.options(dataplanetest.New()))
+	w.plain, err = director.New(w.options(unlimited()))
 	w.must(err)
 	t.Cleanup(w.plain.Close)
 	return w
 }
 
 func (w *pair) options(p dataplane.Plane) director.Options {
-	return director.Options{Plane: p, Resolver: w.resolver, Connections: 1 << 15, Clock: func() time.Duration { return w.still.now }}
+	return director.Options{Plane: p, Resolver: w.resolver, Connections: 1 << 15, RSTs: -1, Clock: func() time.Duration { return w.still.now }}
 }
 
 // start starts a director on the program's plane, which goes on with what the one
