@@ -305,7 +305,7 @@ func (o *opener) update() {
 		o.apart[0], o.apart[1] = o.fast.SetLocals(l)
 	}
 	// Those that the plane may have opened and Go has not accepted yet have to find room. (Where
-	// there are so many CPUs that they might be more than a quarter of the table, that
+	// there are so many CPUs that they might be more than an eighth of the table, that
 	// has a few more entries for a moment.)
 	able := o.conns.Len()+o.margin(o.conns.Max()) <= o.conns.Max() &&
 		o.sysctl.ExpireQuiescentTemplate == 0 && o.defense.rate == 0 && !o.conns.Secure()
@@ -326,5 +326,5 @@ func (o *opener) margin(max int) int {
 	if !o.begun {
 		return 0
 	}
-	return min(o.cpus*shtab.RingCells, max/4)
+	return min(o.cpus*shtab.RingCells, max-nearFull(max))
 }

@@ -18,6 +18,9 @@ const (
 	// for the next Tick.
 	quarantineDen = 32
 	hesitation    = uint32(3 * time.Second * hz / time.Second)
+	// slackDen is which part of what programs may have opened is room beyond that, once room is
+	// made for them: else they could open none until the next packet makes some.
+	slackDen = 8
 	// evictBudget is how many entries make room under one hold of the lock, beyond those
 	// without which a packet would find none.
 	evictBudget = 2048
@@ -30,11 +33,15 @@ func nearFull(max int) int { return max * nearFullNum / nearFullDen }
 // makeRoom has entries make room that nobody has answered, before a table is full. The
 // caller holds the lock, and the director is started.
 func (tb *tables) makeRoom() {
-	if tb.conns.Len() > nearFull(tb.conns.Max()) {
+	conns, templates := tb.conns.Len() > nearFull(tb.conns.Max()), tb.templates.Len() > nearFull(tb.templates.Max())
+	if conns {
 		tb.makeConnRoom()
 	}
-	if tb.templates.Len() > nearFull(tb.templates.Max()) {
+	if templates {
 		tb.makeTemplateRoom()
+	}
+	if conns || templates {
+		tb.opener.update() // programs may open again
 	}
 	if tb.conns.Quarantined() > tb.conns.Max()/quarantineDen ||
 		tb.templates.Quarantined() > tb.templates.Max()/quarantineDen {
@@ -47,9 +54,13 @@ func (tb *tables) makeRoom() {
 
 func (tb *tables) makeConnRoom() {
 	c, margin := tb.conns, tb.opener.margin(tb.conns.Max())
+	most := c.Max() - margin
+	if c.Len() > most {
+		most -= margin / slackDen
+	}
 	for budget := evictBudget; budget > 0; budget-- {
 		age := hesitation
-		switch over, short := c.Len() > nearFull(c.Max()), c.Len() > c.Max()-margin; {
+		switch over, short := c.Len() > nearFull(c.Max()), c.Len() > most; {
 		case short && c.HalfOpen() > margin:
 			age = 0
 		case !over:
@@ -63,7 +74,8 @@ func (tb *tables) makeConnRoom() {
 
 func (tb *tables) makeTemplateRoom() {
 	t, margin := tb.templates, tb.opener.margin(tb.templates.Max())
-	for budget := evictBudget; budget > 0 && t.Len() > nearFull(t.Max()); budget-- {
+	most := nearFull(t.Max()) - margin/slackDen
+	for budget := evictBudget; budget > 0 && t.Len() > most; budget-- {
 		if t.Evict(false) {
 			continue
 		}

@@ -278,6 +278,9 @@ func TestShortFlood(t *testing.T) {
 			if n := r.reset + r.timedOut + r.lost; n > 0 || r.served < r.fresh || r.fresh == 0 {
 				t.Errorf("%d established connections ended, %d of %d new clients were served", n, r.served, r.fresh)
 			}
+			if n := status["opened_by_plane"]; c.plane == "xdp" && n < sent/2 {
+				t.Errorf("XDP opened %d connections for %d SYNs: it is to open most of them in a table that is nearly full too", n, sent)
+			}
 			if most := status["connections_max"]; status["connections"] > most || status["half_open_evicted"] < sent/2 {
 				t.Errorf("%d connections of %d, %d made room for %d SYNs", status["connections"], most, status["half_open_evicted"], sent)
 			}
