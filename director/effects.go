@@ -55,10 +55,7 @@ func (e live) record(c command) error {
 		err = d.journal.Append(record)
 	}
 	if errors.Is(err, journal.ErrFull) {
-		var all [][]byte
-		if all, err = e.snapshot(); err == nil {
-			err = d.journal.Rewrite(all)
-		}
+		err = e.rewrite()
 	}
 	// What is missing in the journal must not be built upon.
 	d.journalStale = err != nil

@@ -11,8 +11,8 @@ import (
 	"github.com/ulvs/ulvs/internal/journal"
 )
 
-// journalSize has room for some ten thousand services and real servers in each
-// half.
+// journalSize is the size of a new journal, which has room for some forty thousand
+// services and real servers in each half; it grows by need.
 var journalSize = 16 << 20
 
 // Adopted reports whether the director goes on with what an earlier process left.
@@ -72,6 +72,34 @@ func (e live) snapshot() (records [][]byte, err error) {
 		}
 	}
 	return records, err
+}
+
+// rewrite puts the present state in the place of what was recorded, in a larger journal if
+// this one would soon be full again. Where none can be had, it does as long as it is large
+// enough.
+func (e live) rewrite() error {
+	all, err := e.snapshot()
+	if err != nil {
+		return err
+	}
+	var refused error
+	if size := e.journal.Larger(all); size != 0 {
+		var larger *journal.Journal
+		refused = e.path.State.ReplaceJournal(size, func(block []byte) (err error) {
+			if larger, err = journal.New(block); err != nil {
+				return err
+			}
+			return larger.Rewrite(all)
+		})
+		if refused == nil {
+			e.journal = larger
+			return nil
+		}
+	}
+	if err := e.journal.Rewrite(all); err != nil {
+		return fmt.Errorf("%w, and cannot grow: %w", err, refused)
+	}
+	return nil
 }
 
 // Load carries out load, which sets the director up. What a process leaves that ends

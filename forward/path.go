@@ -31,7 +31,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Clock is CLOCK_MONOTONIC.
 	Clock func() time.Duration
-	// Journal is how many bytes the journal of commands takes, where the plane has memory that outlives the process.
+	// Journal is how many bytes the journal of commands takes at first, where the plane has
+	// memory that outlives the process.
 	Journal int
 }
 

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"errors"
 	"slices"
 
 	"github.com/ulvs/ulvs"
@@ -27,6 +28,8 @@ const (
 	partServices
 )
 
+const journalName = "journal"
+
 // stateCount is how many real servers, and how many services, have states that
 // outlive the process. What others count begins at 0 with the next one.
 const stateCount = 1 << 14
@@ -38,7 +41,7 @@ func parts(o *Options) []accel.Part {
 		partTemplates:       {Name: accel.PartTemplates, Size: persist.MemorySize(o.Templates)},
 		partTemplateRecords: {Name: "template-records", Size: persist.RecordsSize(o.Templates)},
 		partStates:          {Name: "cells", Size: shtab.RecordsSize[kept](1)},
-		partJournal:         {Name: "journal", Size: o.Journal},
+		partJournal:         {Name: journalName, Size: o.Journal, Journal: true},
 		partServices:        {Name: accel.PartServices, Size: preselect.Size()},
 	}
 }
@@ -64,6 +67,16 @@ func (tb *tables) shareMemory(fast accel.Accelerator, o *Options, conns *conn.Op
 		err = tb.opener.adopt(opens, list[partServices].Block)
 	}
 	return list[partJournal].Block, adopt, err
+}
+
+// ReplaceJournal gives the journal other memory, which fill writes: another process finds
+// the old or the new one, whenever this one is killed. The error leaves the old one.
+func (st *State) ReplaceJournal(size int, fill func(block []byte) error) error {
+	fast, ok := st.plane.(accel.Accelerator)
+	if !ok {
+		return errors.ErrUnsupported // no other plane keeps one
+	}
+	return fast.Replace(journalName, size, fill)
 }
 
 // Attach puts the path to work after the journal of an earlier process, if it adopted
@@ -247,6 +260,7 @@ type kept struct {
 type states struct {
 	kept     *kept           // or nil
 	services map[uint32]bool // numbers in use
+	full     uint32          // all numbers up to it are
 }
 
 func (c *states) server(id uint32) *state {
@@ -262,8 +276,10 @@ func (c *states) service(n uint32) (uint32, *state) {
 		c.services = map[uint32]bool{}
 	}
 	fresh := n == 0
-	for n == 0 || fresh && c.services[n] {
-		n++
+	if fresh {
+		for n = c.full + 1; c.services[n]; n++ {
+		}
+		c.full = n
 	}
 	c.services[n] = true
 	at := new(state)
@@ -276,7 +292,10 @@ func (c *states) service(n uint32) (uint32, *state) {
 	return n, at
 }
 
-func (c *states) freeService(n uint32) { delete(c.services, n) }
+func (c *states) freeService(n uint32) {
+	delete(c.services, n)
+	c.full = min(c.full, n-1)
+}
 
 // SetGeneration says which generation the present timeouts are, in a path that goes on
 // with an earlier process's tables.

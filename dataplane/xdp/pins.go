@@ -30,6 +30,9 @@ type pins struct {
 const (
 	layoutPin  = "layout"
 	linkPrefix = "link-"
+	// nextSuffix marks what is to take the place of another pin; a daemon that was killed
+	// just then leaves it.
+	nextSuffix = "-next"
 )
 
 // linkPin returns the name of an interface's link, in the mode in which it is attached,
@@ -165,9 +168,12 @@ func (p *pins) load(parts []accel.Part) (list []*array, err error) {
 		if err != nil {
 			return list, fmt.Errorf("%s: %w", part.Name, err)
 		}
+		if part.Journal {
+			p.forget(part.Name + nextSuffix)
+		}
 		want := (part.Size + shtab.SlotSize - 1) / shtab.SlotSize * shtab.SlotSize
 		size := int(m.ValueSize()) * int(m.MaxEntries())
-		if m.Type() != ebpf.Array || size != part.Size && size != want {
+		if m.Type() != ebpf.Array || size != part.Size && size != want && (!part.Journal || size < part.Size) {
 			m.Close()
 			return list, fmt.Errorf("%w: %s has %d bytes, not %d: other sizes were asked for", errOther, part.Name, size, part.Size)
 		}
@@ -209,6 +215,20 @@ func (p *pins) seal() error {
 // keep pins something that can be.
 func (p *pins) keep(name string, what interface{ Pin(string) error }) error {
 	if err := what.Pin(p.path(name)); err != nil {
+		return fmt.Errorf("xdp: cannot pin %s: %w", p.path(name), err)
+	}
+	return nil
+}
+
+// replace pins an array in the place of the one that has the name, in one step.
+func (p *pins) replace(name string, a *array) error {
+	next := name + nextSuffix
+	p.forget(next)
+	if err := p.keep(next, a); err != nil {
+		return err
+	}
+	if err := os.Rename(p.path(next), p.path(name)); err != nil {
+		p.forget(next)
 		return fmt.Errorf("xdp: cannot pin %s: %w", p.path(name), err)
 	}
 	return nil
