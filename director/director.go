@@ -83,9 +83,9 @@ type Director struct {
 	purged       []uint32      // by the trash, and not yet in the journal; Tick's alone
 	marks4       *fwmark.Table // guarded by ctl
 	marks6       *fwmark.Table
-	// When the last claim ended, and how long it took.
-	claimed   time.Time
-	claimCost time.Duration
+	claims       claims
+	announced    announced  // guarded by ctl
+	marking      sync.Mutex // one change of mark rules at a time; taken before ctl
 }
 
 var _ ulvs.Control = (*Director)(nil)
@@ -116,7 +116,8 @@ func New(o Options) (_ *Director, err error) {
 		o.Logger = slog.Default()
 	}
 	d := &Director{effects: replayed{}, plane: o.Plane, log: o.Logger, clock: o.Clock,
-		marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true)}
+		marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true),
+		announced: announced{services: map[*forward.Service]bool{}}}
 	var block []byte
 	d.path, block, d.adopted, err = forward.New(forward.Options{
 		Plane: o.Plane, Resolver: o.Resolver, Connections: o.Connections, Templates: o.Templates,
@@ -142,9 +143,7 @@ func (d *Director) start() error {
 	d.effects = live{d}
 	d.path.Prepare()
 	if d.adopted {
-		d.ctl.Lock()
-		defer d.ctl.Unlock()
-		if err := d.effects.claim(nil); err != nil {
+		if err := d.effects.claim(); err != nil {
 			return err
 		}
 	}
@@ -188,13 +187,7 @@ func (d *Director) Run(ctx context.Context) error {
 // the estimator's round every two seconds, the trash. Run calls it; a caller of
 // its own needs it only to move time without Run.
 func (d *Director) Tick(now time.Duration) {
-	due, gone, shed := d.path.Upkeep.Tick(now)
-	if due && d.ctl.TryLock() {
-		if err := d.effects.claim(nil); err != nil {
-			d.log.Error("claiming the services' packets from the host", "err", err)
-		}
-		d.ctl.Unlock()
-	}
+	gone, shed := d.path.Upkeep.Tick(now)
 	if shed {
 		d.path.Upkeep.Shed(now)
 	}

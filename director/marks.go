@@ -47,8 +47,11 @@ func (d *Director) SetMarks(ipv6 bool, rules []fwmark.Rule) error {
 	})
 }
 
-// changeMarks lets f change a copy of the rules and puts it to work as a whole.
+// changeMarks lets f change a copy of the rules and puts it to work as a whole, once the
+// plane has heard of it.
 func (d *Director) changeMarks(ipv6 bool, f func(*fwmark.Table) error) error {
+	d.marking.Lock()
+	defer d.marking.Unlock()
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	was := d.marks(ipv6)
@@ -63,13 +66,15 @@ func (d *Director) changeMarks(ipv6 bool, f func(*fwmark.Table) error) error {
 	if slices.EqualFunc(was.Rules(), now.Rules(), func(a, b fwmark.Rule) bool { return a.Equal(&b) }) {
 		return nil
 	}
-	err := d.effects.claim(func(to *dataplane.Claims) {
-		if ipv6 {
-			to.Rules6 = markRules(now.Rules())
-		} else {
-			to.Rules4 = markRules(now.Rules())
-		}
-	})
+	announced := &d.announced.marks[0]
+	if ipv6 {
+		announced = &d.announced.marks[1]
+	}
+	*announced = now
+	d.ctl.Unlock()
+	err := d.effects.claim()
+	d.ctl.Lock()
+	*announced = nil
 	if err != nil {
 		return err
 	}

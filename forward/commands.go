@@ -84,20 +84,9 @@ func (cm *Commands) SetMarks(ipv6 bool, set *fwmark.Set, some bool) {
 	})
 }
 
-// Claims returns what the plane has to keep from the host, but for the mark rules. With
-// later, where there are very many services, of which a restore adds one after the
-// other, ok is false: the next Tick says that it is due.
-func (cm *Commands) Claims(later bool) (c dataplane.Claims, ok bool) {
-	const many = 200
-	cm.lock()
-	defer cm.unlock()
-	if later && cm.index.Len() >= many {
-		cm.claimDue = true
-		return c, false
-	}
-	cm.claimDue = false
-	return cm.index.claims(), true
-}
+// Claims returns what the plane has to keep from the host, but for the mark rules. The
+// services are read without the forwarding lock: they change under both.
+func (cm *Commands) Claims() dataplane.Claims { return cm.index.claims() }
 
 // EditDest gives a real server another configuration.
 func (cm *Commands) EditDest(s *Service, dst *Dest, c ulvs.Destination) {

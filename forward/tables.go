@@ -50,7 +50,6 @@ type tables struct {
 	locals   *dataplane.Locals
 	in       link   // of the batch's last packet that rules looked at
 	touched  uint32 // keeps the loads of prefetching from being left out
-	claimDue bool   // Claim is due
 
 	// scratch is working memory, for as many Handle calls at once as it holds;
 	// more allocate.

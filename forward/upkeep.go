@@ -12,9 +12,8 @@ import (
 type Upkeep struct{ *tables }
 
 // Tick does what is due at time now without a packet, as far as it is done under the
-// lock: expiry, the estimator's round, the trash. claimDue says that the plane has yet to
-// hear what is claimed. Settle does the rest.
-func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed bool) {
+// lock: expiry, the estimator's round, the trash. Settle does the rest.
+func (up *Upkeep) Tick(now time.Duration) (gone []*Dest, shed bool) {
 	tick := tickOf(now)
 	for more := true; more; {
 		up.lock()
@@ -37,7 +36,7 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 	for _, dst := range gone {
 		up.parkedLost += dst.hop.Lost()
 	}
-	return up.claimDue, gone, shed
+	return gone, shed
 }
 
 // Shed ends entries as drop_entry has it (ip_vs_random_dropentry).

@@ -153,7 +153,7 @@ func (d *daemon) run(ctx context.Context) error {
 	if opened.Lost != nil {
 		d.warnLost(opened.Lost.Error())
 	}
-	operated := &warned{lvs, d.log, d.follow}
+	operated := &warned{Director: lvs, log: d.log, follow: d.follow}
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	leaving := &handover{warned: operated, pinned: d.pins != "", end: end, ended: make(chan struct{})}
