@@ -20,6 +20,7 @@ type builder struct {
 	chain *nftables.Chain
 	name  string // the interface
 	sets  *setNumbers
+	made  int // how many times the tables were made
 	err   error
 }
 
@@ -60,11 +61,7 @@ func (b *builder) lookup(t nftables.SetDatatype, keys [][]byte, reg uint32) expr
 	if len(keys) == 1 && len(keys[0]) <= comparable {
 		return equals(reg, keys[0])
 	}
-	elements := make([]nftables.SetElement, len(keys))
-	for i, k := range keys {
-		elements[i].Key = k
-	}
-	return b.lookupSet(&nftables.Set{KeyType: t}, elements, reg)
+	return b.lookupSet(&nftables.Set{KeyType: t}, elements(keys), reg)
 }
 
 // lookupSet makes an anonymous set for one rule. The library's own numbering
