@@ -18,7 +18,7 @@ type index struct {
 	mirror  mirror
 	dests   []*Dest // by number; nil: free
 	free    []uint32
-	trash   []*Dest
+	trash   trash
 	trashAt *uint32        // tick at which the trash is looked at next
 	sets    [2]*fwmark.Set // IPv4, IPv6
 	ruled   [2]bool        // there are mark rules, by family

@@ -161,7 +161,7 @@ func (st *State) Snapshot() Snapshot {
 	for _, name := range st.sysctl.Names() {
 		s.Sysctls[name], _ = st.sysctl.Get(name)
 	}
-	for _, dst := range st.index.trash {
+	for _, dst := range st.index.trash.all() {
 		s.Trash[dst.svc] = append(s.Trash[dst.svc], dst)
 	}
 	s.Services = slices.Collect(st.index.All())
@@ -209,13 +209,13 @@ func (st *State) bind() {
 
 // Purge takes a real server out of the trash, as the process before did.
 func (st *State) Purge(number uint32) {
-	for i, dst := range st.index.trash {
-		if dst.ID == number {
-			st.index.trash = slices.Delete(st.index.trash, i, i+1)
-			st.index.dests[number] = nil
-			st.resolver.Release(dst.hop)
-			return
-		}
+	if int(number) >= len(st.index.dests) {
+		return
+	}
+	if dst := st.index.dests[number]; dst != nil && !dst.available {
+		st.index.trash.remove(dst)
+		st.index.dests[number] = nil
+		st.resolver.Release(dst.hop)
 	}
 }
 
@@ -226,7 +226,9 @@ func (ix *index) number(d *Dest, id uint32) (was *Dest) {
 		ix.dests = append(ix.dests, nil)
 	}
 	if was = ix.dests[id]; was != nil {
-		ix.trash = slices.DeleteFunc(ix.trash, func(x *Dest) bool { return x == was })
+		if !was.available {
+			ix.trash.remove(was)
+		}
 	}
 	d.ID = id
 	ix.dests[id] = d
