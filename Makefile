@@ -27,6 +27,10 @@ demo: build ## the three walk-throughs, in network namespaces of their own
 test: ## all tests
 	$(GO) test -timeout $(PATIENCE) ./...
 
+.PHONY: load
+load: ## how long large configurations take, each beside its limit (root; a quiet machine; 5 minutes)
+	$(GO) test ./cmd/ulvs -count=1 -v -run '^TestLoad$$' -load -timeout $(PATIENCE)
+
 .PHONY: race
 race: ## all tests under the race detector (needs gcc)
 	CGO_ENABLED=1 $(GO) test -race -timeout $(PATIENCE) ./...
