@@ -194,13 +194,13 @@ func TestBatchUnclaimed(t *testing.T) {
 // slowClaims is a plane whose Claim takes as long as the test wants.
 type slowClaims struct {
 	*dataplanetest.Plane
-	begun chan struct{}
-	goOn  chan struct{}
+	begun   chan struct{}
+	proceed chan struct{}
 }
 
 func (s *slowClaims) Claim(c dataplane.Claims) error {
 	s.begun <- struct{}{}
-	<-s.goOn
+	<-s.proceed
 	return s.Plane.Claim(c)
 }
 
@@ -229,9 +229,9 @@ func TestClaimsAreShared(t *testing.T) {
 		add(1000 + i)
 	}
 	director.AwaitAnnounced(b.Director, clients+1)
-	plane.goOn <- struct{}{}
+	plane.proceed <- struct{}{}
 	<-plane.begun
-	plane.goOn <- struct{}{}
+	plane.proceed <- struct{}{}
 	done := make(chan struct{})
 	go func() { all.Wait(); close(done) }()
 	more := 0
@@ -241,7 +241,7 @@ func TestClaimsAreShared(t *testing.T) {
 			ended = true
 		case <-plane.begun: // of one that had announced, and not yet joined
 			more++
-			plane.goOn <- struct{}{}
+			plane.proceed <- struct{}{}
 		}
 	}
 	if _, rounds := b.plane.Claims(); rounds != 2+more || more > 3 {

@@ -106,7 +106,8 @@ func (a adding) announce(c ulvs.Service, number uint32) (*forward.Service, error
 
 // announceLocked does so where the caller holds ctl. A service that is not to be there any
 // more then is no hindrance.
-func (a adding) announceLocked(c ulvs.Service, number uint32, gone func(ulvs.ServiceKey) bool) (*forward.Service, error) {
+func (a adding) announceLocked(c ulvs.Service, number uint32,
+	gone func(ulvs.ServiceKey) bool) (*forward.Service, error) {
 	c.ServiceKey = clean(c.ServiceKey)
 	if a.path.Commands.Find(c.ServiceKey) != nil && (gone == nil || !gone(c.ServiceKey)) {
 		return nil, fmt.Errorf("%w: %v", ulvs.ErrServiceExists, c.ServiceKey)

@@ -88,7 +88,7 @@ func TestStdin(t *testing.T) {
 			t.Error("what was read is ready again")
 		}
 	}
-	text := strings.Repeat("0123456789abcdef", 3*stdinAhead/16)
+	text := strings.Repeat("0123456789abcdef", 3*stdinMost/16)
 	go func() {
 		_, _ = w.WriteString(text)
 		w.Close()

@@ -20,8 +20,8 @@ type stdin struct {
 	err  error  // that comes after it
 }
 
-// stdinAhead is how far it is read on.
-const stdinAhead = 16 << 20
+// stdinMost is how far it is read on.
+const stdinMost = 16 << 20
 
 func newStdin(f *os.File) *stdin {
 	s := &stdin{file: f}
@@ -37,7 +37,7 @@ func (s *stdin) pump() {
 		s.mu.Lock()
 		s.data, s.err = append(s.data, block[:n]...), err
 		s.more.Broadcast()
-		for len(s.data) > stdinAhead {
+		for len(s.data) > stdinMost {
 			s.more.Wait()
 		}
 		s.mu.Unlock()

@@ -18,7 +18,7 @@ const (
 // patient is an input that has something done before it has to be waited for.
 type patient struct {
 	io.Reader
-	before func() (goOn bool)
+	before func() (proceed bool)
 }
 
 // Read implements io.Reader. Where what is done before ends everything, so does the input.

@@ -3,7 +3,6 @@ package ipvsadm
 import (
 	"bytes"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
 	"testing"
@@ -112,7 +111,7 @@ func TestRestoreTyped(t *testing.T) {
 	acts("a line, and half of another", "-t 10.0.0.2:80")
 	fmt.Fprint(pw, "0.3:80\n-A -t 10.0.0.4:80\n-A -t 10.0.0.5:80\n")
 	acts("the rest, and more", "-t 10.0.0.3:80", "-t 10.0.0.4:80", "-t 10.0.0.5:80")
-	pw.(io.Closer).Close()
+	pw.Close()
 	if code := <-done; code != 0 || out.Len() > 0 {
 		t.Errorf("exit %d, %q", code, out.String())
 	}
