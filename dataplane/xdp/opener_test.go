@@ -39,6 +39,11 @@ type still struct {
 func (s *still) Memory(parts []accel.Part) (kept bool, err error) {
 	if s.parts == nil {
 		kept, err = s.Plane.Memory(parts)
+		for i := range parts {
+			if parts[i].Journal { // for which a plane without pins has no memory
+				parts[i].Block = make([]byte, parts[i].Size)
+			}
+		}
 		s.parts = slices.Clone(parts)
 		return kept, err
 	}
@@ -93,8 +98,16 @@ func pairVIP(six bool) netip.Addr {
 	return netip.MustParseAddr("192.168.10.101")
 }
 
+// unlimited is a plane whose host sends as many ICMP errors as are due: what it has sent is
+// counted anew with each daemon.
+func unlimited() *dataplanetest.Plane {
+	p := dataplanetest.New()
+	p.SetErrorLimits(dataplane.ErrorLimits{}, nil)
+	return p
+}
+
 func newPair(t *testing.T, seed uint64) *pair {
-	p, err := New(Options{Interfaces: []string{"lo"}, Slow: dataplanetest.New(), Servers: 255})
+	p, err := New(Options{Interfaces: []string{"lo"}, Slow: unlimited(), Servers: 255})
 	if errors.Is(err, ErrNotPermitted) {
 		t.Skip(err)
 	}
@@ -114,14 +127,14 @@ func newPair(t *testing.T, seed uint64) *pair {
 	}
 	w.resolver.SetLocal(netip.MustParseAddr("10.0.0.3"), true)
 	w.start()
-	w.plain, err = director.New(w.options(dataplanetest.New()))
+	w.plain, err = director.New(w.options(unlimited()))
 	w.must(err)
 	t.Cleanup(w.plain.Close)
 	return w
 }
 
 func (w *pair) options(p dataplane.Plane) director.Options {
-	return director.Options{Plane: p, Resolver: w.resolver, Connections: 1 << 15, Clock: func() time.Duration { return w.still.now }}
+	return director.Options{Plane: p, Resolver: w.resolver, Connections: 1 << 15, RSTs: -1, Clock: func() time.Duration { return w.still.now }}
 }
 
 // start starts a director on the program's plane, which goes on with what the one
