@@ -37,7 +37,7 @@ func TestRestoreBatches(t *testing.T) {
 	}
 	f := newFake()
 	stdout, stderr, exit := runCommand(f, strings.Join(lines, "\n")+"\n", []string{"ipvsadm", "-R"})
-	if stdout != stdoutAlone || stderr != stderrAlone || exit != last || exit != -1 {
+	if stdout != stdoutAlone || stderr != stderrAlone || exit != last || exit != 255 {
 		t.Errorf("exit %d, %q, %q; one by one: %d, %q, %q", exit, stdout, stderr, last, stdoutAlone, stderrAlone)
 	}
 	if !slices.Equal(f.batches, []int{5, 2}) {
@@ -48,7 +48,7 @@ func TestRestoreBatches(t *testing.T) {
 	}
 	// A line that makes no sense ends everything, after those before it.
 	f = newFake()
-	_, stderr, exit = runCommand(f, "-A -t 10.0.0.1:80\n-A -t 10.0.0.2:80\n-A -t 10.0.0.1:80 -x\n-A -t 10.0.0.3:80\n", []string{"ipvsadm", "-R"})
+	_, stderr, exit = runCommand(f, "-A -t 10.0.0.1:80\n-A -t 10.0.0.2:80\n-A -t 10.0.0.1:80 -r 10.0.0.9\n-A -t 10.0.0.3:80\n", []string{"ipvsadm", "-R"})
 	if len(f.services) != 2 || exit == 0 || stderr == "" {
 		t.Errorf("%d services, exit %d, %q", len(f.services), exit, stderr)
 	}
