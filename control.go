@@ -85,6 +85,13 @@ type Control interface {
 	// Sysctls are all of them, by name.
 	Sysctls() (map[string]int, error)
 
+	// Batch carries out changes one after the other, as the method of each would, and calls
+	// answer for each as it is done, by its place among them, until answer returns false.
+	// What is in common is done once: a batch of thousands takes little longer than its
+	// changes. The error says why the rest were not carried out, or that nobody knows
+	// whether they were.
+	Batch(changes []Change, answer func(n int, err error) (more bool)) error
+
 	// Facts say how packets are carried, in words.
 	Facts() ([]Fact, error)
 	// Counters are the director's and its plane's counters since the start, by name:

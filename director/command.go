@@ -10,7 +10,6 @@ import (
 	"github.com/ulvs/ulvs/forward"
 
 	"github.com/ulvs/ulvs"
-	"github.com/ulvs/ulvs/dataplane"
 )
 
 // Version returns IPVS's version line without its size, "1.2.1", and the size of the
@@ -33,44 +32,7 @@ func clean(k ulvs.ServiceKey) ulvs.ServiceKey {
 // AddService adds a virtual service (ip_vs_ctl.c, ip_vs_add_service). It is claimed from
 // the host before it is served. The error is ulvs.ErrServiceExists, ErrNoScheduler or
 // ErrInvalid, or says that the plane cannot keep the host away.
-func (d *Director) AddService(c ulvs.Service) error { return d.addService(c, 0) }
-
-// addService adds a service whose state has a number; 0 takes a free one.
-func (d *Director) addService(c ulvs.Service, number uint32) error {
-	c.ServiceKey = clean(c.ServiceKey)
-	d.ctl.Lock()
-	defer d.ctl.Unlock()
-	if d.path.Commands.Find(c.ServiceKey) != nil {
-		return fmt.Errorf("%w: %v", ulvs.ErrServiceExists, c.ServiceKey)
-	}
-	if err := checkService(&c); err != nil {
-		return err
-	}
-	s, err := d.path.Commands.NewService(c, number)
-	if err != nil {
-		return err
-	}
-	// First claim, then serve: a packet in between is nobody's, and not the
-	// host's to reset.
-	err = d.effects.claim(func(to *dataplane.Claims) {
-		to.Services = append(to.Services, s.Claim()...)
-		switch {
-		case c.Mark == 0:
-		case c.IPv6:
-			to.Marks6 = append(to.Marks6, c.Mark)
-		default:
-			to.Marks4 = append(to.Marks4, c.Mark)
-		}
-	})
-	if err != nil {
-		d.path.Commands.Forget(s)
-		return err
-	}
-	if d.path.Commands.AddService(s) {
-		err = d.effects.claim(nil)
-	}
-	return errors.Join(err, d.effects.record(command{Verb: "service", Service: recordService(s.Service), Number: s.Number()}))
-}
+func (d *Director) AddService(c ulvs.Service) error { return adding{d}.add(c, 0) }
 
 // existing returns the service of a key, or ErrNoService. The caller holds ctl.
 func (d *Director) existing(k ulvs.ServiceKey) (*forward.Service, error) {
@@ -99,43 +61,65 @@ func (d *Director) EditService(c ulvs.Service) error {
 	if err := d.path.Commands.EditService(s, c); err != nil {
 		return err
 	}
+	record := d.effects.record(command{Verb: "edit service", Service: recordService(c)})
 	if s.FTP() != was { // its claims go with its persistence
-		err = d.effects.claim(nil)
+		d.ctl.Unlock()
+		err = d.effects.claim()
+		d.ctl.Lock()
 	}
-	return errors.Join(err, d.effects.record(command{Verb: "edit service", Service: recordService(c)}))
+	return errors.Join(err, record)
 }
 
 // DeleteService takes a service out, and gives its packets back to the host
 // (ip_vs_del_service). Its real servers go to the trash, where they wait for their last
 // connection. The error is ulvs.ErrNoService.
 func (d *Director) DeleteService(k ulvs.ServiceKey) error {
-	d.ctl.Lock()
-	defer d.ctl.Unlock()
-	s, err := d.existing(k)
-	if err != nil {
-		return err
+	err := removing{d}.service(k)
+	if !errors.Is(err, ulvs.ErrNoService) {
+		removing{d}.giveBack()
 	}
-	d.remove(s)
-	return d.effects.record(command{Verb: "delete service", Key: recordKey(s.ServiceKey)})
+	return err
 }
 
 // Clear takes all services out (ip_vs_flush).
 func (d *Director) Clear() error {
-	d.ctl.Lock()
-	defer d.ctl.Unlock()
-	d.remove(d.path.Commands.All()...)
-	return d.effects.record(command{Verb: "clear"})
+	err := removing{d}.all()
+	removing{d}.giveBack()
+	return err
 }
 
-// remove takes services out, and gives their packets back to the host. The
-// caller holds ctl.
-func (d *Director) remove(list ...*forward.Service) {
-	d.path.Commands.RemoveServices(list)
-	if err := d.effects.claim(nil); err != nil {
-		d.log.Error("services are gone, but the host is still kept from their packets", "err", err)
+// removing is how services are removed: first from the tables, then their packets are given
+// back to the host.
+type removing struct{ *Director }
+
+func (r removing) service(k ulvs.ServiceKey) error {
+	r.ctl.Lock()
+	defer r.ctl.Unlock()
+	s, err := r.existing(k)
+	if err != nil {
+		return err
 	}
+	r.remove(s)
+	return r.effects.record(command{Verb: "delete service", Key: recordKey(s.ServiceKey)})
+}
+
+func (r removing) all() error {
+	r.ctl.Lock()
+	defer r.ctl.Unlock()
+	r.remove(r.path.Commands.All()...)
+	return r.effects.record(command{Verb: "clear"})
+}
+
+func (r removing) remove(list ...*forward.Service) {
+	r.path.Commands.RemoveServices(list)
 	if slices.ContainsFunc(list, func(s *forward.Service) bool { return len(s.Dests()) > 0 }) {
-		d.effects.sweep()
+		r.effects.sweep()
+	}
+}
+
+func (r removing) giveBack() {
+	if err := r.effects.claim(); err != nil {
+		r.log.Error("services are gone, but the host is still kept from their packets", "err", err)
 	}
 }
 

@@ -93,9 +93,9 @@ type Director struct {
 	marks4       *fwmark.Table // guarded by ctl
 	marks6       *fwmark.Table
 	limits       errorLimits
-	// When the last claim ended, and how long it took.
-	claimed   time.Time
-	claimCost time.Duration
+	claims       claims
+	announced    announced  // guarded by ctl
+	marking      sync.Mutex // one change of mark rules at a time; taken before ctl
 }
 
 var _ ulvs.Control = (*Director)(nil)
@@ -120,9 +120,9 @@ func New(o Options) (_ *Director, err error) {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	d := &Director{effects: replayed{}, plane: o.Plane, resolver: o.Resolver, log: o.Logger,
-		clock:  o.Clock,
-		marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true)}
+	d := &Director{effects: replayed{}, plane: o.Plane, resolver: o.Resolver, log: o.Logger, clock: o.Clock,
+		marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true),
+		announced: announced{services: map[*forward.Service]bool{}}}
 	var block []byte
 	d.limits.init(o.Plane, o.Logger, o.Clock())
 	d.path, block, d.adopted, err = forward.New(forward.Options{
@@ -171,9 +171,7 @@ func (d *Director) start() error {
 	d.path.Prepare()
 	d.path.State.SetLoaded(d.adopted)
 	if d.adopted {
-		d.ctl.Lock()
-		defer d.ctl.Unlock()
-		if err := d.effects.claim(nil); err != nil {
+		if err := d.effects.claim(); err != nil {
 			return err
 		}
 	}
@@ -220,11 +218,10 @@ func (d *Director) Run(ctx context.Context) error {
 // its own needs it only to move time without Run.
 func (d *Director) Tick(now time.Duration) {
 	due, gone, shed := d.path.Upkeep.Tick(now)
-	if due && d.ctl.TryLock() {
-		if err := d.effects.claim(nil); err != nil {
+	if due { // a command that is about to claim does it too
+		if err := d.effects.claimIdle(); err != nil {
 			d.log.Error("claiming the services' packets from the host", "err", err)
 		}
-		d.ctl.Unlock()
 	}
 	if shed {
 		d.path.Upkeep.Shed(now)

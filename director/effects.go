@@ -4,16 +4,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
-	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/internal/journal"
 )
 
-// effects are what a command does besides changing the tables. The caller holds ctl.
+// effects are what a command does besides changing the tables. The caller holds ctl, but
+// for claim.
 type effects interface {
-	// claim tells the plane what the director answers for.
-	claim(more func(*dataplane.Claims)) error
+	// claim tells the plane what the director answers for, and returns when it has heard.
+	claim() error
+	// claimIdle does so, unless a command is about to.
+	claimIdle() error
 	// record writes the command down.
 	record(command) error
 	// sweep ends the connections of real servers that are gone, with expire_nodest_conn.
@@ -27,10 +28,11 @@ type replayed struct{}
 
 var _ effects = replayed{}
 
-func (replayed) claim(func(*dataplane.Claims)) error { return nil }
-func (replayed) record(command) error                { return nil }
-func (replayed) sweep()                              {}
-func (replayed) warn(string, ...any)                 {}
+func (replayed) claim() error         { return nil }
+func (replayed) claimIdle() error     { return nil }
+func (replayed) record(command) error { return nil }
+func (replayed) sweep()               {}
+func (replayed) warn(string, ...any)  {}
 
 // live are the effects of a command that is carried out now.
 type live struct{ *Director }
@@ -55,40 +57,13 @@ func (e live) record(c command) error {
 		err = d.journal.Append(record)
 	}
 	if errors.Is(err, journal.ErrFull) {
-		var all [][]byte
-		if all, err = e.snapshot(); err == nil {
-			err = d.journal.Rewrite(all)
-		}
+		err = e.rewrite()
 	}
 	// What is missing in the journal must not be built upon.
 	d.journalStale = err != nil
 	d.path.State.SetLoaded(!d.loading)
 	if err != nil {
 		return fmt.Errorf("the command was carried out, but will be forgotten when the daemon is started anew: %w", err)
-	}
-	return nil
-}
-
-// claim tells the plane what the director answers for, as it will be when more
-// has been applied. Where there are very many services, of which a restore adds
-// one after the other, commands do not wait for it each time: the next Tick
-// does it for all of them. The caller holds ctl.
-func (e live) claim(more func(*dataplane.Claims)) error {
-	d := e.Director
-	began := time.Now()
-	c, ok := d.path.Commands.Claims(more != nil && began.Sub(d.claimed) < 4*d.claimCost)
-	if !ok {
-		return nil
-	}
-	c.Rules4, c.Rules6 = markRules(d.marks4.Rules()), markRules(d.marks6.Rules())
-	if more != nil {
-		more(&c)
-	}
-	err := d.plane.Claim(c)
-	d.claimed = time.Now()
-	d.claimCost = d.claimed.Sub(began)
-	if err != nil {
-		return fmt.Errorf("the %s plane cannot keep the host from the services' packets: %w", d.plane.Name(), err)
 	}
 	return nil
 }

@@ -11,8 +11,8 @@ import (
 	"github.com/ulvs/ulvs/internal/journal"
 )
 
-// journalSize has room for some ten thousand services and real servers in each
-// half.
+// journalSize is the size of a new journal, which has room for some forty thousand
+// services and real servers in each half; it grows by need.
 var journalSize = 16 << 20
 
 // Adopted reports whether the director goes on with what an earlier process left.
@@ -74,6 +74,34 @@ func (e live) snapshot() (records [][]byte, err error) {
 	return records, err
 }
 
+// rewrite puts the present state in the place of what was recorded, in a larger journal if
+// this one would soon be full again. Where none can be had, it does as long as it is large
+// enough.
+func (e live) rewrite() error {
+	all, err := e.snapshot()
+	if err != nil {
+		return err
+	}
+	var refused error
+	if size := e.journal.Larger(all); size != 0 {
+		var larger *journal.Journal
+		refused = e.path.State.ReplaceJournal(size, func(block []byte) (err error) {
+			if larger, err = journal.New(block); err != nil {
+				return err
+			}
+			return larger.Rewrite(all)
+		})
+		if refused == nil {
+			e.journal = larger
+			return nil
+		}
+	}
+	if err := e.journal.Rewrite(all); err != nil {
+		return fmt.Errorf("%w, and cannot grow: %w", err, refused)
+	}
+	return nil
+}
+
 // Load carries out load, which sets the director up. What a process leaves that ends
 // before load has returned nil is not adopted by another.
 func (d *Director) Load(load func() error) error {
@@ -118,7 +146,7 @@ func (r replayer) apply(c *command) error {
 		r.loading = c.Verb == "load"
 		return nil
 	case "service":
-		return r.addService(c.Service.service(), c.Number)
+		return adding{r.Director}.add(c.Service.service(), c.Number)
 	case "edit service":
 		return r.EditService(c.Service.service())
 	case "delete service":

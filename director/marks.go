@@ -4,7 +4,6 @@ import (
 	"errors"
 
 	"github.com/ulvs/ulvs"
-	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/fwmark"
 )
 
@@ -38,8 +37,11 @@ func (d *Director) SetMarks(ipv6 bool, rules []fwmark.Rule) error {
 	return d.changeMarks(ipv6, func(t *fwmark.Table) error { return t.SetRules(rules) })
 }
 
-// changeMarks lets f change a copy of the rules and puts it to work as a whole.
+// changeMarks lets f change a copy of the rules and puts it to work as a whole, once the
+// plane has heard of it.
 func (d *Director) changeMarks(ipv6 bool, f func(*fwmark.Table) error) error {
+	d.marking.Lock()
+	defer d.marking.Unlock()
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
 	was := d.marks(ipv6)
@@ -54,13 +56,15 @@ func (d *Director) changeMarks(ipv6 bool, f func(*fwmark.Table) error) error {
 	if now.Equal(was) {
 		return nil
 	}
-	err := d.effects.claim(func(to *dataplane.Claims) {
-		if ipv6 {
-			to.Rules6 = markRules(now.Rules())
-		} else {
-			to.Rules4 = markRules(now.Rules())
-		}
-	})
+	announced := &d.announced.marks[0]
+	if ipv6 {
+		announced = &d.announced.marks[1]
+	}
+	*announced = now
+	d.ctl.Unlock()
+	err := d.effects.claim()
+	d.ctl.Lock()
+	*announced = nil
 	if err != nil {
 		return err
 	}
@@ -69,10 +73,14 @@ func (d *Director) changeMarks(ipv6 bool, f func(*fwmark.Table) error) error {
 	} else {
 		d.marks4 = now
 	}
-	if d.path.Commands.SetMarks(ipv6, fwmark.Compile(now.Rules()), len(now.Rules()) > 0) {
-		err = d.effects.claim(nil)
+	isakmp := d.path.Commands.SetMarks(ipv6, fwmark.Compile(now.Rules()), len(now.Rules()) > 0)
+	record := d.effects.record(command{Verb: "marks", IPv6: ipv6, Text: now.Save()})
+	if isakmp {
+		d.ctl.Unlock()
+		err = d.effects.claim()
+		d.ctl.Lock()
 	}
-	return errors.Join(err, d.effects.record(command{Verb: "marks", IPv6: ipv6, Text: now.Save()}))
+	return errors.Join(err, record)
 }
 
 // wordsError is a mistake in the words of a mark command, not one that depends

@@ -95,19 +95,16 @@ func (cm *Commands) SetMarks(ipv6 bool, set *fwmark.Set, some bool) (isakmp bool
 	return isakmp
 }
 
-// Claims returns what the plane has to keep from the host, but for the mark rules. With
-// later, where there are very many services, of which a restore adds one after the
-// other, ok is false: the next Tick says that it is due.
-func (cm *Commands) Claims(later bool) (c dataplane.Claims, ok bool) {
-	const many = 200
+// Claims returns what the plane has to keep from the host, but for the mark rules. The
+// services are read without the forwarding lock, as they change under both; those that are
+// gone but for their connections change under that one.
+func (cm *Commands) Claims() (c dataplane.Claims) {
 	cm.lock()
-	defer cm.unlock()
-	if later && cm.index.Len()+cm.index.leaving.Len() >= many {
-		cm.claimDue = true
-		return c, false
-	}
 	cm.claimDue = false
-	return cm.index.claims(), true
+	cm.index.leavingClaims(&c)
+	cm.unlock()
+	cm.index.claims(&c)
+	return c
 }
 
 // EditDest gives a real server another configuration.

@@ -14,6 +14,7 @@ type Dest struct {
 	svc       *Service
 	hop       *dataplane.NextHop
 	available bool
+	trashed   int // its place in the trash, where it is there
 	// pushed is what the plane was told last of where the server is. Until graceUntil, what
 	// it knows from an earlier process holds; 0: no grace.
 	pushed     *dataplane.Neighbor

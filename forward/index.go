@@ -19,7 +19,7 @@ type index struct {
 	mirror  mirror
 	dests   []*Dest // by number; nil: free
 	free    []uint32
-	trash   []*Dest
+	trash   trash
 	trashAt *uint32        // tick at which the trash is looked at next
 	sets    [2]*fwmark.Set // IPv4, IPv6
 	ruled   [2]bool        // there are mark rules, by family
@@ -187,10 +187,9 @@ func (ix *index) nameMarkVIP(a netip.Addr) {
 	}
 }
 
-// claims returns what the plane has to keep from the host. What is served comes last, so
-// that it counts where a service was deleted and added again.
-func (ix *index) claims() (c dataplane.Claims) {
-	ix.leavingClaims(&c)
+// claims adds what is served to what the plane has to keep from the host: last, so that it
+// counts where a service was deleted and added again. The caller holds the control lock.
+func (ix *index) claims(c *dataplane.Claims) {
 	for a := range ix.markISAKMP {
 		c.Services = append(c.Services, isakmpClaims(a)...)
 	}
@@ -198,7 +197,6 @@ func (ix *index) claims() (c dataplane.Claims) {
 		c.Services = append(c.Services, s.Claim()...)
 	}
 	c.Marks4, c.Marks6 = append(c.Marks4, ix.Marks(false)...), append(c.Marks6, ix.Marks(true)...)
-	return c
 }
 
 // balanced reports the protocols that a mark claims: whatever the mark, the rest is the

@@ -45,8 +45,8 @@ func (ix *index) settleLeaving() (settled bool) {
 		return false
 	}
 	held := map[ulvs.ServiceKey]bool{}
-	for _, d := range ix.trash {
-		if d.ActiveConns()+d.InactConns() > 0 {
+	for _, d := range ix.trash.list {
+		if d != nil && d.ActiveConns()+d.InactConns() > 0 {
 			held[d.svc.ServiceKey] = true
 		}
 	}

@@ -36,7 +36,8 @@ type Options struct {
 	// and interface; 0 is any number.
 	Limits dataplane.ErrorLimits
 	RSTs   int
-	// Journal is how many bytes the journal of commands takes, where the plane has memory that outlives the process.
+	// Journal is how many bytes the journal of commands takes at first, where the plane has
+	// memory that outlives the process.
 	Journal int
 }
 

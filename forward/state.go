@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"errors"
 	"slices"
 
 	"github.com/ulvs/ulvs"
@@ -47,7 +48,7 @@ func parts(o *Options) []accel.Part {
 		partTemplates:       {Name: accel.PartTemplates, Size: persist.MemorySize(o.Templates)},
 		partTemplateRecords: {Name: "template-records", Size: persist.RecordsSize(o.Templates)},
 		partStates:          {Name: "cells", Size: shtab.RecordsSize[kept](1)},
-		partJournal:         {Name: "journal", Size: o.Journal},
+		partJournal:         {Name: accel.PartJournal, Size: o.Journal, Journal: true},
 		partServices:        {Name: accel.PartServices, Size: preselect.Size()},
 	}
 }
@@ -73,6 +74,16 @@ func (tb *tables) shareMemory(fast accel.Accelerator, o *Options, conns *conn.Op
 		err = tb.opener.adopt(opens, list[partServices].Block)
 	}
 	return list[partJournal].Block, adopt, err
+}
+
+// ReplaceJournal gives the journal other memory, which fill writes: another process finds
+// the old or the new one, whenever this one is killed. The error leaves the old one.
+func (st *State) ReplaceJournal(size int, fill func(block []byte) error) error {
+	fast, ok := st.plane.(accel.Accelerator)
+	if !ok {
+		return errors.ErrUnsupported // no other plane keeps one
+	}
+	return fast.Replace(accel.PartJournal, size, fill)
 }
 
 // Attach puts the path to work after the journal of an earlier process, if it adopted
@@ -175,7 +186,7 @@ func (st *State) Snapshot() Snapshot {
 	for _, name := range st.sysctl.Names() {
 		s.Sysctls[name], _ = st.sysctl.Get(name)
 	}
-	for _, dst := range st.index.trash {
+	for _, dst := range st.index.trash.all() {
 		s.Trash[dst.svc] = append(s.Trash[dst.svc], dst)
 	}
 	s.Services = slices.Collect(st.index.All())
@@ -223,13 +234,13 @@ func (st *State) bind() {
 
 // Purge takes a real server out of the trash, as the process before did.
 func (st *State) Purge(number uint32) {
-	for i, dst := range st.index.trash {
-		if dst.ID == number {
-			st.index.trash = slices.Delete(st.index.trash, i, i+1)
-			st.index.dests[number] = nil
-			st.resolver.Release(dst.hop)
-			return
-		}
+	if int(number) >= len(st.index.dests) {
+		return
+	}
+	if dst := st.index.dests[number]; dst != nil && !dst.available {
+		st.index.trash.remove(dst)
+		st.index.dests[number] = nil
+		st.resolver.Release(dst.hop)
 	}
 }
 
@@ -240,7 +251,9 @@ func (ix *index) number(d *Dest, id uint32) (was *Dest) {
 		ix.dests = append(ix.dests, nil)
 	}
 	if was = ix.dests[id]; was != nil {
-		ix.trash = slices.DeleteFunc(ix.trash, func(x *Dest) bool { return x == was })
+		if !was.available {
+			ix.trash.remove(was)
+		}
 	}
 	d.ID = id
 	ix.dests[id] = d
@@ -274,6 +287,7 @@ type kept struct {
 type states struct {
 	kept     *kept           // or nil
 	services map[uint32]bool // numbers in use
+	full     uint32          // all numbers up to it are
 }
 
 func (c *states) server(id uint32) *state {
@@ -289,8 +303,10 @@ func (c *states) service(n uint32) (uint32, *state) {
 		c.services = map[uint32]bool{}
 	}
 	fresh := n == 0
-	for n == 0 || fresh && c.services[n] {
-		n++
+	if fresh {
+		for n = c.full + 1; c.services[n]; n++ {
+		}
+		c.full = n
 	}
 	c.services[n] = true
 	at := new(state)
@@ -303,7 +319,10 @@ func (c *states) service(n uint32) (uint32, *state) {
 	return n, at
 }
 
-func (c *states) freeService(n uint32) { delete(c.services, n) }
+func (c *states) freeService(n uint32) {
+	delete(c.services, n)
+	c.full = min(c.full, n-1)
+}
 
 // SetGeneration says which generation the present timeouts are, in a path that goes on
 // with an earlier process's tables.

@@ -13,8 +13,8 @@ import (
 type Upkeep struct{ *tables }
 
 // Tick does what is due at time now without a packet, as far as it is done under the
-// lock: expiry, the estimator's round, the trash. claimDue says that the plane has yet to
-// hear what is claimed. Settle does the rest.
+// lock: expiry, the estimator's round, the trash. claimDue says that the plane is to hear
+// what is claimed now. Settle does the rest.
 func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed bool) {
 	tick := tickOf(now)
 	up.now.Store(tick)

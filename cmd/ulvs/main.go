@@ -128,7 +128,7 @@ func wordsCommand(name, short string, f func(socket string, args []string) int) 
 }
 
 func runIPVSAdm(socket string, args []string) int {
-	c := ipvsadm.Command{Control: control.Dial(socket), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr,
+	c := ipvsadm.Command{Control: control.Dial(socket), Stdin: newStdin(os.Stdin), Stdout: os.Stdout, Stderr: os.Stderr,
 		Warnings: os.Stderr}
 	return c.Run(args) & 0xff
 }

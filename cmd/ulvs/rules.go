@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -89,22 +90,53 @@ func (d *daemon) load(ctx context.Context, lvs ulvs.Control) error {
 	if f.err != nil {
 		return fmt.Errorf("rules: %w", f.err)
 	}
-	// Line by line, to say which one is wrong.
-	lines := bufio.NewScanner(strings.NewReader(f.text))
-	for n := 1; lines.Scan(); n++ {
+	return d.loadServices(ctx, lvs, f.text)
+}
+
+// loadServices carries out the lines of --rules, up to the first that is wrong, or until the
+// daemon is told to end.
+func (d *daemon) loadServices(ctx context.Context, lvs ulvs.Control, text string) error {
+	var (
+		lines   = bufio.NewScanner(strings.NewReader(text))
+		reader  = ipvsadm.NewReader(nil)
+		batch   []ulvs.Change
+		refused []func(error) error // what is said of each
+		wrong   error               // the line behind them
+	)
+	for n := 1; lines.Scan() && wrong == nil; n++ {
 		if ctx.Err() != nil {
 			return errEnded
 		}
-		if strings.HasPrefix(strings.TrimSpace(lines.Text()), "#") {
+		line := strings.TrimSpace(lines.Text())
+		if strings.HasPrefix(line, "#") {
 			continue // Debian's init script writes one
 		}
-		var said bytes.Buffer
-		c := ipvsadm.Command{Control: lvs, Stdin: strings.NewReader(lines.Text() + "\n"), Stdout: &said, Stderr: &said}
-		if code := c.Run([]string{"ipvsadm", "-R"}); code != 0 || said.Len() > 0 {
-			return fmt.Errorf("rules %s: line %d: %q: %s; lines are what ipvsadm -Sn prints, mend or remove this one", d.rules, n, strings.TrimSpace(lines.Text()), strings.TrimSpace(said.String()))
+		about := func(what string) error {
+			return fmt.Errorf("rules %s: line %d: %q: %s; lines are what ipvsadm -Sn prints, mend or remove this one", d.rules, n, line, what)
+		}
+		change, said, what := reader.Read(lines.Text())
+		switch {
+		case what != "":
+			wrong = about(what)
+		case change != nil:
+			batch = append(batch, *change)
+			refused = append(refused, func(err error) error { return about(said(err)) })
 		}
 	}
-	return lines.Err()
+	if wrong == nil && lines.Err() != nil {
+		wrong = fmt.Errorf("rules %s: %w", d.rules, lines.Err())
+	}
+	var first error
+	err := lvs.Batch(batch, func(n int, err error) bool {
+		switch {
+		case ctx.Err() != nil:
+			first = errEnded
+		case err != nil:
+			first = refused[n](err)
+		}
+		return first == nil
+	})
+	return cmp.Or(first, err, wrong)
 }
 
 // compare says in a line how what an earlier daemon left differs from the files

@@ -1,10 +1,11 @@
 package afpacket
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 	"sync"
 
@@ -40,9 +41,11 @@ type claims struct {
 	mu      sync.Mutex
 	active  bool // tables are there
 	last    dataplane.Claims
+	now     plan // of last
 	ended   bool
-	chains  map[string][]string // for marks, by interface; nil: not known
+	chains  map[string][]string // for marks, by interface; nil: what is in the tables is not known
 	earlier map[string]table    // those that were there before the first claim; nil: not looked at
+	conn    *nftables.Conn      // or nil
 }
 
 func (c *claims) replace(to dataplane.Claims) error {
@@ -59,11 +62,49 @@ func (c *claims) replace(to dataplane.Claims) error {
 		return c.remove()
 	}
 	c.look()
+	next := planOf(&to)
+	next.made = c.now.made
+	known := c.active && c.chains != nil
+	err := errAnew
+	if changes := c.now.changes(&next); known && changes != nil {
+		err = c.update(changes)
+	}
+	if err != nil && known {
+		err = c.rewrite(&to, &next)
+	}
+	if err != nil { // nothing was known, or somebody removed a table
+		c.chains = nil
+		err = c.rewrite(&to, &next)
+	}
+	if err == nil {
+		c.active, c.last, c.now = true, to, next
+	}
+	return err
+}
+
+// errAnew says that the tables cannot be changed in part.
+var errAnew = errors.New("afpacket: the tables are made anew")
+
+// update changes the named sets of all tables.
+func (c *claims) update(changes []change) error {
+	return c.transact(func(conn *nftables.Conn) error {
+		for _, name := range c.interfaces {
+			if err := update(conn, name, changes); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// rewrite writes all tables anew.
+func (c *claims) rewrite(to *dataplane.Claims, next *plan) error {
+	next.made++
 	chains := map[string][]string{}
 	err := c.transact(func(conn *nftables.Conn) error {
 		var sets setNumbers
 		for _, name := range c.interfaces {
-			made, err := addChains(conn, name, &to, &sets, c.chains[name])
+			made, err := addChains(conn, name, to, next, &sets, c.chains[name])
 			if err != nil {
 				return err
 			}
@@ -74,29 +115,46 @@ func (c *claims) replace(to dataplane.Claims) error {
 	})
 	if err == nil {
 		c.signed()
-		c.active, c.last, c.chains = true, to, chains
+		c.chains = chains
 	}
 	return err
 }
 
 // transact sends what fill asked for as one batch, which the kernel carries
-// out as a whole or not at all.
+// out as a whole or not at all. The socket stays open: when one is closed, the kernel waits
+// for all that earlier transactions have left to be freed, for many milliseconds
+// (nf_tables_api.c, nft_rcv_nl_event).
 func (c *claims) transact(fill func(*nftables.Conn) error) error {
-	return c.ns.do(func() error {
-		conn, err := nftables.New(nftables.WithSockOptions(func(s *netlink.Conn) error {
-			// Each message is acknowledged; all of that must fit.
-			_ = s.SetReadBuffer(4 << 20)
-			_ = s.SetWriteBuffer(4 << 20)
-			return nil
-		}))
-		if err != nil {
-			return nftError(err)
+	err := c.ns.do(func() (err error) {
+		if c.conn == nil {
+			if c.conn, err = nftables.New(nftables.AsLasting(), nftables.WithSockOptions(buffers)); err != nil {
+				return nftError(err)
+			}
 		}
-		if err := fill(conn); err != nil {
+		if err := fill(c.conn); err != nil {
 			return err
 		}
-		return nftError(conn.Flush())
+		return nftError(c.conn.Flush())
 	})
+	if err != nil {
+		c.hangUp() // answers may be left in it
+	}
+	return err
+}
+
+// hangUp closes the socket.
+func (c *claims) hangUp() {
+	if c.conn != nil {
+		_ = c.conn.CloseLasting()
+		c.conn = nil
+	}
+}
+
+// buffers sees to it that a batch fits, and what acknowledges each of its messages.
+func buffers(s *netlink.Conn) error {
+	_ = s.SetReadBuffer(4 << 20)
+	_ = s.SetWriteBuffer(64 << 20)
+	return nil
 }
 
 func nftError(err error) error {
@@ -118,9 +176,10 @@ func tableOf(name string) *nftables.Table {
 
 // addChains asks for the chains of one interface with all their rules, and returns
 // the names of those for marks. Sets are anonymous: they live and die with their
-// rules, so that a packet that meets the old rules finds the old sets whole. last are
-// the chains that were there; nil: what is there is not known, and goes as a whole.
-func addChains(conn *nftables.Conn, name string, c *dataplane.Claims, sets *setNumbers,
+// rules, so that a packet that meets the old rules finds the old sets whole. Those with
+// names are new ones too. last are the chains that were there; nil: what is there is not
+// known, and goes as a whole.
+func addChains(conn *nftables.Conn, name string, c *dataplane.Claims, p *plan, sets *setNumbers,
 	last []string) ([]string, error) {
 	t := conn.AddTable(tableOf(name))
 	if last == nil {
@@ -142,26 +201,18 @@ func addChains(conn *nftables.Conn, name string, c *dataplane.Claims, sets *setN
 	for _, old := range last {
 		conn.DelChain(&nftables.Chain{Table: t, Name: old})
 	}
-	b := &builder{conn: conn, table: t, chain: ch, name: name, sets: sets, made: []string{}}
+	if last != nil {
+		removeNamed(conn, name)
+	}
+	b := &builder{conn: conn, table: t, chain: ch, name: name, sets: sets, times: p.made, made: []string{}}
 	// What is not addressed to this host is not taken by the plane either: a
 	// bridge may be passing it on.
 	b.add(meta(metaPktType, 1), differs(1, []byte{unix.PACKET_HOST}), accept)
-	b.services(&ipv4, c.Services)
-	b.services(&ipv6, c.Services)
+	b.services(&ipv4, p.rest.services[0], p.sets)
+	b.services(&ipv6, p.rest.services[1], p.sets)
 	b.marks(c)
 	return b.made, b.err
 }
-
-// target is what a service's packets are addressed to, but for the port.
-type target struct {
-	addr  netip.Addr
-	proto uint8
-}
-
-// key returns a target in registers. Fields of a concatenation are padded to four bytes.
-func (t target) key() []byte { return append(t.addr.AsSlice(), t.proto, 0, 0, 0) }
-
-func (t target) compare(o target) int { return slices.Compare(t.key(), o.key()) }
 
 // few is up to how many targets it costs less to compare a packet with one after the
 // other than to look for it in a set.
@@ -169,46 +220,31 @@ const few = 4
 
 // services drops packets to the services of one family: to their ports, to
 // all ports, and fragments without ports, which may be theirs.
-func (b *builder) services(f *ipFamily, services []dataplane.Claim) {
-	var anyPort, fragments [][]byte
-	var ranges []dataplane.Claim
-	ports := map[target][][]byte{}
-	for _, s := range services {
-		addr := s.Addr
-		if addr.Is4() != f.is4 {
-			continue
-		}
-		t := target{addr, s.Proto}
-		if s.Port == 0 {
-			anyPort = append(anyPort, t.key())
-			continue
-		}
-		if s.Last != 0 {
-			ranges = append(ranges, s)
-		} else {
-			ports[t] = append(ports[t], netOrder(s.Port))
-		}
-		fragments = append(fragments, t.key())
-	}
+func (b *builder) services(f *ipFamily, k serviceKeys, sets named) {
 	addrReg, protoReg, portReg := f.registers()
 	who := exprs{f.load(f.dst, addrReg), meta(metaL4Proto, protoReg)}
 	port := exprs{transport(2, 2, portReg)}
-	b.drop(f.addrProto(), anyPort, addrReg, f.is(), who)
-	var all [][]byte
-	for _, t := range slices.SortedFunc(maps.Keys(ports), target.compare) {
-		list := ports[t]
-		if len(ports) <= few {
-			is := exprs{equals(addrReg, t.addr.AsSlice()), equals(protoReg, []byte{t.proto})}
-			b.drop(nftables.TypeInetService, list, portReg, f.is(), who, is, port)
-			continue
+	drop := func(kind string, t nftables.SetDatatype, few keys, match ...exprs) {
+		if many := sets[kind+f.name()]; many != nil {
+			set := b.lookupNamed(kind+f.name(), t, f.bytes(maps.Keys(many)), addrReg)
+			b.add(append(join(match...), set, &expr.Verdict{Kind: expr.VerdictDrop})...)
+			return
 		}
-		for _, p := range list {
-			all = append(all, append(t.key(), p[0], p[1], 0, 0))
-		}
+		b.drop(t, f.bytes(maps.Keys(few)), addrReg, match...)
 	}
-	b.drop(f.addrProtoPort(), all, addrReg, f.is(), who, port)
-	b.drop(f.addrProto(), fragments, addrReg, f.is(), f.laterFragment(), who)
-	for _, s := range ranges {
+	drop("any", f.addrProto(), k.anyPort, f.is(), who)
+	if targets := byTarget(k.ports); len(targets) <= few {
+		for _, t := range slices.SortedFunc(maps.Keys(targets), func(a, b key) int {
+			return cmp.Or(bytes.Compare(a.addr[:], b.addr[:]), cmp.Compare(a.proto, b.proto))
+		}) {
+			is := exprs{equals(addrReg, t.addr[:f.size]), equals(protoReg, []byte{t.proto})}
+			b.drop(nftables.TypeInetService, targets[t], portReg, f.is(), who, is, port)
+		}
+		k.ports = nil
+	}
+	drop("ports", f.addrProtoPort(), k.ports, f.is(), who, port)
+	drop("fragments", f.addrProto(), k.fragments, f.is(), f.laterFragment(), who)
+	for _, s := range k.ranges {
 		rule := append(exprs{}, f.is()...)
 		rule = append(rule, f.load(f.dst, 1), equals(1, s.Addr.AsSlice()), meta(metaL4Proto, 1),
 			equals(1, []byte{s.Proto}),

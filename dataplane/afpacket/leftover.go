@@ -173,6 +173,7 @@ func (c *claims) withdraw(ran bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ended = true
+	defer c.hangUp()
 	if ran {
 		if c.keep {
 			return nil
@@ -228,7 +229,9 @@ func Leftover(interfaceName string) bool {
 		return false
 	}
 	defer ns.close()
-	all, _ := (&claims{ns: ns}).tables()
+	c := claims{ns: ns}
+	defer c.hangUp()
+	all, _ := c.tables()
 	_, is := all[interfaceName]
 	return is
 }
@@ -243,6 +246,7 @@ func Withdraw(owner string, interfaces ...string) (found []string, err error) {
 	}
 	defer ns.close()
 	c := claims{ns: ns, owner: ownerChain(owner)}
+	defer c.hangUp()
 	all, err := c.tables()
 	if errors.Is(err, ErrNoNftables) {
 		return nil, nil

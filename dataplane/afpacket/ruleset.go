@@ -21,6 +21,7 @@ type builder struct {
 	name  string // the interface
 	sets  *setNumbers
 	made  []string // chains beside the interface's own
+	times int      // how often the tables were made
 	err   error
 }
 
@@ -61,11 +62,7 @@ func (b *builder) lookup(t nftables.SetDatatype, keys [][]byte, reg uint32) expr
 	if len(keys) == 1 && len(keys[0]) <= comparable {
 		return equals(reg, keys[0])
 	}
-	elements := make([]nftables.SetElement, len(keys))
-	for i, k := range keys {
-		elements[i].Key = k
-	}
-	return b.lookupSet(&nftables.Set{KeyType: t}, elements, reg)
+	return b.lookupSet(&nftables.Set{KeyType: t}, elements(keys), reg)
 }
 
 // lookupSet makes an anonymous set for one rule. The library's own numbering

@@ -56,11 +56,7 @@ func (c *claims) repair() (back bool, err error) {
 // whole reports that all tables are there, or that nobody can say.
 func (c *claims) whole() bool {
 	there := map[string]bool{}
-	err := c.ns.do(func() error {
-		conn, err := nftables.New()
-		if err != nil {
-			return err
-		}
+	err := c.transact(func(conn *nftables.Conn) error {
 		tables, err := conn.ListTablesOfFamily(nftables.TableFamilyNetdev)
 		for _, t := range tables {
 			there[t.Name] = true

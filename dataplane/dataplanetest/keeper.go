@@ -19,7 +19,8 @@ func NewKeeper(p *Plane) *Keeper { return &Keeper{p, map[string][]byte{}} }
 func (k *Keeper) Memory(parts []accel.Part) (kept bool, err error) {
 	kept = true
 	for _, p := range parts {
-		kept = kept && len(k.blocks[p.Name]) == p.Size
+		n := len(k.blocks[p.Name])
+		kept = kept && (n == p.Size || p.Journal && n > p.Size)
 	}
 	for i, p := range parts {
 		if !kept {
@@ -28,6 +29,26 @@ func (k *Keeper) Memory(parts []accel.Part) (kept bool, err error) {
 		parts[i].Block = k.blocks[p.Name]
 	}
 	return kept, nil
+}
+
+// Replace implements accel.Accelerator.
+func (k *Keeper) Replace(part string, size int, fill func([]byte) error) error {
+	block := aligned(size)
+	if err := fill(block); err != nil {
+		return err
+	}
+	k.blocks[part] = block
+	return nil
+}
+
+// Clone makes a Keeper with what another process would find if this one were killed now.
+func (k *Keeper) Clone(p *Plane) *Keeper {
+	c := NewKeeper(p)
+	for name, block := range k.blocks {
+		c.blocks[name] = aligned(len(block))
+		copy(c.blocks[name], block)
+	}
+	return c
 }
 
 // Accelerate implements accel.Accelerator.

@@ -46,6 +46,9 @@ func mapped(m *ebpf.Map) (*array, error) {
 	return &array{m, memory}, nil
 }
 
+// size is how many bytes the elements take.
+func (a *array) size() int { return int(a.ValueSize()) * int(a.MaxEntries()) }
+
 func (a *array) close() {
 	_ = unix.Munmap(a.memory)
 	a.memory = nil
@@ -85,7 +88,7 @@ func (p *Plane) Memory(list []accel.Part) (kept bool, err error) {
 		}
 	}
 	if kept = arrays != nil; !kept {
-		if arrays, err = newArrays(all, p.lookupHelper); err != nil {
+		if arrays, err = newArrays(all, p.lookupHelper, p.pins != nil); err != nil {
 			return false, err
 		}
 	}
@@ -97,8 +100,16 @@ func (p *Plane) Memory(list []accel.Part) (kept bool, err error) {
 		}
 		p.arrays = append(arrays, headerArray)
 	}
+	p.parts = map[string]int{}
 	for i := range list {
-		list[i].Block = arrays[i].memory[:list[i].Size]
+		p.parts[list[i].Name] = i
+		switch a := arrays[i]; {
+		case a == nil:
+		case list[i].Journal:
+			list[i].Block = a.memory[:a.size()]
+		default:
+			list[i].Block = a.memory[:list[i].Size]
+		}
 	}
 	p.conns = arrays[0]
 	for i, part := range list {
@@ -129,6 +140,39 @@ func (p *Plane) Memory(list []accel.Part) (kept bool, err error) {
 	return true, p.Grace()
 }
 
+// mapName is the name that an array has in the kernel, whose names are short.
+func mapName(part string) string {
+	name := "ulvs_" + strings.ReplaceAll(part, "-", "_")
+	return name[:min(len(name), unix.BPF_OBJ_NAME_LEN-1)]
+}
+
+// Replace implements accel.Accelerator.
+func (p *Plane) Replace(journal string, size int, fill func([]byte) error) error {
+	p.mu.Lock()
+	at, there := p.parts[journal]
+	there = there && p.arrays != nil && p.arrays[at] != nil
+	p.mu.Unlock()
+	if !there {
+		return fmt.Errorf("xdp: there is no %s to be replaced", journal)
+	}
+	a, err := newArray(mapName(journal), size)
+	if err != nil {
+		return err
+	}
+	if err = fill(a.memory[:size]); err == nil {
+		err = p.pins.replace(at, a)
+	}
+	if err != nil {
+		a.close()
+		return err
+	}
+	p.mu.Lock()
+	p.arrays[at], a = a, p.arrays[at]
+	p.mu.Unlock()
+	a.close()
+	return nil
+}
+
 // Release implements accel.Accelerator. What is pinned stays for another process.
 func (p *Plane) Release() {
 	p.mu.Lock()
@@ -139,29 +183,37 @@ func (p *Plane) Release() {
 	p.leave()
 	p.pins.forgetHeader()
 	for _, a := range p.arrays {
-		a.close()
+		if a != nil {
+			a.close()
+		}
 	}
 	p.arrays, p.servers, p.counts, p.settings = nil, nil, nil, nil
 	p.conns, p.serverArray, p.countArray, p.settingsArray = nil, nil, nil, nil
 	p.templateArray, p.serviceArray, p.ringArray = nil, nil, nil
 }
 
-func newArrays(parts []accel.Part, lookupHelper bool) (list []*array, err error) {
+// newArrays makes the arrays of parts; that of the journal is nil, unless they will be pinned.
+func newArrays(parts []accel.Part, lookupHelper, pinned bool) (list []*array, err error) {
 	defer func() {
 		if err == nil {
 			return
 		}
 		for _, a := range list {
-			a.close()
+			if a != nil {
+				a.close()
+			}
 		}
 	}()
 	for i, part := range parts {
+		if part.Journal && !pinned {
+			list = append(list, nil)
+			continue
+		}
 		var a *array
-		name := "ulvs_" + strings.ReplaceAll(part.Name, "-", "_")
-		if name = name[:min(len(name), 15)]; i == 0 {
-			a, err = newTable(name, part.Size, lookupHelper)
+		if i == 0 {
+			a, err = newTable(mapName(part.Name), part.Size, lookupHelper)
 		} else {
-			a, err = newArray(name, part.Size)
+			a, err = newArray(mapName(part.Name), part.Size)
 		}
 		if err != nil {
 			return list, err

@@ -56,7 +56,7 @@ func Inspect(dir string) (*Remains, error) {
 	var hz uint32
 	r.Connections, hz = p.count(accel.PartConns)
 	r.Templates, _ = p.count(accel.PartTemplates)
-	if p.view("journal", func(block []byte) { r.Journal = append(r.Journal, block...) }) != nil {
+	if p.view(accel.PartJournal, func(block []byte) { r.Journal = append(r.Journal, block...) }) != nil {
 		r.Journal = nil
 	}
 	_ = p.view("settings", func(block []byte) {

@@ -218,7 +218,7 @@ func CheckKept(dir string, sizes map[string]int) error {
 			break
 		}
 		var m *ebpf.Map
-		if m, err = p.part(accel.Part{Name: name, Size: size}); err == nil {
+		if m, err = p.part(accel.Part{Name: name, Size: size, Journal: name == accel.PartJournal}); err == nil {
 			_ = m.Close()
 		}
 	}

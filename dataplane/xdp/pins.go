@@ -43,6 +43,9 @@ type pins struct {
 const (
 	layoutPin  = "layout"
 	linkPrefix = "link-"
+	// nextSuffix marks what is to take the place of another pin; a daemon that was killed
+	// just then leaves it.
+	nextSuffix = "-next"
 )
 
 // linkPin returns the name of an interface's link, in the mode in which it is attached,
@@ -167,7 +170,7 @@ func (p *pins) adopt(parts []accel.Part) (list []*array, err error) {
 	return nil, nil
 }
 
-// part returns an array that is pinned, if it has a part's size.
+// part returns an array that is pinned, if it has a part's size. A journal may be larger.
 func (p *pins) part(part accel.Part) (*ebpf.Map, error) {
 	m, err := ebpf.LoadPinnedMap(p.path(part.Name), nil)
 	if err != nil {
@@ -175,7 +178,7 @@ func (p *pins) part(part accel.Part) (*ebpf.Map, error) {
 	}
 	want := (part.Size + shtab.SlotSize - 1) / shtab.SlotSize * shtab.SlotSize
 	size := int(m.ValueSize()) * int(m.MaxEntries())
-	if m.Type() != ebpf.Array || size != part.Size && size != want {
+	if m.Type() != ebpf.Array || size != part.Size && size != want && (!part.Journal || size < part.Size) {
 		m.Close()
 		return nil, otherError(fmt.Sprintf("it was made for another number of connections or templates (%s has %d bytes, not %d)", part.Name, size, part.Size))
 	}
@@ -187,6 +190,9 @@ func (p *pins) load(parts []accel.Part) (list []*array, err error) {
 		return nil, err
 	}
 	for _, part := range parts {
+		if part.Journal {
+			p.forget(part.Name + nextSuffix)
+		}
 		m, err := p.part(part)
 		if err != nil {
 			return list, err
@@ -212,6 +218,31 @@ func namespace() (uint64, error) {
 // keep pins something that can be.
 func (p *pins) keep(name string, what interface{ Pin(string) error }) error {
 	if err := what.Pin(p.path(name)); err != nil {
+		return fmt.Errorf("xdp: cannot pin %s: %w", p.path(name), err)
+	}
+	return nil
+}
+
+// replace has an array in the place of a part's: if that is pinned, in one step.
+func (p *pins) replace(part int, a *array) error {
+	if p.adopted || p.placed {
+		if err := p.rename(p.parts[part].Name, a); err != nil {
+			return err
+		}
+	}
+	p.arrays[part] = a
+	return nil
+}
+
+// rename pins an array in the place of the one that has the name.
+func (p *pins) rename(name string, a *array) error {
+	next := name + nextSuffix
+	p.forget(next)
+	if err := p.keep(next, a); err != nil {
+		return err
+	}
+	if err := os.Rename(p.path(next), p.path(name)); err != nil {
+		p.forget(next)
 		return fmt.Errorf("xdp: cannot pin %s: %w", p.path(name), err)
 	}
 	return nil

@@ -90,6 +90,7 @@ type Plane struct {
 	// From Memory to Release: the arrays, each by what is in it, and what is in three of
 	// them.
 	arrays                                        []*array
+	parts                                         map[string]int // the director's, by name: their places in arrays
 	conns, serverArray, countArray, settingsArray *array
 	templateArray, serviceArray, ringArray        *array // the first two may be nil: no connections are opened
 	servers                                       []server

@@ -39,6 +39,8 @@ type sockets struct {
 	umem   *xsk.Umem
 	queues []*queue
 	claims *ebpf.Map
+	// claimed is what is in it; Plane.claimMu guards it.
+	claimed map[preselect.Key]uint32
 }
 
 // queue is a socket, and what it hands to Go.
@@ -127,7 +129,7 @@ func (p *Plane) makeSockets() error {
 		_ = umem.Close()
 		return fmt.Errorf("xdp: a map of services: %w", permitted(err))
 	}
-	p.sockets = &sockets{umem: umem, claims: claims}
+	p.sockets = &sockets{umem: umem, claims: claims, claimed: map[preselect.Key]uint32{}}
 	return p.claimServices()
 }
 
@@ -159,32 +161,29 @@ func (p *Plane) claimServices() error {
 	if p.sockets == nil {
 		return nil
 	}
-	m := p.sockets.claims
-	want := map[preselect.Key]uint32{}
+	m, has := p.sockets.claims, p.sockets.claimed
+	want := make(map[preselect.Key]uint32, len(p.claimed))
 	for _, c := range p.claimed {
 		if c.Last == 0 && (c.Proto == program.ProtoTCP || c.Proto == program.ProtoUDP) {
 			want[claimKey(c)] = c.Service
 		}
 	}
-	var key preselect.Key
-	var value uint32
-	var gone []preselect.Key
-	for it := m.Iterate(); it.Next(&key, &value); {
-		if service, ok := want[key]; !ok {
-			gone = append(gone, key)
-		} else if service == value {
-			delete(want, key)
+	for k := range has {
+		if _, ok := want[k]; !ok {
+			_ = m.Delete(k) // it cannot fail
+			delete(has, k)
 		}
 	}
-	for _, k := range gone {
-		_ = m.Delete(k) // it may be gone
-	}
 	for k, service := range want {
+		if was, ok := has[k]; ok && was == service {
+			continue
+		}
 		if err := m.Put(k, service); errors.Is(err, unix.E2BIG) {
 			return nil // the rest is the slow plane's
 		} else if err != nil {
 			return fmt.Errorf("xdp: claiming a service: %w", err)
 		}
+		has[k] = service
 	}
 	return nil
 }

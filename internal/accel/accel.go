@@ -35,6 +35,11 @@ type Accelerator interface {
 	// earlier process left in parts of these names and sizes. It is called once,
 	// before all else.
 	Memory(parts []Part) (kept bool, err error)
+	// Replace gives the journal other memory, of size bytes: zero, until fill has written
+	// what is to be in it. Another process finds the old or, once Replace has returned, the
+	// new memory, whenever this one is killed. The old Block must not be used any more then.
+	// An error leaves everything as it was.
+	Replace(journal string, size int, fill func(block []byte) error) error
 	// Accelerate starts to forward. The table is laid over the first part.
 	Accelerate(Acceleration) error
 	// SetGeneration says that connections of another generation of timeouts are
@@ -91,6 +96,7 @@ const (
 	PartConns     = "conns"
 	PartTemplates = "templates"
 	PartServices  = "services"
+	PartJournal   = "journal"
 )
 
 // Part is a block of memory that may outlive the process.
@@ -98,6 +104,9 @@ type Part struct {
 	Name  string
 	Size  int // bytes
 	Block []byte
+	// Journal marks memory that is of use to another process alone: Block is nil where the
+	// plane keeps nothing for one. It may have been replaced, and is larger than Size then.
+	Journal bool
 }
 
 // Acceleration is what a plane needs to find a packet's connection.

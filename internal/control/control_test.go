@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -45,6 +46,22 @@ func addDest(k ulvs.ServiceKey, d ulvs.Destination) step {
 
 func mark(ipv6 bool, args ...string) step {
 	return look("MarkCommand", func(c ulvs.Control) (string, error) { return c.MarkCommand(ipv6, args) })
+}
+
+// batch is several changes at once, and what became of each.
+func batch(changes ...ulvs.Change) step {
+	return look("Batch", func(c ulvs.Control) (answers []string, err error) {
+		err = c.Batch(changes, func(n int, err error) bool {
+			answers = append(answers, fmt.Sprint(n, " ", err))
+			for _, name := range slices.Sorted(maps.Keys(identities)) {
+				if errors.Is(err, identities[name]) {
+					answers = append(answers, "which is "+name)
+				}
+			}
+			return true
+		})
+		return answers, err
+	})
 }
 
 type version struct {
@@ -133,10 +150,27 @@ func session() []step {
 			return c.MarkRestore(true, "*mangle\n-A PREROUTING -d fd00:10::103/128 -j MARK --set-xmark 0xa/0xffffffff\nCOMMIT\n")
 		}),
 		change("MarkRestore", func(c ulvs.Control) error { return c.MarkRestore(true, "*mangle\n<nonsense> & more\n") }),
+		batch(everyChange(tcp("192.168.10.101:82"), dest("192.168.10.200:82", 1))...),
+		batch(ulvs.Change{Verb: "nonsense"}, ulvs.Change{Verb: ulvs.VerbAddService},
+			ulvs.Change{Verb: ulvs.VerbAddService, Service: ulvs.Service{ServiceKey: tcp(web)}}),
 	}, looks, []step{
 		change("Clear", ulvs.Control.Clear),
 	}, looks)
 	return all
+}
+
+// everyChange is each change that there is, by its verb.
+func everyChange(k ulvs.ServiceKey, d ulvs.Destination) []ulvs.Change {
+	s := ulvs.Service{ServiceKey: k, Scheduler: "rr"}
+	other := d
+	other.Weight = 7
+	return []ulvs.Change{
+		{Verb: ulvs.VerbAddService, Service: s}, {Verb: ulvs.VerbAddDestination, Key: k, Destination: d},
+		{Verb: ulvs.VerbEditService, Service: s}, {Verb: ulvs.VerbEditDestination, Key: k, Destination: other},
+		{Verb: ulvs.VerbZero, Key: k}, {Verb: ulvs.VerbZeroAll}, {Verb: ulvs.VerbSetTimeouts, Timeouts: ulvs.Timeouts{TCP: time.Minute}},
+		{Verb: ulvs.VerbDeleteDestination, Key: k, Destination: d}, {Verb: ulvs.VerbDeleteService, Key: k}, {Verb: ulvs.VerbClear},
+		{Verb: ulvs.VerbAddService, Service: s}, {Verb: ulvs.VerbAddDestination, Key: k, Destination: d},
+	}
 }
 
 func traffic(b *bed) {

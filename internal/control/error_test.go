@@ -57,8 +57,13 @@ func TestEveryErrorIsTested(t *testing.T) {
 // broken is a director that fails with one error whatever it is asked.
 type broken struct{ err error }
 
-func (b *broken) Version() (string, int, error)                             { return "", 0, b.err }
-func (b *broken) AddService(ulvs.Service) error                             { return b.err }
+func (b *broken) Version() (string, int, error) { return "", 0, b.err }
+func (b *broken) AddService(ulvs.Service) error { return b.err }
+func (b *broken) Batch(changes []ulvs.Change, answer func(int, error) bool) error {
+	for i := 0; b.err == nil && i < len(changes) && answer(i, nil); i++ {
+	}
+	return b.err
+}
 func (b *broken) EditService(ulvs.Service) error                            { return b.err }
 func (b *broken) DeleteService(ulvs.ServiceKey) error                       { return b.err }
 func (b *broken) Clear() error                                              { return b.err }

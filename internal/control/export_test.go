@@ -8,3 +8,10 @@ func SetAliveEach(d time.Duration) (undo func()) {
 	aliveEach = d
 	return func() { aliveEach = was }
 }
+
+// SetStalled has servers wait less long for a client that does not read.
+func SetStalled(d time.Duration) (undo func()) {
+	was := stalled
+	stalled = d
+	return func() { stalled = was }
+}

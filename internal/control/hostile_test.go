@@ -68,6 +68,8 @@ func TestBadRequests(t *testing.T) {
 		{"an unknown service", "POST", "/v1/destination/add", `{}`, 404, "no-service", "no such service"},
 		{"deep", "POST", "/v1/clear", strings.Repeat("[", 20000), 400, "invalid", "depth"},
 		{"arguments for none", "POST", "/v1/clear", `{"really":true}`, 400, "invalid", "really"},
+		{"a batch with an unknown field", "POST", "/v1/batch", `[{"do":"clear"},{"do":"clear","all":true}]`, 400, "invalid", "all"},
+		{"a batch that ends early", "POST", "/v1/batch", `[{"do":"clear"},`, 400, "invalid", "EOF"},
 		{"timeouts as words", "POST", "/v1/timeouts", `{"tcp":"15m"}`, 400, "invalid", "tcp"},
 		{"unknown path", "POST", "/v1/service/rename", service, 404, "-", "not found"},
 		{"unknown version", "GET", "/v2/services", "", 404, "-", "not found"},

@@ -25,6 +25,7 @@ type progress struct {
 	r       *http.Request
 	shown   bool   // the client wants it
 	working func() // called when the answer begins: the work is done
+	goesOn  bool   // the work is not done when the answer begins; set before
 
 	mu     sync.Mutex
 	head   http.Header // as w has its own only once it is begun
@@ -57,6 +58,7 @@ func (p *progress) alive() {
 	case !p.begun:
 		p.w.WriteHeader(http.StatusProcessing)
 	case !p.listed && p.head.Get("Content-Type") == linesType:
+		p.bound()
 		_, _ = p.w.Write([]byte("\n"))
 		_ = http.NewResponseController(p.w).Flush()
 	}
@@ -89,6 +91,9 @@ func (p *progress) end() {
 	defer p.mu.Unlock()
 	p.ended = true
 	p.timer.Stop()
+	if p.goesOn { // the connection may bring more requests
+		_ = http.NewResponseController(p.w).SetWriteDeadline(time.Time{})
+	}
 }
 
 // Header implements http.ResponseWriter.
@@ -107,7 +112,9 @@ func (p *progress) begin(status int) {
 		return
 	}
 	p.begun = true
-	p.working()
+	if !p.goesOn {
+		p.working()
+	}
 	for name, values := range p.head {
 		p.w.Header()[name] = values
 	}
@@ -120,5 +127,25 @@ func (p *progress) Write(b []byte) (int, error) {
 	defer p.mu.Unlock()
 	p.begin(http.StatusOK)
 	p.listed = true
+	p.bound()
 	return p.w.Write(b)
+}
+
+// FlushError sends what was written (http.ResponseController).
+func (p *progress) FlushError() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.begin(http.StatusOK)
+	return http.NewResponseController(p.w).Flush()
+}
+
+// stalled is for how long work waits for a client that does not read its answers. A
+// daemon that ends waits for work.
+var stalled = 10 * time.Second // tests have less of it
+
+// bound ends work whose client does not read for too long. The caller holds mu.
+func (p *progress) bound() {
+	if p.goesOn {
+		_ = http.NewResponseController(p.w).SetWriteDeadline(time.Now().Add(stalled))
+	}
 }

@@ -20,6 +20,8 @@
 //	POST /v1/destination/add, /edit        {"service": key, "destination": ulvs.Destination}
 //	POST /v1/destination/delete            {"service": key, "addr": "192.0.2.1:80"}
 //	POST /v1/clear, /v1/zero               {}
+//	POST /v1/batch                         [ulvs.Change] -> {} or an error for each, a line
+//	                                       each, as it is done
 //	POST /v1/handover                      {}, ends the daemon: the next goes on. With the
 //	                                       header Ulvs-Pass-Socket its socket comes beside
 //	                                       the answer (SCM_RIGHTS)
@@ -75,7 +77,7 @@ type versionReply struct {
 }
 
 type errorReply struct {
-	Error string `json:"error"`
+	Error string `json:"error,omitempty"`
 	Kind  string `json:"kind,omitempty"`
 }
 

@@ -24,6 +24,14 @@ func Handler(c ulvs.Control) http.Handler {
 	post(m, "destination/delete", func(r destinationRequest) (any, error) { return nil, c.DeleteDestination(r.Service, r.Addr) })
 	post(m, "clear", func(struct{}) (any, error) { return nil, c.Clear() })
 	post(m, "zero", func(struct{}) (any, error) { return nil, c.ZeroAll() })
+	m.HandleFunc("POST /v1/batch", func(w http.ResponseWriter, r *http.Request) {
+		changes, err := request[[]ulvs.Change](w, r, maxBatch)
+		if err != nil {
+			reply(w, nil, err)
+			return
+		}
+		batch(w, r, c, changes)
+	})
 	post(m, "timeouts", func(t ulvs.Timeouts) (any, error) { return nil, c.SetTimeouts(t) })
 	post(m, "marks/command", func(r marksRequest) (any, error) {
 		text, err := c.MarkCommand(r.IPv6, r.Args)
@@ -73,30 +81,73 @@ func Handler(c ulvs.Control) http.Handler {
 // linesType is the type of a list with an object a line.
 const linesType = "application/x-ndjson"
 
-// maxRequest is more than any rules file that a person would write.
-const maxRequest = 16 << 20
+// maxRequest is more than any rules file that a person would write, and maxBatch what
+// programs write: some three hundred thousand changes.
+const (
+	maxRequest = 16 << 20
+	maxBatch   = 64 << 20
+)
+
+// request reads the one object of a request, of at most so many bytes.
+func request[R any](w http.ResponseWriter, r *http.Request, most int64) (req R, err error) {
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, most))
+	d.DisallowUnknownFields()
+	if err = d.Decode(&req); err == nil {
+		// A second object would be a command that is not carried out.
+		if _, more := d.Token(); more == nil {
+			err = errors.New("there is more behind its object")
+		} else if !errors.Is(more, io.EOF) {
+			err = more
+		}
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: request: %v", ulvs.ErrInvalid, err)
+	}
+	return req, err
+}
 
 func post[R any](m *http.ServeMux, path string, f func(R) (any, error)) {
 	m.HandleFunc("POST /v1/"+path, func(w http.ResponseWriter, r *http.Request) {
-		var req R
-		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
-		d.DisallowUnknownFields()
-		err := d.Decode(&req)
-		if err == nil {
-			// A second object would be a command that is not carried out.
-			if _, more := d.Token(); more == nil {
-				err = errors.New("there is more behind its object")
-			} else if !errors.Is(more, io.EOF) {
-				err = more
-			}
-		}
+		req, err := request[R](w, r, maxRequest)
 		if err != nil {
-			reply(w, nil, fmt.Errorf("%w: request: %v", ulvs.ErrInvalid, err))
+			reply(w, nil, err)
 			return
 		}
 		v, err := f(req)
 		reply(w, v, err)
 	})
+}
+
+// batch carries out changes, with an answer a line, and ends when nobody waits for more of
+// them.
+func batch(w http.ResponseWriter, r *http.Request, c ulvs.Control, changes []ulvs.Change) {
+	const often = 256 // answers
+	w.Header().Set("Content-Type", linesType)
+	if p, ok := w.(*progress); ok {
+		p.goesOn = true
+	}
+	out, enc, begun := http.NewResponseController(w), json.NewEncoder(w), false
+	err := c.Batch(changes, func(n int, err error) bool {
+		begun = true
+		var e errorReply
+		if err != nil {
+			e, _ = errorReplyOf(err)
+		}
+		if enc.Encode(e) != nil {
+			return false
+		}
+		if n%often == often-1 && out.Flush() != nil {
+			return false
+		}
+		return r.Context().Err() == nil
+	})
+	switch {
+	case err != nil && begun: // too late for a status: it is the next one's answer, and the last
+		e, _ := errorReplyOf(err)
+		_ = enc.Encode(e)
+	case err != nil:
+		reply(w, nil, err)
+	}
 }
 
 func get(m *http.ServeMux, path string, f func() (any, error)) {

@@ -133,6 +133,7 @@ func TestWireFormat(t *testing.T) {
 	must(t, c.SetTimeouts(ulvs.Timeouts{TCP: time.Hour, UDP: time.Second}))
 	must(t, c.MarkRestore(true, "*mangle\nCOMMIT\n"))
 	must(t, c.SetSysctl("sloppy_tcp", 1))
+	must(t, c.Batch(everyChange(tcp(web), aDest), func(int, error) bool { return true }))
 
 	// What is looked at also has to come out as it went in.
 	for _, l := range []step{

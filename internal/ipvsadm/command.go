@@ -26,7 +26,8 @@ import (
 
 // Command carries out ipvsadm command lines. Control must be set; the zero
 // value of Stdin is no input, of Stdout and Stderr nowhere, of Lookup
-// NewSystemNames. A Command is for one goroutine at a time.
+// NewSystemNames. A Command is for one goroutine at a time. Where Stdin says what there is
+// (Ready() bool), the lines of -R that are there are one batch.
 type Command struct {
 	Control        ulvs.Control
 	Stdin          io.Reader
@@ -66,11 +67,29 @@ type runner struct {
 	out     *bufio.Writer
 	err     io.Writer
 	warn    io.Writer
+
+	// Of a restore: the lines that are to be carried out, what the last one that was came
+	// to, and what ends the whole.
+	waiting []*line
+	last    *exit
+	over    *exit
 }
 
 // Run carries out a command line; args[0] is the program's name, as it shall
 // appear in the usage. It returns the exit code: 0, 1, 2 or -1.
 func (c *Command) Run(args []string) int {
+	r := c.runner()
+	// A listing that nobody reads is no failure of the command: the original
+	// does not look either.
+	defer r.out.Flush()
+
+	if len(args) <= 1 {
+		return r.end(r.listAll(0))
+	}
+	return r.end(r.run(args, false))
+}
+
+func (c *Command) runner() *runner {
 	r := &runner{control: c.Control, names: c.Lookup, err: c.Stderr, warn: c.Warnings}
 	if r.names == nil {
 		r.names = NewSystemNames()
@@ -85,15 +104,8 @@ func (c *Command) Run(args []string) int {
 	if r.err == nil {
 		r.err = io.Discard
 	}
-	r.in, r.out = bufio.NewReader(stdin), bufio.NewWriter(stdout)
-	// A listing that nobody reads is no failure of the command: the original
-	// does not look either.
-	defer r.out.Flush()
-
-	if len(args) <= 1 {
-		return r.end(r.listAll(0))
-	}
-	return r.end(r.run(args, false))
+	r.in, r.out = bufio.NewReaderSize(&patient{stdin, r.beforeWait}, inputSize), bufio.NewWriter(stdout)
+	return r
 }
 
 // end prints what an exit has to say and returns its code.
@@ -108,12 +120,21 @@ func (r *runner) end(e *exit) int {
 
 // run carries out one command line.
 func (r *runner) run(args []string, restoring bool) *exit {
-	l, e := r.parse(args)
+	l, e := r.read(args)
 	if e != nil {
 		return e
 	}
+	return r.carryOut(l, args, restoring)
+}
+
+// read reads a command line, and looks for what makes no sense in it.
+func (r *runner) read(args []string) (*line, *exit) {
+	l, e := r.parse(args)
+	if e != nil {
+		return nil, e
+	}
 	if e := verbCombinations[l.verb].check("command", l.given, 0, topics-1); e != nil {
-		return e
+		return nil, e
 	}
 	switch l.verb {
 	case verbAdd, verbEdit:
@@ -124,9 +145,14 @@ func (r *runner) run(args []string, restoring bool) *exit {
 		e = l.checkList()
 	}
 	if e != nil {
-		return e
+		return nil, e
 	}
 	l.finish()
+	return l, nil
+}
+
+// carryOut carries out a command line that makes sense.
+func (r *runner) carryOut(l *line, args []string, restoring bool) *exit {
 	switch l.verb {
 	case verbList:
 		return r.list(l)
@@ -137,8 +163,13 @@ func (r *runner) run(args []string, restoring bool) *exit {
 			return tryHelp(args)
 		}
 		return r.restore(args[0])
+	case verbStartDaemon:
+		return &exit{code: exitError, text: "ulvs has no sync daemon\n", lineOnly: true}
+	case verbStopDaemon:
+		return &exit{code: exitError, text: "No daemon is running\n", lineOnly: true}
 	}
-	return r.change(l)
+	c := l.change()
+	return r.changed(l, c.Apply(r.control))
 }
 
 // checkService looks at a service to be added or changed as a whole.
@@ -158,39 +189,40 @@ func (l *line) checkService() *exit {
 	return nil
 }
 
-// change carries out a verb that changes something.
-func (r *runner) change(l *line) *exit {
+// changes are the verbs that change something.
+var changes = map[verb]ulvs.Verb{
+	verbAdd: ulvs.VerbAddService, verbEdit: ulvs.VerbEditService, verbDelete: ulvs.VerbDeleteService,
+	verbClear: ulvs.VerbClear, verbZero: ulvs.VerbZero,
+	verbAddServer: ulvs.VerbAddDestination, verbEditServer: ulvs.VerbEditDestination,
+	verbDeleteServer: ulvs.VerbDeleteDestination, verbSet: ulvs.VerbSetTimeouts,
+}
+
+// change is what a line with such a verb changes.
+func (l *line) change() ulvs.Change {
+	c := ulvs.Change{Verb: changes[l.verb]}
 	key := l.service.ServiceKey
-	var err error
 	switch l.verb {
-	case verbAdd:
-		err = r.control.AddService(l.service)
-	case verbEdit:
-		err = r.control.EditService(l.service)
-	case verbDelete:
-		err = r.control.DeleteService(key)
-	case verbClear:
-		err = r.control.Clear()
+	case verbAdd, verbEdit:
+		c.Service = l.service
 	case verbZero:
 		// A service of zeros is none, as in libipvs.
 		if key.Mark == 0 && key.Port == 0 && (!key.Addr.IsValid() || key.Addr.IsUnspecified()) {
-			err = r.control.ZeroAll()
+			c.Verb = ulvs.VerbZeroAll
 		} else {
-			err = r.control.Zero(key)
+			c.Key = key
 		}
-	case verbAddServer:
-		err = r.control.AddDestination(key, l.server)
-	case verbEditServer:
-		err = r.control.EditDestination(key, l.server)
-	case verbDeleteServer:
-		err = r.control.DeleteDestination(key, l.server.AddrPort())
+	case verbDelete:
+		c.Key = key
+	case verbAddServer, verbEditServer, verbDeleteServer:
+		c.Key, c.Destination = key, l.server
 	case verbSet:
-		err = r.control.SetTimeouts(l.timeouts)
-	case verbStartDaemon:
-		return &exit{code: exitError, text: "ulvs has no sync daemon\n", lineOnly: true}
-	case verbStopDaemon:
-		return &exit{code: exitError, text: "No daemon is running\n", lineOnly: true}
+		c.Timeouts = l.timeouts
 	}
+	return c
+}
+
+// changed says what became of a line's change.
+func (r *runner) changed(l *line, err error) *exit {
 	if err == nil {
 		if l.verb == verbAddServer || l.verb == verbEditServer {
 			r.warnMethod(&l.server)
@@ -204,29 +236,6 @@ func (r *runner) change(l *line) *exit {
 func (r *runner) warnMethod(d *ulvs.Destination) {
 	if r.warn != nil && d.Forward != ulvs.DirectRoute {
 		fmt.Fprintf(r.warn, "ulvs: warning: packets for real server %v are dropped: ulvs forwards by direct routing (-g) only\n", d.AddrPort())
-	}
-}
-
-// restore carries out the lines of standard input. The code is the last line's,
-// unless one ends everything.
-func (r *runner) restore(program string) *exit {
-	var last *exit
-	for {
-		args, ok := readLine(r.in, program)
-		if !ok {
-			return last
-		}
-		if len(args) < 2 {
-			continue
-		}
-		e := r.run(args, true)
-		if e != nil && !e.lineOnly {
-			return e
-		}
-		last = nil
-		if code := r.end(e); code != exitOK {
-			last = &exit{code: code}
-		}
 	}
 }
 

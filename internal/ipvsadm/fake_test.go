@@ -18,6 +18,7 @@ type fakeControl struct {
 	conns    []ulvs.ConnStatus
 	timeouts ulvs.Timeouts
 	err      error // every method's answer, when set
+	batches  []int // how many changes each had
 }
 
 func newFake() *fakeControl {
@@ -29,6 +30,19 @@ var (
 	kernelSchedulers = []string{"rr", "wrr", "lc", "wlc", "lblc", "lblcr", "dh", "sh", "sed", "nq", "fo", "ovf", "mh"}
 	kernelEngines    = []string{"", "sip"}
 )
+
+func (f *fakeControl) Batch(changes []ulvs.Change, answer func(int, error) bool) error {
+	f.batches = append(f.batches, len(changes))
+	for i := range changes {
+		if f.err != nil {
+			return f.err
+		}
+		if !answer(i, changes[i].Apply(f)) {
+			break
+		}
+	}
+	return nil
+}
 
 func (f *fakeControl) Version() (string, int, error) { return "1.2.1", 4096, f.err }
 

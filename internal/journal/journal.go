@@ -4,7 +4,8 @@
 //
 // The block has two halves. Records are appended to one of them until it is full;
 // then the owner writes what still counts into the other, which takes over when
-// that is complete.
+// that is complete. Where it would soon be full again, the owner writes it into a larger
+// block.
 package journal
 
 import (
@@ -155,3 +156,20 @@ func (j *Journal) Rewrite(records [][]byte) error {
 // Size is how many bytes of records there are, and Room how many there can be.
 func (j *Journal) Size() int { return j.used(j.active) }
 func (j *Journal) Room() int { return len(j.halves[j.active]) - headerSize }
+
+// Larger returns the size of a block that suits the records: 0 if the present one does, as
+// they leave half of it free. What is rewritten is then small beside what was appended
+// since the last time.
+func (j *Journal) Larger(records [][]byte) (size int) {
+	need := 0
+	for _, r := range records {
+		need += lengthSize + len(r)
+	}
+	if 2*need <= j.Room() {
+		return 0
+	}
+	for size = 2 * (headerSize + j.Room()); size < 4*(headerSize+need); {
+		size *= 2
+	}
+	return size
+}
