@@ -39,11 +39,6 @@ type still struct {
 func (s *still) Memory(parts []accel.Part) (kept bool, err error) {
 	if s.parts == nil {
 		kept, err = s.Plane.Memory(parts)
-		for i := range parts {
-			if parts[i].Journal { // for which a plane without pins has no memory
-				parts[i].Block = make([]byte, parts[i].Size)
-			}
-		}
 		s.parts = slices.Clone(parts)
 		return kept, err
 	}
@@ -96,14 +91,6 @@ func pairVIP(six bool) netip.Addr {
 		return netip.MustParseAddr("fd00:10::101")
 	}
 	return netip.MustParseAddr("192.168.10.101")
-}
-
-// unlimited is a plane whose host sends as many ICMP errors as are due: what it has sent is
-// counted anew with each daemon.
-func unlimited() *dataplanetest.Plane {
-	p := dataplanetest.New()
-	p.SetErrorLimits(dataplane.ErrorLimits{}, nil)
-	return p
 }
 
 func newPair(t *testing.T, seed uint64) *pair {
