@@ -146,7 +146,7 @@ func (r replayer) apply(c *command) error {
 		r.loading = c.Verb == "load"
 		return nil
 	case "service":
-		return adding{r.Director}.add(c.Service.service(), c.Number)
+		return adding(r).add(c.Service.service(), c.Number)
 	case "edit service":
 		return r.EditService(c.Service.service())
 	case "delete service":
