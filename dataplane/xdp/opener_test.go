@@ -22,51 +22,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
 	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/director"
-	"github.com/ulvs/ulvs/internal/accel"
 )
-
-// still is a plane whose program is run by hand, at a time that stands still, and whose
-// memory outlives a director.
-type still struct {
-	*Plane
-	sockets *ebpf.Map
-	prog    *ebpf.Program
-	shape   accel.Acceleration
-	now     time.Duration
-	parts   []accel.Part
-}
-
-func (s *still) Memory(parts []accel.Part) (kept bool, err error) {
-	if s.parts == nil {
-		kept, err = s.Plane.Memory(parts)
-		for i := range parts {
-			if parts[i].Journal { // for which a plane without pins has no memory
-				parts[i].Block = make([]byte, parts[i].Size)
-			}
-		}
-		s.parts = slices.Clone(parts)
-		return kept, err
-	}
-	for i := range parts {
-		parts[i].Block = s.parts[i].Block
-	}
-	return true, errors.Join(s.closeRings(), s.Grace())
-}
-
-func (s *still) Accelerate(a accel.Acceleration) error {
-	s.shape = a
-	return s.load()
-}
-
-func (s *still) load() error {
-	if s.prog != nil {
-		_ = s.prog.Close()
-	}
-	source := s.source(s.shape, program.Ticks{Mul: 0, Div: 1, Offset: uint32(s.now / (time.Second / hz))}, 1, []dataplane.MAC{own}, s.sockets)
-	var err error
-	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL", Instructions: source.Assemble()})
-	return err
-}
 
 // pair are two directors that are told and sent the same. Of one, the program opens
 // what connections it can; the other decides all by itself.
@@ -96,14 +52,6 @@ func pairVIP(six bool) netip.Addr {
 		return netip.MustParseAddr("fd00:10::101")
 	}
 	return netip.MustParseAddr("192.168.10.101")
-}
-
-// unlimited is a plane whose host sends as many ICMP errors as are due: what it has sent is
-// counted anew with each daemon.
-func unlimited() *dataplanetest.Plane {
-	p := dataplanetest.New()
-	p.SetErrorLimits(dataplane.ErrorLimits{}, nil)
-	return p
 }
 
 func newPair(t *testing.T, seed uint64) *pair {

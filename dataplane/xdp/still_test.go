@@ -1,0 +1,65 @@
+package xdp
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/dataplanetest"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
+	"github.com/ulvs/ulvs/internal/accel"
+)
+
+// still is a plane whose program is run by hand, at a time that stands still, and whose
+// memory outlives a director.
+type still struct {
+	*Plane
+	sockets *ebpf.Map
+	prog    *ebpf.Program
+	shape   accel.Acceleration
+	now     time.Duration
+	parts   []accel.Part
+}
+
+func (s *still) Memory(parts []accel.Part) (kept bool, err error) {
+	if s.parts == nil {
+		kept, err = s.Plane.Memory(parts)
+		for i := range parts {
+			if parts[i].Journal { // for which a plane without pins has no memory
+				parts[i].Block = make([]byte, parts[i].Size)
+			}
+		}
+		s.parts = slices.Clone(parts)
+		return kept, err
+	}
+	for i := range parts {
+		parts[i].Block = s.parts[i].Block
+	}
+	return true, errors.Join(s.closeRings(), s.Grace())
+}
+
+func (s *still) Accelerate(a accel.Acceleration) error {
+	s.shape = a
+	return s.load()
+}
+
+func (s *still) load() error {
+	if s.prog != nil {
+		_ = s.prog.Close()
+	}
+	source := s.source(s.shape, program.Ticks{Mul: 0, Div: 1, Offset: uint32(s.now / (time.Second / hz))}, 1, []dataplane.MAC{own}, s.sockets)
+	var err error
+	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL", Instructions: source.Assemble()})
+	return err
+}
+
+// unlimited is a plane whose host sends as many ICMP errors as are due: what it has sent is
+// counted anew with each daemon.
+func unlimited() *dataplanetest.Plane {
+	p := dataplanetest.New()
+	p.SetErrorLimits(dataplane.ErrorLimits{}, nil)
+	return p
+}
