@@ -35,8 +35,9 @@ var ErrNoNftables = errors.New("afpacket: the kernel has no nftables netdev ingr
 type claims struct {
 	ns         namespace
 	interfaces []string
-	owner      string // the chain that says whose a table is, or ""
-	keep       bool   // when the plane ends
+	owner      string        // the chain that says whose a table is, or ""
+	mac        dataplane.MAC // another one to which frames are taken, or zero
+	keep       bool          // when the plane ends
 
 	mu      sync.Mutex
 	active  bool // tables are there
@@ -104,7 +105,7 @@ func (c *claims) rewrite(to *dataplane.Claims, next *plan) error {
 	err := c.transact(func(conn *nftables.Conn) error {
 		var sets setNumbers
 		for _, name := range c.interfaces {
-			made, err := addChains(conn, name, to, next, &sets, c.chains[name])
+			made, err := c.addChains(conn, name, to, next, &sets)
 			if err != nil {
 				return err
 			}
@@ -177,10 +178,11 @@ func tableOf(name string) *nftables.Table {
 // addChains asks for the chains of one interface with all their rules, and returns
 // the names of those for marks. Sets are anonymous: they live and die with their
 // rules, so that a packet that meets the old rules finds the old sets whole. Those with
-// names are new ones too. last are the chains that were there; nil: what is there is not
-// known, and goes as a whole.
-func addChains(conn *nftables.Conn, name string, c *dataplane.Claims, p *plan, sets *setNumbers,
-	last []string) ([]string, error) {
+// names are new ones too. Where it is not known which chains there are, the table goes as a
+// whole.
+func (c *claims) addChains(conn *nftables.Conn, name string, to *dataplane.Claims, p *plan,
+	sets *setNumbers) ([]string, error) {
+	last := c.chains[name]
 	t := conn.AddTable(tableOf(name))
 	if last == nil {
 		conn.DelTable(t)
@@ -206,11 +208,18 @@ func addChains(conn *nftables.Conn, name string, c *dataplane.Claims, p *plan, s
 	}
 	b := &builder{conn: conn, table: t, chain: ch, name: name, sets: sets, times: p.made, made: []string{}}
 	// What is not addressed to this host is not taken by the plane either: a
-	// bridge may be passing it on.
-	b.add(meta(metaPktType, 1), differs(1, []byte{unix.PACKET_HOST}), accept)
+	// bridge may be passing it on. To the interface, a virtual router's address is not the
+	// host's, and yet the host may have it, on a macvlan over the interface (keepalived's
+	// use_vmac).
+	others := exprs{meta(metaPktType, 1), differs(1, []byte{unix.PACKET_HOST})}
+	if c.mac != (dataplane.MAC{}) {
+		others = append(others, &expr.Payload{DestRegister: 1, Base: expr.PayloadBaseLLHeader, Len: uint32(len(c.mac))},
+			differs(1, c.mac[:]))
+	}
+	b.add(append(others, accept)...)
 	b.services(&ipv4, p.rest.services[0], p.sets)
 	b.services(&ipv6, p.rest.services[1], p.sets)
-	b.marks(c)
+	b.marks(to)
 	return b.made, b.err
 }
 

@@ -94,7 +94,7 @@ func New(opt Options) (*Plane, error) {
 	p.senders.Store(&map[int]*sender{})
 	p.loopback = loopback()
 	p.host = dataplane.Neighbor{State: dataplane.HopReachable, Ifindex: p.loopback}
-	p.claims.ns, p.claims.owner = ns, ownerChain(opt.Owner)
+	p.claims.ns, p.claims.owner, p.claims.mac = ns, ownerChain(opt.Owner), opt.MAC
 	seen := make(map[string]bool)
 	for _, name := range opt.Interfaces {
 		if seen[name] {
