@@ -143,7 +143,7 @@ func (p *Opened) accelerate(begin func(Plane) error) error {
 	o := p.options
 	for fresh := o.Fresh; ; fresh = true {
 		fast, err := xdp.New(xdp.Options{Interfaces: o.Interfaces, MAC: o.MAC, Slow: p.slow, Pins: o.Pins, Fresh: fresh,
-			Words: o.Words, Sockets: o.Sockets, Ring: o.Ring, BusyPoll: o.BusyPoll})
+			Words: o.Words, Sockets: o.Sockets, Ring: o.Ring, BusyPoll: o.BusyPoll, Logger: o.Logger})
 		if err != nil {
 			return err
 		}

@@ -49,6 +49,7 @@ func (p *Plane) Accelerate(a accel.Acceleration) error {
 		return err
 	}
 	p.out, p.hz = out, a.Hz
+	p.attached, p.acceleration, p.ticks = list, a, t
 	return nil
 }
 
@@ -59,6 +60,10 @@ type attachment struct {
 	prog    *ebpf.Program
 	generic error  // why it is not for the driver, or nil
 	sockets string // what of AF_XDP is used
+
+	mac       dataplane.MAC // the interface's own, which is in the program
+	socketMap *ebpf.Map     // or nil
+	link      link.Link
 }
 
 // ethernet returns an interface, if programs can be put in front of it.
@@ -97,21 +102,18 @@ func (p *Plane) prepare(name string, a accel.Acceleration, t program.Ticks) (*at
 	if err != nil {
 		return nil, err
 	}
-	macs := []dataplane.MAC{dataplane.MAC(ifi.HardwareAddr)}
-	if p.mac != (dataplane.MAC{}) {
-		macs = append(macs, p.mac)
-	}
-	at := &attachment{name: name, ifindex: ifi.Index}
+	at := &attachment{name: name, ifindex: ifi.Index, mac: dataplane.MAC(ifi.HardwareAddr)}
 	if !p.inDriver {
 		at.generic = native(name)
 	}
-	m, without := p.openSockets(ifi.Index, at.generic == nil)
-	if m != nil {
+	var without error
+	at.socketMap, without = p.openSockets(ifi.Index, at.generic == nil)
+	if at.socketMap != nil {
 		at.sockets = "AF_XDP " + p.sockets.mode(ifi.Index)
 	} else {
 		at.sockets = "no AF_XDP (" + without.Error() + ")"
 	}
-	if at.prog, err = p.load(a, t, ifi.Index, macs, m); err != nil {
+	if at.prog, err = p.load(a, t, ifi.Index, macs(at.mac, p.mac), at.socketMap); err != nil {
 		return nil, fmt.Errorf("xdp: the program for %s does not load: %w", name, err)
 	}
 	return at, nil
@@ -145,6 +147,7 @@ func (p *Plane) link(at *attachment) error {
 		mode = "generic (" + at.generic.Error() + ")"
 		p.slower = append(p.slower, Slower{at.name, at.generic})
 	}
+	at.link = l
 	p.links = append(p.links, l)
 	p.modes = append(p.modes, mode+", "+at.sockets)
 	return nil

@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,6 +62,8 @@ type Options struct {
 	Sockets  SocketUse
 	Ring     int
 	BusyPoll time.Duration
+	// Logger is told what an operator should know; nil means slog.Default().
+	Logger *slog.Logger
 }
 
 // ErrNotPermitted is wrapped by errors that say that this process may not use
@@ -81,6 +84,7 @@ type Plane struct {
 	socketUse     SocketUse
 	ring          int
 	busyPoll      time.Duration
+	log           *slog.Logger
 
 	closed  atomic.Bool
 	claimMu sync.Mutex // guards what the services are
@@ -102,6 +106,9 @@ type Plane struct {
 	kept                                          bool // the arrays are an earlier process's
 	progs                                         []*ebpf.Program
 	links                                         []link.Link
+	attached                                      []*attachment
+	acceleration                                  accel.Acceleration // what the programs were made of
+	ticks                                         program.Ticks
 	modes                                         []string
 	slower                                        []Slower
 	sockets                                       *sockets // or nil
@@ -130,7 +137,10 @@ func New(o Options) (*Plane, error) {
 		return nil, fmt.Errorf("xdp: number of CPUs: %w", err)
 	}
 	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, serversPerCPU: (o.Servers + 4) / 4 * 4,
-		cpus: cpus, inDriver: o.Native, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll}
+		cpus: cpus, inDriver: o.Native, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll, log: o.Logger}
+	if p.log == nil {
+		p.log = slog.Default()
+	}
 	if o.Pins != "" {
 		if p.pins, err = openPins(o.Pins, o.Fresh); err != nil {
 			return nil, err
@@ -169,6 +179,10 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.Plane.Run(ctx, h) })
 	g.Go(func() error { return p.runSockets(ctx, h) })
+	g.Go(func() error {
+		addresses{p}.follow(ctx)
+		return nil
+	})
 	return g.Wait()
 }
 
@@ -216,7 +230,7 @@ func (p *Plane) detach() {
 	for _, prog := range p.progs {
 		_ = prog.Close()
 	}
-	p.links, p.progs = nil, nil
+	p.links, p.progs, p.attached = nil, nil, nil
 }
 
 // SetGeneration implements accel.Accelerator.
