@@ -73,18 +73,35 @@ func (ix *index) claimsISAKMP(to netip.Addr) bool {
 	any := k
 	any.Port = 0
 	return ix.markISAKMP[to] || ix.Find(k) != nil || ix.Find(any) != nil ||
-		ix.leaving.Len() > 0 && (ix.leaving.Find(k) != nil || ix.leaving.Find(any) != nil)
+		ix.leaving.Len() > 0 && (ix.leaving.Find(k) != nil || ix.leaving.Find(any) != nil || ix.leavingISAKMP(to))
+}
+
+// leavingISAKMP reports whether the mark rules make ISAKMP to an address that of a service
+// which is gone but for its connections.
+func (ix *index) leavingISAKMP(to netip.Addr) bool {
+	mark := ix.isakmpMark(to)
+	return mark != 0 && ix.leaving.FindMark(mark, to.Is6()) != nil
 }
 
 // marksISAKMP reports whether the mark rules make ISAKMP to an address, from anywhere and by
 // any interface, a service's.
 func (ix *index) marksISAKMP(to netip.Addr) bool {
+	mark := ix.isakmpMark(to)
+	return mark != 0 && ix.FindMark(mark, to.Is6()) != nil
+}
+
+// isakmpMark returns the mark that the rules give ISAKMP to an address, from anywhere and by
+// any interface.
+func (ix *index) isakmpMark(to netip.Addr) uint32 {
+	set := ix.sets[family(to.Is6())]
+	if set == nil {
+		return 0
+	}
 	client := netip.IPv4Unspecified()
 	if to.Is6() {
 		client = netip.IPv6Unspecified()
 	}
 	p := packet.Packet{Kind: packet.UDP, Proto: packet.ProtoUDP, Is6: to.Is6(), Flow: packet.NewFlow(packet.ProtoUDP,
 		netip.AddrPortFrom(client, isakmpPort), netip.AddrPortFrom(to, isakmpPort))}
-	mark := ix.sets[family(p.Is6)].Mark(&fwmark.Input{Packet: &p})
-	return mark != 0 && ix.FindMark(mark, p.Is6) != nil
+	return set.Mark(&fwmark.Input{Packet: &p})
 }

@@ -81,6 +81,7 @@ func (ix *index) leavingClaims(c *dataplane.Claims) {
 			one.Service = unserved
 			c.Services = append(c.Services, one)
 		}
+		c.Services = append(c.Services, ix.leavingMarkClaims(s)...)
 	}
 	if ix.served[0] > 0 {
 		c.Marks4 = append(c.Marks4, ix.leaving.Marks(false)...)
@@ -88,6 +89,24 @@ func (ix *index) leavingClaims(c *dataplane.Claims) {
 	if ix.served[1] > 0 {
 		c.Marks6 = append(c.Marks6, ix.leaving.Marks(true)...)
 	}
+}
+
+// leavingMarkClaims are the claims of what follows the ISAKMP connections of a service by
+// mark.
+func (ix *index) leavingMarkClaims(s *Service) (claims []dataplane.Claim) {
+	set := ix.sets[family(s.Is6())]
+	if s.Mark == 0 || set == nil {
+		return nil
+	}
+	for _, a := range set.Destinations([]uint32{s.Mark}) {
+		if !ix.markISAKMP[a] && ix.isakmpMark(a) == s.Mark {
+			claims = append(claims, isakmpClaims(a)...)
+		}
+	}
+	for i := range claims {
+		claims[i].Service = unserved
+	}
+	return claims
 }
 
 // leavingClaimed is claimed for services that are gone but for their connections.
