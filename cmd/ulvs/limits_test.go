@@ -89,6 +89,7 @@ func (a *asker) ask(n int) (unreachable int) {
 func TestErrorLimits(t *testing.T) {
 	for _, args := range [][]string{{"--plane", "afpacket"}, {"--plane", "xdp", "--af-xdp", "off"}, {"--plane", "xdp", "--af-xdp", "on"}} {
 		t.Run(strings.Join(args[1:], " "), func(t *testing.T) {
+			t.Parallel() // it waits for a clock
 			if args[1] == "xdp" && os.Getuid() != 0 {
 				t.Skip("BPF needs root")
 			}
