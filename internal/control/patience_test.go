@@ -21,7 +21,7 @@ import (
 // impatient is a client that gives up soon.
 func impatient(path string) *control.Client {
 	c := control.Dial(path)
-	c.Patience = 50 * time.Millisecond
+	c.Patience = 200 * time.Millisecond
 	return c
 }
 
