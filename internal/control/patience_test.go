@@ -31,7 +31,7 @@ func silent(t *testing.T, err error, parts ...string) {
 	if !errors.Is(err, ulvs.ErrNoAnswer) || errors.Is(err, ulvs.ErrUnreachable) {
 		t.Fatalf("got %v", err)
 	}
-	for _, part := range append(parts, "did not answer within 0.05 s") {
+	for _, part := range append(parts, "did not answer within 0.2 s") {
 		if !strings.Contains(err.Error(), part) {
 			t.Errorf("%q does not say %q", err, part)
 		}
