@@ -7,6 +7,11 @@ type list struct {
 	n              int
 }
 
+// answered is set in a record's uses: not in the state, which lies in another line of memory.
+const answered = 1 << 31
+
+func (r *record) controls() uint32 { return r.uses &^ answered }
+
 // HalfOpen returns how many templates control connections, none of which any client has
 // answered.
 func (t *Table) HalfOpen() int {
@@ -17,15 +22,15 @@ func (t *Table) HalfOpen() int {
 // answer says that a client has answered by a connection that a template gave, while it
 // controls that.
 func (t *Table) answer(id ID) {
-	if state := t.State(id); state&flagAnswered == 0 {
-		t.SetState(id, state|flagAnswered)
+	if r := t.Record(id); r.uses&answered == 0 {
+		r.uses |= answered
 		t.unanswered--
 	}
 }
 
 // idleList returns the list that a template is on while it controls nothing.
 func (t *Table) idleList(id ID) *list {
-	if t.State(id)&flagAnswered != 0 {
+	if t.Record(id).uses&answered != 0 {
 		return &t.idle[1]
 	}
 	return &t.idle[0]

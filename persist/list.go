@@ -16,7 +16,7 @@ func (t *Table) Key(id ID) Key {
 func (t *Table) Dest(id ID) uint32 { return uint32(t.Value(id) & shtab.MaxValue) }
 
 // Controls returns how many connections the template controls.
-func (t *Table) Controls(id ID) uint32 { return t.Record(id).controls }
+func (t *Table) Controls(id ID) uint32 { return t.Record(id).controls() }
 
 // Invalid reports whether Invalidate hid the template. The kernel lists such a
 // one with 65535 as its virtual and its destination port.

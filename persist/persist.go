@@ -58,7 +58,9 @@ func RecordsSize(max int) int { return expiring.RecordsSize[record](max) }
 // record is what Go alone keeps of a template, besides its timer: together 28
 // bytes.
 type record struct {
-	controls uint32 // connections (the kernel's n_control)
+	// uses is how many connections it controls (the kernel's n_control), and answered if a
+	// client has answered by one that it gave.
+	uses uint32
 	// Neighbours in the list of those that control nothing, oldest first, as
 	// index+1; 0: none.
 	older, newer ID
@@ -66,10 +68,9 @@ type record struct {
 
 // Flags in an entry's state word, beside expiring.Made.
 const (
-	flagAssured  = 1 << iota // IP_VS_CTPL_S_ASSURED
-	flagInvalid              // its real server was gone when it was tried
-	flagStarted              // its record is its own
-	flagAnswered             // a client has answered by a connection that it gave
+	flagAssured = 1 << iota // IP_VS_CTPL_S_ASSURED
+	flagInvalid             // its real server was gone when it was tried
+	flagStarted             // its record is its own
 )
 
 // OpenedState is the state word of a template that a program makes.
@@ -126,9 +127,9 @@ func (t *Table) adopt() {
 	}
 	slices.SortFunc(all, func(a, b ID) int { return int(int32(t.Stamp(a) - t.Stamp(b))) })
 	for _, id := range all {
-		t.Record(id).controls = 0
+		t.Record(id).uses &= answered
 		t.lruPush(id)
-		if t.State(id)&flagAnswered == 0 {
+		if t.Record(id).uses&answered == 0 {
 			t.unanswered++
 		}
 		if k := (*Key)(t.Table.Key(id)); k.engine() {
@@ -140,10 +141,10 @@ func (t *Table) adopt() {
 // Adopt says of a template of an adopted table that it controls a connection.
 func (t *Table) Adopt(id ID) {
 	r := t.Record(id)
-	if r.controls == 0 {
+	if r.controls() == 0 {
 		t.lruRemove(id)
 	}
-	r.controls++
+	r.uses++
 }
 
 // Evicted returns how many templates have made room for others so far: of clients that
@@ -204,10 +205,10 @@ func (t *Table) Invalidate(id ID) {
 // time (ip_vs_control_add, ip_vs_conn_put).
 func (t *Table) Control(id ID, now uint32) {
 	r := t.Record(id)
-	if r.controls == 0 {
+	if r.controls() == 0 {
 		t.lruRemove(id)
 	}
-	r.controls++
+	r.uses++
 	t.SetStamp(id, now) // which the timer, set for no later, looks at
 }
 
@@ -227,14 +228,14 @@ func (t *Table) Release(id ID, answered bool) {
 		t.answer(id)
 	}
 	r := t.Record(id)
-	if r.controls--; r.controls == 0 {
+	if r.uses--; r.controls() == 0 {
 		t.lruFlush()
 		t.lruPush(id)
 	}
 }
 
 // TouchRecord starts to load what Release will need. What it returns means nothing.
-func (t *Table) TouchRecord(id ID) uint32 { return t.Record(id).controls }
+func (t *Table) TouchRecord(id ID) uint32 { return t.Record(id).uses }
 
 // Assure says that a controlled connection was established
 // (ip_vs_control_assure_ct).
@@ -249,7 +250,7 @@ func (t *Table) Remove(id ID) { t.end(id) }
 // onExpire ends a template whose time is over. One that controls connections
 // gets another minute, and keeps this as its timeout (ip_vs_conn_expire).
 func (t *Table) onExpire(id ID) {
-	if t.Record(id).controls > 0 {
+	if t.Record(id).controls() > 0 {
 		t.Rearm(id, t.Ticks(grace), t.Now())
 		return
 	}
@@ -270,7 +271,7 @@ func (t *Table) end(id ID) {
 	t.ended(id)
 	delete(t.described, id)
 	t.lruRemove(id)
-	if t.State(id)&flagAnswered == 0 {
+	if t.Record(id).uses&answered == 0 {
 		t.unanswered--
 	}
 	t.End(id)
