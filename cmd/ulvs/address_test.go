@@ -27,20 +27,11 @@ func TestInterfaceAddress(t *testing.T) {
 			must(s.server.SetNeighbor(lab.Neighbor{Addr: netip.MustParseAddr("192.168.10.1"), MAC: s.client.MAC()}))
 			answers(t, s.server, vip)
 			daemon := s.start("--interface", "eth0", "--plane", plane)
-			for _, c := range [][]string{
-				{"ipvsadm", "-A", "-t", "192.168.10.101:80", "-s", "rr"},
-				{"ipvsadm", "-a", "-t", "192.168.10.101:80", "-r", "192.168.10.200", "-g"},
-			} {
-				if out, code := s.ulvs("", c...); code != 0 {
-					t.Fatal(out)
-				}
-			}
-			dial := func() (c net.Conn) {
+			s.serveLoad()
+			dial := func() net.Conn {
 				t.Helper()
-				must(s.client.Do(func() (err error) {
-					c, err = net.DialTimeout("tcp4", "192.168.10.101:80", patience)
-					return err
-				}))
+				c, err := s.dial(patience)
+				must(err)
 				return c
 			}
 			c := dial()

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs/internal/lab"
@@ -81,16 +80,7 @@ func TestSecondDirector(t *testing.T) {
 	_ = first.Wait()
 	refused("after it was killed", other)
 	// What tells is gone: the program may be anybody's.
-	if err := s.director.Do(func() error {
-		c, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		c.FlushRuleset()
-		return c.Flush()
-	}); err != nil {
-		t.Fatal(err)
-	}
+	s.flushRuleset()
 	before := s.outside(s.pins)
 	for _, plane := range []string{"auto", "xdp"} {
 		c := command("--plane", plane)
@@ -227,16 +217,5 @@ func (s *site) startBy(by []string, args ...string) *lab.Cmd {
 	s.t.Helper()
 	words := slices.Concat(by, []string{program(s.t), "run", "--control", filepath.Join(s.dir, "ulvs.sock")}, args)
 	c := s.director.Command(context.Background(), words[0], words[1:]...)
-	log := new(said)
-	c.Stderr = log
-	if err := c.Start(); err != nil {
-		s.t.Fatal(err)
-	}
-	s.t.Cleanup(func() {
-		if c.ProcessState == nil {
-			s.stop(c)
-		}
-	})
-	log.await(s.t, "msg=ready")
-	return c
+	return s.ready(c)
 }

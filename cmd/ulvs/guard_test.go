@@ -30,6 +30,17 @@ func TestGuard(t *testing.T) {
 	if tables() != 1 {
 		t.Fatal("the second daemon took the table away")
 	}
+	s.flushRuleset()
+	for deadline := time.Now().Add(patience); tables() == 0; time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the table does not come back")
+		}
+	}
+}
+
+// flushRuleset removes all nftables tables of the director, as "nft flush ruleset" does.
+func (s *site) flushRuleset() {
+	s.t.Helper()
 	if err := s.director.Do(func() error {
 		c, err := nftables.New()
 		if err != nil {
@@ -38,12 +49,7 @@ func TestGuard(t *testing.T) {
 		c.FlushRuleset()
 		return c.Flush()
 	}); err != nil {
-		t.Fatal(err)
-	}
-	for deadline := time.Now().Add(patience); tables() == 0; time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the table does not come back")
-		}
+		s.t.Fatal(err)
 	}
 }
 

@@ -71,26 +71,7 @@ func newLoadSite(t *testing.T) (s *site, stranger *lab.Host) {
 	s.director = host(1, "192.168.10.100/16", nil)
 	s.client = host(2, "192.168.10.1/16", map[string]uint32{loadVIP: 1})
 	s.server = host(3, "192.168.10.200/16", map[string]uint32{"192.168.10.1": 2})
-	var listener net.Listener
-	if err := s.server.Do(func() (err error) {
-		listener, err = net.Listen("tcp4", ":80")
-		return err
-	}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			c, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c)
-			}()
-		}
-	}()
+	echoAt(t, s.server, "tcp4", ":80")
 	return s, host(4, "192.168.10.4/16", nil)
 }
 

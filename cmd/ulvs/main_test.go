@@ -131,6 +131,12 @@ func (s *site) start(args ...string) *lab.Cmd {
 	s.t.Helper()
 	sock := filepath.Join(s.dir, "ulvs.sock")
 	c := s.director.Command(context.Background(), s.program(), append([]string{"run", "--control", sock, "--connections", "10000", "--pin", noPins}, args...)...)
+	return s.ready(c)
+}
+
+// ready starts a daemon, which ends with the test, and waits until it is ready.
+func (s *site) ready(c *lab.Cmd) *lab.Cmd {
+	s.t.Helper()
 	log := new(said)
 	c.Stderr = log
 	if err := c.Start(); err != nil {

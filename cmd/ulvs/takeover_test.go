@@ -287,9 +287,15 @@ func answers(t *testing.T, h *lab.Host, vip netip.Addr) {
 	if err := h.Netlink().AddrAdd(lo, &netlink.Addr{IPNet: &net.IPNet{IP: vip.AsSlice(), Mask: net.CIDRMask(32, 32)}}); err != nil {
 		t.Fatal(err)
 	}
+	echoAt(t, h, "tcp", netip.AddrPortFrom(vip, 80).String())
+}
+
+// echoAt has a host echo what comes to an address, until the test ends.
+func echoAt(t *testing.T, h *lab.Host, network, address string) {
+	t.Helper()
 	var l net.Listener
 	if err := h.Do(func() (err error) {
-		l, err = net.Listen("tcp", netip.AddrPortFrom(vip, 80).String())
+		l, err = net.Listen(network, address)
 		return err
 	}); err != nil {
 		t.Fatal(err)

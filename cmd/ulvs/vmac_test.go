@@ -46,20 +46,10 @@ func TestVirtualRouterMAC(t *testing.T) {
 			must(s.server.SetNeighbor(lab.Neighbor{Addr: netip.MustParseAddr("192.168.10.1"), MAC: s.client.MAC()}))
 			answers(t, s.server, vip)
 			s.start("--interface", "eth0", "--plane", plane, "--mac", router)
-			for _, c := range [][]string{
-				{"ipvsadm", "-A", "-t", "192.168.10.101:80", "-s", "rr"},
-				{"ipvsadm", "-a", "-t", "192.168.10.101:80", "-r", "192.168.10.200", "-g"},
-			} {
-				if out, code := s.ulvs("", c...); code != 0 {
-					t.Fatal(out)
-				}
-			}
+			s.serveLoad()
 			for range 4 {
-				var c net.Conn
-				must(s.client.Do(func() (err error) {
-					c, err = net.DialTimeout("tcp4", "192.168.10.101:80", patience)
-					return err
-				}))
+				c, err := s.dial(patience)
+				must(err)
 				must(echoed(c))
 				c.Close()
 			}
