@@ -14,32 +14,16 @@ type module struct {
 	match Match
 }
 
+// moduleKinds are what the modules match.
+var moduleKinds = map[string]MatchKind{
+	"tcp": MatchPorts, "udp": MatchPorts, "sctp": MatchPorts, "multiport": MatchMultiport, "mark": MatchMark,
+	"comment": MatchComment, "mac": MatchMAC, "icmp": MatchICMP, "icmp6": MatchICMP, "tos": MatchTOS,
+	"dscp": MatchDSCP, "iprange": MatchIPRange, "addrtype": MatchAddrType,
+}
+
 // load adds a module to the rule.
 func (r *request) load(name string) {
-	m := &module{name: name, given: map[byte]bool{}}
-	switch name {
-	case "tcp", "udp", "sctp":
-		m.match.Kind = MatchPorts
-	case "multiport":
-		m.match.Kind = MatchMultiport
-	case "mark":
-		m.match.Kind = MatchMark
-	case "comment":
-		m.match.Kind = MatchComment
-	case "mac":
-		m.match.Kind = MatchMAC
-	case "icmp", "icmp6":
-		m.match.Kind = MatchICMP
-	case "tos":
-		m.match.Kind = MatchTOS
-	case "dscp":
-		m.match.Kind = MatchDSCP
-	case "iprange":
-		m.match.Kind = MatchIPRange
-	case "addrtype":
-		m.match.Kind = MatchAddrType
-	}
-	r.modules = append(r.modules, m)
+	r.modules = append(r.modules, &module{name: name, given: map[byte]bool{}, match: Match{Kind: moduleKinds[name]}})
 }
 
 func (r *request) protocol(arg string, not bool) error {
