@@ -63,7 +63,8 @@ func FuzzParse(f *testing.F) {
 			filled := bytes.Clone(frame)
 			packet.Record(filled, &p, 1, func(netip.Addr) bool { return true })
 			var q packet.Packet
-			if q.Parse(filled); q.Kind != p.Kind || q.Flow != p.Flow || q.Refused != packet.Accepted {
+			// The next host may refuse it: an option's last slot may be too short (ip_options.c).
+			if q.Parse(filled); q.Kind != p.Kind || q.Flow != p.Flow {
 				t.Fatalf("filled in, it is %v %v, refused %d: %x", q.Kind, q.Damage, q.Refused, filled)
 			}
 		}
