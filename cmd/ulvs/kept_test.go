@@ -176,7 +176,7 @@ func TestKept(t *testing.T) {
 		{"other --templates", nil, with("--templates", "100"), "another number of connections or templates"},
 		{"other --connections, to take over from nobody", nil, with("--connections", "30000", "--takeover"), "another number of connections"},
 		{"other --connections, and auto", nil, with("--connections", "30000", "--plane", "auto"), "another number of connections"},
-		{"auto, and an interface without XDP", nil, with("--plane", "auto", "--interface", "lo"), "lo is not an Ethernet interface"},
+		{"auto, and an interface without XDP", nil, with("--plane", "auto", "--interface", "lo"), "lo is not Ethernet"},
 		{"AF_PACKET", nil, with("--plane", "afpacket"), "AF_PACKET keeps nothing"},
 		{"auto, without rights for BPF", withoutBPF, with("--plane", "auto"), "may not load BPF programs"},
 		{"auto, to take over, without rights for BPF", withoutBPF, with("--plane", "auto", "--takeover"), "may not load BPF programs"},
@@ -217,7 +217,7 @@ func TestKeptTakeover(t *testing.T) {
 	with := func(more ...string) []string { return append(slices.Clone(same), more...) }
 	for _, r := range []refusal{
 		{"other --connections", nil, with("--connections", "30000"), "another number of connections or templates"},
-		{"an interface without XDP", nil, with("--interface", "lo"), "lo is not an Ethernet interface"},
+		{"an interface without XDP", nil, with("--interface", "lo"), "lo is not Ethernet"},
 		{"no rights for BPF", withoutBPF, same, "may not load BPF programs"},
 	} {
 		s.refused(r)

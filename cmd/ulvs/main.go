@@ -45,17 +45,9 @@ func run(args []string) int {
 	return 1
 }
 
-// plain is an error in one line, without the names of packages that say again who speaks.
+// plain is an error in one line, without the words of Go's library that say nothing more.
 func plain(err error) string {
-	text := strings.ReplaceAll(err.Error(), "\n", "; ")
-	for rest := ""; rest != text; {
-		rest = text
-		for _, name := range []string{"ulvs: ", "afpacket: ", "xdp: "} {
-			text = strings.TrimPrefix(text, name)
-		}
-	}
-	return strings.NewReplacer("the xdp plane: xdp: ", "the xdp plane: ", "the afpacket plane: afpacket: ",
-		"the afpacket plane: ").Replace(text)
+	return strings.NewReplacer("\n", "; ", "route ip+net: ", "").Replace(err.Error())
 }
 
 // exitStatus ends the program with a status when everything has been said.

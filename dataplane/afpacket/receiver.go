@@ -46,10 +46,10 @@ type receiver struct {
 func newReceiver(p *Plane, name string) (*receiver, error) {
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
-		return nil, fmt.Errorf("afpacket: no interface %q: see ip link: %w", name, err)
+		return nil, fmt.Errorf("there is no interface %s: %w (ip link lists them)", name, err)
 	}
 	if len(ifi.HardwareAddr) != 6 && ifi.Flags&net.FlagLoopback == 0 {
-		return nil, fmt.Errorf("afpacket: %s is not an Ethernet interface", name)
+		return nil, fmt.Errorf("interface %s is not Ethernet: give one that is", name)
 	}
 	r := &receiver{p: p, name: name, ifindex: ifi.Index, touched: make([]*sender, 0, 16),
 		rooms: make([]byte, batchSize*roomSize)}
@@ -109,7 +109,7 @@ func (r *receiver) wait(ctx context.Context) error {
 		}
 	}
 	if r.sockErr != nil {
-		r.p.log.Warn("afpacket: interface is down; going on when it is up again", "interface", r.name, "err", r.sockErr)
+		r.p.log.Warn("interface is down; going on when it is up again", "interface", r.name, "err", r.sockErr)
 		r.sockErr, r.down = nil, true
 		return r.look()
 	}
@@ -131,10 +131,10 @@ func pause(ctx context.Context, d time.Duration) {
 func (r *receiver) look() error {
 	sa, err := unix.Getsockname(r.sock.fd)
 	if err != nil {
-		return fmt.Errorf("afpacket: the socket on %s failed: %w", r.name, err)
+		return fmt.Errorf("the socket on %s failed: %w", r.name, err)
 	}
 	if ll, ok := sa.(*unix.SockaddrLinklayer); ok && ll.Ifindex != r.ifindex {
-		return fmt.Errorf("afpacket: interface %s was removed: start again when it is back", r.name)
+		return fmt.Errorf("interface %s was removed: start again when it is back", r.name)
 	}
 	return nil
 }

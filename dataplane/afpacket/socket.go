@@ -47,16 +47,16 @@ func openReceive(ifi *net.Interface, extra dataplane.MAC) (*receiveSocket, error
 	conn, err := packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, &packet.Config{Filter: nothing})
 	if err != nil {
 		if errors.Is(err, unix.EPERM) {
-			return nil, fmt.Errorf("afpacket: opening a packet socket on %s needs CAP_NET_RAW: run as root or in a user namespace: %w", ifi.Name, err)
+			return nil, fmt.Errorf("opening a packet socket on %s needs CAP_NET_RAW: run as root or in a user namespace: %w", ifi.Name, err)
 		}
-		return nil, fmt.Errorf("afpacket: cannot open a packet socket on %s: %w", ifi.Name, err)
+		return nil, fmt.Errorf("cannot open a packet socket on %s: %w", ifi.Name, err)
 	}
 	s := &receiveSocket{fd: -1, end: -1}
 	err = s.setup(conn, ifi, extra)
 	// This takes it out of the epoll set. It lives on as s.fd.
 	if err = errors.Join(err, conn.Close()); err != nil {
 		s.close()
-		return nil, fmt.Errorf("afpacket: cannot set up the socket on %s: %w", ifi.Name, err)
+		return nil, fmt.Errorf("cannot set up the socket on %s: %w", ifi.Name, err)
 	}
 	return s, nil
 }
@@ -72,7 +72,7 @@ func (s *receiveSocket) setup(conn *packet.Conn, ifi *net.Interface, extra datap
 		return err
 	}
 	if s.end, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return fmt.Errorf("an eventfd: %w", err)
+		return fmt.Errorf("cannot make an eventfd: %w", err)
 	}
 	s.poll = [2]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.end), Events: unix.POLLIN}}
 	if err := s.options(ifi, extra); err != nil {
@@ -83,7 +83,7 @@ func (s *receiveSocket) setup(conn *packet.Conn, ifi *net.Interface, extra datap
 		err = conn.SetBPF(filter)
 	}
 	if err != nil {
-		return fmt.Errorf("its filter: %w", err)
+		return fmt.Errorf("cannot set its filter: %w", err)
 	}
 	return nil
 }
@@ -120,7 +120,7 @@ func (s *receiveSocket) options(ifi *net.Interface, extra dataplane.MAC) error {
 		m := unix.PacketMreq{Ifindex: int32(ifi.Index), Type: unix.PACKET_MR_UNICAST, Alen: uint16(len(extra))}
 		copy(m.Address[:], extra[:])
 		if err := unix.SetsockoptPacketMreq(s.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m); err != nil {
-			return fmt.Errorf("receiving for the address %s: %w", net.HardwareAddr(extra[:]), err)
+			return fmt.Errorf("cannot receive for the address %s: %w", net.HardwareAddr(extra[:]), err)
 		}
 	}
 	var err error
@@ -175,11 +175,11 @@ func mapRing(fd, option, slots int) ([]byte, error) {
 		Frame_nr:   uint32(slots),
 	}
 	if err := unix.SetsockoptTpacketReq(fd, unix.SOL_PACKET, option, req); err != nil {
-		return nil, fmt.Errorf("making a ring of %d KiB: %w", slots*slotSize>>10, err)
+		return nil, fmt.Errorf("cannot make a ring of %d KiB: %w", slots*slotSize>>10, err)
 	}
 	mem, err := unix.Mmap(fd, 0, slots*slotSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
-		return nil, fmt.Errorf("mapping the ring: %w", err)
+		return nil, fmt.Errorf("cannot map the ring: %w", err)
 	}
 	return mem, nil
 }

@@ -59,7 +59,7 @@ func (p addresses) replace(at *attachment, mac dataplane.MAC) {
 		err = at.link.Update(prog)
 	}
 	if err != nil {
-		p.log.Error("xdp: the address of an interface has changed, and its program cannot be replaced: its packets are "+
+		p.log.Error("the address of an interface has changed, and its program cannot be replaced: its packets are "+
 			"the daemon's; start that anew with --takeover", "interface", at.name,
 			"from", net.HardwareAddr(was[:]).String(), "to", net.HardwareAddr(mac[:]).String(), "err", err)
 		return
@@ -72,6 +72,6 @@ func (p addresses) replace(at *attachment, mac dataplane.MAC) {
 		}
 	}
 	_ = before.Close()
-	p.log.Warn("xdp: the address of an interface has changed, and the program follows", "interface", at.name,
+	p.log.Warn("the address of an interface has changed, and the program follows", "interface", at.name,
 		"from", net.HardwareAddr(was[:]).String(), "to", net.HardwareAddr(mac[:]).String())
 }

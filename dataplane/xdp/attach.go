@@ -20,7 +20,7 @@ func (p *Plane) Accelerate(a accel.Acceleration) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.conns == nil {
-		return errors.New("xdp: Memory comes before Accelerate")
+		return errors.New("xdp.Plane: call Memory before Accelerate")
 	}
 	t, err := learnTicks(a.Hz)
 	if err != nil {
@@ -70,10 +70,10 @@ type attachment struct {
 func ethernet(name string) (*net.Interface, error) {
 	ifi, err := net.InterfaceByName(name)
 	if err != nil {
-		return nil, fmt.Errorf("xdp: interface %s: %w", name, err)
+		return nil, fmt.Errorf("cannot find interface %s: %w", name, err)
 	}
 	if len(ifi.HardwareAddr) != 6 {
-		return nil, fmt.Errorf("xdp: interface %s is not an Ethernet interface", name)
+		return nil, fmt.Errorf("interface %s is not Ethernet: give one that is", name)
 	}
 	return ifi, nil
 }
@@ -114,7 +114,7 @@ func (p *Plane) prepare(name string, a accel.Acceleration, t program.Ticks) (*at
 		at.sockets = "no AF_XDP (" + without.Error() + ")"
 	}
 	if at.prog, err = p.load(a, t, ifi.Index, macs(at.mac, p.mac), at.socketMap); err != nil {
-		return nil, fmt.Errorf("xdp: the program for %s does not load: %w", name, err)
+		return nil, fmt.Errorf("the program for %s does not load: %w", name, err)
 	}
 	return at, nil
 }
@@ -168,7 +168,7 @@ func (at *attachment) attach(p *pins, had bool) (l link.Link, err error) {
 		if ownerOf(at.ifindex, nil) == OwnerULVS {
 			err = fmt.Errorf("%w (%w)", ErrTaken, err)
 		}
-		return nil, fmt.Errorf("xdp: cannot attach to %s: %w", at.name, permitted(err))
+		return nil, fmt.Errorf("cannot attach an XDP program to %s: %w", at.name, permitted(err))
 	}
 	if p != nil {
 		if err := p.keepLink(at.name, at.generic == nil, had, l); err != nil {

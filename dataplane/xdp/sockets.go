@@ -103,7 +103,7 @@ func (p *Plane) openSockets(ifindex int, native bool) (m *ebpf.Map, why error) {
 	}
 	if err != nil {
 		closeQueues(opened)
-		return nil, fmt.Errorf("xdp: a map of sockets: %w", permitted(err))
+		return nil, fmt.Errorf("cannot make a map of sockets: %w", permitted(err))
 	}
 	p.sockets.queues = append(p.sockets.queues, opened...)
 	p.socketMaps = append(p.socketMaps, m)
@@ -127,7 +127,7 @@ func (p *Plane) makeSockets() error {
 		MaxEntries: 1 << 16, Flags: unix.BPF_F_NO_PREALLOC})
 	if err != nil {
 		_ = umem.Close()
-		return fmt.Errorf("xdp: a map of services: %w", permitted(err))
+		return fmt.Errorf("cannot make a map of services: %w", permitted(err))
 	}
 	p.sockets = &sockets{umem: umem, claims: claims, claimed: map[preselect.Key]uint32{}}
 	return p.claimServices()
@@ -181,7 +181,7 @@ func (p *Plane) claimServices() error {
 		if err := m.Put(k, service); errors.Is(err, unix.E2BIG) {
 			return nil // the rest is the slow plane's
 		} else if err != nil {
-			return fmt.Errorf("xdp: claiming a service: %w", err)
+			return fmt.Errorf("cannot tell the program of a service: %w", err)
 		}
 		has[k] = service
 	}

@@ -95,7 +95,7 @@ func request[R any](w http.ResponseWriter, r *http.Request, most int64) (req R, 
 	if err = d.Decode(&req); err == nil {
 		// A second object would be a command that is not carried out.
 		if _, more := d.Token(); more == nil {
-			err = errors.New("there is more behind its object")
+			err = errors.New("there is more behind the object in its body")
 		} else if !errors.Is(more, io.EOF) {
 			err = more
 		}
