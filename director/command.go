@@ -161,6 +161,7 @@ func (d *Director) addDestination(k ulvs.ServiceKey, c ulvs.Destination, number 
 	if err != nil {
 		return err
 	}
+	d.caution(c)
 	return d.effects.record(command{Verb: "server", Key: recordKey(s.ServiceKey), Destination: recordDestination(c),
 		Number: dst.ID})
 }
@@ -186,6 +187,7 @@ func (d *Director) EditDestination(k ulvs.ServiceKey, c ulvs.Destination) error 
 		d.warnMethod(c)
 	}
 	d.path.Commands.EditDest(s, dst, c)
+	d.caution(c)
 	return d.effects.record(command{Verb: "edit server", Key: recordKey(s.ServiceKey), Destination: recordDestination(c)})
 }
 

@@ -90,6 +90,7 @@ type Director struct {
 	journalStale bool          // a command is missing in the journal
 	loading      bool          // Load is under way
 	purged       []uint32      // by the trash, and not yet in the journal; Tick's alone
+	cautioned    bool          // of a local real server; guarded by ctl
 	marks4       *fwmark.Table // guarded by ctl
 	marks6       *fwmark.Table
 	limits       errorLimits

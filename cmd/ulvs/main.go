@@ -120,7 +120,9 @@ func wordsCommand(name, short string, f func(socket string, args []string) int) 
 }
 
 func runIPVSAdm(socket string, args []string) int {
-	c := ipvsadm.Command{Control: control.Dial(socket), Stdin: newStdin(os.Stdin), Stdout: os.Stdout, Stderr: os.Stderr,
+	client := control.Dial(socket)
+	client.Warned = func(text string) { fmt.Fprintf(os.Stderr, "ulvs: warning: %s\n", text) }
+	c := ipvsadm.Command{Control: client, Stdin: newStdin(os.Stdin), Stdout: os.Stdout, Stderr: os.Stderr,
 		Warnings: os.Stderr}
 	return c.Run(args) & 0xff
 }
