@@ -97,6 +97,7 @@ type tested struct {
 	names   map[string]bool
 	tests   []string
 	inTests map[string]string // what a test has in quotes
+	namesIn map[string]map[string]bool
 }
 
 func quotedIn(n ast.Node, names map[string]bool) string {
@@ -124,9 +125,9 @@ func quotedIn(n ast.Node, names map[string]bool) string {
 }
 
 // testsIn are the files of tests, and what lies in the testdata of each folder.
-func testsIn(t *testing.T, all []file) (list []tested, data map[string]string) {
+func testsIn(t *testing.T, all []file) (list []tested, data map[string][]datum) {
 	t.Helper()
-	data = map[string]string{}
+	data = map[string][]datum{}
 	for _, f := range all {
 		if !f.test {
 			continue
@@ -138,12 +139,13 @@ func testsIn(t *testing.T, all []file) (list []tested, data map[string]string) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		x := tested{folder: f.folder, names: map[string]bool{}, inTests: map[string]string{}}
+		x := tested{folder: f.folder, names: map[string]bool{}, inTests: map[string]string{}, namesIn: map[string]map[string]bool{}}
 		x.quoted = quotedIn(tree, x.names)
 		for _, d := range tree.Decls {
 			if fn, ok := d.(*ast.FuncDecl); ok && fn.Recv == nil && regexp.MustCompile(`^(Test|Fuzz|Example)`).MatchString(fn.Name.Name) {
 				x.tests = append(x.tests, fn.Name.Name)
-				x.inTests[fn.Name.Name] = quotedIn(fn, map[string]bool{})
+				x.namesIn[fn.Name.Name] = map[string]bool{}
+				x.inTests[fn.Name.Name] = quotedIn(fn, x.namesIn[fn.Name.Name])
 			}
 		}
 		list = append(list, x)
@@ -154,9 +156,11 @@ func testsIn(t *testing.T, all []file) (list []tested, data map[string]string) {
 	return list, data
 }
 
-func testdata(t *testing.T, folder string) string {
+// datum is a file that tests compare with.
+type datum struct{ path, text string }
+
+func testdata(t *testing.T, folder string) (list []datum) {
 	t.Helper()
-	var b strings.Builder
 	root := filepath.Join(folder, "testdata")
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || filepath.ToSlash(path) == messagesFile {
@@ -166,32 +170,26 @@ func testdata(t *testing.T, folder string) string {
 			return err
 		}
 		text, err := os.ReadFile(path)
-		b.Write(text)
+		list = append(list, datum{path, string(text)})
 		return err
 	})
 	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
-	return b.String()
+	return list
 }
 
 // marks are what shows that a text is this message and no other: whole parts of it, or
 // words in a row.
-func marks(m message, all []message) (list []string) {
-	others := func(s string) bool {
-		for _, o := range all {
-			if o.String() != m.String() && strings.Contains(o.text, s) {
-				return true
-			}
-		}
-		return false
-	}
+func marks(m message, all string) (list []string) {
+	others := func(s string) bool { return strings.Count(all, s) > strings.Count(m.text, s) }
 	for _, part := range partsOf(m.text) {
 		words := strings.Fields(part)
 		for i := range words {
 			for j := len(words); j > i; j-- {
 				s := strings.Trim(strings.Join(words[i:j], " "), ":;,.()")
-				if len(s) < 8 || !strings.Contains(part, s) || others(s) {
+				enough := j-i > 2 || len(s) > 15 || s == strings.Trim(part, " :;,.()")
+				if !enough || !strings.Contains(part, s) || others(s) {
 					break // and so it is with fewer words
 				}
 				list = append(list, s)
@@ -201,39 +199,46 @@ func marks(m message, all []message) (list []string) {
 	return list
 }
 
-// shows reports whether a test, or what is in quotes in its file or in its folder's
-// testdata, has a message.
-func shows(m message, marks []string, x tested, quoted, data string) bool {
-	for _, s := range marks {
-		if strings.Contains(quoted, s) || strings.Contains(data, s) {
-			return true
-		}
+// shows reports whether a test's file has a message in quotes or by its name, or a file
+// that it compares with has it.
+func (x *tested) shows(m message, marks []string, quoted string, names map[string]bool, data []datum) bool {
+	in := func(text string) bool {
+		return slices.ContainsFunc(marks, func(s string) bool { return strings.Contains(text, s) })
 	}
-	return slices.ContainsFunc(m.names, func(n string) bool { return x.names[n] })
+	return in(quoted) || slices.ContainsFunc(m.names, func(n string) bool { return names[n] }) ||
+		slices.ContainsFunc(data, func(d datum) bool { return in(d.text) && x.reads(d.path, quoted) })
+}
+
+// reads reports whether a test's file names a file of testdata, or its folder.
+func (x *tested) reads(path, quoted string) bool {
+	base := filepath.Base(path)
+	stem := strings.TrimSuffix(base, filepath.Ext(base))
+	return strings.Contains(quoted, stem) || strings.Contains(quoted, filepath.Base(filepath.Dir(path))+"/")
 }
 
 // suggest is a test that seems to have a message, for whoever adds one.
-func suggest(m message, marks []string, list []tested) string {
-	best, at := "", 0
+func suggest(m message, marks []string, list []tested, data map[string][]datum) string {
+	best, at := "?", 0
 	for _, x := range list {
+		if x.folder != m.folder && x.folder != "cmd/ulvs" && x.folder != "director" {
+			continue
+		}
+		inFile := x.shows(m, marks, x.quoted, x.names, data[x.folder])
 		for _, name := range x.tests {
 			score := 0
 			switch {
-			case shows(m, marks, tested{}, x.inTests[name], ""):
-				score = 4
-			case shows(message{}, marks, x, x.quoted, ""):
-				score = 2
+			case x.shows(m, marks, x.inTests[name], x.namesIn[name], data[x.folder]):
+				score = 3
+			case inFile:
+				score = 1
 			}
 			if score > 0 && x.folder == m.folder {
 				score++
 			}
 			if score > at {
-				best, at = x.folder+" "+name, score
+				best, at = strings.TrimSpace(x.folder+" "+name), score
 			}
 		}
-	}
-	if best == "" {
-		return "?"
 	}
 	return strings.TrimPrefix(best, m.folder+" ")
 }
@@ -284,6 +289,10 @@ func TestMessages(t *testing.T) {
 	g := readGolden(t)
 	var want bytes.Buffer
 	want.WriteString(g.head)
+	var texts strings.Builder
+	for _, m := range list {
+		texts.WriteString(m.text + "\n")
+	}
 	folder := "none"
 	for _, m := range list {
 		if m.folder != folder {
@@ -291,10 +300,10 @@ func TestMessages(t *testing.T) {
 			fmt.Fprintf(&want, "package %s\n", cmp.Or(folder, "ulvs"))
 		}
 		key := cmp.Or(folder, "ulvs") + " " + m.String()
-		marks := marks(m, list)
+		marks := marks(m, texts.String())
 		said, known := g.said[key]
 		if *update && (!known || said == "?") {
-			said = suggest(m, marks, tests)
+			said = suggest(m, marks, tests, data)
 			known = true
 		}
 		fmt.Fprintf(&want, "\t%s -> %s\n", m, said)
@@ -319,7 +328,7 @@ func TestMessages(t *testing.T) {
 
 // judge says what is wrong with what the golden file says of a message.
 func judge(
-	m message, marks []string, said string, reasons map[string]string, tests []tested, data map[string]string,
+	m message, marks []string, said string, reasons map[string]string, tests []tested, data map[string][]datum,
 ) string {
 	if said == "" || said == "?" {
 		return "give the test that provokes it, or a reason"
@@ -336,7 +345,7 @@ func judge(
 	}
 	for _, x := range tests {
 		if x.folder == in && slices.Contains(x.tests, name) {
-			if !shows(m, marks, x, x.quoted, data[x.folder]) {
+			if !x.shows(m, marks, x.quoted, x.names, data[x.folder]) {
 				return said + " does not have it in quotes, nor has its testdata"
 			}
 			return ""

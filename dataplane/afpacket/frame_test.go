@@ -363,7 +363,7 @@ func TestErrors(t *testing.T) {
 	l.in(director, func() {
 		for want, opt := range map[string]Options{
 			"name at least one": {},
-			`"nosuch"`:          {Interfaces: []string{"eth0", "nosuch"}},
+			"nosuch":            {Interfaces: []string{"eth0", "nosuch"}},
 			"unicast":           {Interfaces: []string{"eth0"}, MAC: dataplane.MAC{1}},
 		} {
 			if _, err := New(opt); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
