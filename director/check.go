@@ -31,7 +31,7 @@ func checkService(s *ulvs.Service) error {
 	case s.Mark == 0 && s.Protocol != ulvs.TCP && s.Protocol != ulvs.UDP && s.Protocol != ulvs.SCTP:
 		return fmt.Errorf("%w: protocol %v: use TCP, UDP or SCTP", ulvs.ErrInvalid, s.Protocol)
 	case p.Timeout < 0 || p.Timeout%time.Second != 0 || p.Timeout > maxPersistence:
-		return fmt.Errorf("%w: persistent timeout %v: use whole seconds up to %v", ulvs.ErrInvalid, p.Timeout, maxPersistence)
+		return fmt.Errorf("%w: persistent timeout %v: use whole seconds up to %d", ulvs.ErrInvalid, p.Timeout, maxPersistence/time.Second)
 	case p.Netmask.IsValid() && p.Netmask.Is6() != s.Is6():
 		return fmt.Errorf("%w: persistence netmask %v is of the other family", ulvs.ErrInvalid, p.Netmask)
 	case p.Netmask.IsValid() && p.Netmask.Is6() && !isPrefix(p.Netmask):

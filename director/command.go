@@ -234,7 +234,7 @@ func (d *Director) Timeouts() (ulvs.Timeouts, error) { return d.path.Commands.Ti
 func (d *Director) SetTimeouts(t ulvs.Timeouts) error {
 	for _, v := range []time.Duration{t.TCP, t.TCPFin, t.UDP} {
 		if v < 0 || v > maxPersistence || v%time.Second != 0 {
-			return fmt.Errorf("%w: timeout %v: use whole seconds, 0 to %v", ulvs.ErrInvalid, v, maxPersistence)
+			return fmt.Errorf("%w: timeout %v: use whole seconds, 0 to %d", ulvs.ErrInvalid, v, maxPersistence/time.Second)
 		}
 	}
 	d.ctl.Lock()

@@ -78,7 +78,7 @@ func CheckPins(dir string) error {
 		return fmt.Errorf("%s is %w", dir, ErrNoBPFFS)
 	}
 	if err := unix.Faccessat(unix.AT_FDCWD, at, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
-		return fmt.Errorf("%s cannot be the folder for pins: this user may not write to it: %w", at, err)
+		return fmt.Errorf("%s cannot be the folder for pins: it cannot be written to by this user: %w", at, err)
 	}
 	return nil
 }
