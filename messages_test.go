@@ -179,9 +179,34 @@ func testdata(t *testing.T, folder string) (list []datum) {
 	return list
 }
 
-// marks are what shows that a text is this message and no other: whole parts of it, or
-// words in a row.
+// evidence is what shows that a text is a message and no other.
+type evidence struct {
+	marks  []string       // parts of it, or words in a row, that no other message has
+	filled *regexp.Regexp // the whole of it, with anything in the place of its verbs
+	names  []string
+}
+
+func (e *evidence) in(text string) bool {
+	return slices.ContainsFunc(e.marks, func(s string) bool { return strings.Contains(text, s) }) ||
+		e.filled != nil && e.filled.MatchString(text)
+}
+
+func evidenceOf(m message, all string) (e evidence) {
+	e.marks, e.names = marks(m, all), m.names
+	if len(wordsOf(m.text)) > 1 {
+		var parts []string
+		for _, part := range partsOf(strings.TrimRight(m.text, " ")) {
+			parts = append(parts, regexp.QuoteMeta(part))
+		}
+		e.filled = regexp.MustCompile(strings.Join(parts, "[^\n]*?"))
+	}
+	return e
+}
+
 func marks(m message, all string) (list []string) {
+	if m.level != "error" && m.level != "stderr" {
+		list = append(list, "msg="+m.text, "msg=\""+m.text)
+	}
 	others := func(s string) bool { return strings.Count(all, s) > strings.Count(m.text, s) }
 	for _, part := range partsOf(m.text) {
 		words := strings.Fields(part)
@@ -201,12 +226,9 @@ func marks(m message, all string) (list []string) {
 
 // shows reports whether a test's file has a message in quotes or by its name, or a file
 // that it compares with has it.
-func (x *tested) shows(m message, marks []string, quoted string, names map[string]bool, data []datum) bool {
-	in := func(text string) bool {
-		return slices.ContainsFunc(marks, func(s string) bool { return strings.Contains(text, s) })
-	}
-	return in(quoted) || slices.ContainsFunc(m.names, func(n string) bool { return names[n] }) ||
-		slices.ContainsFunc(data, func(d datum) bool { return in(d.text) && x.reads(d.path, quoted) })
+func (x *tested) shows(e *evidence, quoted string, names map[string]bool, data []datum) bool {
+	return e.in(quoted) || slices.ContainsFunc(e.names, func(n string) bool { return names[n] }) ||
+		slices.ContainsFunc(data, func(d datum) bool { return x.reads(d.path, quoted) && e.in(d.text) })
 }
 
 // reads reports whether a test's file names a file of testdata, or its folder.
@@ -217,23 +239,33 @@ func (x *tested) reads(path, quoted string) bool {
 }
 
 // suggest is a test that seems to have a message, for whoever adds one.
-func suggest(m message, marks []string, list []tested, data map[string][]datum) string {
+func suggest(m message, e *evidence, list []tested, data map[string][]datum) string {
 	best, at := "?", 0
 	for _, x := range list {
 		if x.folder != m.folder && x.folder != "cmd/ulvs" && x.folder != "director" {
 			continue
 		}
-		inFile := x.shows(m, marks, x.quoted, x.names, data[x.folder])
+		named := func(names map[string]bool) bool {
+			return slices.ContainsFunc(e.names, func(n string) bool { return names[n] })
+		}
+		inFile := e.in(x.quoted)
 		for _, name := range x.tests {
-			score := 0
+			score, quoted := 0, x.inTests[name]
 			switch {
-			case x.shows(m, marks, x.inTests[name], x.namesIn[name], data[x.folder]):
-				score = 3
-			case inFile:
-				score = 1
+			case e.in(quoted):
+				score = 8
+			case x.shows(e, quoted, nil, data[x.folder]):
+				score = 6
+			case named(x.namesIn[name]):
+				score = 4
+			case inFile || named(x.names):
+				score = 2
+			}
+			if score > 0 && strings.HasPrefix(name, "Test") {
+				score++
 			}
 			if score > 0 && x.folder == m.folder {
-				score++
+				score += 2
 			}
 			if score > at {
 				best, at = strings.TrimSpace(x.folder+" "+name), score
@@ -300,10 +332,10 @@ func TestMessages(t *testing.T) {
 			fmt.Fprintf(&want, "package %s\n", cmp.Or(folder, "ulvs"))
 		}
 		key := cmp.Or(folder, "ulvs") + " " + m.String()
-		marks := marks(m, texts.String())
+		e := evidenceOf(m, texts.String())
 		said, known := g.said[key]
 		if *update && (!known || said == "?") {
-			said = suggest(m, marks, tests, data)
+			said = suggest(m, &e, tests, data)
 			known = true
 		}
 		fmt.Fprintf(&want, "\t%s -> %s\n", m, said)
@@ -312,7 +344,7 @@ func TestMessages(t *testing.T) {
 			continue
 		}
 		delete(g.said, key)
-		if err := judge(m, marks, said, g.reasons, tests, data); err != "" {
+		if err := judge(m, &e, said, g.reasons, tests, data); err != "" {
 			t.Errorf("%s: %s: %s", m.pos, m, err)
 		}
 	}
@@ -328,7 +360,7 @@ func TestMessages(t *testing.T) {
 
 // judge says what is wrong with what the golden file says of a message.
 func judge(
-	m message, marks []string, said string, reasons map[string]string, tests []tested, data map[string][]datum,
+	m message, e *evidence, said string, reasons map[string]string, tests []tested, data map[string][]datum,
 ) string {
 	if said == "" || said == "?" {
 		return "give the test that provokes it, or a reason"
@@ -345,7 +377,7 @@ func judge(
 	}
 	for _, x := range tests {
 		if x.folder == in && slices.Contains(x.tests, name) {
-			if !x.shows(m, marks, x.quoted, x.names, data[x.folder]) {
+			if !x.shows(e, x.quoted, x.names, data[x.folder]) {
 				return said + " does not have it in quotes, nor has its testdata"
 			}
 			return ""

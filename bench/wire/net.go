@@ -76,7 +76,7 @@ func Interface(name string) (End, error) {
 		return End{}, fmt.Errorf("there is no interface %s: %w (ip link lists them)", name, err)
 	}
 	if len(i.HardwareAddr) != 6 {
-		return End{}, fmt.Errorf("%s is not an Ethernet interface", name)
+		return End{}, fmt.Errorf("interface %s is not Ethernet: give one that is", name)
 	}
 	if i.Flags&net.FlagUp == 0 {
 		return End{}, fmt.Errorf("%s is down: ip link set %s up", name, name)

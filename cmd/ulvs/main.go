@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,9 +46,12 @@ func run(args []string) int {
 	return 1
 }
 
-// plain is an error in one line, without the words of Go's library that say nothing more.
+// goes are words of Go's library that say nothing more.
+var goes = regexp.MustCompile(`route ip\+net: |strconv\.Parse\w+: parsing "[^"]*": `)
+
+// plain is an error in one line, in words that are not Go's.
 func plain(err error) string {
-	return strings.NewReplacer("\n", "; ", "route ip+net: ", "").Replace(err.Error())
+	return goes.ReplaceAllString(strings.ReplaceAll(err.Error(), "\n", "; "), "")
 }
 
 // exitStatus ends the program with a status when everything has been said.
