@@ -181,7 +181,8 @@ func testdata(t *testing.T, folder string) (list []datum) {
 
 // evidence is what shows that a text is a message and no other.
 type evidence struct {
-	marks  []string       // parts of it, or words in a row, that no other message has
+	marks  []string       // parts of it, or some words in a row, that no other message has
+	few    []string       // likewise, and as few as two words: for who has looked at the test
 	filled *regexp.Regexp // the whole of it, with anything in the place of its verbs
 	names  []string
 }
@@ -192,7 +193,7 @@ func (e *evidence) in(text string) bool {
 }
 
 func evidenceOf(m message, all string) (e evidence) {
-	e.marks, e.names = marks(m, all), m.names
+	e.marks, e.few, e.names = marks(m, all, 3, 16), marks(m, all, 2, 8), m.names
 	if len(wordsOf(m.text)) > 1 {
 		var parts []string
 		for _, part := range partsOf(strings.TrimRight(m.text, " ")) {
@@ -203,17 +204,19 @@ func evidenceOf(m message, all string) (e evidence) {
 	return e
 }
 
-func marks(m message, all string) (list []string) {
+// marks are parts of a message that no other has: whole ones, and those of so many words or
+// bytes.
+func marks(m message, all string, words, size int) (list []string) {
 	if m.level != "error" && m.level != "stderr" {
 		list = append(list, "msg="+m.text, "msg=\""+m.text)
 	}
 	others := func(s string) bool { return strings.Count(all, s) > strings.Count(m.text, s) }
 	for _, part := range partsOf(m.text) {
-		words := strings.Fields(part)
-		for i := range words {
-			for j := len(words); j > i; j-- {
-				s := strings.Trim(strings.Join(words[i:j], " "), ":;,.()")
-				enough := j-i > 2 || len(s) > 15 || s == strings.Trim(part, " :;,.()")
+		all := strings.Fields(part)
+		for i := range all {
+			for j := len(all); j > i; j-- {
+				s := strings.Trim(strings.Join(all[i:j], " "), ":;,.()")
+				enough := j-i >= words || len(s) >= size || s == strings.Trim(part, " :;,.()")
 				if !enough || !strings.Contains(part, s) || others(s) {
 					break // and so it is with fewer words
 				}
@@ -377,7 +380,8 @@ func judge(
 	}
 	for _, x := range tests {
 		if x.folder == in && slices.Contains(x.tests, name) {
-			if !x.shows(e, x.quoted, x.names, data[x.folder]) {
+			e := evidence{e.few, nil, e.filled, e.names}
+			if !x.shows(&e, x.quoted, x.names, data[x.folder]) {
 				return said + " does not have it in quotes, nor has its testdata"
 			}
 			return ""

@@ -11,6 +11,25 @@ import (
 	"github.com/ulvs/ulvs/director"
 )
 
+// What is accepted and does nothing here is logged.
+func TestLoggedAsUseless(t *testing.T) {
+	var log bytes.Buffer
+	b := newBed(t, director.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	b.must(b.SetSysctl("backup_only", 1))
+	k := b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 0)
+	d := dest(k, 0, 1)
+	d.Forward = ulvs.Masquerade
+	b.must(b.AddDestination(k, d))
+	for _, want := range []string{
+		`level=WARN msg="this sysctl changes nothing in direct routing" name=net.ipv4.vs.backup_only value=1`,
+		`level=WARN msg="packets for this real server are dropped: its forwarding method is not implemented" server=192.168.10.200:80 method=Masq`,
+	} {
+		if !strings.Contains(log.String(), want) {
+			t.Errorf("not %s in\n%s", want, &log)
+		}
+	}
+}
+
 // A real server that is the director itself, on a plane that withholds its packets from the
 // host and has no way past that: each command is warned, and the log says it once.
 func TestLocalServerWarned(t *testing.T) {

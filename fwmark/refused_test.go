@@ -48,6 +48,24 @@ func TestRefusedGolden(t *testing.T) {
 	}
 }
 
+// Words that iptables refuses too, which its recorded answers lack.
+func TestRefusedWords(t *testing.T) {
+	for words, want := range map[string]string{
+		"-A PREROUTING -p icmpv6 --icmpv6-type router": "Ambiguous ICMPv6 type `router': ",
+		"-A PREROUTING -p icmpv6 --icmpv6-type 1/x":    "Unknown ICMPv6 code `1/x'",
+		"-N ": "chain name not allowed to be empty",
+	} {
+		args := append(strings.Split(words, " "), "-t", "mangle")
+		if _, err := testTable(true).Command(args); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", words, err, want)
+		}
+	}
+	if err := testTable(false).Restore("*mangle\n[0] -A PREROUTING -j ACCEPT\nCOMMIT\n"); err == nil ||
+		!strings.Contains(err.Error(), "line 2: expected counters like [0:0]") {
+		t.Error(err)
+	}
+}
+
 // Without -t mangle, or with another table, that is said before all else.
 func TestOtherTable(t *testing.T) {
 	for _, tc := range []struct{ words, want string }{

@@ -374,8 +374,11 @@ func TestErrors(t *testing.T) {
 		l.must(err)
 		l.must(p.Close())
 		l.must(p.Close())
-		if p.Run(t.Context(), nil) == nil {
-			t.Error("a closed plane ran")
+		if err := p.Run(t.Context(), nil); err == nil || !strings.Contains(err.Error(), "this plane ran already") {
+			t.Errorf("a closed plane ran: %v", err)
+		}
+		if err := p.Claim(both(80)); err == nil || !strings.Contains(err.Error(), "the plane has ended, so it claims nothing") {
+			t.Errorf("a closed plane claims: %v", err)
 		}
 	})
 }
@@ -384,7 +387,7 @@ func TestErrors(t *testing.T) {
 func TestUnprivileged(t *testing.T) {
 	if os.Getenv(unprivileged) != "" {
 		_, err := New(Options{Interfaces: []string{"lo"}})
-		if err == nil || !strings.Contains(err.Error(), "CAP_NET_RAW") {
+		if err == nil || !strings.Contains(err.Error(), "opening a packet socket on lo needs CAP_NET_RAW: run as root or in a user namespace: ") {
 			t.Errorf("got %v", err)
 		}
 		return
