@@ -40,6 +40,7 @@ func TestPins(t *testing.T) {
 		t.Errorf("the second daemon has\n%snot\n%s", got, kept)
 	}
 	if out := log(second); !strings.Contains(out, `"adopted connections"=0`) ||
+		!strings.Contains(out, `msg="what an earlier daemon left counts, and differs from the file; --fresh begins with the file"`) ||
 		!strings.Contains(out, `"lines of the file alone"="-A -t 192.168.10.101:443 -s rr" "lines that are not in it"="-a -t 192.168.10.101:80 -r 192.168.10.200:80 -g -w 1"`) {
 		t.Errorf("the second daemon: %s", out)
 	}

@@ -180,6 +180,7 @@ func TestLeftovers(t *testing.T) {
 	}
 	next := s.run()
 	both("after one on eth0", true, false)
+	next.Stderr.(*said).await(t, `msg="what an earlier daemon left on an interface that is not given any more is removed" interface=eth1`)
 	if on("eth1 has program", "") || on("link-generic-", "eth1") {
 		t.Errorf("eth1 has a program:\n%s", s.outside(s.pins))
 	}
