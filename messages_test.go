@@ -215,8 +215,8 @@ func marks(m message, all string, words, size int) (list []string) {
 		all := strings.Fields(part)
 		for i := range all {
 			for j := len(all); j > i; j-- {
-				s := strings.Trim(strings.Join(all[i:j], " "), ":;,.()")
-				enough := j-i >= words || len(s) >= size || s == strings.Trim(part, " :;,.()")
+				s := strings.Trim(strings.Join(all[i:j], " "), ":;,.()?")
+				enough := j-i >= words || len(s) >= size || s == strings.Trim(part, " :;,.()?")
 				if !enough || !strings.Contains(part, s) || others(s) {
 					break // and so it is with fewer words
 				}
@@ -324,9 +324,13 @@ func TestMessages(t *testing.T) {
 	g := readGolden(t)
 	var want bytes.Buffer
 	want.WriteString(g.head)
-	var texts strings.Builder
+	var texts strings.Builder // each once: several packages may say the same
+	seen := map[string]bool{}
 	for _, m := range list {
-		texts.WriteString(m.text + "\n")
+		if !seen[m.text] {
+			seen[m.text] = true
+			texts.WriteString(m.text + "\n")
+		}
 	}
 	folder := "none"
 	for _, m := range list {

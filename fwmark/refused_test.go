@@ -3,6 +3,7 @@ package fwmark
 import (
 	"errors"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -147,4 +148,21 @@ func TestTableMethods(t *testing.T) {
 	want(c)
 	tb.Flush()
 	want()
+}
+
+// A table has a bound, whichever way rules come.
+func TestTooManyRules(t *testing.T) {
+	list := "10.0.0.0"
+	for i := range 299 {
+		list += ",10.0." + strconv.Itoa(i>>8) + "." + strconv.Itoa(i&255)
+	}
+	words := split("-t mangle -A PREROUTING -s " + list + " -d " + list + " -j ACCEPT")
+	if _, err := testTable(false).Command(words); err == nil || !strings.Contains(err.Error(), "iptables: too many addresses, in: ") {
+		t.Errorf("%v", err)
+	}
+	tb := testTable(false)
+	tb.size = maxRules
+	if err := tb.NewChain("c"); err == nil || !strings.Contains(err.Error(), "Too many rules.") {
+		t.Error(err)
+	}
 }

@@ -334,7 +334,7 @@ func TestUnprivileged(t *testing.T) {
 	c.SysProcAttr = unprivileged()
 	out, err := c.CombinedOutput()
 	_ = os.Remove(c.Args[5] + ".lock")
-	if err == nil || bytes.Count(out, []byte("\n")) != 1 || !bytes.Contains(out, []byte("CAP_NET_RAW")) {
+	if err == nil || bytes.Count(out, []byte("\n")) != 1 || !bytes.Contains(out, []byte("packet sockets need CAP_NET_RAW, and nftables CAP_NET_ADMIN: run as root or in a user namespace: ")) {
 		t.Fatalf("%v: %s", err, out)
 	}
 }

@@ -150,7 +150,7 @@ func (s *pinSite) foreignProgram() failingStart {
 		}
 		return func() { _, _ = l.Close(), prog.Close() }
 	}
-	return failingStart{stage: "another program", want: "cannot attach an XDP program to eth0", planes: []string{"xdp"}, before: attach}
+	return failingStart{stage: "another program", want: "cannot attach an XDP program to eth0: ", planes: []string{"xdp"}, before: attach}
 }
 
 // What an earlier daemon left on an interface that is not given any more goes with the next

@@ -276,7 +276,8 @@ func TestTooBig(t *testing.T) {
 	narrow.MTU = 1000
 	near := &toHop{hop: dataplane.NewNextHop(netip.Addr{}, nil)}
 	near.hop.Set(narrow)
-	p, _ := l.start(director, near, Options{})
+	var log logged
+	p, _ := l.start(director, near, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	inject := l.injector(client, "eth0")
 	inject(udp(macOf(director), make([]byte, 973)), dataplane.Offload{})
 	inject(udp(macOf(director), make([]byte, 972)), dataplane.Offload{})
@@ -292,6 +293,9 @@ func TestTooBig(t *testing.T) {
 	near.hop.Set(nowhere)
 	inject(udp(macOf(director), nil), dataplane.Offload{})
 	eventually(t, "a frame to no interface is lost", func() bool { return p.Counters()["tx_no_sender"] == 1 })
+	eventually(t, "the log", func() bool {
+		return log.has(`level=ERROR msg="frames cannot be sent" err="cannot open a socket to send on interface 999: no such device"`)
+	})
 }
 
 // logged is a log that can be read while it is written.
@@ -332,7 +336,7 @@ func TestInterfaceDownAndRemoved(t *testing.T) {
 	send()
 	eventually(t, "a frame", func() bool { return p.Counters()["tx_frames"] == 1 })
 	l.in(director, func() { l.ip("link set eth0 down") })
-	eventually(t, "the plane knows", func() bool { return log.has("interface is down") })
+	eventually(t, "the plane knows", func() bool { return log.has("interface is down; going on when it is up again") })
 	l.in(director, func() { l.ip("link set eth0 up") })
 	eventually(t, "frames again", func() bool {
 		send()
@@ -346,7 +350,7 @@ func TestInterfaceDownAndRemoved(t *testing.T) {
 	l.in(director, func() { l.ip("link del eth0") })
 	select {
 	case err := <-done:
-		if err == nil || !strings.Contains(err.Error(), "eth0 was removed") {
+		if err == nil || !strings.Contains(err.Error(), "interface eth0 was removed: start again when it is back") {
 			t.Errorf("Run said %v", err)
 		}
 	case <-time.After(patience):
@@ -364,7 +368,7 @@ func TestErrors(t *testing.T) {
 		for want, opt := range map[string]Options{
 			"name at least one": {},
 			"nosuch":            {Interfaces: []string{"eth0", "nosuch"}},
-			"unicast":           {Interfaces: []string{"eth0"}, MAC: dataplane.MAC{1}},
+			"01:00:00:00:00:00 is a multicast address: give a unicast one": {Interfaces: []string{"eth0"}, MAC: dataplane.MAC{1}},
 		} {
 			if _, err := New(opt); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("got %v, want %s", err, want)

@@ -81,7 +81,7 @@ func Check(o Options, sizes map[string]int) error {
 	}
 	for _, name := range o.Interfaces {
 		if !xdp.HasPinned(o.Pins, name) && afpacket.Reserved(name) {
-			return fmt.Errorf("another ulvs has interface %s: give other interfaces", name)
+			return fmt.Errorf("another ulvs has interface %s and keeps nothing there to go on with: end it, or give other interfaces", name)
 		}
 	}
 	if err := xdp.Check(o.Interfaces); err != nil {

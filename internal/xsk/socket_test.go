@@ -56,7 +56,7 @@ func TestReopen(t *testing.T) {
 			t.Error("a closed socket still does something")
 		}
 		accounted(t, in, 2)
-		if err := in.Check(); !errors.Is(err, unix.ENXIO) {
+		if err := in.Check(); !errors.Is(err, unix.ENXIO) || !strings.HasPrefix(err.Error(), "the socket on queue 0 of in0 is closed: ") {
 			t.Errorf("a closed socket says %v", err)
 		}
 	}
@@ -119,7 +119,12 @@ func TestErrors(t *testing.T) {
 		{Queue{1, 0}, Options{BusyPoll: time.Hour}, nil, "busy polling for 1h0m0s: give whole microseconds up to a second"},
 		{Queue{1, 0}, Options{BusyPollBudget: -1}, nil, "busy polling -1 frames: give 1 to 65535"},
 		{Queue{1, 0}, Options{Fill: 256}, nil, "hold 256 frames and the memory 256"},
+		{taken.Queue(), small, nil, "this memory has a socket there already: close it first"},
 	} {
+		u := u
+		if x.q == taken.Queue() && x.is == nil {
+			u = other
+		}
 		s, err := u.Open(x.q, x.o)
 		if err == nil {
 			t.Errorf("%v opens with %+v", x.q, x.o)
@@ -190,7 +195,7 @@ func TestInterfaceLost(t *testing.T) {
 	count("tx_dropped", 50)
 
 	b.ip("link set out0 down")
-	if err := out.Check(); !errors.Is(err, unix.ENETDOWN) {
+	if err := out.Check(); !errors.Is(err, unix.ENETDOWN) || !strings.Contains(err.Error(), ": the interface is down: ") {
 		t.Errorf("an interface that is down says %v", err)
 	}
 	transmit(37)
@@ -203,7 +208,7 @@ func TestInterfaceLost(t *testing.T) {
 	count("tx_frames", 32)
 
 	b.ip("link del out0")
-	if err := out.Check(); !errors.Is(err, unix.ENXIO) {
+	if err := out.Check(); !errors.Is(err, unix.ENXIO) || !strings.Contains(err.Error(), "the interface was removed: open a socket again when it is back: ") {
 		t.Errorf("an interface that is gone says %v", err)
 	}
 	transmit(40)
