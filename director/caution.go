@@ -17,11 +17,3 @@ func (d *Director) Caution(c ulvs.Destination) string {
 	}
 	return fmt.Sprintf(unreached, c.AddrPort())
 }
-
-// caution logs the first time that there is cause for it; the caller holds ctl.
-func (d *Director) caution(c ulvs.Destination) {
-	if d.Caution(c) != "" && !d.cautioned {
-		d.cautioned = true
-		d.log.Warn(fmt.Sprintf(unreached, c.AddrPort()))
-	}
-}

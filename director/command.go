@@ -123,10 +123,14 @@ func (r removing) giveBack() {
 	}
 }
 
-// warnMethod says what becomes of a real server's packets.
+// warnMethod says what becomes of a real server's packets; the caller holds ctl.
 func (d *Director) warnMethod(c ulvs.Destination) {
 	if c.Forward != ulvs.DirectRoute {
 		d.log.Warn("packets for this real server are dropped: its forwarding method is not implemented", "server", c.AddrPort(), "method", c.Forward)
+	}
+	if d.Caution(c) != "" && !d.cautioned {
+		d.cautioned = true
+		d.log.Warn(fmt.Sprintf(unreached, c.AddrPort()))
 	}
 }
 
@@ -161,7 +165,6 @@ func (d *Director) addDestination(k ulvs.ServiceKey, c ulvs.Destination, number 
 	if err != nil {
 		return err
 	}
-	d.caution(c)
 	return d.effects.record(command{Verb: "server", Key: recordKey(s.ServiceKey), Destination: recordDestination(c),
 		Number: dst.ID})
 }
@@ -187,7 +190,6 @@ func (d *Director) EditDestination(k ulvs.ServiceKey, c ulvs.Destination) error 
 		d.warnMethod(c)
 	}
 	d.path.Commands.EditDest(s, dst, c)
-	d.caution(c)
 	return d.effects.record(command{Verb: "edit server", Key: recordKey(s.ServiceKey), Destination: recordDestination(c)})
 }
 

@@ -161,7 +161,9 @@ func TestTooManyRules(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	tb := testTable(false)
-	tb.size = maxRules
+	if err := tb.Restore("*mangle\n" + strings.Repeat("-A INPUT -j ACCEPT\n", maxRules) + "COMMIT\n"); err != nil {
+		t.Fatal(err)
+	}
 	if err := tb.NewChain("c"); err == nil || !strings.Contains(err.Error(), "Too many rules.") {
 		t.Error(err)
 	}
