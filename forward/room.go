@@ -24,7 +24,7 @@ const (
 	// evictBudget is how many entries make room under one hold of the lock, beyond those
 	// without which a packet would find none.
 	evictBudget = 2048
-	// evictTries is how often one packet looks for room.
+	// evictTries is how often one packet looks for room for a template.
 	evictTries = 8
 )
 
@@ -100,13 +100,8 @@ func (tb *tables) evictHalfOpen(age uint32) bool {
 	return ok
 }
 
-// roomForConn makes room for one connection in a full table, and reports whether there may
-// be some now. Where slots are in quarantine, ending others brings none.
-func (tb *tables) roomForConn() bool {
-	return tb.conns.Len() >= tb.conns.Max() && tb.evictHalfOpen(0)
-}
-
-// roomForTemplate does the same for a template. Of clients that have answered, one that
+// roomForTemplate makes room for one template in a full table, and reports whether there may
+// be some now. Of clients that have answered, one that
 // controls nothing goes where there is no other.
 func (tb *tables) roomForTemplate() bool {
 	t := tb.templates

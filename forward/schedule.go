@@ -276,9 +276,16 @@ func callID(a *attempt) ([]byte, bool) {
 // first state says otherwise, which that of a SYN does here. destPort says that it is
 // listed with its real server's port.
 func (sc *scheduling) connect(a *attempt, dst *Dest, template uint32, destPort bool) (id conn.ID, chosen *Dest) {
-	id, c, err := sc.insert(a, dst, template, destPort)
-	for tries := 0; err != nil && tries < evictTries && sc.roomForConn(); tries++ {
-		id, c, err = sc.insert(a, dst, template, destPort)
+	var c conn.Change
+	var err error
+	owner := ownerBits(destPort, dst.conf.Forward)
+	if sc.conns.Len() >= sc.conns.Max() {
+		sc.evictHalfOpen(0) // its slot may be in quarantine, and the table is full then
+	}
+	if a.syn {
+		id, c, err = sc.conns.InsertSYN(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
+	} else {
+		id, err = sc.conns.Insert(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
 	}
 	if err != nil {
 		sc.drop(a.f, dropConnsFull)
@@ -286,16 +293,6 @@ func (sc *scheduling) connect(a *attempt, dst *Dest, template uint32, destPort b
 	}
 	dst.Bind(false, c.Activated)
 	return id, dst
-}
-
-func (sc *scheduling) insert(a *attempt, dst *Dest, template uint32, destPort bool) (id conn.ID, c conn.Change,
-	err error) {
-	owner := ownerBits(destPort, dst.conf.Forward)
-	if a.syn {
-		return sc.conns.InsertSYN(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
-	}
-	id, err = sc.conns.Insert(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
-	return id, c, err
 }
 
 // leave ends a packet of a service without a usable real server, and tells the client
