@@ -167,6 +167,18 @@ func await(t *testing.T, h *dataplane.NextHop, what string, ok func(*dataplane.N
 	}
 }
 
+// resolve waits as await does, while packets come: the kernel gives up after three requests,
+// which a busy machine may leave unanswered, and asks again for the next packet.
+func resolve(t *testing.T, h *dataplane.NextHop, ok func(*dataplane.Neighbor) bool) {
+	t.Helper()
+	await(t, h, "reachable", func(n *dataplane.Neighbor) bool {
+		if n.State == dataplane.HopUnreachable {
+			h.Park(&dataplane.Frame{Data: []byte{1}, Hop: h}, func(*dataplane.Frame) {})
+		}
+		return ok(n)
+	})
+}
+
 func reaches(mac string) func(*dataplane.Neighbor) bool {
 	hw, err := net.ParseMAC(mac)
 	if err != nil {

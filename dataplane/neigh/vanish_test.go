@@ -49,7 +49,7 @@ func TestVanished(t *testing.T) {
 	r := l.start(Options{})
 	hops := both(r)
 	for _, h := range hops {
-		await(t, h, "reachable", reaches(mac1))
+		resolve(t, h, reaches(mac1))
 	}
 	for range 50 {
 		for _, h := range hops {
