@@ -30,7 +30,7 @@ func TestResolves(t *testing.T) {
 		mtu  int
 	}{{"10.9.0.2", 1500}, {"10.9.5.5", 1300}, {"10.9.6.6", 1500}, {"fd09::2", 1500}} {
 		h := r.NextHop(addr(c.addr))
-		await(t, h, "reachable", reaches(mac1))
+		resolve(t, h, reaches(mac1))
 		n := h.Neighbor()
 		if own, ok := r.LinkAddr(n.Ifindex); !ok || own != n.Src || n.MTU != c.mtu {
 			t.Errorf("%s: %+v, want MTU %d and the link's own address %v as source", c.addr, *n, c.mtu, own)
@@ -110,7 +110,7 @@ func TestReferences(t *testing.T) {
 		t.Error("a released hop came back")
 	} else {
 		r.Release(a) // not ours any more; must not harm c
-		await(t, c, "reachable", reaches(mac1))
+		resolve(t, c, reaches(mac1))
 	}
 }
 
@@ -121,7 +121,7 @@ func TestSilentChange(t *testing.T) {
 	r := l.start(Options{})
 	hops := []*dataplane.NextHop{r.NextHop(addr("10.9.0.2")), r.NextHop(addr("fd09::2"))}
 	for _, h := range hops {
-		await(t, h, "reachable", reaches(mac1))
+		resolve(t, h, reaches(mac1))
 	}
 	l.in(l.server, func() { l.ip("link set s0 address " + mac2) })
 	for _, h := range hops {
@@ -143,7 +143,7 @@ func TestAnnouncedChange(t *testing.T) {
 	r := l.start(Options{Verify: time.Hour})
 	hops := []*dataplane.NextHop{r.NextHop(addr("10.9.0.2")), r.NextHop(addr("fd09::2"))}
 	for _, h := range hops {
-		await(t, h, "reachable", reaches(mac1))
+		resolve(t, h, reaches(mac1))
 	}
 	l.in(l.server, func() {
 		l.sysctl("ipv4/conf/s0/arp_notify", "1")
