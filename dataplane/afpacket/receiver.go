@@ -136,7 +136,7 @@ func (r *receiver) look() error {
 // carries it out. It returns how many slots that freed.
 func (r *receiver) step(h dataplane.Handler) int {
 	n, large := 0, 0
-	r.sock.look()
+	r.sock.begin()
 	for slots := 0; slots < batchSize && n < batchSize; slots++ {
 		from, slot, status := r.sock.next()
 		if from == nil {

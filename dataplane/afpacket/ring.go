@@ -68,8 +68,8 @@ type order struct {
 	ahead   int  // frames that went before the SYN that is the next one
 }
 
-// look finds out how many SYNs wait. It comes before a batch.
-func (s *receiveSocket) look() {
+// begin finds out how many SYNs wait. It comes before a batch.
+func (s *receiveSocket) begin() {
 	s.order.flooded = loadStatus(s.syns.slot(syncedSYNs))&unix.TP_STATUS_USER != 0
 }
 
