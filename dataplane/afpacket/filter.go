@@ -72,12 +72,6 @@ func classify(opens, others bpf.RetConstant) []bpf.Instruction {
 	unless := func(cond bpf.JumpTest, val uint32) []bpf.Instruction { // others
 		return []bpf.Instruction{bpf.JumpIf{Cond: cond, Val: val, SkipTrue: 1}, others}
 	}
-	when := func(val uint32, block []bpf.Instruction) []bpf.Instruction {
-		return append([]bpf.Instruction{
-			bpf.JumpIf{Cond: bpf.JumpEqual, Val: val, SkipTrue: 1},
-			bpf.Jump{Skip: uint32(len(block))},
-		}, block...)
-	}
 	// has needs n bytes from X on. n is at most shortest.
 	has := func(n uint32) []bpf.Instruction {
 		return []bpf.Instruction{
@@ -129,7 +123,53 @@ func classify(opens, others bpf.RetConstant) []bpf.Instruction {
 
 	return slices.Concat([]bpf.Instruction{bpf.LoadExtension{Num: bpf.ExtLen}},
 		unless(bpf.JumpGreaterOrEqual, shortest), unless(bpf.JumpLessOrEqual, mostSYN),
-		network(0), when(etherTypeIPv4, v4), when(etherTypeIPv6, v6), []bpf.Instruction{others})
+		plain(opens, others), network(0), when(etherTypeIPv4, v4), when(etherTypeIPv6, v6), []bpf.Instruction{others})
+}
+
+// when has a block for where A is a value.
+func when(val uint32, block []bpf.Instruction) []bpf.Instruction {
+	return append([]bpf.Instruction{
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: val, SkipTrue: 1},
+		bpf.Jump{Skip: uint32(len(block))},
+	}, block...)
+}
+
+// plain decides about IPv4 and IPv6 without tags, options, fragments and extension headers,
+// and goes on for others. It knows where things are: the kernel translates loads from a
+// fixed offset to a few instructions, and others to a call (net/core/filter.c,
+// convert_bpf_ld_abs).
+func plain(opens, others bpf.RetConstant) []bpf.Instruction {
+	const flagsLen = 5
+	flags := func(tcp uint32) []bpf.Instruction {
+		return []bpf.Instruction{
+			bpf.LoadAbsolute{Off: tcp + tcpFlags, Size: 1},
+			bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 2 | 4},
+			bpf.JumpIf{Cond: bpf.JumpEqual, Val: 2, SkipTrue: 1},
+			others,
+			opens,
+		}
+	}
+	load := func(off uint32, size int) bpf.Instruction { return bpf.LoadAbsolute{Off: off, Size: size} }
+	v4 := append([]bpf.Instruction{
+		load(macLen+9, 1),
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.IPPROTO_TCP, SkipTrue: 2},
+		bpf.JumpIf{Cond: bpf.JumpEqual, Val: unix.IPPROTO_SCTP, SkipTrue: 5 + flagsLen},
+		others,
+		load(macLen, 1),
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: 0x45, SkipTrue: 2 + flagsLen},
+		load(macLen+6, 2),
+		bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: 0x1fff, SkipTrue: flagsLen},
+	}, flags(macLen+ipv4Len)...)
+	v6 := append([]bpf.Instruction{
+		load(macLen+6, 1),
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_UDP, SkipTrue: 1},
+		others,
+		bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: unix.IPPROTO_TCP, SkipTrue: 2 + flagsLen},
+		bpf.LoadExtension{Num: bpf.ExtLen},
+		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: macLen + ipv6Len + tcpFlags + 1, SkipTrue: flagsLen},
+	}, flags(macLen+ipv6Len)...)
+	etherType := []bpf.Instruction{load(macLen-2, 2)}
+	return slices.Concat(etherType, when(etherTypeIPv4, v4), etherType, when(etherTypeIPv6, v6))
 }
 
 // network has where the network header starts in X, and its type in A. The kernel keeps the
