@@ -85,8 +85,8 @@ func classify(opens, others bpf.RetConstant) []bpf.Instruction {
 	proto := func(off uint32) []bpf.Instruction {
 		return []bpf.Instruction{load(off), bpf.StoreScratch{Src: bpf.RegA, N: 0}}
 	}
-	// goOn moves X by A and has the protocol in A.
-	goOn := []bpf.Instruction{bpf.ALUOpX{Op: bpf.ALUOpAdd}, bpf.TAX{}, bpf.LoadScratch{Dst: bpf.RegA, N: 0}}
+	// advance moves X by A and loads the protocol in A.
+	advance := []bpf.Instruction{bpf.ALUOpX{Op: bpf.ALUOpAdd}, bpf.TAX{}, bpf.LoadScratch{Dst: bpf.RegA, N: 0}}
 
 	tcp := slices.Concat(has(tcpFlags+1),
 		[]bpf.Instruction{load(tcpFlags), bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 2 | 4}},
@@ -102,17 +102,17 @@ func classify(opens, others bpf.RetConstant) []bpf.Instruction {
 			load(0),
 			bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xf},
 			bpf.ALUOpConstant{Op: bpf.ALUOpShiftLeft, Val: 2},
-		}, goOn, transport)
+		}, advance, transport)
 
 	extension := slices.Concat(has(8), proto(0), []bpf.Instruction{
 		load(1),
 		bpf.ALUOpConstant{Op: bpf.ALUOpAdd, Val: 1},
 		bpf.ALUOpConstant{Op: bpf.ALUOpShiftLeft, Val: 3},
-	}, goOn)
+	}, advance)
 	fragment := slices.Concat(has(8),
 		[]bpf.Instruction{bpf.LoadIndirect{Off: 2, Size: 2}, bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xfff8}},
-		unless(bpf.JumpEqual, 0), proto(0), []bpf.Instruction{bpf.LoadConstant{Dst: bpf.RegA, Val: 8}}, goOn)
-	v6 := slices.Concat(has(ipv6Len), proto(6), []bpf.Instruction{bpf.LoadConstant{Dst: bpf.RegA, Val: ipv6Len}}, goOn)
+		unless(bpf.JumpEqual, 0), proto(0), []bpf.Instruction{bpf.LoadConstant{Dst: bpf.RegA, Val: 8}}, advance)
+	v6 := slices.Concat(has(ipv6Len), proto(6), []bpf.Instruction{bpf.LoadConstant{Dst: bpf.RegA, Val: ipv6Len}}, advance)
 	for range extensions {
 		for _, kind := range []uint32{unix.IPPROTO_HOPOPTS, unix.IPPROTO_ROUTING, unix.IPPROTO_DSTOPTS} {
 			v6 = append(v6, when(kind, extension)...)

@@ -2,17 +2,23 @@ package afpacket
 
 import "golang.org/x/sys/unix"
 
-// An interface has two rings, so that who sends more SYNs than the director can decide about
-// fills the ring of those, and no packet of a connection is lost for it. A packet filter
-// knows a SYN by its look (see opens), and everything else goes to the other ring: what
-// opens a connection of UDP, or is of no connection at all, looks like any other packet of
-// it, and only the table of connections knows better, which eBPF could ask, and XDP does.
+// An interface has two rings, so that whoever sends more SYNs than the director can decide
+// about fills only the ring of those. A packet filter knows them by their look (classify).
+// Everything else goes to the other ring, where a flood of UDP, of ICMP, of fragments, or of
+// TCP without SYN still costs connections packets: such a packet looks like one of a
+// connection, and the table that would tell is out of a classic filter's reach. (XDP looks
+// there first.) Rings by a hash of the flow would not help, as a flood from many sources
+// fills them all.
 //
-// Frames of both are taken in the order in which they came, by their timestamps
-// (net/packet/af_packet.c, tpacket_rcv), as from one ring, while few SYNs wait. Where more
-// than syncedSYNs do, the other frames come first. Then a SYN can only be overtaken by what
-// its client sends without waiting for the answer: it opens the connection that its RST
-// should have ended, which stays half-open as that of a client who is gone.
+// The filters are complementary, and each socket runs its own before it copies anything
+// (net/packet/af_packet.c, tpacket_rcv). PACKET_FANOUT would run one only, but numbers its
+// sockets anew when the interface was down.
+//
+// Frames of both rings are taken in the order in which they came, by their timestamps, as
+// from one ring, while few SYNs wait. Where more than syncedSYNs do, the other frames come
+// first. Then a SYN is overtaken only by what its client sends without waiting for the
+// answer, which no handshake does. That is taken for a packet of no connection: if it is an
+// RST, what the SYN opens stays half-open, as where the client is gone.
 const (
 	// syncedSYNs is how many may wait before order is given up, which costs others the time
 	// that so many take.
@@ -64,8 +70,8 @@ func (g *ring) lost() uint64 {
 
 // order says from which ring the next frame is taken.
 type order struct {
-	flooded bool // more SYNs wait than are kept in order
-	ahead   int  // frames that went before the SYN that is the next one
+	flooded  bool // more SYNs wait than are kept in order
+	overtook int  // frames that went before the SYN that is the next one
 }
 
 // begin finds out how many SYNs wait. It comes before a batch.
@@ -89,10 +95,10 @@ func (s *receiveSocket) next() (from *ring, slot []byte, status uint32) {
 		status = loadStatus(slot) // and the other way round
 	}
 	if status&unix.TP_STATUS_USER != 0 && s.order.before(slot, syn) {
-		s.order.ahead++
+		s.order.overtook++
 		return &s.ring, slot, status
 	}
-	s.order.ahead = 0
+	s.order.overtook = 0
 	return &s.syns, syn, its
 }
 
@@ -100,9 +106,9 @@ func (s *receiveSocket) next() (from *ring, slot []byte, status uint32) {
 // was put back: more than its ring has cannot have come before the SYN.
 func (o *order) before(slot, syn []byte) bool {
 	if o.flooded {
-		return o.ahead < perSYN
+		return o.overtook < perSYN
 	}
-	return o.ahead < rxSlots && stamp(slot) < stamp(syn)
+	return o.overtook < rxSlots && stamp(slot) < stamp(syn)
 }
 
 // stamp is when a frame came, in no unit.

@@ -120,8 +120,8 @@ func (g *ring) setup(conn *packet.Conn, filter []bpf.Instruction, slots int, mor
 	return nil
 }
 
-// large has frames come by the socket's queue that are larger than a slot, and those to
-// one more address at all.
+// large has frames come by the socket's queue that are larger than a slot, and the interface
+// take those to one more address.
 func large(fd int, ifi *net.Interface, extra dataplane.MAC) error {
 	if err := setOptions(fd, []option{{unix.PACKET_COPY_THRESH, 1, "PACKET_COPY_THRESH"}}); err != nil {
 		return err
