@@ -85,6 +85,7 @@ func classify(opens, others bpf.RetConstant) []bpf.Instruction {
 	proto := func(off uint32) []bpf.Instruction {
 		return []bpf.Instruction{load(off), bpf.StoreScratch{Src: bpf.RegA, N: 0}}
 	}
+	by := func(n uint32) []bpf.Instruction { return []bpf.Instruction{bpf.LoadConstant{Dst: bpf.RegA, Val: n}} }
 	// advance moves X by A and loads the protocol in A.
 	advance := []bpf.Instruction{bpf.ALUOpX{Op: bpf.ALUOpAdd}, bpf.TAX{}, bpf.LoadScratch{Dst: bpf.RegA, N: 0}}
 
@@ -111,8 +112,8 @@ func classify(opens, others bpf.RetConstant) []bpf.Instruction {
 	}, advance)
 	fragment := slices.Concat(has(8),
 		[]bpf.Instruction{bpf.LoadIndirect{Off: 2, Size: 2}, bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: 0xfff8}},
-		unless(bpf.JumpEqual, 0), proto(0), []bpf.Instruction{bpf.LoadConstant{Dst: bpf.RegA, Val: 8}}, advance)
-	v6 := slices.Concat(has(ipv6Len), proto(6), []bpf.Instruction{bpf.LoadConstant{Dst: bpf.RegA, Val: ipv6Len}}, advance)
+		unless(bpf.JumpEqual, 0), proto(0), by(8), advance)
+	v6 := slices.Concat(has(ipv6Len), proto(6), by(ipv6Len), advance)
 	for range extensions {
 		for _, kind := range []uint32{unix.IPPROTO_HOPOPTS, unix.IPPROTO_ROUTING, unix.IPPROTO_DSTOPTS} {
 			v6 = append(v6, when(kind, extension)...)

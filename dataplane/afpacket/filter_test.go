@@ -1,8 +1,10 @@
 package afpacket
 
 import (
+	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"golang.org/x/net/bpf"
@@ -159,19 +161,19 @@ func ip6(proto byte, payload []byte, headers ...[]byte) []byte {
 	return append(h, body...)
 }
 
-// Each frame is let in by one filter: what opens connections by that of SYNs.
-func TestOpeningFilter(t *testing.T) {
-	s := newSides(t)
+type openingCase struct {
+	name  string
+	frame []byte
+	want  bool
+}
+
+func openingCases() []openingCase {
 	v4 := func(flags byte) []byte { return ether(0x0800, ip4(6, 0, 0, tcpHeader(flags, 0, 0))) }
 	init := append(make([]byte, 12), 1, 0, 0, 20)
 	data := append(make([]byte, 12), 0, 3, 0, 20)
 	hop, dst := []byte{0, 0, 1, 4, 0, 0, 0, 0}, append([]byte{60, 2}, make([]byte, 22)...)
 	first, later := []byte{44, 0, 0, 1, 0, 0, 0, 1}, []byte{44, 0, 0, 8, 0, 0, 0, 1}
-	for _, c := range []struct {
-		name  string
-		frame []byte
-		want  bool
-	}{
+	return []openingCase{
 		{"SYN", v4(syn), true},
 		{"SYN with ECN", v4(syn | ece | cwr), true},
 		{"SYN+ACK, which active FTP opens with", v4(syn | ack), true},
@@ -211,7 +213,13 @@ func TestOpeningFilter(t *testing.T) {
 		{"IPv6 UDP", ether(0x86dd, ip6(17, make([]byte, 40))), false},
 		{"ICMP", ether(0x0800, ip4(1, 0, 0, make([]byte, 40))), false},
 		{"ARP", ether(0x0806, make([]byte, 46)), false},
-	} {
+	}
+}
+
+// Each frame is let in by one filter: what opens connections by that of SYNs.
+func TestOpeningFilter(t *testing.T) {
+	s := newSides(t)
+	for _, c := range openingCases() {
 		// Cut at every length, also inside what is looked at.
 		for n := range len(c.frame) + 1 {
 			if got, want := s.opens(t, c.frame[:n]), looksOpening(c.frame[:n]); got != want {
@@ -220,6 +228,44 @@ func TestOpeningFilter(t *testing.T) {
 		}
 		if got := s.opens(t, c.frame); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
+// The kernel has the filters do the same: each frame is in one ring, and no other.
+func TestRingOfEachKind(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	r, inject := bench(t, l)
+	has := func(g *ring, frame []byte) bool {
+		for i := 0; g.filled(i); i++ {
+			slot := g.slot(i)
+			at := int(native.Uint16(slot[slotMAC:]))
+			if bytes.Equal(slot[at:at+int(native.Uint32(slot[slotSnaplen:]))], frame) {
+				return true
+			}
+		}
+		return false
+	}
+	for _, c := range openingCases() {
+		if len(c.frame) > 1518 {
+			continue // longer than the wire takes
+		}
+		inject(c.frame, dataplane.Offload{})
+		frame := c.frame
+		if n, _ := tags(frame); n > 0 { // the kernel keeps one beside it
+			frame = slices.Concat(frame[:12], frame[12+tagLen:])
+		}
+		want, other := &r.sock.ring, &r.sock.syns
+		if looksOpening(frame) {
+			want, other = other, want
+		}
+		eventually(t, c.name+" is in its ring", func() bool { return has(want, frame) })
+		if has(other, frame) {
+			t.Errorf("%s is in the other ring too", c.name)
+		}
+		h := new(toHop)
+		for r.step(h) > 0 {
 		}
 	}
 }
