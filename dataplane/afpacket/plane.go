@@ -5,8 +5,8 @@
 // segmentation are carried along (PACKET_VNET_HDR) and given back to the
 // kernel with the frame.
 //
-// The files in the order in which a frame meets them: socket.go and layout.go
-// (rings), receiver.go (the loop), tag.go (VLAN), sender.go. Besides them
+// The files in the order in which a frame meets them: filter.go, socket.go, layout.go
+// and ring.go (rings), receiver.go (the loop), tag.go (VLAN), sender.go. Besides them
 // claim.go and markrule.go keep the host's stack away.
 package afpacket
 

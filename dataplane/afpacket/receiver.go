@@ -29,7 +29,6 @@ type receiver struct {
 	ifindex     int
 	sock        *receiveSocket
 	lock        int // holds the interface for this plane
-	head        int // the slot that the kernel fills next
 	frames      [batchSize]dataplane.Frame
 	rooms       []byte // where the handler may write answers to them
 	large       [largeBatch][]byte
@@ -65,12 +64,6 @@ func newReceiver(p *Plane, name string) (*receiver, error) {
 	}
 	r.interrupted.Add(1)
 	return r, nil
-}
-
-// slot returns the i-th slot from the head on.
-func (r *receiver) slot(i int) []byte {
-	at := (r.head + i) % rxSlots * slotSize
-	return r.sock.mem[at : at+slotSize : at+slotSize]
 }
 
 func (r *receiver) run(ctx context.Context, h dataplane.Handler) error {
@@ -139,14 +132,14 @@ func (r *receiver) look() error {
 	return nil
 }
 
-// step takes what is in the ring, at most a batch, has the handler decide and
+// step takes what is in the rings, at most a batch, has the handler decide and
 // carries it out. It returns how many slots that freed.
 func (r *receiver) step(h dataplane.Handler) int {
-	slots, n, large := 0, 0, 0
-	for slots < batchSize && n < batchSize {
-		slot := r.slot(slots)
-		status := loadStatus(slot)
-		if status&unix.TP_STATUS_USER == 0 {
+	n, large := 0, 0
+	r.sock.begin()
+	for slots := 0; slots < batchSize && n < batchSize; slots++ {
+		from, slot, status := r.sock.next()
+		if from == nil {
 			break
 		}
 		if status&unix.TP_STATUS_COPY != 0 {
@@ -159,18 +152,14 @@ func (r *receiver) step(h dataplane.Handler) int {
 			r.frames[n].Room = r.room(n)
 			n++
 		}
-		slots++
+		from.taken++
 	}
 	if n > 0 {
 		r.p.c.rxFrames.Add(uint64(n))
 		h.Handle(r.p.clock.now(), r.frames[:n])
 		r.carryOut(r.frames[:n])
 	}
-	for i := range slots {
-		storeStatus(r.slot(i), unix.TP_STATUS_KERNEL)
-	}
-	r.head = (r.head + slots) % rxSlots
-	return slots
+	return r.sock.ring.giveBack() + r.sock.syns.giveBack()
 }
 
 // take makes a frame of a slot; false if it is not ours.
@@ -333,17 +322,15 @@ func (r *receiver) park(f *dataplane.Frame) *dataplane.Neighbor {
 	return nil
 }
 
-// countLosses adds what the kernel could not put into the ring. Reading its
-// counter clears it.
+// countLosses adds what the kernel could not put into the rings.
 func (r *receiver) countLosses() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return
 	}
-	if st, err := unix.GetsockoptTpacketStats(r.sock.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
-		r.p.c.rxRingLost.Add(uint64(st.Drops))
-	}
+	r.p.c.rxRingLost.Add(r.sock.ring.lost())
+	r.p.c.rxSYNLost.Add(r.sock.syns.lost())
 }
 
 func (r *receiver) close() {
