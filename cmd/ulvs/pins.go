@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane/auto"
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/internal/control"
+	"github.com/ulvs/ulvs/internal/hostlink"
 )
 
 // defaultPins is where state is kept if nothing else is said, and noPins what says
@@ -92,10 +92,8 @@ func hiddenMount(err error) error {
 // inheritable says why what the daemon keeps that is to be replaced could not be gone
 // on with. If none runs, there is nothing to be spared.
 func (d *daemon) inheritable(mac dataplane.MAC) error {
-	for _, name := range d.interfaces {
-		if _, err := net.InterfaceByName(name); err != nil {
-			return fmt.Errorf("--interface %s: %w", name, err)
-		}
+	if _, err := hostlink.Resolve(d.interfaces, xdp.KeptInterfaces(d.pins, d.interfaces)); err != nil {
+		return fmt.Errorf("--interface: %w", err)
 	}
 	for _, f := range d.files {
 		if f.err != nil {

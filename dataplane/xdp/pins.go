@@ -250,20 +250,66 @@ func (p *pins) rename(name string, a *array) error {
 
 func (p *pins) forget(name string) { _ = os.Remove(p.path(name)) }
 
-// link is the link that is there for an interface and mode, if it still is that
-// interface's.
-func (p *pins) link(name string, native bool, ifindex int) link.Link {
+// link returns the link that is there for an interface and mode, whatever the name that the
+// interface was given then; nil if there is none. What else is pinned for the interface or its
+// name goes. had says that a program of an earlier process was in front of it.
+func (p *pins) link(name string, native bool, ifindex int) (l link.Link, had bool) {
 	at := linkPin(name, native)
-	l, err := link.LoadPinnedLink(p.path(at), nil)
+	for _, pin := range p.names() {
+		if !strings.HasPrefix(pin, linkPrefix) {
+			continue
+		}
+		found, its := p.linkAt(pin)
+		named := pin == at || pin == linkPin(name, !native)
+		switch {
+		case found != nil && its == ifindex && l == nil && strings.HasPrefix(pin, linkPin("", native)):
+			if pin == at || os.Rename(p.path(pin), p.path(at)) == nil {
+				l, had = found, true
+				continue
+			}
+			fallthrough
+		case named || its == ifindex:
+			had = had || its == ifindex || pin != at
+			p.forget(pin)
+		}
+		if found != nil {
+			_ = found.Close()
+		}
+	}
+	return l, had
+}
+
+// linkAt returns a pinned link and the number of its interface, 0 if that is gone.
+func (p *pins) linkAt(pin string) (l link.Link, ifindex int) {
+	l, err := link.LoadPinnedLink(p.path(pin), nil)
 	if err != nil {
-		return nil
+		return nil, 0
 	}
-	if info, err := l.Info(); err == nil && info.XDP() != nil && int(info.XDP().Ifindex) == ifindex {
-		return l
+	if info, err := l.Info(); err == nil && info.XDP() != nil {
+		ifindex = int(info.XDP().Ifindex)
 	}
-	p.forget(at)
-	_ = l.Close()
-	return nil
+	return l, ifindex
+}
+
+// KeptInterfaces returns those of some interfaces that an earlier process had, by the names
+// that it was given, and their numbers; 0 where one is gone.
+func KeptInterfaces(dir string, names []string) map[string]int {
+	found := map[string]int{}
+	p := &pins{dir: dir}
+	for _, name := range names {
+		for _, native := range []bool{false, true} {
+			pin := linkPin(name, native)
+			if _, err := os.Stat(p.path(pin)); dir == "" || err != nil {
+				continue
+			}
+			l, ifindex := p.linkAt(pin)
+			if l != nil {
+				_ = l.Close()
+			}
+			found[name] = max(found[name], ifindex)
+		}
+	}
+	return found
 }
 
 // forgetLinks takes the programs away from all interfaces but these.
@@ -286,16 +332,10 @@ func (p *pins) keepLink(interfaceName string, native, had bool, l link.Link) err
 	if err := p.keep(name, l); err != nil {
 		return err
 	}
-	if !had {
+	if !had && !slices.Contains(p.links, name) {
 		p.links = append(p.links, name)
 	}
 	return nil
-}
-
-// dropOther takes the program away that an interface has in the other mode, as it cannot
-// have both, and reports whether it had one.
-func (p *pins) dropOther(interfaceName string, native bool) bool {
-	return os.Remove(p.path(linkPin(interfaceName, !native))) == nil
 }
 
 func (p *pins) names() (list []string) {

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -46,6 +48,51 @@ func Find(name string) (Link, error) {
 		return Link{}, missing(name, err)
 	}
 	return linkOf(name, found), nil
+}
+
+// Resolve looks for the interfaces of some names, in the calling thread's network namespace.
+// Where nothing has a name, it is the one that an earlier process had by that name, whose
+// number earlier has. It is an error if none is there, unless there was one earlier.
+func Resolve(names []string, earlier map[string]int) ([]Link, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("rtnetlink: %w", err)
+	}
+	defer h.Close()
+	return resolve(h, names, earlier)
+}
+
+func resolve(h *netlink.Handle, names []string, earlier map[string]int) (links []Link, err error) {
+	var not []string
+	for _, name := range unique(names) {
+		found, err := h.LinkByName(name)
+		switch {
+		case err == nil:
+			links = append(links, linkOf(name, found))
+		case errors.As(err, new(netlink.LinkNotFoundError)):
+			links, not = append(links, Link{Given: name}), append(not, strconv.Quote(name))
+		default:
+			return nil, fmt.Errorf("interface %q: %w", name, err)
+		}
+	}
+	waits := false
+	for i, l := range links {
+		index, had := earlier[l.Given]
+		if waits = waits || had || l.There(); l.There() || index == 0 || has(links, index) {
+			continue
+		}
+		if found, err := h.LinkByIndex(index); err == nil {
+			links[i] = linkOf(l.Given, found)
+		}
+	}
+	if !waits {
+		return nil, fmt.Errorf("no interface %s: see ip link", strings.Join(not, ", "))
+	}
+	return links, nil
+}
+
+func has(links []Link, index int) bool {
+	return slices.ContainsFunc(links, func(l Link) bool { return l.Index == index })
 }
 
 // missing says in one way that there is no interface of a name.

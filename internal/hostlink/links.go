@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -83,50 +82,17 @@ func New(o Options) (*Links, error) {
 		l.Close()
 		return nil, fmt.Errorf("rtnetlink: %w", err)
 	}
-	if err := l.find(o); err != nil {
+	if l.links, err = resolve(l.kernel, o.Names, o.Earlier); err != nil {
 		l.Close()
 		return nil, err
-	}
-	return l, nil
-}
-
-// find looks for the interfaces at first.
-func (l *Links) find(o Options) error {
-	var first error
-	for _, name := range unique(o.Names) {
-		found, err := l.kernel.LinkByName(name)
-		if err != nil {
-			if first = errors.Join(first, missing(name, err)); !errors.As(err, new(netlink.LinkNotFoundError)) {
-				return first
-			}
-			l.links = append(l.links, Link{Given: name})
-			continue
-		}
-		l.links = append(l.links, linkOf(name, found))
-	}
-	waits := false
-	for i := range l.links {
-		was := &l.links[i]
-		index, had := o.Earlier[was.Given]
-		if waits = waits || had || was.There(); was.There() || index == 0 {
-			continue
-		}
-		if found, err := l.kernel.LinkByIndex(index); err == nil && !l.has(index) {
-			*was = linkOf(was.Given, found)
-		}
-	}
-	if !waits {
-		return errors.New(strings.ReplaceAll(first.Error(), "\n", "; "))
 	}
 	for _, is := range l.links {
 		l.sayFirst(is)
 	}
-	return nil
+	return l, nil
 }
 
-func (l *Links) has(index int) bool {
-	return slices.ContainsFunc(l.links, func(o Link) bool { return o.Index == index })
-}
+func (l *Links) has(index int) bool { return has(l.links, index) }
 
 // Links are the interfaces as they are now, those that are not there too.
 func (l *Links) Links() []Link {
