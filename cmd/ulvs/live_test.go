@@ -115,6 +115,7 @@ func TestInterfaceMaster(t *testing.T) {
 		s.must(err)
 		s.must(nl.AddrDel(s.link("eth0"), addr))
 		s.address(s.director, "br0", liveAddrs["eth0"])
+		s.knows(s.director, "br0", "192.168.10.200", s.server.MAC())
 		s.once("WARN", `master="br0 (bridge)"`)
 		s.must(echoed(c))
 		s.open(s.client)

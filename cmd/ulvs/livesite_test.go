@@ -34,6 +34,8 @@ func onLivePlanes(t *testing.T, f func(s *liveSite)) {
 			t.Parallel()
 			s := &liveSite{site: newSite(t), plane: plane}
 			answers(t, s.server, netip.MustParseAddr(loadVIP))
+			s.knows(s.server, "eth0", "192.168.10.1", s.client.MAC())
+			s.up("eth0")
 			f(s)
 		})
 	}
@@ -68,6 +70,7 @@ func (s *liveSite) addFar() {
 	s.must(err)
 	s.must(s.server.Netlink().RouteAdd(&netlink.Route{LinkIndex: server.Attrs().Index, Dst: ipNet("192.168.20.0/24"),
 		Gw: net.IPv4(192, 168, 10, 2)}))
+	s.knows(s.server, "eth0", "192.168.10.2", s.far.MAC())
 }
 
 // cableFar lays the cable between the director's eth1 and the far client.
@@ -81,6 +84,7 @@ func (s *liveSite) cableFar() {
 	s.address(s.far, "eth1", farClient+"/24")
 	s.must(s.far.Netlink().RouteReplace(&netlink.Route{LinkIndex: end.Attrs().Index, Dst: ipNet(loadVIP + "/32"), Gw: net.IPv4(192, 168, 20, 100)}))
 	s.up("eth1")
+	s.knows(s.far, "eth1", "192.168.20.100", s.link("eth1").Attrs().HardwareAddr)
 }
 
 // link is an interface of the director.
@@ -103,13 +107,25 @@ func (s *liveSite) address(h *lab.Host, name, addr string) {
 }
 
 // up gives an interface of the director the address that it has on its network, and tells the
-// first client where the virtual address is now.
+// first client where the virtual address is now: what the server asks by ARP would say that it
+// is the server's.
 func (s *liveSite) up(name string) {
 	s.t.Helper()
 	s.address(s.director, name, liveAddrs[name])
 	if name == "eth0" {
-		s.must(s.client.SetNeighbor(lab.Neighbor{Addr: netip.MustParseAddr(loadVIP), MAC: s.link(name).Attrs().HardwareAddr}))
+		s.knows(s.director, name, "192.168.10.200", s.server.MAC())
+		s.knows(s.client, "eth0", loadVIP, s.link(name).Attrs().HardwareAddr)
 	}
+}
+
+// knows tells a host a neighbour for good: the kernel's table is one for all namespaces, and
+// others may fill it.
+func (s *liveSite) knows(h *lab.Host, name, addr string, mac net.HardwareAddr) {
+	s.t.Helper()
+	l, err := h.Netlink().LinkByName(name)
+	s.must(err)
+	s.must(h.Netlink().NeighSet(&netlink.Neigh{LinkIndex: l.Attrs().Index, State: netlink.NUD_PERMANENT,
+		IP: net.ParseIP(addr), HardwareAddr: mac}))
 }
 
 func (s *liveSite) remove(name string) {

@@ -85,6 +85,24 @@ func (s *receiveSocket) setup(conn *packet.Conn, ifi *net.Interface, extra datap
 	if err != nil {
 		return fmt.Errorf("its filter: %w", err)
 	}
+	return s.rehook(ifi)
+}
+
+// rehook binds a socket anew whose interface was down at first. If that came up while the ring
+// was made, newer kernels have missed it, and the socket would never get a frame: its protocol
+// is 0 meanwhile (net/packet/af_packet.c, packet_set_ring and packet_notifier).
+func (s *receiveSocket) rehook(ifi *net.Interface) error {
+	code, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil || unix.Errno(code) != unix.ENETDOWN {
+		return err
+	}
+	// Nothing is done where the protocol is the same.
+	for _, protocol := range []uint16{unix.ETH_P_LOOPBACK, unix.ETH_P_ALL} {
+		to := &unix.SockaddrLinklayer{Ifindex: ifi.Index, Protocol: protocol<<8 | protocol>>8}
+		if err := unix.Bind(s.fd, to); err != nil {
+			return fmt.Errorf("binding it anew: %w", err)
+		}
+	}
 	return nil
 }
 
