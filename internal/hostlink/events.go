@@ -39,6 +39,7 @@ func (l *Links) receive(ctx context.Context, out chan<- deleted) error {
 		case err != nil:
 			return fmt.Errorf("hostlink: rtnetlink notifications ended: %w", err)
 		}
+		l.generation.Add(1)
 		gone := deleted{}
 		for _, m := range messages {
 			gone.add(m)

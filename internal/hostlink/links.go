@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	events "github.com/mdlayher/netlink"
@@ -50,6 +51,8 @@ type Links struct {
 	events  *events.Conn
 	checks  chan check
 	closed  sync.Once
+
+	generation atomic.Uint64
 
 	mu    sync.Mutex // guards what follows; Run alone changes links
 	links []Link
