@@ -41,8 +41,11 @@ func (p *Plane) openInterfaces() (err error) {
 	return nil
 }
 
-// Links implements hostlink.Following.
-func (p *Plane) Links() *hostlink.Links { return p.links }
+// Links implements dataplane.Following.
+func (p *Plane) Links() []dataplane.Link { return p.links.Links() }
+
+// Follow implements dataplane.Following.
+func (p *Plane) Follow(u dataplane.LinkUser) { p.links.Use(u) }
 
 // Facts implements dataplane.Described: how each interface is served.
 func (p *Plane) Facts() []dataplane.Fact {
@@ -78,7 +81,7 @@ type receivers struct {
 	list []*receiver
 }
 
-var _ hostlink.User = (*receivers)(nil)
+var _ dataplane.LinkUser = (*receivers)(nil)
 
 func (rs *receivers) all() []*receiver {
 	rs.mu.Lock()
@@ -88,7 +91,7 @@ func (rs *receivers) all() []*receiver {
 
 // open opens what takes an interface's packets, and what sends by it: the first packet must
 // not wait for a ring to be made.
-func (rs *receivers) open(l hostlink.Link) error {
+func (rs *receivers) open(l dataplane.Link) error {
 	r, err := newReceiver(rs.p, l)
 	if err != nil {
 		return err
@@ -155,8 +158,8 @@ func (r *receiver) stop() {
 	}
 }
 
-// Take implements hostlink.User.
-func (rs *receivers) Take(l hostlink.Link) error {
+// Take implements dataplane.LinkUser.
+func (rs *receivers) Take(l dataplane.Link) error {
 	if err := rs.open(l); err != nil {
 		return err
 	}
@@ -169,8 +172,8 @@ func (rs *receivers) Take(l hostlink.Link) error {
 	return nil
 }
 
-// Lose implements hostlink.User.
-func (rs *receivers) Lose(l hostlink.Link) {
+// Lose implements dataplane.LinkUser.
+func (rs *receivers) Lose(l dataplane.Link) {
 	rs.mu.Lock()
 	i := slices.IndexFunc(rs.list, func(r *receiver) bool { return r.ifindex == l.Index })
 	var r *receiver
@@ -188,8 +191,8 @@ func (rs *receivers) Lose(l hostlink.Link) {
 	rs.claim("")
 }
 
-// Change implements hostlink.User: tables go by an interface's name.
-func (rs *receivers) Change(was, is hostlink.Link) {
+// Change implements dataplane.LinkUser: tables go by an interface's name.
+func (rs *receivers) Change(was, is dataplane.Link) {
 	if was.Name != is.Name {
 		rs.claim(was.Name)
 	}

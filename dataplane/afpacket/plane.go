@@ -76,7 +76,7 @@ type Plane struct {
 var (
 	_ dataplane.Plane     = (*Plane)(nil)
 	_ dataplane.Described = (*Plane)(nil)
-	_ hostlink.Following  = (*Plane)(nil)
+	_ dataplane.Following = (*Plane)(nil)
 )
 
 // New opens sockets on the interfaces, in the network namespace of the

@@ -11,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/internal/hostlink"
 )
 
 const (
@@ -48,7 +47,7 @@ type receiver struct {
 	closed bool
 }
 
-func newReceiver(p *Plane, l hostlink.Link) (_ *receiver, err error) {
+func newReceiver(p *Plane, l dataplane.Link) (_ *receiver, err error) {
 	if !l.Ethernet && !l.Loopback {
 		return nil, fmt.Errorf("afpacket: %s is not an Ethernet interface", l.Name)
 	}

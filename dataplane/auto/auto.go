@@ -103,7 +103,7 @@ func Open(o Options, begin func(Plane) error) (*Opened, error) {
 
 func (p *Opened) open(begin func(Plane) error) error {
 	o := &p.options
-	if err := o.guard(p.slow.Links().Links()); err != nil {
+	if err := o.guard(p.slow.Links()); err != nil {
 		return err
 	}
 	if o.Plane == AFPacket {

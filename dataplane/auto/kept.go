@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/internal/accel"
@@ -114,7 +115,7 @@ func (o *Options) join(why error) error {
 
 // guard refuses interfaces that have the program of another daemon, which forwards by
 // itself even where that has ended.
-func (o *Options) guard(links []hostlink.Link) error {
+func (o *Options) guard(links []dataplane.Link) error {
 	for _, name := range hostlink.Names(links) {
 		owner, err := xdp.OwnerOf(name, o.Pins)
 		if err != nil {

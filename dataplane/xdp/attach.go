@@ -18,7 +18,7 @@ import (
 // interface, in the network namespace of the calling thread.
 func (p *Plane) Accelerate(a accel.Acceleration) error {
 	p.mu.Lock()
-	err := p.accelerate(a)
+	err := interfaces{p}.accelerate(a)
 	p.mu.Unlock()
 	if err != nil {
 		p.detach()
@@ -27,7 +27,7 @@ func (p *Plane) Accelerate(a accel.Acceleration) error {
 }
 
 // accelerate is Accelerate; the caller holds mu.
-func (p *Plane) accelerate(a accel.Acceleration) error {
+func (p interfaces) accelerate(a accel.Acceleration) error {
 	if p.conns == nil {
 		return errors.New("xdp: Memory comes before Accelerate")
 	}
@@ -111,7 +111,7 @@ func notEthernet(name string) error {
 
 // prepare loads the program for an interface. What there is of it with an error is to be
 // closed.
-func (p *Plane) prepare(l hostlink.Link, a accel.Acceleration, t program.Ticks) (*attachment, error) {
+func (p interfaces) prepare(l dataplane.Link, a accel.Acceleration, t program.Ticks) (*attachment, error) {
 	at := &attachment{given: l.Given, name: l.Name, ifindex: l.Index, mtu: l.MTU, mac: l.MAC}
 	if !l.Ethernet {
 		return at, notEthernet(l.Name)
@@ -128,7 +128,7 @@ func (p *Plane) prepare(l hostlink.Link, a accel.Acceleration, t program.Ticks) 
 }
 
 // openAll opens an attachment's sockets, or says why there are none.
-func (p *Plane) openAll(at *attachment) {
+func (p interfaces) openAll(at *attachment) {
 	if without := p.openSockets(at); without != nil {
 		at.sockets = "no AF_XDP (" + without.Error() + ")"
 		return
@@ -142,7 +142,7 @@ func (p *Plane) openAll(at *attachment) {
 
 // link puts a program in front of an interface: in the place of the one that is
 // there, if that was kept.
-func (p *Plane) link(at *attachment) error {
+func (p interfaces) link(at *attachment) error {
 	var l link.Link
 	var had bool
 	var err error

@@ -40,7 +40,7 @@ func (p *Plane) Slower() (list []Slower) {
 func (p *Plane) Facts() (facts []dataplane.Fact) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	links, _ := p.given() // of those that cannot be found nothing is said
+	links, _ := interfaces{p}.given() // of those that cannot be found nothing is said
 	served := map[int]string{}
 	for _, l := range links {
 		served[l.Index] = "AF_PACKET; its program is tried again each second"

@@ -3,8 +3,6 @@ package xdp
 import (
 	"slices"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/internal/hostlink"
 )
@@ -21,12 +19,12 @@ func macs(own, other dataplane.MAC) []dataplane.MAC {
 // interfaces has programs in front of a plane's interfaces as those come, go and change.
 type interfaces struct{ *Plane }
 
-var _ hostlink.User = interfaces{}
+var _ dataplane.LinkUser = interfaces{}
 
 // given are the interfaces as the slow plane follows them, or else as they are now.
-func (p *Plane) given() (links []hostlink.Link, err error) {
-	if f, follows := p.Plane.(hostlink.Following); follows {
-		return f.Links().Links(), nil
+func (p interfaces) given() (links []dataplane.Link, err error) {
+	if f, follows := p.Plane.Plane.(dataplane.Following); follows {
+		return f.Links(), nil
 	}
 	for _, name := range p.interfaces {
 		l, err := hostlink.Find(name)
@@ -40,13 +38,13 @@ func (p *Plane) given() (links []hostlink.Link, err error) {
 
 // follow hears from the slow plane what becomes of the interfaces, if that knows.
 func (p interfaces) follow() {
-	if f, follows := p.Plane.Plane.(hostlink.Following); follows {
-		f.Links().Use(p)
+	if f, follows := p.Plane.Plane.(dataplane.Following); follows {
+		f.Follow(p)
 	}
 }
 
-// Take implements hostlink.User.
-func (p interfaces) Take(l hostlink.Link) error {
+// Take implements dataplane.LinkUser.
+func (p interfaces) Take(l dataplane.Link) error {
 	p.mu.Lock()
 	at, err := p.prepare(l, p.acceleration, p.ticks)
 	if err == nil {
@@ -65,9 +63,9 @@ func (p interfaces) Take(l hostlink.Link) error {
 	return nil
 }
 
-// Lose implements hostlink.User. The pin stays, without an interface: it says that there was
+// Lose implements dataplane.LinkUser. The pin stays, without an interface: it says that there was
 // one.
-func (p interfaces) Lose(l hostlink.Link) {
+func (p interfaces) Lose(l dataplane.Link) {
 	p.mu.Lock()
 	i := p.find(l)
 	if i < 0 {
@@ -83,12 +81,12 @@ func (p interfaces) Lose(l hostlink.Link) {
 }
 
 // find returns the place of an interface's attachment, or -1.
-func (p *Plane) find(l hostlink.Link) int {
+func (p interfaces) find(l dataplane.Link) int {
 	return slices.IndexFunc(p.attached, func(at *attachment) bool { return at.ifindex == l.Index })
 }
 
 // settle has servers reached by the interfaces that have programs. The caller holds mu.
-func (p *Plane) settle() {
+func (p interfaces) settle() {
 	out := map[int]bool{}
 	for _, at := range p.attached {
 		out[at.ifindex] = true
@@ -96,9 +94,9 @@ func (p *Plane) settle() {
 	p.egress.settle(out, p.servers)
 }
 
-// Change implements hostlink.User: the program has the interface's address, and sockets have
+// Change implements dataplane.LinkUser: the program has the interface's address, and sockets have
 // no room for frames of a larger MTU.
-func (p interfaces) Change(was, is hostlink.Link) {
+func (p interfaces) Change(was, is dataplane.Link) {
 	p.mu.Lock()
 	i := p.find(is)
 	if i < 0 {
@@ -117,7 +115,7 @@ func (p interfaces) Change(was, is hostlink.Link) {
 
 // replace replaces an interface's program, and its sockets if those are to be others. It
 // returns what is not used any more. The caller holds mu.
-func (p interfaces) replace(at *attachment, l hostlink.Link) (old attachment) {
+func (p interfaces) replace(at *attachment, l dataplane.Link) (old attachment) {
 	next := *at
 	next.mac = dataplane.MAC(l.MAC)
 	sockets := (at.mtu > socketMTU) != (l.MTU > socketMTU)
@@ -165,12 +163,4 @@ func (at *attachment) close(p *Plane) {
 	if at.socketMap != nil {
 		_ = at.socketMap.Close()
 	}
-}
-
-// programs are those of all interfaces. The caller holds mu.
-func (p *Plane) programs() (list []*ebpf.Program) {
-	for _, at := range p.attached {
-		list = append(list, at.prog)
-	}
-	return list
 }

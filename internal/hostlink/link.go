@@ -16,24 +16,11 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 )
 
-// Link is an interface that was given by name, as it is now.
-type Link struct {
-	// Given is the name by which it was given, and Name the one that it has; "" where it
-	// never was there.
-	Given, Name string
-	// Index is the kernel's number of it; 0: it is not there.
-	Index int
-	MAC   dataplane.MAC
-	MTU   int
-	Up    bool
-	// Master is the number of the bridge or bond that it belongs to, or 0.
-	Master int
-	// Ethernet says that it has an Ethernet address; Loopback is lo, which has none.
-	Ethernet, Loopback bool
-}
-
-// There reports whether the interface exists.
-func (l Link) There() bool { return l.Index != 0 }
+// Link and User are the border's.
+type (
+	Link = dataplane.Link
+	User = dataplane.LinkUser
+)
 
 // Find returns the interface of a name, in the calling thread's network namespace. The error
 // names it.

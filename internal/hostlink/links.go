@@ -16,20 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// User uses interfaces that are there. Its methods are called one at a time, in the network
-// namespace of the interfaces; from Run, and not for those that are there when it begins.
-type User interface {
-	// Take begins with an interface. What fails is tried again each second.
-	Take(Link) error
-	// Lose ends with one that is gone, also if it was not taken.
-	Lose(Link)
-	// Change says that an interface is another one in some way than it was.
-	Change(was, is Link)
-}
-
-// Following is a plane that follows its interfaces.
-type Following interface{ Links() *Links }
-
 // Options say which interfaces are followed. Only Names is required.
 type Options struct {
 	Names []string
@@ -59,7 +45,7 @@ type Links struct {
 	users []User
 
 	// Of Run: who has not taken which interface, by its given name, and why that was logged.
-	untaken map[string][]User
+	pending map[string][]User
 	said    map[string]string
 	// suspects are interfaces that are not found though nothing was heard, and since when.
 	suspects map[int]time.Time
@@ -71,7 +57,7 @@ func New(o Options) (*Links, error) {
 	if len(o.Names) == 0 {
 		return nil, errors.New("no interface given: name at least one")
 	}
-	l := &Links{log: o.Logger, deleted: o.Deleted, checks: make(chan check), untaken: map[string][]User{},
+	l := &Links{log: o.Logger, deleted: o.Deleted, checks: make(chan check), pending: map[string][]User{},
 		said: map[string]string{}, suspects: map[int]time.Time{}}
 	if l.log == nil {
 		l.log = slog.Default()
@@ -176,7 +162,8 @@ func (l *Links) Run(ctx context.Context, do func(func() error) error) error {
 
 // waits reports whether an interface is not there, or not taken.
 func (l *Links) waits() bool {
-	return len(l.untaken) > 0 || len(l.suspects) > 0 || slices.ContainsFunc(l.links, func(is Link) bool { return !is.There() })
+	return len(l.pending) > 0 || len(l.suspects) > 0 ||
+		slices.ContainsFunc(l.links, func(is Link) bool { return !is.There() })
 }
 
 // refresh looks at all interfaces, of which some are gone by what was heard.
@@ -233,13 +220,13 @@ func (l *Links) set(i int, is Link) (users []User) {
 func (l *Links) compare(i int, is Link) {
 	if was := l.links[i]; is != was {
 		for _, u := range l.set(i, is) {
-			if !slices.Contains(l.untaken[is.Given], u) {
+			if !slices.Contains(l.pending[is.Given], u) {
 				u.Change(was, is)
 			}
 		}
 		l.sayChange(was, is)
 	}
-	if len(l.untaken[is.Given]) > 0 {
+	if len(l.pending[is.Given]) > 0 {
 		l.retry(is)
 	}
 }
@@ -250,12 +237,12 @@ func (l *Links) lose(i int, moved bool) {
 	for _, u := range slices.Backward(users) {
 		u.Lose(was)
 	}
-	delete(l.untaken, was.Given)
+	delete(l.pending, was.Given)
 	l.sayLost(was, moved)
 }
 
 func (l *Links) take(i int, is Link) {
-	l.untaken[is.Given] = l.set(i, is)
+	l.pending[is.Given] = l.set(i, is)
 	l.retry(is)
 }
 
@@ -263,7 +250,7 @@ func (l *Links) take(i int, is Link) {
 func (l *Links) retry(is Link) {
 	var left []User
 	var why error
-	for _, u := range l.untaken[is.Given] {
+	for _, u := range l.pending[is.Given] {
 		// Who comes later stands on those before.
 		if why == nil {
 			why = u.Take(is)
@@ -273,12 +260,12 @@ func (l *Links) retry(is Link) {
 		}
 	}
 	if why == nil {
-		delete(l.untaken, is.Given)
+		delete(l.pending, is.Given)
 		delete(l.said, is.Given)
 		l.sayBack(is)
 		return
 	}
-	l.untaken[is.Given] = left
+	l.pending[is.Given] = left
 	if text := why.Error(); l.said[is.Given] != text {
 		l.said[is.Given] = text
 		l.log.Error("interface cannot be taken; it is tried again each second", "interface", is.Name, "err", why)
