@@ -1,10 +1,13 @@
 package main
 
 import (
+	"errors"
+	"fmt"
 	"net"
 	"testing"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs/internal/lab"
 )
@@ -84,14 +87,20 @@ func TestInterfaceRenamed(t *testing.T) {
 	})
 }
 
-// Another MTU, smaller and larger: large packets come through as they fit.
+// Another MTU, smaller and larger: the plane goes on, without AF_XDP sockets where their frames
+// have no room for so large packets.
 func TestInterfaceMTU(t *testing.T) {
 	onLivePlanes(t, func(s *liveSite) {
 		s.begin("eth0")
 		c := s.open(s.client)
 		for _, mtu := range []int{1400, 9000, 1500} {
 			s.must(s.director.Netlink().LinkSetMTU(s.link("eth0"), mtu))
-			s.once("WARN", "to="+map[int]string{1400: "1400", 9000: "9000", 1500: "1500"}[mtu])
+			s.once("WARN", fmt.Sprint("to=", mtu))
+			how := map[string]string{"afpacket": "AF_PACKET", "xdp": "AF_XDP is off", "xdp, af-xdp": "AF_XDP copy on"}[s.plane]
+			if mtu == 9000 && s.plane == "xdp, af-xdp" {
+				how = "no AF_XDP (its frames have room for an MTU of 1778, not 9000)"
+			}
+			s.shows("eth0", how)
 			s.forwards(c)
 			s.forwards(s.open(s.client))
 		}
@@ -99,32 +108,44 @@ func TestInterfaceMTU(t *testing.T) {
 	})
 }
 
-// An interface becomes the port of a bridge, which takes its address over, and is freed
-// again.
+// An interface becomes the port of a bridge or a bond, which takes its address over, and is
+// freed again.
 func TestInterfaceMaster(t *testing.T) {
 	onLivePlanes(t, func(s *liveSite) {
 		s.begin("eth0")
 		c := s.open(s.client)
 		nl := s.director.Netlink()
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.HardwareAddr = "br0", s.director.MAC()
-		bridge := &netlink.Bridge{LinkAttrs: attrs}
-		s.must(nl.LinkAdd(bridge))
-		s.must(nl.LinkSetMaster(s.link("eth0"), s.link("br0")))
-		addr, err := netlink.ParseAddr(liveAddrs["eth0"])
-		s.must(err)
-		s.must(nl.AddrDel(s.link("eth0"), addr))
-		s.address(s.director, "br0", liveAddrs["eth0"])
-		s.knows(s.director, "br0", "192.168.10.200", s.server.MAC())
-		s.once("WARN", `master="br0 (bridge)"`)
-		s.must(echoed(c))
-		s.open(s.client)
-		s.remove("br0")
-		s.up("eth0")
-		s.once("WARN", "interface has no master any more")
-		s.forwards(c)
-		s.forwards(s.open(s.client))
-		s.quiet("master", "the address of an interface")
+		attrs.Name, attrs.HardwareAddr = "master0", s.director.MAC()
+		bond := netlink.NewLinkBond(attrs)
+		bond.Mode, bond.Miimon = netlink.BOND_MODE_ACTIVE_BACKUP, 10
+		for i, master := range []netlink.Link{&netlink.Bridge{LinkAttrs: attrs}, bond} {
+			kind := master.Type()
+			if err := nl.LinkAdd(master); errors.Is(err, unix.EOPNOTSUPP) {
+				t.Logf("this kernel has no %s", kind)
+				continue
+			} else {
+				s.must(err)
+			}
+			addr, err := netlink.ParseAddr(liveAddrs["eth0"])
+			s.must(err)
+			s.must(nl.AddrDel(s.link("eth0"), addr))
+			if kind == "bond" {
+				s.must(nl.LinkSetDown(s.link("eth0")))
+			}
+			s.must(nl.LinkSetMaster(s.link("eth0"), s.link("master0")))
+			s.address(s.director, "master0", liveAddrs["eth0"])
+			s.knows(s.director, "master0", "192.168.10.200", s.server.MAC())
+			s.once("WARN", `master="master0 (`+kind+`)"`)
+			s.open(s.client)
+			s.must(echoed(c))
+			s.remove("master0")
+			s.up("eth0")
+			s.times(i+1, "interface has no master any more")
+			s.forwards(c)
+			s.forwards(s.open(s.client))
+		}
+		s.quiet("master", "the address of an interface", "interface is down")
 	})
 }
 

@@ -4,6 +4,7 @@
 package auto
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -70,6 +71,14 @@ type Opened struct {
 	options Options
 	slow    *afpacket.Plane
 	fast    *xdp.Plane // or nil
+}
+
+// Interfaces are the names that the interfaces have now, or had when they were last there.
+func (p *Opened) Interfaces() (names []string) {
+	for _, l := range p.slow.Links() {
+		names = append(names, cmp.Or(l.Name, l.Given))
+	}
+	return names
 }
 
 // Plane is what Open opens.

@@ -46,6 +46,12 @@ func (p interfaces) follow() {
 // Take implements dataplane.LinkUser.
 func (p interfaces) Take(l dataplane.Link) error {
 	p.mu.Lock()
+	if p.sockets != nil {
+		for _, gone := range p.sockets.gone {
+			p.sockets.umem.Reclaim(gone)
+		}
+		p.sockets.gone = nil
+	}
 	at, err := p.prepare(l, p.acceleration, p.ticks)
 	if err == nil {
 		err = p.link(at)
@@ -75,6 +81,9 @@ func (p interfaces) Lose(l dataplane.Link) {
 	at := p.attached[i]
 	p.attached = slices.Delete(p.attached, i, i+1)
 	p.settle()
+	if at.queues != nil {
+		p.sockets.gone = append(p.sockets.gone, at.ifindex)
+	}
 	p.mu.Unlock()
 	_ = at.link.Detach() // it may be in another namespace, with its program
 	at.close(p.Plane)

@@ -36,7 +36,8 @@ const maxQueues = 256
 type sockets struct {
 	umem   *xsk.Umem
 	claims *ebpf.Map
-	past   map[string]uint64 // counters of sockets that are closed; Plane.mu guards it
+	gone   []int             // interfaces since the last one was taken; Plane.mu guards both
+	past   map[string]uint64 // counters of sockets that are closed
 	// claimed is what is in it; Plane.claimMu guards it.
 	claimed map[preselect.Key]uint32
 }
