@@ -25,7 +25,7 @@ func TestFollowMarks(t *testing.T) {
 		}
 	}
 	host("iptables -t mangle -A PREROUTING -p tcp --dport 80 -d 192.168.10.101 -j MARK --set-mark 10")
-	s.start("--interface", "eth0", "--follow-marks")
+	daemon := s.start("--interface", "eth0", "--follow-marks")
 	rules := func() string {
 		out, code := s.ulvs("", "iptables", "-t", "mangle", "-S", "PREROUTING")
 		if code != 0 {
@@ -68,5 +68,15 @@ func TestFollowMarks(t *testing.T) {
 	}
 	if out, code := s.ulvs("", "iptables", "-t", "mangle", "-F", "PREROUTING"); code != 2 || !strings.Contains(out, "the host's") {
 		t.Errorf("exit %d: %s", code, out)
+	}
+	// Rules of an interface count from when ulvs has one of the name.
+	host("iptables -t mangle -A PREROUTING -i front0 -m limit --limit 1/s -j MARK --set-mark 13")
+	host("ip link set eth0 down")
+	host("ip link set eth0 name front0")
+	log := daemon.Stderr.(*said).String
+	for start := time.Now(); !strings.Contains(log(), "-i front0"); time.Sleep(20 * time.Millisecond) {
+		if time.Since(start) > patience {
+			t.Fatalf("the renamed interface's rule is not looked at: %s", log())
+		}
 	}
 }

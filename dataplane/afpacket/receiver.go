@@ -2,6 +2,7 @@ package afpacket
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -24,45 +25,43 @@ const (
 // receiver carries the frames of one interface. All but the socket belongs to
 // the goroutine that runs it.
 type receiver struct {
-	p           *Plane
-	name        string
-	ifindex     int
-	sock        *receiveSocket
-	lock        int // holds the interface for this plane
-	frames      [batchSize]dataplane.Frame
-	rooms       []byte // where the handler may write answers to them
-	large       [largeBatch][]byte
-	vec         [1 + mostPieces]unix.Iovec // where a frame is read to that is cut
-	touched     []*sender                  // to be flushed at the end of the batch
-	sockErr     error                      // what the socket said last about its interface
-	down        bool                       // the interface was, when we last heard
-	interrupted sync.WaitGroup
+	p       *Plane
+	name    string
+	ifindex int
+	sock    *receiveSocket
+	lock    int // holds the interface for this plane
+	frames  [batchSize]dataplane.Frame
+	rooms   []byte // where the handler may write answers to them
+	large   [largeBatch][]byte
+	vec     [1 + mostPieces]unix.Iovec // where a frame is read to that is cut
+	touched []*sender                  // to be flushed at the end of the batch
+	sockErr error                      // what the socket said last about its interface
+	down    bool                       // the interface was, when we last heard
+
+	ctx    context.Context // of its run
+	cancel context.CancelFunc
+	ended  chan struct{} // closed when its run is over; nil: it does not run
 
 	mu     sync.Mutex // guards the socket against Counters
 	closed bool
 }
 
-func newReceiver(p *Plane, name string) (*receiver, error) {
-	ifi, err := net.InterfaceByName(name)
-	if err != nil {
-		return nil, fmt.Errorf("afpacket: no interface %q: see ip link: %w", name, err)
+func newReceiver(p *Plane, l dataplane.Link) (_ *receiver, err error) {
+	if !l.Ethernet && !l.Loopback {
+		return nil, fmt.Errorf("afpacket: %s is not an Ethernet interface", l.Name)
 	}
-	if len(ifi.HardwareAddr) != 6 && ifi.Flags&net.FlagLoopback == 0 {
-		return nil, fmt.Errorf("afpacket: %s is not an Ethernet interface", name)
-	}
-	r := &receiver{p: p, name: name, ifindex: ifi.Index, touched: make([]*sender, 0, 16),
+	r := &receiver{p: p, name: l.Name, ifindex: l.Index, touched: make([]*sender, 0, 16),
 		rooms: make([]byte, batchSize*roomSize)}
-	if r.sock, err = openReceive(ifi, p.opt.MAC); err != nil {
+	if r.sock, err = openReceive(&net.Interface{Index: l.Index, Name: l.Name}, p.opt.MAC); err != nil {
 		return nil, err
 	}
-	if r.lock, err = reserve(name, ifi.Index); err != nil {
+	if r.lock, err = reserve(l.Name, l.Index); err != nil {
 		r.sock.close()
 		return nil, err
 	}
 	for i := range r.large {
 		r.large[i] = make([]byte, tagLen+vnetLen+largest)
 	}
-	r.interrupted.Add(1)
 	return r, nil
 }
 
@@ -77,12 +76,6 @@ func (r *receiver) run(ctx context.Context, h dataplane.Handler) error {
 		}
 	}
 	return nil
-}
-
-// interrupt ends a wait, for good. It is called at most once.
-func (r *receiver) interrupt() {
-	r.sock.interrupt()
-	r.interrupted.Done()
 }
 
 // wait returns when there is a frame, or nil and soon when there may be one
@@ -102,7 +95,6 @@ func (r *receiver) wait(ctx context.Context) error {
 		}
 	}
 	if r.sockErr != nil {
-		r.p.log.Warn("afpacket: interface is down; going on when it is up again", "interface", r.name, "err", r.sockErr)
 		r.sockErr, r.down = nil, true
 		return r.look()
 	}
@@ -119,15 +111,18 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// look finds out whether the interface still exists. One that was removed
-// takes the socket's binding along (net/packet/af_packet.c, packet_notifier).
+// errGone says that an interface was removed, or moved to another network namespace.
+var errGone = errors.New("afpacket: the interface is gone")
+
+// look finds out whether the interface is still there. One that is not has taken
+// the socket's binding along (net/packet/af_packet.c, packet_notifier).
 func (r *receiver) look() error {
 	sa, err := unix.Getsockname(r.sock.fd)
 	if err != nil {
 		return fmt.Errorf("afpacket: the socket on %s failed: %w", r.name, err)
 	}
 	if ll, ok := sa.(*unix.SockaddrLinklayer); ok && ll.Ifindex != r.ifindex {
-		return fmt.Errorf("afpacket: interface %s was removed: start again when it is back", r.name)
+		return errGone
 	}
 	return nil
 }

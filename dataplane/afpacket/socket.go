@@ -76,7 +76,7 @@ func (g *ring) open(ifi *net.Interface, filter []bpf.Instruction, slots int, mor
 		}
 		return fmt.Errorf("afpacket: cannot open a packet socket on %s: %w", ifi.Name, err)
 	}
-	err = g.setup(conn, filter, slots, more)
+	err = g.setup(conn, ifi, filter, slots, more)
 	// This takes it out of the epoll set. It lives on as g.fd.
 	if err = errors.Join(err, conn.Close()); err != nil {
 		return fmt.Errorf("afpacket: cannot set up the socket on %s: %w", ifi.Name, err)
@@ -84,7 +84,8 @@ func (g *ring) open(ifi *net.Interface, filter []bpf.Instruction, slots int, mor
 	return nil
 }
 
-func (g *ring) setup(conn *packet.Conn, filter []bpf.Instruction, slots int, more func(fd int) error) error {
+func (g *ring) setup(conn *packet.Conn, ifi *net.Interface, filter []bpf.Instruction, slots int,
+	more func(fd int) error) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return err
@@ -116,6 +117,24 @@ func (g *ring) setup(conn *packet.Conn, filter []bpf.Instruction, slots int, mor
 	}
 	if err != nil {
 		return fmt.Errorf("its filter: %w", err)
+	}
+	return g.rehook(ifi)
+}
+
+// rehook binds a socket anew whose interface was down at first. If that came up while the ring
+// was made, newer kernels have missed it, and the socket would never get a frame: its protocol
+// is 0 meanwhile (net/packet/af_packet.c, packet_set_ring and packet_notifier).
+func (g *ring) rehook(ifi *net.Interface) error {
+	code, err := unix.GetsockoptInt(g.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil || unix.Errno(code) != unix.ENETDOWN {
+		return err
+	}
+	// Nothing is done where the protocol is the same.
+	for _, protocol := range []uint16{unix.ETH_P_LOOPBACK, unix.ETH_P_ALL} {
+		to := &unix.SockaddrLinklayer{Ifindex: ifi.Index, Protocol: protocol<<8 | protocol>>8}
+		if err := unix.Bind(g.fd, to); err != nil {
+			return fmt.Errorf("binding it anew: %w", err)
+		}
 	}
 	return nil
 }
