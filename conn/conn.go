@@ -10,7 +10,6 @@ package conn
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/ulvs/ulvs/internal/expiring"
@@ -75,7 +74,7 @@ type Table struct {
 // New makes an empty table, or adopts one.
 func New(o Options) (*Table, error) {
 	if o.Expired == nil {
-		return nil, errors.New("conn: Options need Expired")
+		return nil, errors.New("conn.Options need Expired")
 	}
 	t := &Table{expired: o.Expired, timeouts: defaultTimeouts(o.Hz)}
 	var err error
@@ -84,7 +83,7 @@ func New(o Options) (*Table, error) {
 		Quarantine: o.Quarantine, Prefetch: o.Prefetch,
 	}, t.onExpire)
 	if err != nil {
-		return nil, fmt.Errorf("conn: %w", err)
+		return nil, err
 	}
 	t.halfOpen = newHalfOpen(o.Max)
 	if o.Adopt {

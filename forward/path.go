@@ -92,12 +92,12 @@ func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 		}
 	}
 	if tb.conns, err = conn.New(conns); err != nil {
-		return nil, nil, false, fmt.Errorf("connection table: %w", unusable(adopted, err))
+		return nil, nil, false, fmt.Errorf("cannot make the table of connections: %w", unusable(adopted, err))
 	}
 	tb.conns.Populate()
 	if tb.templates, err = persist.New(templates); err != nil {
 		tb.conns.Close()
-		return nil, nil, false, fmt.Errorf("template table: %w", unusable(adopted, err))
+		return nil, nil, false, fmt.Errorf("cannot make the table of templates: %w", unusable(adopted, err))
 	}
 	*tb.nextEst = now + estimatorPeriod
 	return p, journal, adopted, nil

@@ -307,13 +307,24 @@ func TestClaimRefusals(t *testing.T) {
 	})
 	t.Cleanup(func() { _ = p.Close() })
 	for want, c := range map[string]dataplane.Claims{
-		"without a zone":  {Services: []dataplane.Claim{{}}},
-		"mark rule 1":     {Marks4: []uint32{1}, Rules4: []dataplane.MarkRule{{Src: dataplane.AddrMatch{Addr: virtual6, Mask: virtual6}}}},
+		"cannot claim a service at address \"invalid IP\": give an address without a zone": {Services: []dataplane.Claim{{}}},
+		"mark rule 1: address fd08:1::1 mask fd08:1::1: both must be of the rule's family": {Marks4: []uint32{1}, Rules4: []dataplane.MarkRule{{Src: dataplane.AddrMatch{Addr: virtual6, Mask: virtual6}}}},
+		"mark rule 1: verb 0 to chain \"c\": a chain belongs to Jump and Goto":             {Marks4: []uint32{1}, Rules4: []dataplane.MarkRule{{To: "c"}}},
+		"cannot claim by mark rule 1: addresses fd08:1::1 to fd08:1::1: both must be of the rule's family": {Marks4: []uint32{1}, Rules4: []dataplane.MarkRule{
+			{SrcRanges: []dataplane.AddrRange{{First: virtual6, Last: virtual6}}}}},
 		"first is larger": {Marks6: []uint32{1}, Rules6: []dataplane.MarkRule{{Ports: []dataplane.PortMatch{{Ranges: []dataplane.PortRange{{First: 2, Last: 1}}}}}}},
 		"unknown side":    {Marks6: []uint32{1}, Rules6: []dataplane.MarkRule{{Ports: []dataplane.PortMatch{{Side: 9}}}}},
 		"more than four":  {Marks6: []uint32{1}, Rules6: []dataplane.MarkRule{{Ports: either(5)}}},
 	} {
 		if err := p.Claim(c); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	for want, errno := range map[string]error{
+		"changing nftables needs CAP_NET_ADMIN: operation not permitted": unix.EPERM,
+		"nftables refused the claims: device or resource busy":           unix.EBUSY,
+	} {
+		if err := nftError(errno); err.Error() != want {
 			t.Errorf("%v, want %q", err, want)
 		}
 	}

@@ -48,7 +48,7 @@ type receiver struct {
 
 func newReceiver(p *Plane, l dataplane.Link) (_ *receiver, err error) {
 	if !l.Ethernet && !l.Loopback {
-		return nil, fmt.Errorf("afpacket: %s is not an Ethernet interface", l.Name)
+		return nil, fmt.Errorf("interface %s is not Ethernet: give one that is", l.Name)
 	}
 	r := &receiver{p: p, name: l.Name, ifindex: l.Index, touched: make([]*sender, 0, 16),
 		rooms: make([]byte, batchSize*roomSize)}
@@ -112,14 +112,14 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // errGone says that an interface was removed, or moved to another network namespace.
-var errGone = errors.New("afpacket: the interface is gone")
+var errGone = errors.New("the interface is gone")
 
 // look finds out whether the interface is still there. One that is not has taken
 // the socket's binding along (net/packet/af_packet.c, packet_notifier).
 func (r *receiver) look() error {
 	sa, err := unix.Getsockname(r.sock.fd)
 	if err != nil {
-		return fmt.Errorf("afpacket: the socket on %s failed: %w", r.name, err)
+		return fmt.Errorf("the socket on %s failed: %w", r.name, err)
 	}
 	if ll, ok := sa.(*unix.SockaddrLinklayer); ok && ll.Ifindex != r.ifindex {
 		return errGone

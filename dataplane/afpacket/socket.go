@@ -48,7 +48,7 @@ func openReceive(ifi *net.Interface, extra dataplane.MAC) (*receiveSocket, error
 	}
 	if err == nil {
 		if s.end, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-			err = fmt.Errorf("afpacket: an eventfd for %s: %w", ifi.Name, err)
+			err = fmt.Errorf("cannot make an eventfd for %s: %w", ifi.Name, err)
 		}
 	}
 	if err != nil {
@@ -72,14 +72,14 @@ func (g *ring) open(ifi *net.Interface, filter []bpf.Instruction, slots int, mor
 	conn, err := packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, &packet.Config{Filter: nothing})
 	if err != nil {
 		if errors.Is(err, unix.EPERM) {
-			return fmt.Errorf("afpacket: opening a packet socket on %s needs CAP_NET_RAW: run as root or in a user namespace: %w", ifi.Name, err)
+			return fmt.Errorf("opening a packet socket on %s needs CAP_NET_RAW: run as root or in a user namespace: %w", ifi.Name, err)
 		}
-		return fmt.Errorf("afpacket: cannot open a packet socket on %s: %w", ifi.Name, err)
+		return fmt.Errorf("cannot open a packet socket on %s: %w", ifi.Name, err)
 	}
 	err = g.setup(conn, ifi, filter, slots, more)
 	// This takes it out of the epoll set. It lives on as g.fd.
 	if err = errors.Join(err, conn.Close()); err != nil {
-		return fmt.Errorf("afpacket: cannot set up the socket on %s: %w", ifi.Name, err)
+		return fmt.Errorf("cannot set up the socket on %s: %w", ifi.Name, err)
 	}
 	return nil
 }
@@ -116,7 +116,7 @@ func (g *ring) setup(conn *packet.Conn, ifi *net.Interface, filter []bpf.Instruc
 		err = conn.SetBPF(assembled)
 	}
 	if err != nil {
-		return fmt.Errorf("its filter: %w", err)
+		return fmt.Errorf("cannot set its filter: %w", err)
 	}
 	return g.rehook(ifi)
 }
@@ -133,7 +133,7 @@ func (g *ring) rehook(ifi *net.Interface) error {
 	for _, protocol := range []uint16{unix.ETH_P_LOOPBACK, unix.ETH_P_ALL} {
 		to := &unix.SockaddrLinklayer{Ifindex: ifi.Index, Protocol: protocol<<8 | protocol>>8}
 		if err := unix.Bind(g.fd, to); err != nil {
-			return fmt.Errorf("binding it anew: %w", err)
+			return fmt.Errorf("cannot bind it anew: %w", err)
 		}
 	}
 	return nil
@@ -152,7 +152,7 @@ func large(fd int, ifi *net.Interface, extra dataplane.MAC) error {
 	m := unix.PacketMreq{Ifindex: int32(ifi.Index), Type: unix.PACKET_MR_UNICAST, Alen: uint16(len(extra))}
 	copy(m.Address[:], extra[:])
 	if err := unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m); err != nil {
-		return fmt.Errorf("receiving for the address %s: %w", net.HardwareAddr(extra[:]), err)
+		return fmt.Errorf("cannot receive for the address %s: %w", net.HardwareAddr(extra[:]), err)
 	}
 	return nil
 }
@@ -210,11 +210,11 @@ func mapRing(fd, option, slots int) ([]byte, error) {
 		Frame_nr:   uint32(slots),
 	}
 	if err := unix.SetsockoptTpacketReq(fd, unix.SOL_PACKET, option, req); err != nil {
-		return nil, fmt.Errorf("making a ring of %d KiB: %w", slots*slotSize>>10, err)
+		return nil, fmt.Errorf("cannot make a ring of %d KiB: %w", slots*slotSize>>10, err)
 	}
 	mem, err := unix.Mmap(fd, 0, slots*slotSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
-		return nil, fmt.Errorf("mapping the ring: %w", err)
+		return nil, fmt.Errorf("cannot map the ring: %w", err)
 	}
 	return mem, nil
 }

@@ -143,7 +143,7 @@ func Detach(pins, owner string, interfaces ...string) (found bool, err error) {
 	var names []string
 	for _, name := range interfaces {
 		if afpacket.Reserved(name) {
-			return false, fmt.Errorf("interface %s: a daemon that runs has it: end that one first", name)
+			return false, fmt.Errorf("interface %s: a daemon that runs has it: end that first", name)
 		}
 	}
 	if _, err = os.Stat(pins); err == nil {

@@ -88,7 +88,7 @@ type hop struct {
 // changes to be followed; Close gives back the sockets of one that never ran.
 func New(opt Options) (*Resolver, error) {
 	if opt.Verify < 0 || opt.HoldDown < 0 {
-		return nil, fmt.Errorf("neigh: negative interval (Verify %v, HoldDown %v)", opt.Verify, opt.HoldDown)
+		return nil, fmt.Errorf("negative interval (Verify %v, HoldDown %v): give 0 for the default", opt.Verify, opt.HoldDown)
 	}
 	if opt.Verify == 0 {
 		opt.Verify = 3 * time.Second
@@ -109,7 +109,7 @@ func New(opt Options) (*Resolver, error) {
 	// Subscribe before reading, so that no change falls between the two.
 	var err error
 	if r.events, err = subscribe(); err != nil {
-		return nil, fmt.Errorf("neigh: cannot subscribe to rtnetlink: %w", err)
+		return nil, fmt.Errorf("cannot subscribe to rtnetlink: %w", err)
 	}
 	r.kernel, err = netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err == nil {
@@ -117,12 +117,12 @@ func New(opt Options) (*Resolver, error) {
 	}
 	if err != nil {
 		r.Close()
-		return nil, fmt.Errorf("neigh: cannot open rtnetlink: %w", err)
+		return nil, fmt.Errorf("cannot open rtnetlink: %w", err)
 	}
 	r.wire, err = openSolicitor()
 	if err != nil && !errors.Is(err, unix.EPERM) {
 		r.Close()
-		return nil, fmt.Errorf("neigh: cannot open sockets for ARP and neighbour discovery: %w", err)
+		return nil, fmt.Errorf("cannot open sockets for ARP and neighbour discovery: %w", err)
 	}
 	if err := r.resync(false); err != nil {
 		r.Close()

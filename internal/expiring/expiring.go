@@ -9,7 +9,6 @@ package expiring
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/ulvs/ulvs/internal/shtab"
@@ -72,7 +71,7 @@ type record[E any] struct {
 // gives it a new time.
 func New[ID ~uint32, E any](o Options[ID], onExpire func(ID)) (*Table[ID, E], error) {
 	if o.Hz == 0 {
-		return nil, errors.New("expiring: Options need Hz")
+		return nil, errors.New("expiring.Options need Hz")
 	}
 	t := &Table[ID, E]{hz: o.Hz, onExpire: onExpire, quarantine: o.Quarantine}
 	if err := t.mapMemory(o); err != nil {
@@ -117,7 +116,7 @@ func (t *Table[ID, E]) mapMemory(o Options[ID]) error {
 		return err
 	}
 	if t.recs, err = shtab.RecordsOver[record[E]](memory, t.tab.Slots()); err != nil {
-		return fmt.Errorf("expiring: %w", err)
+		return err
 	}
 	return nil
 }

@@ -53,7 +53,7 @@ const closed = 1<<32 - 1
 func NewRings(block []byte, cpus int) (*Rings, error) {
 	list, err := RecordsOver[cpuRings](block, cpus)
 	if err != nil {
-		return nil, fmt.Errorf("shtab: rings of %d CPUs: %w", cpus, err)
+		return nil, fmt.Errorf("no memory for the rings of %d CPUs: %w", cpus, err)
 	}
 	r := &Rings{cpus: list, at: make([]ringsAt, cpus)}
 	r.Close()
