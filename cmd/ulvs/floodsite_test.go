@@ -124,7 +124,9 @@ func (s *floodSite) arrived() (n int) {
 }
 
 // dialNew opens a connection from an address that the client has not used yet.
-func (s *floodSite) dialNew(timeout time.Duration) (c net.Conn, err error) { return s.dialPort(80, timeout) }
+func (s *floodSite) dialNew(timeout time.Duration) (c net.Conn, err error) {
+	return s.dialPort(80, timeout)
+}
 
 func (s *floodSite) dialPort(port int, timeout time.Duration) (c net.Conn, err error) {
 	n := s.clients.Add(1)

@@ -296,20 +296,30 @@ func (k *soak) command() {
 			return
 		case <-time.After(300 * time.Millisecond):
 		}
-		service := fmt.Sprintf("-t %s:%d", floodVIP, 2000+n/4%50)
-		line := []string{"-A " + service + " -s rr", soakServer(service, 0, 1), "-e" + soakServer(service, 0, 7)[2:], "-D " + service}[n%4]
-		k.gate.RLock()
-		out, err := k.tryCommand("ipvsadm " + line)
-		k.load.commanded(line, out, err)
-		if err == nil {
-			k.noteTold(line) // nobody else changes it while the gate is held to read
-		} else {
-			k.unsure[service] = true
-			n += 3 - n%4 // begin the next one's life
-			_, _ = k.tryCommand("ipvsadm -D " + service)
-		}
-		k.gate.RUnlock()
+		k.commandStep(&n)
 	}
+}
+
+// commandStep is the n-th command beside the events.
+func (k *soak) commandStep(n *int) {
+	k.gate.RLock() // nobody else changes what was told meanwhile
+	defer k.gate.RUnlock()
+	service := fmt.Sprintf("-t %s:%d", floodVIP, 2000+*n/4%50)
+	add := "-A " + service + " -s rr"
+	if *n%4 > 0 && !k.told[add] { // somebody tidied up
+		*n |= 3
+		return
+	}
+	line := []string{add, soakServer(service, 0, 1), "-e" + soakServer(service, 0, 7)[2:], "-D " + service}[*n%4]
+	out, err := k.tryCommand("ipvsadm " + line)
+	k.load.commanded(line, out, err)
+	if err == nil {
+		k.noteTold(line)
+		return
+	}
+	k.unsure[service] = true
+	_, _ = k.tryCommand("ipvsadm -D " + service)
+	*n |= 3 // the next one's life begins
 }
 
 // tryCommand carries out a command that may fail, as there may be no daemon.

@@ -104,10 +104,10 @@ func (k *soak) held() (s soakState) {
 		s.Files[digits.ReplaceAllString(to, "N")]++
 		info, _ := os.ReadFile(proc + "fdinfo/" + f.Name())
 		for line := range strings.Lines(string(info)) {
-			if name, id, ok := strings.Cut(line, "_id:"); ok && !ids[line] {
+			name, _, ok := strings.Cut(line, "_id:")
+			if ok && name != "mnt" && !ids[line] {
 				ids[line] = true
 				s.BPF[name]++
-				_ = id
 			}
 		}
 	}
@@ -135,9 +135,9 @@ func (m *soakMark) String() string {
 	for _, n := range m.Files {
 		files += n
 	}
-	return fmt.Sprintf("after %v: %d KiB resident, %d KiB of them in Go's heap, %d descriptors, %d goroutines, BPF %v, pins %d, %s",
+	return fmt.Sprintf("after %v: %d KiB resident, %d KiB of them in Go's heap; %d descriptors, %d goroutines, BPF %v, %d pins, outside %d",
 		m.at.Round(time.Second), m.resident>>10, m.heap>>10, files, m.Goroutines, m.BPF, strings.Count(m.Pins, "\n"),
-		strings.ReplaceAll(strings.TrimSpace(m.Outside), "\n", ", "))
+		strings.Count(m.Outside, "\n"))
 }
 
 // settled is what a daemon holds when that changes no more.
