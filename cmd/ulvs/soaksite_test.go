@@ -310,6 +310,9 @@ func (k *soak) commandStep(n *int) {
 		*n |= 3
 		return
 	}
+	if *n%4 == 0 && k.told[add] { // it was left when a daemon ended
+		*n |= 3
+	}
 	line := []string{add, soakServer(service, 0, 1), "-e" + soakServer(service, 0, 7)[2:], "-D " + service}[*n%4]
 	out, err := k.tryCommand("ipvsadm " + line)
 	k.load.commanded(line, out, err)

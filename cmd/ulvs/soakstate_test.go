@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"runtime/pprof"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -80,6 +81,7 @@ type soakState struct {
 	resident   int    // bytes
 	heap       uint64
 	stacks     string
+	mappings   map[string]int // KiB resident by what is mapped, and how large that is
 }
 
 var digits = regexp.MustCompile(`[0-9]+`)
@@ -91,6 +93,8 @@ func (k *soak) held() (s soakState) {
 	s = soakState{Files: map[string]int{}, BPF: map[string]int{}, Goroutines: in.Goroutines, heap: in.Heap, stacks: in.Stacks,
 		resident: resident(k.t, k.daemon.Process.Pid)}
 	proc := fmt.Sprintf("/proc/%d/", k.daemon.Process.Pid)
+	s.mappings = mappings(k.t, proc+"smaps")
+	sockets := sockets(proc)
 	files, err := os.ReadDir(proc + "fd")
 	if err != nil {
 		k.t.Fatal(err)
@@ -100,6 +104,9 @@ func (k *soak) held() (s soakState) {
 		to, err := os.Readlink(proc + "fd/" + f.Name())
 		if err != nil {
 			continue
+		}
+		if kind := sockets[to]; kind != "" {
+			to = kind
 		}
 		s.Files[digits.ReplaceAllString(to, "N")]++
 		info, _ := os.ReadFile(proc + "fdinfo/" + f.Name())
@@ -119,6 +126,46 @@ func (k *soak) held() (s soakState) {
 	})
 	s.Outside = regexp.MustCompile(`program [0-9]+`).ReplaceAllString(k.outside(""), "a program")
 	return s
+}
+
+// sockets are what kinds the sockets in a process's network namespace are of, as far as the
+// kernel lists them.
+func sockets(proc string) map[string]string {
+	kinds := map[string]string{}
+	// In which column the inode stands.
+	for kind, column := range map[string]int{"unix": 6, "packet": 8, "netlink": 9, "udp": 9, "raw": 9, "raw6": 9} {
+		text, _ := os.ReadFile(proc + "net/" + kind)
+		for line := range strings.Lines(string(text)) {
+			if words := strings.Fields(line); len(words) > column {
+				kinds["socket:["+words[column]+"]"] = "socket: " + kind
+			}
+		}
+	}
+	return kinds
+}
+
+// mappings is how much is resident of what a process has mapped.
+func mappings(t *testing.T, smaps string) map[string]int {
+	t.Helper()
+	text, err := os.ReadFile(smaps)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := map[string]int{}
+	name := ""
+	for line := range strings.Lines(string(text)) {
+		words := strings.Fields(line)
+		switch {
+		case len(words) >= 5 && strings.Contains(words[0], "-"):
+			name = strings.Join(words[5:], " ")
+		case words[0] == "Size:":
+			name += " of " + words[1]
+		case words[0] == "Rss:" && words[1] != "0":
+			n, _ := strconv.Atoi(words[1])
+			list[name] += n
+		}
+	}
+	return list
 }
 
 // soakMark is a daemon at a time at which all is quiet.
@@ -182,6 +229,7 @@ func (m *soakMark) compare(t *testing.T, late *soakMark) {
 		}
 	}
 	if late.resident*100 > m.resident*(100+soakGrowth) {
-		t.Errorf("%d KiB were resident in the end, %d before: more than %d %% more", late.resident>>10, m.resident>>10, soakGrowth)
+		t.Errorf("%d KiB were resident in the end, %d before: more than %d %% more\nby mapping (-before +in the end):\n%s",
+			late.resident>>10, m.resident>>10, soakGrowth, cmp.Diff(m.mappings, late.mappings))
 	}
 }
