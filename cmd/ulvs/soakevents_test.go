@@ -42,6 +42,10 @@ var soakEvents = []soakEvent{
 	{name: "SYN flood", odds: 3, happen: (*soak).synFlood},
 	{name: "ARP flood", odds: 2, happen: (*soak).arpFlood},
 	{name: "fragment flood", odds: 2, happen: (*soak).fragmentFlood},
+	{name: "interface removed", odds: 2, live: true, happen: (*soak).linkRemoved},
+	{name: "interface renamed", odds: 1, live: true, happen: (*soak).linkRenamed},
+	{name: "interface moved", odds: 1, live: true, happen: (*soak).linkMoved},
+	{name: "interface enslaved", odds: 1, live: true, happen: (*soak).linkEnslaved},
 }
 
 // between draws a time.
@@ -223,10 +227,11 @@ func (k *soak) rulesetFlushed(*rand.Rand) {
 	k.note("nft flush ruleset")
 	k.gate.Lock() // a command that finds it gone says so
 	defer k.gate.Unlock()
+	tables, rules := k.claims()
 	k.flushRuleset()
-	k.await("the table is there again", func() bool {
-		n, _ := k.claims()
-		return n == 1
+	k.await("the tables are there again", func() bool {
+		n, m := k.claims()
+		return n == tables && m == rules
 	})
 }
 

@@ -48,8 +48,8 @@ type soakLoad struct {
 func newSoakLoad(k *soak) *soakLoad {
 	k.t.Helper()
 	l := &soakLoad{soak: k, end: make(chan bool)}
-	for range soakFlows {
-		c, err := k.dialNew(patience)
+	keep := func(c net.Conn, err error) {
+		k.t.Helper()
 		if err == nil {
 			k.t.Cleanup(func() { c.Close() })
 			_, err = exchange(c, patience)
@@ -58,6 +58,12 @@ func newSoakLoad(k *soak) *soakLoad {
 			k.t.Fatal(err)
 		}
 		l.flows = append(l.flows, c)
+	}
+	for range soakFlows {
+		keep(k.dialNew(patience))
+	}
+	for n := 0; k.far != nil && n < soakFarFlows; n++ {
+		keep(k.dialFar(n))
 	}
 	for i, c := range l.flows {
 		l.running.Go(func() { l.stay(i, c) })
@@ -207,7 +213,7 @@ func (l *soakLoad) judge(t *testing.T) {
 func (l *soakLoad) dead() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.ended == soakFlows
+	return l.ended == len(l.flows)
 }
 
 // stop ends the load.
@@ -220,7 +226,7 @@ func (l *soakLoad) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return fmt.Sprintf("%d connections: %d ended, %d exchanges, the longest %v in %s; %d clients, the slowest %v in %s; "+
-		"%d in the moment in which an interface came up; %d commands beside the events, and %d while no daemon answered", soakFlows, l.ended, l.exchanges,
+		"%d in the moment in which an interface came up; %d commands beside the events, and %d while no daemon answered", len(l.flows), l.ended, l.exchanges,
 		l.longest.Round(time.Millisecond), l.longestIn, l.came, l.slowest.Round(time.Millisecond), l.slowestIn,
 		l.noRoute, l.commands, l.refused)
 }

@@ -32,6 +32,7 @@ type soak struct {
 	daemon              *lab.Cmd
 	log                 *said // the daemon's
 	mac                 net.HardwareAddr
+	far                 *lab.Host // the client at the second interface, or nil
 	load                *soakLoad
 	arp                 map[string]func(int) // ARP requests to an address of the director's
 
@@ -88,6 +89,9 @@ func newSoak(t *testing.T, plane string, seed uint64) *soak {
 	if err := os.WriteFile(k.rules, []byte(strings.Join(soakRules(plane), "\n")+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if *soakLive {
+		k.addFar()
+	}
 	for _, h := range k.servers {
 		for _, port := range soakPorts[1:] {
 			echoAt(t, h, "tcp", fmt.Sprint(floodVIP, ":", port))
@@ -107,7 +111,11 @@ func (k *soak) begin() {
 
 // startOptions are what the daemon is started with.
 func (k *soak) startOptions(sockets string) []string {
-	list := []string{"--interface", "eth0", "--plane", k.plane, "--connections", fmt.Sprint(soakConnections), "--rules", k.rules}
+	interfaces := "eth0"
+	if k.far != nil {
+		interfaces += ",eth1"
+	}
+	list := []string{"--interface", interfaces, "--plane", k.plane, "--connections", fmt.Sprint(soakConnections), "--rules", k.rules}
 	if k.plane == "xdp" {
 		return append(list, "--pin", k.pins, "--af-xdp", sockets)
 	}
