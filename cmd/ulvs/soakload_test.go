@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ const (
 type soakLoad struct {
 	*soak
 	flows   []net.Conn
+	beats   []atomic.Int64 // exchanges of each; negative where it has ended
 	end     chan bool
 	running sync.WaitGroup
 	// flowGate and freshGate are held to read during an exchange and a client's visit, and
@@ -65,6 +67,7 @@ func newSoakLoad(k *soak) *soakLoad {
 	for n := 0; k.far != nil && n < soakFarFlows; n++ {
 		keep(k.dialFar(n))
 	}
+	l.beats = make([]atomic.Int64, len(l.flows))
 	for i, c := range l.flows {
 		l.running.Go(func() { l.stay(i, c) })
 	}
@@ -92,6 +95,9 @@ func (l *soakLoad) stay(i int, c net.Conn) {
 		took, err := exchange(c, patience)
 		l.flowGate.RUnlock()
 		pause = max(0, soakPace-took)
+		if l.beats[i].Add(1); err != nil {
+			l.beats[i].Store(-1)
+		}
 		l.mu.Lock()
 		l.exchanges++
 		if took > l.longest {
@@ -106,6 +112,23 @@ func (l *soakLoad) stay(i int, c net.Conn) {
 			return
 		}
 	}
+}
+
+// exchangeAgain waits until each connection that stays has exchanged once more.
+func (l *soakLoad) exchangeAgain(k *soak) {
+	k.t.Helper()
+	was := make([]int64, len(l.beats))
+	for i := range l.beats {
+		was[i] = l.beats[i].Load()
+	}
+	k.await("all connections that stay go on", func() bool {
+		for i := range l.beats {
+			if n := l.beats[i].Load(); n >= 0 && n < was[i]+2 { // one was under way
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // comeAnew has clients come to each service in turn, until the load ends.

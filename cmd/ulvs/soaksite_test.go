@@ -144,14 +144,18 @@ func (k *soak) replaceKilled(pause time.Duration, options []string) {
 }
 
 // replace ends the daemon, and starts another one after a while. On AF_PACKET, where
-// nothing is kept, what clients send meanwhile gets nowhere.
+// nothing is kept, what clients send meanwhile gets nowhere, and a connection is unknown until
+// its client has sent something.
 func (k *soak) replace(end func(), pause time.Duration, options []string) {
 	k.t.Helper()
 	if k.plane == "afpacket" {
 		k.gate.Lock()
 		defer k.gate.Unlock()
 		k.wire(lab.MAC(0xdead))
-		defer func() { k.wire(k.mac) }()
+		defer func() {
+			k.wire(k.mac)
+			k.load.exchangeAgain(k)
+		}()
 		defer k.forgetTold()
 	}
 	end()
