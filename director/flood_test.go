@@ -231,7 +231,7 @@ func TestFloodBeforeGrace(t *testing.T) {
 				}
 				s.check()
 				for i := range 600 {
-					b.move(10 * time.Millisecond)
+					b.move(time.Millisecond)
 					s.open(fmt.Sprintf("10.1.%d.%d:1000", 3+i/200, i%200))
 				}
 				s.check()
