@@ -263,12 +263,23 @@ func (k *soak) addressChanged(r *rand.Rand) {
 	k.t.Helper()
 	next := lab.MAC(0x9900 + r.Uint32N(4))
 	k.note("%v becomes %v", k.mac, next)
-	if err := k.director.Netlink().LinkSetHardwareAddr(k.link(), next); err != nil {
-		k.t.Fatal(err)
-	}
+	same, before := next.String() == k.mac.String(), k.programID()
+	k.check(k.director.Netlink().LinkSetHardwareAddr(k.link(), next))
 	k.mac = next
 	copy(k.flood.frame, next)
 	k.wire(next)
+	if k.plane == "xdp" && !same { // the address is in the program
+		k.await("another program is there", func() bool { return k.programID() != before })
+	}
+}
+
+// programID is the number of the interface's program.
+func (k *soak) programID() uint32 {
+	k.t.Helper()
+	if xdp := k.link().Attrs().Xdp; xdp != nil {
+		return xdp.ProgId
+	}
+	return 0
 }
 
 func (k *soak) mtuChanged(r *rand.Rand) {

@@ -75,9 +75,20 @@ func (k *soak) plugFar() {
 	k.check(err)
 	k.check(nl.LinkSetUp(peer))
 	k.route(k.far, "eth1", &netlink.Route{Dst: ipNet(floodVIP + "/32"), Scope: netlink.SCOPE_LINK})
-	k.check(nl.NeighSet(&netlink.Neigh{LinkIndex: peer.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(floodVIP),
-		HardwareAddr: soakFarMAC}))
+	k.wireFar(soakFarMAC)
 	k.upFar()
+}
+
+// wireFar is wire for the second client, if there is one.
+func (k *soak) wireFar(to net.HardwareAddr) {
+	k.t.Helper()
+	if k.far == nil {
+		return
+	}
+	nl := k.far.Netlink()
+	peer, err := nl.LinkByName("eth1")
+	k.check(err)
+	k.check(nl.NeighSet(&netlink.Neigh{LinkIndex: peer.Attrs().Index, State: netlink.NUD_PERMANENT, IP: net.ParseIP(floodVIP), HardwareAddr: to}))
 }
 
 // upFar has the director's end of the cable be up.

@@ -152,8 +152,10 @@ func (k *soak) replace(end func(), pause time.Duration, options []string) {
 		k.gate.Lock()
 		defer k.gate.Unlock()
 		k.wire(lab.MAC(0xdead))
+		k.wireFar(lab.MAC(0xdead))
 		defer func() {
 			k.wire(k.mac)
+			k.wireFar(soakFarMAC)
 			k.load.exchangeAgain(k)
 		}()
 		defer k.forgetTold()
