@@ -238,6 +238,11 @@ func (sc *scheduling) persistent(s *Service, a *attempt) (conn.ID, *Dest) {
 		for tries := 0; err != nil && tries < evictTries && sc.roomForTemplate(); tries++ {
 			ct, err = sc.templates.Insert(key, hash, dst.ID, s.Persistence.Timeout, a.tick)
 		}
+		if err != nil && sc.spareTemplate(a.tick) {
+			sc.templates.KeepSpare(0)
+			ct, err = sc.templates.Insert(key, hash, dst.ID, s.Persistence.Timeout, a.tick)
+			sc.templates.KeepSpare(sc.spareTemplates.n)
+		}
 		if err != nil {
 			sc.drop(a.f, dropTemplatesFull)
 			return 0, nil
@@ -286,6 +291,11 @@ func (sc *scheduling) connect(a *attempt, dst *Dest, template uint32, destPort b
 		id, c, err = sc.conns.InsertSYN(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
 	} else {
 		id, err = sc.conns.Insert(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
+	}
+	if err != nil && sc.spareConn(a.tick) {
+		sc.conns.KeepSpare(0)
+		id, c, err = sc.insert(a, dst, template, destPort)
+		sc.conns.KeepSpare(sc.spareConns.n)
 	}
 	if err != nil {
 		sc.drop(a.f, dropConnsFull)

@@ -141,7 +141,14 @@ func (l *lab) sysctl(name, value string) {
 // start makes a resolver in the director and runs it until the test ends.
 func (l *lab) start(opt Options) *Resolver {
 	l.t.Helper()
-	var r *Resolver
+	r := l.open(opt)
+	runUntilEnd(l.t, r)
+	return r
+}
+
+// open makes a resolver in the director, which does not run.
+func (l *lab) open(opt Options) (r *Resolver) {
+	l.t.Helper()
 	l.in(l.director, func() {
 		var err error
 		if r, err = New(opt); err != nil {
@@ -149,7 +156,6 @@ func (l *lab) start(opt Options) *Resolver {
 			runtime.Goexit()
 		}
 	})
-	runUntilEnd(l.t, r)
 	return r
 }
 

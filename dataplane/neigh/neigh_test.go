@@ -239,6 +239,42 @@ func TestFollowsRoutesAndLinks(t *testing.T) {
 	}
 }
 
+// From a change of routes or links until the new ones are read, what is sent where no route
+// led waits, as there may be one by now; if there is none, it is given up then.
+func TestUnsettled(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.in(l.director, func() { l.ip("link set d0 down") })
+	r := l.open(Options{})
+	defer r.Close()
+	h := r.NextHop(addr("10.9.0.2"))
+	state := func(when string, want dataplane.HopState) {
+		t.Helper()
+		if got := h.Neighbor().State; got != want {
+			t.Errorf("%s the hop's state is %d, not %d", when, got, want)
+		}
+	}
+	state("while the link is down", dataplane.HopUnreachable)
+	r.take(batch{other: true})
+	state("once something has changed", dataplane.HopResolving)
+	if err := r.resync(false); err != nil {
+		t.Fatal(err)
+	}
+	state("if there is no route", dataplane.HopUnreachable)
+	l.in(l.director, func() { l.ip("link set d0 up") })
+	r.take(batch{other: true})
+	state("once the link is up", dataplane.HopResolving)
+	lost := false
+	h.OnLost(func(*dataplane.Frame) bool { lost = true; return false })
+	h.Park(&dataplane.Frame{}, func(*dataplane.Frame) {})
+	if err := r.resync(false); err != nil {
+		t.Fatal(err)
+	}
+	if h.Neighbor().Ifindex == 0 || lost {
+		t.Errorf("the link is up, and the hop is %+v; what waited was given up: %v", *h.Neighbor(), lost)
+	}
+}
+
 // More notifications than the socket holds: the resolver reads all again.
 func TestOverflow(t *testing.T) {
 	t.Parallel()
