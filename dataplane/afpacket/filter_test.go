@@ -279,7 +279,7 @@ func TestOpeningFilterRandom(t *testing.T) {
 	for i := range 200000 {
 		f := make([]byte, rng.IntN(160))
 		for i := range f {
-			f[i] = byte(rng.Uint32()) & byte(rng.Uint32()) & byte(rng.Uint32())
+			f[i] = byte(rng.Uint32N(256) >> rng.IntN(8))
 		}
 		// As if one of these: type, then what leads to a transport header.
 		put := func(at int, b ...byte) {
