@@ -40,12 +40,13 @@ var law = map[string][]string{
 	"conn":                    {"packet", "internal/shtab", "internal/expiring"},
 	"persist":                 {"internal/shtab", "internal/expiring"},
 	"internal/expiring":       {"internal/shtab", "internal/timerwheel"},
-	"dataplane/afpacket":      {"dataplane", "dataplane/neigh", "internal/hostlimit"},
+	"internal/hostlink":       {"dataplane"},
+	"dataplane/afpacket":      {"dataplane", "dataplane/neigh", "internal/hostlimit", "internal/hostlink"},
 	"dataplane/neigh":         {"dataplane"},
 	"internal/accel":          {"dataplane"},
-	"dataplane/xdp":           {"dataplane", "dataplane/xdp/program", "internal/accel", "packet", "conn", "persist", "internal/preselect", "internal/shtab", "internal/xsk"},
+	"dataplane/xdp":           {"dataplane", "dataplane/xdp/program", "internal/accel", "packet", "conn", "persist", "internal/hostlink", "internal/preselect", "internal/shtab", "internal/xsk"},
 	"dataplane/xdp/program":   {"dataplane", "internal/accel", "conn", "persist", "internal/preselect", "internal/shtab"},
-	"dataplane/auto":          {"dataplane", "dataplane/afpacket", "dataplane/xdp", "internal/accel"}, // no stage: it wires as cmd does
+	"dataplane/auto":          {"dataplane", "dataplane/afpacket", "dataplane/xdp", "internal/accel", "internal/hostlink"}, // no stage: it wires as cmd does
 	"dataplane/dataplanetest": {"dataplane", "internal/accel"},
 	"":                        {"dataplane", "sched"},
 	"director":                {"", "dataplane", "forward", "fwmark", "internal/accel", "internal/journal", "sched", "persist"},

@@ -104,7 +104,7 @@ type Resolving interface{ Resolver() Resolver }
 type Plane interface {
 	// Name is the plane's name on the command line and in status: "afpacket".
 	Name() string
-	// Run carries frames until ctx ends or an interface is lost. It returns
+	// Run carries frames until ctx ends, or the plane fails. It returns
 	// nil after ctx ended and closes what it opened.
 	Run(ctx context.Context, h Handler) error
 	// Send sends one frame of the handler's own: to the host if its verdict is

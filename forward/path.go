@@ -99,6 +99,11 @@ func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 		tb.conns.Close()
 		return nil, nil, false, fmt.Errorf("cannot make the table of templates: %w", unusable(adopted, err))
 	}
+	if conns.Quarantine {
+		tb.spareConns, tb.spareTemplates = spareOf(o.Connections), spareOf(o.Templates)
+		tb.conns.KeepSpare(tb.spareConns.n)
+		tb.templates.KeepSpare(tb.spareTemplates.n)
+	}
 	*tb.nextEst = now + estimatorPeriod
 	return p, journal, adopted, nil
 }

@@ -47,10 +47,10 @@ func TestInterfaceAddress(t *testing.T) {
 			other := dial()
 			defer other.Close()
 			must(echoed(other))
+			daemon.Stderr.(*said).await(t, "the address of an interface has changed")
 			if plane == "afpacket" {
 				return
 			}
-			daemon.Stderr.(*said).await(t, "the program follows")
 			for before, began := s.status()["xdp_frames"], time.Now(); s.status()["xdp_frames"] == before; {
 				must(echoed(c))
 				if time.Since(began) > patience {

@@ -19,19 +19,19 @@ const saidRules = 1024
 
 // followMarks gives the director the host's mark rules, and returns what keeps
 // it up to date with them.
-func (d *daemon) followMarks(lvs *director.Director) (func(context.Context) error, error) {
+func (d *daemon) followMarks(lvs *director.Director, interfaces func() []string) (func(context.Context) error, error) {
 	var err error
 	if d.said, err = lru.New[string, struct{}](saidRules); err != nil {
 		return nil, fmt.Errorf("--follow-marks: %w", err)
 	}
-	rules, err := hostmark.Read(d.interfaces...)
+	rules, err := hostmark.Read(interfaces()...)
 	if err != nil {
 		return nil, fmt.Errorf("--follow-marks: %w", err)
 	}
 	if err := d.take(lvs, rules); err != nil {
 		return nil, fmt.Errorf("--follow-marks: %w", err)
 	}
-	follower, err := hostmark.New(hostmark.Options{Interfaces: d.interfaces, Problem: func(err error) {
+	follower, err := hostmark.New(hostmark.Options{Interfaces: interfaces, Problem: func(err error) {
 		d.log.Error("the host's mark rules cannot be read; those known stay in force", "err", err)
 	}})
 	if err != nil {

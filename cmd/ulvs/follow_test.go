@@ -72,4 +72,9 @@ func TestFollowMarks(t *testing.T) {
 	if out, code := s.ulvs("", "iptables", "-t", "mangle", "-F", "PREROUTING"); code != 2 || !strings.Contains(out, "the mark rules are the host's (--follow-marks): change them with its own iptables") {
 		t.Errorf("exit %d: %s", code, out)
 	}
+	// Rules of an interface count from when ulvs has one of the name.
+	host("iptables -t mangle -A PREROUTING -i front0 -m limit --limit 1/s -j MARK --set-mark 13")
+	host("ip link set eth0 down")
+	host("ip link set eth0 name front0")
+	log.await(t, "-i front0")
 }

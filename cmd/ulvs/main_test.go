@@ -27,6 +27,9 @@ const asProgram = "ULVS_TEST_PROGRAM"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
+		if dir := os.Getenv(insideDir); dir != "" {
+			tellInside(dir)
+		}
 		os.Exit(run(os.Args))
 	}
 	code, ran, err := lab.Unshare()

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +17,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane/auto"
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/internal/control"
+	"github.com/ulvs/ulvs/internal/hostlink"
 )
 
 // defaultPins is where state is kept if nothing else is said, and noPins what says
@@ -92,10 +93,10 @@ func hiddenMount(err error) error {
 // inheritable says why what the daemon keeps that is to be replaced could not be gone
 // on with. If none runs, there is nothing to be spared.
 func (d *daemon) inheritable(mac dataplane.MAC) error {
-	for _, name := range d.interfaces {
-		if _, err := net.InterfaceByName(name); err != nil {
-			return fmt.Errorf("--interface %s: %w", name, err)
-		}
+	kept := xdp.KeptInterfaces(d.pins, d.interfaces)
+	links, err := hostlink.Resolve(d.interfaces, kept)
+	if err != nil {
+		return err
 	}
 	for _, f := range d.files {
 		if f.err != nil {
@@ -108,8 +109,25 @@ func (d *daemon) inheritable(mac dataplane.MAC) error {
 	case errors.Is(err, ulvs.ErrNoAnswer):
 		return fmt.Errorf("--takeover: %w", err)
 	}
+	if err := d.known(links, kept); err != nil {
+		return err
+	}
 	if err := auto.Check(d.autoOptions(mac), d.directorOptions(mac).Sizes()); err != nil {
 		return fmt.Errorf("--takeover: %w; the daemon at %s goes on", d.explain(err), d.control)
+	}
+	return nil
+}
+
+// known refuses an interface that is not there, and that the daemon which is to be replaced
+// knows nothing of: it was mistyped.
+func (d *daemon) known(links []hostlink.Link, kept map[string]int) error {
+	facts, _ := control.Dial(d.control).Facts()
+	for _, l := range links {
+		_, had := kept[l.Given]
+		if !l.There() && !had && !slices.ContainsFunc(facts, func(f ulvs.Fact) bool { return f.Name == l.Given }) {
+			return fmt.Errorf("--takeover: no interface %q, and the daemon at %s has none of that name, and goes on: see ip link",
+				l.Given, d.control)
+		}
 	}
 	return nil
 }

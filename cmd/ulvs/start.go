@@ -78,7 +78,7 @@ func (d *daemon) start(ctx context.Context, mac dataplane.MAC, name *control.Res
 		return nil, err
 	}
 	if d.follow {
-		if s.follower, err = d.followMarks(s.lvs); err != nil {
+		if s.follower, err = d.followMarks(s.lvs, s.opened.Interfaces); err != nil {
 			return nil, err
 		}
 	}

@@ -25,7 +25,7 @@ func bench(t testing.TB, l *lab) (r *receiver, inject func([]byte, dataplane.Off
 		l.must(err)
 	})
 	t.Cleanup(func() { _ = p.Close() })
-	return p.receivers[0], l.injector(client, "eth0")
+	return p.receivers.list[0], l.injector(client, "eth0")
 }
 
 // A batch allocates nothing, from the ring to the wire.

@@ -32,13 +32,15 @@ var ErrNoNftables = errors.New("the kernel has no nftables netdev ingress hook: 
 // one that was killed left behind. Until then they stay, and the host goes on
 // dropping: connections survive a restart, which a reset would end.
 type claims struct {
-	ns         namespace
-	interfaces []string
-	owner      string        // the chain that says whose a table is, or ""
-	mac        dataplane.MAC // another one to which frames are taken, or zero
-	keep       bool          // when the plane ends
+	ns    namespace
+	owner string        // the chain that says whose a table is, or ""
+	mac   dataplane.MAC // another one to which frames are taken, or zero
+	keep  bool          // when the plane ends
 
-	mu      sync.Mutex
+	mu         sync.Mutex
+	interfaces []string // those that are there
+	gone       []string // those that are not any more, whose tables may be there
+
 	active  bool // tables are there
 	last    dataplane.Claims
 	now     plan // of last
@@ -54,6 +56,11 @@ func (c *claims) replace(to dataplane.Claims) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	return c.change(to)
+}
+
+// change is replace; the caller holds mu.
+func (c *claims) change(to dataplane.Claims) error {
 	if c.ended {
 		return errors.New("the plane has ended, so it claims nothing: make a new one")
 	}
@@ -104,6 +111,9 @@ func (c *claims) rewrite(to *dataplane.Claims, next *plan) error {
 	err := c.transact(func(conn *nftables.Conn) error {
 		var sets setNumbers
 		for _, name := range c.interfaces {
+			if !exists(name) {
+				continue // it has just gone: follow will hear of that
+			}
 			made, err := c.addChains(conn, name, to, next, &sets)
 			if err != nil {
 				return err

@@ -313,46 +313,44 @@ func (j *logged) has(text string) bool {
 	return strings.Contains(j.text.String(), text)
 }
 
-// A plane goes on after its interface was down, and ends with an error when it is removed.
+// A plane goes on after its interface was down, and after it was removed and made anew, of
+// another number and address: with it, and with its claims.
 func TestInterfaceDownAndRemoved(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	near := &toHop{hop: l.hop(server)}
-	var p *Plane
+	near := &toHop{}
 	var log logged
-	l.in(director, func() {
-		var err error
-		p, err = New(Options{Interfaces: []string{"eth0"}, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-		l.must(err)
-		l.must(p.Claim(both(80)))
-	})
-	done := make(chan error, 1)
-	go func() { done <- p.Run(t.Context(), near) }()
+	p, stop := l.start(director, near, Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	l.must(p.Claim(both(80)))
 	inject := l.injector(client, "eth0")
-	send := func() { inject(udp(macOf(director), nil), dataplane.Offload{}) }
-	send()
-	eventually(t, "a frame", func() bool { return p.Counters()["tx_frames"] == 1 })
+	arrives := func(what string, to net.HardwareAddr) {
+		before := near.count()
+		eventually(t, what, func() bool {
+			inject(udp(to, nil), dataplane.Offload{})
+			return near.count() > before
+		})
+	}
+	arrives("a frame", macOf(director))
 	l.in(director, func() { l.ip("link set eth0 down") })
 	eventually(t, "the plane knows", func() bool { return log.has("interface is down; going on when it is up again") })
 	l.in(director, func() { l.ip("link set eth0 up") })
-	eventually(t, "frames again", func() bool {
-		send()
-		return p.Counters()["tx_frames"] > 1
-	})
-	select {
-	case err := <-done:
-		t.Fatalf("Run ended: %v", err)
-	default:
-	}
+	arrives("frames again", macOf(director))
+	eventually(t, "the plane says so", func() bool { return log.has(`level=INFO msg="interface is up again" interface=eth0`) })
 	l.in(director, func() { l.ip("link del eth0") })
-	select {
-	case err := <-done:
-		if err == nil || !strings.Contains(err.Error(), "interface eth0 was removed: start again when it is back") {
-			t.Errorf("Run said %v", err)
-		}
-	case <-time.After(patience):
-		t.Fatal("Run did not notice")
+	eventually(t, "the plane knows", func() bool { return log.has("interface was removed") })
+	other := macOf(9)
+	l.in(director, func() {
+		l.ip("link add eth0 type veth peer name p9 index 109")
+		l.move("p9", 0)
+		l.ip("link set eth0 address " + other.String())
+		l.ip("link set eth0 up")
+	})
+	l.in(0, func() { l.ip("link set p9 master br0 up") })
+	arrives("frames by the new one", other)
+	if tables := l.nft(director, "list tables"); tables != "table netdev ulvs-eth0\n" {
+		t.Errorf("with the new one: %q", tables)
 	}
+	l.must(stop())
 	if tables := l.nft(director, "list tables"); tables != "" {
 		t.Errorf("after Run: %q", tables)
 	}

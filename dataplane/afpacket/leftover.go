@@ -110,7 +110,7 @@ func (c *claims) reset() error {
 	c.signed()
 	c.chains = nil
 	err := c.transact(func(conn *nftables.Conn) error {
-		for _, name := range c.interfaces {
+		for _, name := range append(c.gone, c.interfaces...) {
 			dropTable(conn, name)
 			c.sign(conn, name, true)
 		}
@@ -141,7 +141,7 @@ func (c *claims) sweep(log *slog.Logger) {
 func (c *claims) leftovers(log *slog.Logger) (list []string) {
 	for name, t := range c.earlier {
 		switch {
-		case slices.Contains(c.interfaces, name):
+		case slices.Contains(c.interfaces, name) || slices.Contains(c.gone, name):
 		case c.owner != "" && slices.Contains(t.owners, c.owner):
 			log.Info("what an earlier daemon left on an interface that is not given any more is removed", "interface", name)
 			list = append(list, name)
@@ -200,7 +200,9 @@ func (c *claims) remove() error {
 		return c.reset()
 	}
 	c.signed()
-	return c.drop(c.interfaces)
+	gone := c.gone
+	c.gone = nil
+	return c.drop(append(gone, c.interfaces...))
 }
 
 func (c *claims) drop(interfaces []string) error {

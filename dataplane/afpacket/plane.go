@@ -5,8 +5,8 @@
 // segmentation are carried along (PACKET_VNET_HDR) and given back to the
 // kernel with the frame.
 //
-// The files in the order in which a frame meets them: socket.go and layout.go
-// (rings), receiver.go (the loop), tag.go (VLAN), sender.go. Besides them
+// The files in the order in which a frame meets them: filter.go, socket.go, layout.go
+// and ring.go (rings), receiver.go (the loop), tag.go (VLAN), sender.go. Besides them
 // claim.go and markrule.go keep the host's stack away.
 package afpacket
 
@@ -21,15 +21,23 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/neigh"
+	"github.com/ulvs/ulvs/internal/hostlink"
 )
 
 // Options configure a Plane. Only Interfaces is required.
 type Options struct {
 	// Interfaces are the names of the Ethernet interfaces that frames are
-	// taken from. Frames may be sent to others too.
+	// taken from. Frames may be sent to others too. One at least must be there, or have been:
+	// the others are taken when they come.
 	Interfaces []string
+	// Earlier are interfaces that an earlier process had, by the names that it was given,
+	// and their numbers then or 0.
+	Earlier map[string]int
 	// MAC is one more unicast address that is accepted on all of them: that
 	// of a virtual router (VRRP). The zero value means none.
 	MAC dataplane.MAC
@@ -39,7 +47,7 @@ type Options struct {
 	// Owner is the daemon's name, if not "": its claims have it, so that Run takes away
 	// what an earlier one of that name left on other interfaces. See Withdraw.
 	Owner string
-	// Logger is told when an interface goes down; nil means slog.Default().
+	// Logger is told what becomes of interfaces; nil means slog.Default().
 	Logger *slog.Logger
 }
 
@@ -52,7 +60,8 @@ type Plane struct {
 	ns        namespace
 	clock     clock
 	c         counters
-	receivers []*receiver
+	links     *hostlink.Links
+	receivers receivers
 	host      dataplane.Neighbor // the host itself, by way of lo: addresses that are zero
 	loopback  int                // its index, by which claimed frames get to the host; 0: they do not
 	claims    claims
@@ -64,7 +73,11 @@ type Plane struct {
 	closed  bool
 }
 
-var _ dataplane.Plane = (*Plane)(nil)
+var (
+	_ dataplane.Plane     = (*Plane)(nil)
+	_ dataplane.Described = (*Plane)(nil)
+	_ dataplane.Following = (*Plane)(nil)
+)
 
 // New opens sockets on the interfaces, in the network namespace of the
 // calling thread. Frames are kept in their rings until Run. Close gives back
@@ -95,24 +108,10 @@ func New(opt Options) (*Plane, error) {
 	p.loopback = loopback()
 	p.host = dataplane.Neighbor{State: dataplane.HopReachable, Ifindex: p.loopback}
 	p.claims.ns, p.claims.owner, p.claims.mac = ns, ownerChain(opt.Owner), opt.MAC
-	seen := make(map[string]bool)
-	for _, name := range opt.Interfaces {
-		if seen[name] {
-			continue
-		}
-		seen[name] = true
-		r, err := newReceiver(p, name)
-		if err != nil {
-			p.release()
-			return nil, err
-		}
-		p.receivers = append(p.receivers, r)
-		p.claims.interfaces = append(p.claims.interfaces, name)
-		// The first packet must not wait for a ring to be made.
-		if _, err := p.openSender(r.ifindex); err != nil {
-			p.release()
-			return nil, err
-		}
+	p.receivers.p = p
+	if err := p.openInterfaces(); err != nil {
+		p.release()
+		return nil, err
 	}
 	if p.loopback != 0 {
 		p.sender(p.loopback)
@@ -142,50 +141,21 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 	p.started = true
 	p.mu.Unlock()
 
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	resolved := make(chan error, 1)
-	go func() {
-		err := p.resolve(ctx)
-		if err != nil {
-			cancel()
-		}
-		resolved <- err
-	}()
-	results := make(chan error, len(p.receivers))
-	for _, r := range p.receivers {
-		go func() { results <- r.run(ctx, h) }()
-	}
+	g, running := errgroup.WithContext(ctx)
+	g.Go(func() error { return p.resolve(running) })
+	p.receivers.run(running, h)
 	p.claims.sweep(p.log) // packets do not wait for it
-	var watching sync.WaitGroup
-	watching.Go(func() { p.watch(ctx) })
-	stop := context.AfterFunc(ctx, func() {
-		for _, r := range p.receivers {
-			r.interrupt()
-		}
+	g.Go(func() error {
+		p.watch(running)
+		return nil
 	})
-	var first error
-	for range p.receivers {
-		if err := <-results; err != nil && first == nil {
-			first = err
-		}
-		cancel() // one interface is lost: end the others
+	g.Go(func() error { return p.links.Run(running, p.ns.do) })
+	err := g.Wait()
+	p.receivers.stop()
+	if closed := p.close(true); err == nil {
+		err = closed
 	}
-	// Either it never runs now, or it must have ended before sockets close.
-	if !stop() {
-		for _, r := range p.receivers {
-			r.interrupted.Wait()
-		}
-	}
-	watching.Wait()
-	cancel()
-	if err := <-resolved; first == nil {
-		first = err
-	}
-	if err := p.close(true); first == nil {
-		first = err
-	}
-	return first
+	return err
 }
 
 // resolve runs the plane's own resolver, if it has one.
@@ -216,8 +186,9 @@ func (p *Plane) close(ran bool) error {
 }
 
 func (p *Plane) release() {
-	for _, r := range p.receivers {
-		r.countLosses()
+	p.receivers.close()
+	if p.links != nil {
+		p.links.Close()
 	}
 	p.mu.Lock()
 	p.closed = true
@@ -225,9 +196,6 @@ func (p *Plane) release() {
 		s.close()
 	}
 	p.senders.Store(&map[int]*sender{})
-	for _, r := range p.receivers {
-		r.close()
-	}
 	p.mu.Unlock()
 	if p.resolver != nil {
 		p.resolver.Close()
@@ -250,7 +218,7 @@ func (p *Plane) Injects() bool { return p.loopback != 0 }
 // Counters implements dataplane.Plane. Names that start with rx and tx count
 // frames; a frame that GRO merged is one.
 func (p *Plane) Counters() map[string]uint64 {
-	for _, r := range p.receivers {
+	for _, r := range p.receivers.all() {
 		r.countLosses()
 	}
 	all := p.c.all()
@@ -267,7 +235,7 @@ func (p *Plane) sender(ifindex int) *sender {
 		return s
 	}
 	s, err := p.openSender(ifindex)
-	if err != nil {
+	if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENXIO) { // it is gone, and next hops will know
 		p.log.Error("frames cannot be sent", "err", err)
 	}
 	return s
@@ -291,6 +259,7 @@ func (p *Plane) openSender(ifindex int) (s *sender, err error) {
 		return err
 	})
 	if err != nil {
+		maps.DeleteFunc(p.failed, func(_ int, at time.Time) bool { return time.Since(at) >= time.Second })
 		p.failed[ifindex] = time.Now()
 		return nil, err
 	}

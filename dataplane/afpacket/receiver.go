@@ -2,6 +2,7 @@ package afpacket
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"sync"
@@ -24,53 +25,44 @@ const (
 // receiver carries the frames of one interface. All but the socket belongs to
 // the goroutine that runs it.
 type receiver struct {
-	p           *Plane
-	name        string
-	ifindex     int
-	sock        *receiveSocket
-	lock        int // holds the interface for this plane
-	head        int // the slot that the kernel fills next
-	frames      [batchSize]dataplane.Frame
-	rooms       []byte // where the handler may write answers to them
-	large       [largeBatch][]byte
-	vec         [1 + mostPieces]unix.Iovec // where a frame is read to that is cut
-	touched     []*sender                  // to be flushed at the end of the batch
-	sockErr     error                      // what the socket said last about its interface
-	down        bool                       // the interface was, when we last heard
-	interrupted sync.WaitGroup
+	p       *Plane
+	name    string
+	ifindex int
+	sock    *receiveSocket
+	lock    int // holds the interface for this plane
+	frames  [batchSize]dataplane.Frame
+	rooms   []byte // where the handler may write answers to them
+	large   [largeBatch][]byte
+	vec     [1 + mostPieces]unix.Iovec // where a frame is read to that is cut
+	touched []*sender                  // to be flushed at the end of the batch
+	sockErr error                      // what the socket said last about its interface
+	down    bool                       // the interface was, when we last heard
+
+	ctx    context.Context // of its run
+	cancel context.CancelFunc
+	ended  chan struct{} // closed when its run is over; nil: it does not run
 
 	mu     sync.Mutex // guards the socket against Counters
 	closed bool
 }
 
-func newReceiver(p *Plane, name string) (*receiver, error) {
-	ifi, err := net.InterfaceByName(name)
-	if err != nil {
-		return nil, fmt.Errorf("there is no interface %s: %w (ip link lists them)", name, err)
+func newReceiver(p *Plane, l dataplane.Link) (_ *receiver, err error) {
+	if !l.Ethernet && !l.Loopback {
+		return nil, fmt.Errorf("interface %s is not Ethernet: give one that is", l.Name)
 	}
-	if len(ifi.HardwareAddr) != 6 && ifi.Flags&net.FlagLoopback == 0 {
-		return nil, fmt.Errorf("interface %s is not Ethernet: give one that is", name)
-	}
-	r := &receiver{p: p, name: name, ifindex: ifi.Index, touched: make([]*sender, 0, 16),
+	r := &receiver{p: p, name: l.Name, ifindex: l.Index, touched: make([]*sender, 0, 16),
 		rooms: make([]byte, batchSize*roomSize)}
-	if r.sock, err = openReceive(ifi, p.opt.MAC); err != nil {
+	if r.sock, err = openReceive(&net.Interface{Index: l.Index, Name: l.Name}, p.opt.MAC); err != nil {
 		return nil, err
 	}
-	if r.lock, err = reserve(name, ifi.Index); err != nil {
+	if r.lock, err = reserve(l.Name, l.Index); err != nil {
 		r.sock.close()
 		return nil, err
 	}
 	for i := range r.large {
 		r.large[i] = make([]byte, tagLen+vnetLen+largest)
 	}
-	r.interrupted.Add(1)
 	return r, nil
-}
-
-// slot returns the i-th slot from the head on.
-func (r *receiver) slot(i int) []byte {
-	at := (r.head + i) % rxSlots * slotSize
-	return r.sock.mem[at : at+slotSize : at+slotSize]
 }
 
 func (r *receiver) run(ctx context.Context, h dataplane.Handler) error {
@@ -84,12 +76,6 @@ func (r *receiver) run(ctx context.Context, h dataplane.Handler) error {
 		}
 	}
 	return nil
-}
-
-// interrupt ends a wait, for good. It is called at most once.
-func (r *receiver) interrupt() {
-	r.sock.interrupt()
-	r.interrupted.Done()
 }
 
 // wait returns when there is a frame, or nil and soon when there may be one
@@ -109,7 +95,6 @@ func (r *receiver) wait(ctx context.Context) error {
 		}
 	}
 	if r.sockErr != nil {
-		r.p.log.Warn("interface is down; going on when it is up again", "interface", r.name, "err", r.sockErr)
 		r.sockErr, r.down = nil, true
 		return r.look()
 	}
@@ -126,27 +111,30 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// look finds out whether the interface still exists. One that was removed
-// takes the socket's binding along (net/packet/af_packet.c, packet_notifier).
+// errGone says that an interface was removed, or moved to another network namespace.
+var errGone = errors.New("the interface is gone")
+
+// look finds out whether the interface is still there. One that is not has taken
+// the socket's binding along (net/packet/af_packet.c, packet_notifier).
 func (r *receiver) look() error {
 	sa, err := unix.Getsockname(r.sock.fd)
 	if err != nil {
 		return fmt.Errorf("the socket on %s failed: %w", r.name, err)
 	}
 	if ll, ok := sa.(*unix.SockaddrLinklayer); ok && ll.Ifindex != r.ifindex {
-		return fmt.Errorf("interface %s was removed: start again when it is back", r.name)
+		return errGone
 	}
 	return nil
 }
 
-// step takes what is in the ring, at most a batch, has the handler decide and
+// step takes what is in the rings, at most a batch, has the handler decide and
 // carries it out. It returns how many slots that freed.
 func (r *receiver) step(h dataplane.Handler) int {
-	slots, n, large := 0, 0, 0
-	for slots < batchSize && n < batchSize {
-		slot := r.slot(slots)
-		status := loadStatus(slot)
-		if status&unix.TP_STATUS_USER == 0 {
+	n, large := 0, 0
+	r.sock.begin()
+	for slots := 0; slots < batchSize && n < batchSize; slots++ {
+		from, slot, status := r.sock.next()
+		if from == nil {
 			break
 		}
 		if status&unix.TP_STATUS_COPY != 0 {
@@ -159,18 +147,14 @@ func (r *receiver) step(h dataplane.Handler) int {
 			r.frames[n].Room = r.room(n)
 			n++
 		}
-		slots++
+		from.taken++
 	}
 	if n > 0 {
 		r.p.c.rxFrames.Add(uint64(n))
 		h.Handle(r.p.clock.now(), r.frames[:n])
 		r.carryOut(r.frames[:n])
 	}
-	for i := range slots {
-		storeStatus(r.slot(i), unix.TP_STATUS_KERNEL)
-	}
-	r.head = (r.head + slots) % rxSlots
-	return slots
+	return r.sock.ring.giveBack() + r.sock.syns.giveBack()
 }
 
 // take makes a frame of a slot; false if it is not ours.
@@ -333,17 +317,15 @@ func (r *receiver) park(f *dataplane.Frame) *dataplane.Neighbor {
 	return nil
 }
 
-// countLosses adds what the kernel could not put into the ring. Reading its
-// counter clears it.
+// countLosses adds what the kernel could not put into the rings.
 func (r *receiver) countLosses() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return
 	}
-	if st, err := unix.GetsockoptTpacketStats(r.sock.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
-		r.p.c.rxRingLost.Add(uint64(st.Drops))
-	}
+	r.p.c.rxRingLost.Add(r.sock.ring.lost())
+	r.p.c.rxSYNLost.Add(r.sock.syns.lost())
 }
 
 func (r *receiver) close() {

@@ -14,13 +14,15 @@ const (
 	sayInterval = time.Minute
 )
 
-// watch says which frames cannot be taken, and puts the claims back when their table is gone: "nft flush ruleset", with
+// watch says which frames cannot be taken, or go past the plane, and puts the claims back when their table is gone: "nft flush ruleset", with
 // which Debian's /etc/nftables.conf begins, takes everybody's tables.
 func (p *Plane) watch(ctx context.Context) {
 	t := time.NewTicker(watchInterval)
 	defer t.Stop()
 	var truncated uint64
 	var said time.Time
+	var past bypass
+	defer past.closeAll()
 	for {
 		select {
 		case <-ctx.Done():
@@ -32,6 +34,7 @@ func (p *Plane) watch(ctx context.Context) {
 				"frames", n-truncated)
 			truncated, said = n, time.Now()
 		}
+		past.look(p)
 		switch back, err := p.claims.repair(); {
 		case err != nil:
 			p.log.Error("somebody removed the nftables table that keeps the host from the services' packets, and it cannot be made again", "err", err)

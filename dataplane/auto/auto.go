@@ -4,6 +4,7 @@
 package auto
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -24,7 +25,9 @@ const (
 
 // Options say which plane is opened, and on what. Only Interfaces is required.
 type Options struct {
-	// Interfaces are the names of the Ethernet interfaces whose packets are balanced.
+	// Interfaces are the names of the Ethernet interfaces whose packets are balanced. One
+	// at least must be there, or have been an earlier process's; others are taken when they
+	// come.
 	Interfaces []string
 	// Plane is Auto, XDP or AFPacket; "" is Auto.
 	Plane string
@@ -70,6 +73,14 @@ type Opened struct {
 	fast    *xdp.Plane // or nil
 }
 
+// Interfaces are the names that the interfaces have now, or had when they were last there.
+func (p *Opened) Interfaces() (names []string) {
+	for _, l := range p.slow.Links() {
+		names = append(names, cmp.Or(l.Name, l.Given))
+	}
+	return names
+}
+
 // Plane is what Open opens.
 type Plane = dataplane.Plane
 
@@ -87,7 +98,8 @@ func Open(o Options, begin func(Plane) error) (*Opened, error) {
 	if o.Plane != Auto && o.Plane != XDP && o.Plane != AFPacket {
 		return nil, fmt.Errorf("plane %s: there are %s, %s and %s", o.Plane, Auto, AFPacket, XDP)
 	}
-	slow, err := afpacket.New(afpacket.Options{Interfaces: o.Interfaces, MAC: o.MAC, Owner: o.Owner, Logger: o.Logger})
+	slow, err := afpacket.New(afpacket.Options{Interfaces: o.Interfaces, MAC: o.MAC, Owner: o.Owner, Logger: o.Logger,
+		Earlier: xdp.KeptInterfaces(o.Pins, o.Interfaces)})
 	if err != nil {
 		return nil, err
 	}
@@ -100,7 +112,7 @@ func Open(o Options, begin func(Plane) error) (*Opened, error) {
 
 func (p *Opened) open(begin func(Plane) error) error {
 	o := &p.options
-	if err := o.guard(); err != nil {
+	if err := o.guard(p.slow.Links()); err != nil {
 		return err
 	}
 	if o.Plane == AFPacket {

@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"os"
 
+	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/internal/accel"
+	"github.com/ulvs/ulvs/internal/hostlink"
 )
 
 // KeptError says that what an earlier process left would be thrown away, which Options.Fresh
@@ -76,12 +78,16 @@ func Check(o Options, sizes map[string]int) error {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
-	if err := o.guard(); err != nil {
+	links, err := hostlink.Resolve(o.Interfaces, xdp.KeptInterfaces(o.Pins, o.Interfaces))
+	if err != nil {
 		return err
 	}
-	for _, name := range o.Interfaces {
-		if !xdp.HasPinned(o.Pins, name) && afpacket.Reserved(name) {
-			return fmt.Errorf("another ulvs has interface %s and keeps nothing there to go on with: end it, or give other interfaces", name)
+	if err := o.guard(links); err != nil {
+		return err
+	}
+	for _, l := range links {
+		if l.There() && !xdp.HasPinned(o.Pins, l.Given) && afpacket.Reserved(l.Name) {
+			return fmt.Errorf("another ulvs has interface %s and keeps nothing there to go on with: end it, or give other interfaces", l.Name)
 		}
 	}
 	if err := xdp.Check(o.Interfaces); err != nil {
@@ -109,8 +115,8 @@ func (o *Options) join(why error) error {
 
 // guard refuses interfaces that have the program of another daemon, which forwards by
 // itself even where that has ended.
-func (o *Options) guard() error {
-	for _, name := range o.Interfaces {
+func (o *Options) guard(links []dataplane.Link) error {
+	for _, name := range hostlink.Names(links) {
 		owner, err := xdp.OwnerOf(name, o.Pins)
 		if err != nil {
 			return err

@@ -179,6 +179,9 @@ func (r *Resolver) solicit(e *entry, try int, now time.Time) {
 	err := r.askWire(e.key, &link, q)
 	if err != nil && !errors.Is(err, unix.ENOBUFS) && !errors.Is(err, unix.EAGAIN) {
 		e.fail(now, r.opt.HoldDown)
+		if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) {
+			return // the interface is gone, and the route will be too
+		}
 		// Frames can make this happen at any rate; the log must not follow.
 		r.complain(&r.complainedAt, now, "a next hop cannot be asked for its address; CAP_NET_ADMIN or CAP_NET_RAW is needed and the link must be up",
 			"addr", e.key.addr, "ifindex", e.key.ifindex, "err", err)

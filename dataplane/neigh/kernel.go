@@ -94,6 +94,7 @@ func (r *Resolver) resync(all bool) error {
 	now := time.Now()
 	r.mu.Lock()
 	r.snap.Store(s)
+	r.unsettled = false
 	if all {
 		for k, e := range r.entries {
 			s, there := table[k]

@@ -62,6 +62,8 @@ type Resolver struct {
 	hops    map[netip.Addr]*hop
 	entries map[key]*entry // neighbours that hops lead to
 	budget  budget         // of our own questions
+	// unsettled is true from a change of routes, links or addresses until they are looked at.
+	unsettled bool
 	// When it was last logged that a neighbour cannot be asked, that the kernel does not
 	// ask, and that notifications were lost.
 	complainedAt, fullAt, lostAt time.Time
@@ -285,6 +287,10 @@ func (r *Resolver) neighbor(h *hop, now time.Time) dataplane.Neighbor {
 	case h.route.local:
 		n.State = dataplane.HopLocal
 		n.Src = dataplane.MAC{}
+	case h.entry == nil && r.unsettled:
+		// There may be a route by now, as an interface's that has come up: what is sent
+		// meanwhile waits, and is not answered.
+		return dataplane.Neighbor{State: dataplane.HopResolving}
 	case h.entry == nil:
 		return dataplane.Neighbor{State: dataplane.HopUnreachable}
 	case h.entry.valid():

@@ -90,6 +90,9 @@ func (r *Resolver) take(b batch) (other bool) {
 	now := time.Now()
 	changed := false
 	r.mu.Lock()
+	if b.other && !r.unsettled {
+		r.unsettled, changed = true, true
+	}
 	for _, n := range b.notices {
 		if e := r.entries[n.key]; e != nil {
 			changed = r.learn(e, n.state, n.removed, now) || changed

@@ -3,7 +3,6 @@ package xdp
 import (
 	"errors"
 	"fmt"
-	"net"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -12,13 +11,23 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/accel"
+	"github.com/ulvs/ulvs/internal/hostlink"
 )
 
 // Accelerate implements accel.Accelerator: it attaches a program to each
 // interface, in the network namespace of the calling thread.
 func (p *Plane) Accelerate(a accel.Acceleration) error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	err := interfaces{p}.accelerate(a)
+	p.mu.Unlock()
+	if err != nil {
+		p.detach()
+	}
+	return err
+}
+
+// accelerate is Accelerate; the caller holds mu.
+func (p interfaces) accelerate(a accel.Acceleration) error {
 	if p.conns == nil {
 		return errors.New("xdp.Plane: call Memory before Accelerate")
 	}
@@ -26,64 +35,64 @@ func (p *Plane) Accelerate(a accel.Acceleration) error {
 	if err != nil {
 		return permitted(err)
 	}
-	// Whatever may fail comes before what others can see, as far as it can.
-	out := map[int]bool{}
-	var list []*attachment
-	for _, name := range p.interfaces {
-		at, err := p.prepare(name, a, t)
-		if err == nil {
-			list, out[at.ifindex] = append(list, at), true
-			continue
-		}
-		p.detach()
+	links, err := p.given()
+	if err != nil {
 		return err
 	}
+	// Whatever may fail comes before what others can see, as far as it can.
+	p.acceleration, p.ticks, p.hz = a, t, a.Hz
+	for _, l := range links {
+		if !l.There() {
+			continue
+		}
+		at, err := p.prepare(l, a, t)
+		p.attached = append(p.attached, at)
+		if err != nil {
+			return err
+		}
+	}
 	err = p.pins.place()
-	for _, at := range list {
+	for _, at := range p.attached {
 		if err == nil {
 			err = p.link(at)
 		}
 	}
 	if err != nil {
-		p.detach()
 		return err
 	}
-	p.out, p.hz = out, a.Hz
-	p.attached, p.acceleration, p.ticks = list, a, t
+	p.settle()
 	return nil
 }
 
 // attachment is a program on its way to an interface.
 type attachment struct {
-	name    string
-	ifindex int
-	prog    *ebpf.Program
-	generic error  // why it is not for the driver, or nil
-	sockets string // what of AF_XDP is used
+	given, name string
+	ifindex     int
+	mtu         int
+	mac         dataplane.MAC // the interface's own, which is in the program
+	prog        *ebpf.Program
+	generic     error  // why it is not for the driver, or nil
+	sockets     string // what of AF_XDP is used
 
-	mac       dataplane.MAC // the interface's own, which is in the program
-	socketMap *ebpf.Map     // or nil
+	socketMap *ebpf.Map // or nil
+	queues    []*queue
 	link      link.Link
 }
 
-// ethernet returns an interface, if programs can be put in front of it.
-func ethernet(name string) (*net.Interface, error) {
-	ifi, err := net.InterfaceByName(name)
-	if err != nil {
-		return nil, fmt.Errorf("cannot find interface %s: %w", name, err)
+// mode says how the interface is served.
+func (at *attachment) mode() string {
+	if at.generic != nil {
+		return "generic (" + at.generic.Error() + "), " + at.sockets
 	}
-	if len(ifi.HardwareAddr) != 6 {
-		return nil, fmt.Errorf("interface %s is not Ethernet: give one that is", name)
-	}
-	return ifi, nil
+	return "native, " + at.sockets
 }
 
 // Check says why programs cannot be put in front of interfaces, as far as can be told
-// without doing it.
+// without doing it. One that is not there is taken when it comes.
 func Check(interfaces []string) error {
 	for _, name := range interfaces {
-		if _, err := ethernet(name); err != nil {
-			return err
+		if l, err := hostlink.Find(name); err == nil && !l.Ethernet {
+			return notEthernet(name)
 		}
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
@@ -96,45 +105,53 @@ func Check(interfaces []string) error {
 	return nil
 }
 
-// prepare loads the program for an interface.
-func (p *Plane) prepare(name string, a accel.Acceleration, t program.Ticks) (*attachment, error) {
-	ifi, err := ethernet(name)
-	if err != nil {
-		return nil, err
+func notEthernet(name string) error {
+	return fmt.Errorf("interface %s is not Ethernet: give one that is", name)
+}
+
+// prepare loads the program for an interface. What there is of it with an error is to be
+// closed.
+func (p interfaces) prepare(l dataplane.Link, a accel.Acceleration, t program.Ticks) (*attachment, error) {
+	at := &attachment{given: l.Given, name: l.Name, ifindex: l.Index, mtu: l.MTU, mac: l.MAC}
+	if !l.Ethernet {
+		return at, notEthernet(l.Name)
 	}
-	at := &attachment{name: name, ifindex: ifi.Index, mac: dataplane.MAC(ifi.HardwareAddr)}
 	if !p.inDriver {
-		at.generic = native(name)
+		at.generic = native(l.Name)
 	}
-	var without error
-	at.socketMap, without = p.openSockets(ifi.Index, at.generic == nil)
-	if at.socketMap != nil {
-		at.sockets = "AF_XDP " + p.sockets.mode(ifi.Index)
-	} else {
-		at.sockets = "no AF_XDP (" + without.Error() + ")"
-	}
-	if at.prog, err = p.load(a, t, ifi.Index, macs(at.mac, p.mac), at.socketMap); err != nil {
-		return nil, fmt.Errorf("the program for %s does not load: %w", name, err)
+	p.openAll(at)
+	var err error
+	if at.prog, err = p.load(a, t, at); err != nil {
+		return at, fmt.Errorf("the program for %s does not load: %w", l.Name, err)
 	}
 	return at, nil
 }
 
+// openAll opens an attachment's sockets, or says why there are none.
+func (p interfaces) openAll(at *attachment) {
+	if without := p.openSockets(at); without != nil {
+		at.sockets = "no AF_XDP (" + without.Error() + ")"
+		return
+	}
+	mode := "copy"
+	if zero, _ := at.queues[0].s.Mode(); zero {
+		mode = "zero copy"
+	}
+	at.sockets = fmt.Sprintf("AF_XDP %s on %d queues", mode, len(at.queues))
+}
+
 // link puts a program in front of an interface: in the place of the one that is
 // there, if that was kept.
-func (p *Plane) link(at *attachment) error {
+func (p interfaces) link(at *attachment) error {
 	var l link.Link
 	var had bool
 	var err error
 	inDriver := at.generic == nil
 	if p.pins != nil {
-		if l = p.pins.link(at.name, inDriver, at.ifindex); l != nil {
-			if had = true; l.Update(at.prog) != nil {
-				p.pins.forget(linkPin(at.name, inDriver))
-				_ = l.Close()
-				l = nil
-			}
-		} else {
-			had = p.pins.dropOther(at.name, inDriver)
+		if l, had = p.pins.link(at.given, inDriver, at.ifindex); l != nil && l.Update(at.prog) != nil {
+			p.pins.forget(linkPin(at.given, inDriver))
+			_ = l.Close()
+			l = nil
 		}
 	}
 	if l == nil {
@@ -142,14 +159,7 @@ func (p *Plane) link(at *attachment) error {
 			return err
 		}
 	}
-	mode := "native"
-	if at.generic != nil {
-		mode = "generic (" + at.generic.Error() + ")"
-		p.slower = append(p.slower, Slower{at.name, at.generic})
-	}
 	at.link = l
-	p.links = append(p.links, l)
-	p.modes = append(p.modes, mode+", "+at.sockets)
 	return nil
 }
 
@@ -171,7 +181,7 @@ func (at *attachment) attach(p *pins, had bool) (l link.Link, err error) {
 		return nil, fmt.Errorf("cannot attach an XDP program to %s: %w", at.name, permitted(err))
 	}
 	if p != nil {
-		if err := p.keepLink(at.name, at.generic == nil, had, l); err != nil {
+		if err := p.keepLink(at.given, at.generic == nil, had, l); err != nil {
 			_ = l.Close()
 			return nil, err
 		}
@@ -200,15 +210,13 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 // programName is what bpftool lists the program by.
 const programName = "ulvs"
 
-// load loads a program for an interface with these addresses.
-func (p *Plane) load(a accel.Acceleration, t program.Ticks, ifindex int, macs []dataplane.MAC,
-	m *ebpf.Map) (*ebpf.Program, error) {
-	source := p.source(a, t, ifindex, macs, m)
+// load loads the program for an attachment.
+func (p *Plane) load(a accel.Acceleration, t program.Ticks, at *attachment) (*ebpf.Program, error) {
+	source := p.source(a, t, at.ifindex, macs(at.mac, p.mac), at.socketMap)
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL",
 		Instructions: source.Assemble()})
 	if err != nil {
 		return nil, permitted(err)
 	}
-	p.progs = append(p.progs, prog)
 	return prog, nil
 }

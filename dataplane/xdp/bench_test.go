@@ -60,7 +60,7 @@ func newBenchWith(t testing.TB, max int, looked bool) *bench {
 	b := &bench{Plane: p, t: t}
 	b.must(err)
 	gone(t, p)
-	p.lookupHelper, p.out = looked, map[int]bool{1: true, 2: true}
+	p.lookupHelper, p.egress.out = looked, map[int]bool{1: true, 2: true}
 	parts := []accel.Part{
 		{Name: accel.PartConns, Size: conn.MemorySize(max)},
 		{Name: accel.PartTemplates, Size: persist.MemorySize(1000)},
@@ -72,8 +72,10 @@ func newBenchWith(t testing.TB, max int, looked bool) *bench {
 	b.must(err)
 	b.ticks, err = learnTicks(hz)
 	b.must(err)
-	b.prog, err = p.load(b.acceleration(), b.ticks, 1, []dataplane.MAC{own, router}, nil)
+	p.mac = router
+	b.prog, err = p.load(b.acceleration(), b.ticks, &attachment{ifindex: 1, mac: own})
 	b.must(err)
+	t.Cleanup(func() { _ = b.prog.Close() })
 	for id := range uint32(4) {
 		p.SetServer(id, accel.Server{Reachable: true, Dst: to, Src: own, Ifindex: 1, MTU: 1500})
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/cilium/ebpf"
 
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/hostlink"
 )
 
 // Adopted reports whether Memory was what an earlier process left.
@@ -24,21 +25,32 @@ type Slower struct {
 }
 
 // Slower returns the interfaces in front of which the program is, but not in their driver.
-func (p *Plane) Slower() []Slower {
+func (p *Plane) Slower() (list []Slower) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.slower
+	for _, at := range p.attached {
+		if at.generic != nil {
+			list = append(list, Slower{at.name, at.generic})
+		}
+	}
+	return list
 }
 
 // Facts implements dataplane.Described.
 func (p *Plane) Facts() (facts []dataplane.Fact) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for i, mode := range p.modes {
-		facts = append(facts, dataplane.Fact{Name: p.interfaces[i], Value: mode})
+	links, _ := interfaces{p}.given() // of those that cannot be found nothing is said
+	served := map[int]string{}
+	for _, l := range links {
+		served[l.Index] = "AF_PACKET; its program is tried again each second"
 	}
-	for _, prog := range p.progs[:min(1, len(p.progs))] {
-		facts = append(facts, dataplane.Fact{Name: "program", Value: size(prog, p.lookupHelper, len(p.socketMaps) > 0)})
+	for _, at := range p.attached {
+		served[at.ifindex] = at.mode()
+	}
+	facts = hostlink.Facts(links, served)
+	for _, at := range p.attached[:min(1, len(p.attached))] {
+		facts = append(facts, dataplane.Fact{Name: "program", Value: size(at.prog, p.lookupHelper, at.socketMap != nil)})
 	}
 	pinned := "nothing"
 	if p.pins != nil {
@@ -83,9 +95,10 @@ func (p *Plane) Counters() map[string]uint64 {
 	}
 	all["xdp_frames"] = frames
 	if p.sockets != nil {
-		for _, q := range p.sockets.queues {
-			for name, n := range q.s.Counters() {
-				all["af_xdp_"+name] += n
+		maps.Copy(all, p.sockets.past)
+		for _, at := range p.attached {
+			for _, q := range at.queues {
+				q.addTo(all)
 			}
 		}
 	}
@@ -98,25 +111,8 @@ func (p *Plane) Mode() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var list []string
-	for i, mode := range p.modes {
-		list = append(list, p.interfaces[i]+" "+mode)
+	for _, at := range p.attached {
+		list = append(list, at.name+" "+at.mode())
 	}
 	return strings.Join(list, "; ")
-}
-
-// mode says how the sockets of an interface get their frames.
-func (s *sockets) mode(ifindex int) string {
-	n, mode := 0, ""
-	for _, q := range s.queues {
-		if q.ifindex != ifindex {
-			continue
-		}
-		n++
-		if zero, _ := q.s.Mode(); zero {
-			mode = "zero copy"
-		} else {
-			mode = "copy"
-		}
-	}
-	return fmt.Sprintf("%s on %d queues", mode, n)
 }

@@ -62,7 +62,7 @@ func newPair(t *testing.T, seed uint64) *pair {
 	w := &pair{t: t, rng: rand.New(rand.NewPCG(seed, 2)), still: &still{Plane: p, now: time.Hour}, slow: dataplanetest.New(), resolver: dataplanetest.NewResolver()}
 	w.must(err)
 	gone(t, p)
-	p.out = map[int]bool{1: true}
+	p.egress.out = map[int]bool{1: true}
 	w.must(p.makeSockets())
 	w.still.sockets, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4, MaxEntries: 1})
 	w.must(err)

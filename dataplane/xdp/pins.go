@@ -7,7 +7,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -47,16 +46,6 @@ const (
 	// just then leaves it.
 	nextSuffix = "-next"
 )
-
-// linkPin returns the name of an interface's link, in the mode in which it is attached,
-// which an update keeps.
-func linkPin(interfaceName string, native bool) string {
-	mode := "generic-"
-	if native {
-		mode = "native-"
-	}
-	return linkPrefix + mode + strings.ReplaceAll(interfaceName, ".", "_")
-}
 
 // ErrNoBPFFS says that a folder for pins is not in a BPF file system.
 var ErrNoBPFFS = errors.New("not in a BPF file system: mount -t bpf bpf /sys/fs/bpf")
@@ -249,54 +238,6 @@ func (p *pins) rename(name string, a *array) error {
 }
 
 func (p *pins) forget(name string) { _ = os.Remove(p.path(name)) }
-
-// link is the link that is there for an interface and mode, if it still is that
-// interface's.
-func (p *pins) link(name string, native bool, ifindex int) link.Link {
-	at := linkPin(name, native)
-	l, err := link.LoadPinnedLink(p.path(at), nil)
-	if err != nil {
-		return nil
-	}
-	if info, err := l.Info(); err == nil && info.XDP() != nil && int(info.XDP().Ifindex) == ifindex {
-		return l
-	}
-	p.forget(at)
-	_ = l.Close()
-	return nil
-}
-
-// forgetLinks takes the programs away from all interfaces but these.
-func (p *pins) forgetLinks(interfaces []string) {
-	if p == nil || p.lock < 0 {
-		return
-	}
-	for _, name := range p.names() {
-		if strings.HasPrefix(name, linkPrefix) && !slices.ContainsFunc(interfaces, func(i string) bool {
-			return linkPin(i, true) == name || linkPin(i, false) == name
-		}) {
-			p.forget(name)
-		}
-	}
-}
-
-// keepLink pins a link of an interface, and notes it as this process's own if none was there.
-func (p *pins) keepLink(interfaceName string, native, had bool, l link.Link) error {
-	name := linkPin(interfaceName, native)
-	if err := p.keep(name, l); err != nil {
-		return err
-	}
-	if !had {
-		p.links = append(p.links, name)
-	}
-	return nil
-}
-
-// dropOther takes the program away that an interface has in the other mode, as it cannot
-// have both, and reports whether it had one.
-func (p *pins) dropOther(interfaceName string, native bool) bool {
-	return os.Remove(p.path(linkPin(interfaceName, !native))) == nil
-}
 
 func (p *pins) names() (list []string) {
 	entries, _ := os.ReadDir(p.dir)

@@ -20,7 +20,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -100,19 +99,16 @@ type Plane struct {
 	servers                                       []server
 	counts                                        []count
 	settings                                      *settings
-	lookupHelper                                  bool         // the table is an array of slots
-	out                                           map[int]bool // interfaces that programs send by
+	lookupHelper                                  bool // the table is an array of slots
+	egress                                        egress
 	hz                                            uint32
 	kept                                          bool // the arrays are an earlier process's
-	progs                                         []*ebpf.Program
-	links                                         []link.Link
 	attached                                      []*attachment
 	acceleration                                  accel.Acceleration // what the programs were made of
 	ticks                                         program.Ticks
-	modes                                         []string
-	slower                                        []Slower
-	sockets                                       *sockets // or nil
-	socketMaps                                    []*ebpf.Map
+	sockets                                       *sockets          // or nil
+	handler                                       dataplane.Handler // of Run; nil before and after
+	failed                                        chan error        // why a socket's frames are not taken any more
 
 	grace grace
 }
@@ -137,7 +133,8 @@ func New(o Options) (*Plane, error) {
 		return nil, fmt.Errorf("cannot read the number of CPUs: %w", err)
 	}
 	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, serversPerCPU: (o.Servers + 4) / 4 * 4,
-		cpus: cpus, inDriver: o.Native, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll, log: o.Logger}
+		cpus: cpus, inDriver: o.Native, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll, log: o.Logger,
+		failed: make(chan error, 1)}
 	if p.log == nil {
 		p.log = slog.Default()
 	}
@@ -176,12 +173,22 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 	p.mu.Lock()
 	p.pins.forgetLinks(p.interfaces) // of an earlier daemon that was given others
 	p.mu.Unlock()
+	interfaces{p}.follow()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return p.Plane.Run(ctx, h) })
-	g.Go(func() error { return p.runSockets(ctx, h) })
+	p.mu.Lock()
+	p.handler = h
+	for _, at := range p.attached {
+		at.carry(h, p.failed)
+	}
+	p.mu.Unlock()
 	g.Go(func() error {
-		addresses{p}.follow(ctx)
-		return nil
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-p.failed:
+			return err
+		}
 	})
 	return g.Wait()
 }
@@ -191,9 +198,12 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 // release.
 func (p *Plane) Close() error {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.leave()
+	p.handler = nil
+	p.mu.Unlock()
 	p.detach()
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.closeSockets()
 	p.grace.close()
 	if p.pins != nil {
@@ -223,14 +233,15 @@ func (p *Plane) leave() {
 	}
 }
 
+// detach ends with all interfaces.
 func (p *Plane) detach() {
-	for _, l := range p.links {
-		_ = l.Close()
+	p.mu.Lock()
+	list := p.attached
+	p.attached = nil
+	p.mu.Unlock()
+	for _, at := range list {
+		at.close(p)
 	}
-	for _, prog := range p.progs {
-		_ = prog.Close()
-	}
-	p.links, p.progs, p.attached = nil, nil, nil
 }
 
 // SetGeneration implements accel.Accelerator.
@@ -249,10 +260,7 @@ func (p *Plane) SetServer(id uint32, s accel.Server) bool {
 	if id == 0 || int(id) >= len(p.servers) {
 		return false
 	}
-	if !p.out[s.Ifindex] {
-		s = accel.Server{}
-	}
-	p.servers[id].set(s)
+	p.egress.set(id, s, p.servers)
 	return true
 }
 

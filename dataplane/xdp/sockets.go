@@ -1,13 +1,11 @@
 package xdp
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs/dataplane"
@@ -37,8 +35,9 @@ const maxQueues = 256
 // sockets are the AF_XDP sockets of a plane, an interface's queue each.
 type sockets struct {
 	umem   *xsk.Umem
-	queues []*queue
 	claims *ebpf.Map
+	gone   []int             // interfaces since the last one was taken; Plane.mu guards both
+	past   map[string]uint64 // counters of sockets that are closed
 	// claimed is what is in it; Plane.claimMu guards it.
 	claimed map[preselect.Key]uint32
 }
@@ -49,6 +48,7 @@ type queue struct {
 	s       *xsk.Socket
 	poller  *xsk.Poller
 	ifindex int
+	ended   chan struct{} // closed when its frames are not taken any more; nil: they never were
 	packets [socketBatch]xsk.Packet
 	frames  [socketBatch]dataplane.Frame
 	out     [socketBatch]xsk.Packet
@@ -58,40 +58,45 @@ type queue struct {
 const socketBatch = 64
 
 // chunk is the size of a frame's memory, of which a received frame can have all but
-// the headroom (XDP_PACKET_HEADROOM).
+// the headroom (XDP_PACKET_HEADROOM), and socketMTU the largest MTU for which that is enough.
 const (
-	chunk = 2048
+	chunk     = 2048
+	headroom  = 256
+	socketMTU = chunk - headroom - 14
 )
 
 // openSockets binds sockets to the queues of an interface, in the calling thread's
-// network namespace, and returns the map by which a program finds them; nil where
-// they are not to be used. why says why not.
-func (p *Plane) openSockets(ifindex int, native bool) (m *ebpf.Map, why error) {
+// network namespace, and makes the map by which a program finds them. The error says why
+// they are not used.
+func (p *Plane) openSockets(at *attachment) error {
+	native := at.generic == nil
 	switch {
 	case p.socketUse == SocketsOff:
-		return nil, errors.New("AF_XDP is off")
+		return errors.New("AF_XDP is off")
 	case p.socketUse == SocketsAuto && !native:
-		return nil, errors.New("not in generic mode, where VLAN tags may be lost")
+		return errors.New("not in generic mode, where VLAN tags may be lost")
+	case at.mtu > socketMTU:
+		return fmt.Errorf("its frames have room for an MTU of %d, not %d", socketMTU, at.mtu)
 	}
 	if p.sockets == nil {
 		if err := p.makeSockets(); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	var opened []*queue
 	for id := range maxQueues {
-		s, err := p.sockets.umem.Open(xsk.Queue{Ifindex: ifindex, ID: id}, p.socketOptions(native))
+		s, err := p.sockets.umem.Open(xsk.Queue{Ifindex: at.ifindex, ID: id}, p.socketOptions(native))
 		if err != nil {
 			if id > 0 {
 				break // there are no more, or no memory for them: those are the slow plane's
 			}
-			return nil, err
+			return err
 		}
-		q := &queue{p: p, s: s, ifindex: ifindex}
+		q := &queue{p: p, s: s, ifindex: at.ifindex}
 		opened = append(opened, q)
 		if q.poller, err = xsk.NewPoller(s); err != nil {
 			closeQueues(opened)
-			return nil, err
+			return err
 		}
 	}
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_sockets", Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4,
@@ -103,11 +108,10 @@ func (p *Plane) openSockets(ifindex int, native bool) (m *ebpf.Map, why error) {
 	}
 	if err != nil {
 		closeQueues(opened)
-		return nil, fmt.Errorf("cannot make a map of sockets: %w", permitted(err))
+		return fmt.Errorf("cannot make a map of sockets: %w", permitted(err))
 	}
-	p.sockets.queues = append(p.sockets.queues, opened...)
-	p.socketMaps = append(p.socketMaps, m)
-	return m, nil
+	at.queues, at.socketMap = opened, m
+	return nil
 }
 
 func (p *Plane) socketOptions(native bool) xsk.Options {
@@ -129,7 +133,10 @@ func (p *Plane) makeSockets() error {
 		_ = umem.Close()
 		return fmt.Errorf("cannot make a map of services: %w", permitted(err))
 	}
-	p.sockets = &sockets{umem: umem, claims: claims, claimed: map[preselect.Key]uint32{}}
+	p.claimMu.Lock()
+	defer p.claimMu.Unlock()
+	p.sockets = &sockets{umem: umem, claims: claims, claimed: map[preselect.Key]uint32{},
+		past: map[string]uint64{}}
 	return p.claimServices()
 }
 
@@ -188,19 +195,23 @@ func (p *Plane) claimServices() error {
 	return nil
 }
 
-// runSockets hands frames to h until ctx ends.
-func (p *Plane) runSockets(ctx context.Context, h dataplane.Handler) error {
-	if p.sockets == nil || len(p.sockets.queues) == 0 {
-		return nil
+// carry begins to hand frames of an attachment's sockets to h, if there is one yet.
+func (at *attachment) carry(h dataplane.Handler, failed chan<- error) {
+	for _, q := range at.queues {
+		if h == nil || q.ended != nil {
+			continue
+		}
+		q.ended = make(chan struct{})
+		go func() {
+			defer close(q.ended)
+			if err := q.run(h); err != nil {
+				select {
+				case failed <- err:
+				default: // one is enough
+				}
+			}
+		}()
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	for _, q := range p.sockets.queues {
-		g.Go(func() error {
-			defer context.AfterFunc(ctx, q.poller.End)()
-			return q.run(h)
-		})
-	}
-	return g.Wait()
 }
 
 func (q *queue) run(h dataplane.Handler) error {
@@ -292,16 +303,34 @@ func (q *queue) carryOut(n int) {
 	q.s.Transmit(out)
 }
 
-func (p *Plane) closeSockets() {
-	for _, m := range p.socketMaps {
-		_ = m.Close()
+// endQueues closes sockets when their frames are not with a handler any more.
+func (p *Plane) endQueues(list []*queue) {
+	for _, q := range list {
+		q.poller.End()
+		if q.ended != nil {
+			<-q.ended
+		}
 	}
-	p.socketMaps = nil
+	closeQueues(list)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, q := range list {
+		q.addTo(p.sockets.past)
+	}
+}
+
+// addTo adds a queue's counters to others.
+func (q *queue) addTo(all map[string]uint64) {
+	for name, n := range q.s.Counters() {
+		all["af_xdp_"+name] += n
+	}
+}
+
+// closeSockets gives back what sockets share. Those are closed.
+func (p *Plane) closeSockets() {
 	if p.sockets == nil {
 		return
 	}
-	closeQueues(p.sockets.queues)
-	p.sockets.queues = nil
 	_ = p.sockets.umem.Close()
 	_ = p.sockets.claims.Close()
 }

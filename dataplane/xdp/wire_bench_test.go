@@ -164,7 +164,7 @@ func wireRounds(b *testing.B, flows uint32) {
 
 // wired has servers reached by an interface.
 func (b *bench) wired(ifindex int) {
-	b.out = map[int]bool{ifindex: true}
+	b.egress.out = map[int]bool{ifindex: true}
 	for id := range uint32(4) {
 		b.SetServer(id, accel.Server{Reachable: true, Dst: to, Src: own, Ifindex: ifindex, MTU: 1500})
 	}

@@ -122,7 +122,7 @@ func newWriters(t *testing.T, six, looked bool) *writers {
 	w.sink, err = wire.NewSink(node, wire.SinkOptions{Rooms: flowSpace + 1, Room: w.judge()})
 	w.must(err)
 	t.Cleanup(w.sink.Close)
-	w.out = map[int]bool{director.Index: true}
+	w.egress.out = map[int]bool{director.Index: true}
 	for id := range uint32(lastServer) {
 		w.SetServer(id+1, accel.Server{Reachable: true, Dst: macOf(id + 1), Src: own, Ifindex: director.Index, MTU: 1500})
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,9 +14,10 @@ import (
 
 // Options say how to follow. The zero value is right for a daemon.
 type Options struct {
-	// Interfaces are those that ulvs takes packets from: a rule for others alone is
-	// none that could not be followed. nil is all but lo.
-	Interfaces []string
+	// Interfaces, if not nil, are the names of those that ulvs takes packets from, which
+	// may change: a rule for others alone is none that could not be followed. nil is all
+	// but lo.
+	Interfaces func() []string
 	// Poll is how often iptables-legacy, which tells of no changes, is looked
 	// at; 0 is half a second.
 	Poll time.Duration
@@ -46,7 +48,10 @@ func New(o Options) (*Follower, error) {
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if _, err := Read(o.Interfaces...); err != nil {
+	if o.Interfaces == nil {
+		o.Interfaces = func() []string { return nil }
+	}
+	if _, err := Read(o.Interfaces()...); err != nil {
 		return nil, err
 	}
 	ns, err := os.Open("/proc/thread-self/ns/net")
@@ -142,7 +147,7 @@ func (w *watcher) close() {
 }
 
 func (w *watcher) run() (err error) {
-	if w.reader, err = newReader(w.options.Interfaces); err != nil {
+	if w.reader, err = newReader(w.options.Interfaces()); err != nil {
 		return err
 	}
 	if w.reader.nft != nil {
@@ -171,7 +176,9 @@ func (w *watcher) run() (err error) {
 				w.problem(err)
 				continue
 			}
-			changed = changed || legacy
+			names := w.options.Interfaces()
+			changed = changed || legacy || !slices.Equal(names, w.reader.interfaces)
+			w.reader.interfaces = names
 		}
 		if changed || w.stale {
 			if err := w.read(); err != nil {

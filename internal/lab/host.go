@@ -114,14 +114,26 @@ func (h *Host) configure(l *Lab, c HostConfig) (err error) {
 }
 
 // plug lays the cable: a veth pair from the bridge to the host.
-func (h *Host) plug(l *Lab, c HostConfig) error {
+func (h *Host) plug(l *Lab, c HostConfig) error { return h.cable(l, c.Name, "eth0", c) }
+
+// Cable lays one more cable from a host to the bridge, or anew one that was taken away: an
+// interface of that name, which is down and has no address.
+func (l *Lab) Cable(h *Host, name string, mac net.HardwareAddr) error {
+	l.cables++
+	if err := h.cable(l, fmt.Sprint("cable", l.cables), name, HostConfig{MAC: mac}); err != nil {
+		return fmt.Errorf("lab: host %s: %w", h.name, err)
+	}
+	return nil
+}
+
+func (h *Host) cable(l *Lab, portName, name string, c HostConfig) error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = c.Name
+	attrs.Name = portName
 	attrs.MTU = c.MTU
 	attrs.MasterIndex = l.index
 	veth := &netlink.Veth{
 		LinkAttrs:        attrs,
-		PeerName:         "eth0",
+		PeerName:         name,
 		PeerHardwareAddr: c.MAC,
 		PeerNamespace:    netlink.NsFd(h.ns.fd),
 	}
@@ -131,7 +143,7 @@ func (h *Host) plug(l *Lab, c HostConfig) error {
 	if err := l.nl.LinkAdd(veth); err != nil {
 		return fmt.Errorf("add veth pair: %w (the kernel needs the module veth)", err)
 	}
-	port, err := l.nl.LinkByName(c.Name)
+	port, err := l.nl.LinkByName(portName)
 	if err != nil {
 		return fmt.Errorf("find its port on the bridge: %w", err)
 	}
@@ -186,6 +198,10 @@ func (h *Host) MAC() net.HardwareAddr { return slices.Clone(h.mac) }
 
 // Index is the kernel's index of eth0 in this host.
 func (h *Host) Index() int { return h.index }
+
+// Namespace is the descriptor of the host's network namespace, to move interfaces there. It is
+// the host's: do not close it.
+func (h *Host) Namespace() int { return int(h.ns.fd) }
 
 // Netlink is a route netlink handle in this host, for what has no method here.
 // It is the host's: do not close it.

@@ -37,6 +37,7 @@ type Lab struct {
 	bridge *namespace
 	nl     *netlink.Handle
 	index  int // of the bridge device
+	cables int // that were laid by Cable
 	hosts  []*Host
 }
 

@@ -4,8 +4,12 @@ package ratelimit
 type budget struct {
 	rate    uint32 // 0: any number
 	hz      uint32
-	buckets map[int]*bucket // by interface: as many as the host has
+	buckets map[int]*bucket // by interface
 }
+
+// mostBuckets bounds of how many interfaces the budget is known. One that is made anew has
+// another number; beyond, all begin anew.
+const mostBuckets = 1024
 
 // bucket has credit in parts: hz of them are one RST.
 type bucket struct {
@@ -39,6 +43,9 @@ func (b *budget) allows(ifindex int, now uint32) bool {
 	most := uint64(max(b.rate/bursts, 1)) * uint64(b.hz)
 	k := b.buckets[ifindex]
 	if k == nil {
+		if len(b.buckets) >= mostBuckets {
+			clear(b.buckets)
+		}
 		k = &bucket{parts: most, last: now}
 		b.buckets[ifindex] = k
 	}

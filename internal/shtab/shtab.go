@@ -303,7 +303,7 @@ func (t *Table) Insert(k *Key, h uint64, value uint64, stamp, state uint32) (uin
 	if !t.claim(hs) {
 		i ^= 1
 		if inChain = !t.claim(&t.slots[i]); inChain {
-			if t.free.len() == 0 {
+			if t.free.empty() {
 				return 0, ErrFull
 			}
 			i = t.free.pop()

@@ -108,6 +108,19 @@ func (u *Umem) Release(packets []Packet) {
 	}
 }
 
+// Reclaim takes the chunks back that closed sockets left with an interface which is gone for so
+// long that no driver has them any more: it would not come back under its number.
+func (u *Umem) Reclaim(ifindex int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for q, chunks := range u.stranded {
+		if q.Ifindex == ifindex {
+			u.free = append(u.free, chunks...)
+			delete(u.stranded, q)
+		}
+	}
+}
+
 // Close ends the memory: no socket can be opened on it any more, and when all
 // that are open are closed, or at once when none is, it is unmapped. Packets
 // must not be looked at after that.

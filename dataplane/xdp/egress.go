@@ -1,0 +1,53 @@
+package xdp
+
+import (
+	"maps"
+	"sync"
+
+	"github.com/ulvs/ulvs/internal/accel"
+)
+
+// egress knows by which interfaces programs send. A server that is reached by another one is
+// Go's, until that has a program.
+type egress struct {
+	mu   sync.Mutex
+	out  map[int]bool
+	told map[uint32]accel.Server // all that are reachable, as they were told
+}
+
+// set tells the programs where a server is.
+func (e *egress) set(id uint32, s accel.Server, servers []server) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.told == nil {
+		e.told = map[uint32]accel.Server{}
+	}
+	delete(e.told, id)
+	if s.Reachable {
+		e.told[id] = s
+	}
+	servers[id].set(e.seen(s))
+}
+
+// seen is a server as programs see it.
+func (e *egress) seen(s accel.Server) accel.Server {
+	if !e.out[s.Ifindex] {
+		return accel.Server{}
+	}
+	return s
+}
+
+// settle has programs send by other interfaces than before.
+func (e *egress) settle(out map[int]bool, servers []server) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	before := e.out
+	if e.out = out; maps.Equal(before, out) {
+		return
+	}
+	for id, s := range e.told {
+		if before[s.Ifindex] != out[s.Ifindex] {
+			servers[id].set(e.seen(s))
+		}
+	}
+}

@@ -1,0 +1,175 @@
+package xdp
+
+import (
+	"slices"
+
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/hostlink"
+)
+
+// macs are the addresses to which a program takes frames: the interface's own and, unless it
+// is zero, another one.
+func macs(own, other dataplane.MAC) []dataplane.MAC {
+	if other == (dataplane.MAC{}) {
+		return []dataplane.MAC{own}
+	}
+	return []dataplane.MAC{own, other}
+}
+
+// interfaces has programs in front of a plane's interfaces as those come, go and change.
+type interfaces struct{ *Plane }
+
+var _ dataplane.LinkUser = interfaces{}
+
+// given are the interfaces as the slow plane follows them, or else as they are now.
+func (p interfaces) given() (links []dataplane.Link, err error) {
+	if f, follows := p.Plane.Plane.(dataplane.Following); follows {
+		return f.Links(), nil
+	}
+	for _, name := range p.interfaces {
+		l, err := hostlink.Find(name)
+		if err != nil {
+			return nil, err
+		}
+		links = append(links, l)
+	}
+	return links, nil
+}
+
+// follow hears from the slow plane what becomes of the interfaces, if that knows.
+func (p interfaces) follow() {
+	if f, follows := p.Plane.Plane.(dataplane.Following); follows {
+		f.Follow(p)
+	}
+}
+
+// Take implements dataplane.LinkUser.
+func (p interfaces) Take(l dataplane.Link) error {
+	p.mu.Lock()
+	if p.sockets != nil {
+		for _, gone := range p.sockets.gone {
+			p.sockets.umem.Reclaim(gone)
+		}
+		p.sockets.gone = nil
+	}
+	at, err := p.prepare(l, p.acceleration, p.ticks)
+	if err == nil {
+		err = p.link(at)
+	}
+	if err != nil {
+		p.mu.Unlock()
+		at.close(p.Plane)
+		return err
+	}
+	p.attached = append(p.attached, at)
+	p.settle()
+	at.carry(p.handler, p.failed)
+	p.mu.Unlock()
+	p.log.Info("the program is in front of an interface that was not there", "interface", at.name, "mode", at.mode())
+	return nil
+}
+
+// Lose implements dataplane.LinkUser. The pin stays, without an interface: it says that there was
+// one.
+func (p interfaces) Lose(l dataplane.Link) {
+	p.mu.Lock()
+	i := p.find(l)
+	if i < 0 {
+		p.mu.Unlock()
+		return
+	}
+	at := p.attached[i]
+	p.attached = slices.Delete(p.attached, i, i+1)
+	p.settle()
+	if at.queues != nil {
+		p.sockets.gone = append(p.sockets.gone, at.ifindex)
+	}
+	p.mu.Unlock()
+	_ = at.link.Detach() // it may be in another namespace, with its program
+	at.close(p.Plane)
+}
+
+// find returns the place of an interface's attachment, or -1.
+func (p interfaces) find(l dataplane.Link) int {
+	return slices.IndexFunc(p.attached, func(at *attachment) bool { return at.ifindex == l.Index })
+}
+
+// settle has servers reached by the interfaces that have programs. The caller holds mu.
+func (p interfaces) settle() {
+	out := map[int]bool{}
+	for _, at := range p.attached {
+		out[at.ifindex] = true
+	}
+	p.egress.settle(out, p.servers)
+}
+
+// Change implements dataplane.LinkUser: the program has the interface's address, and sockets have
+// no room for frames of a larger MTU.
+func (p interfaces) Change(was, is dataplane.Link) {
+	p.mu.Lock()
+	i := p.find(is)
+	if i < 0 {
+		p.mu.Unlock()
+		return
+	}
+	at := p.attached[i]
+	at.name = is.Name
+	var old attachment
+	if was.MAC != is.MAC || (was.MTU > socketMTU) != (is.MTU > socketMTU) {
+		old = p.replace(at, is)
+	}
+	p.mu.Unlock()
+	old.close(p.Plane)
+}
+
+// replace replaces an interface's program, and its sockets if those are to be others. It
+// returns what is not used any more. The caller holds mu.
+func (p interfaces) replace(at *attachment, l dataplane.Link) (old attachment) {
+	next := *at
+	next.mac = dataplane.MAC(l.MAC)
+	sockets := (at.mtu > socketMTU) != (l.MTU > socketMTU)
+	if next.mtu = l.MTU; sockets {
+		next.socketMap, next.queues = nil, nil
+		p.openAll(&next)
+	}
+	prog, err := p.load(p.acceleration, p.ticks, &next)
+	if err == nil {
+		if err = at.link.Update(prog); err != nil {
+			_ = prog.Close()
+		}
+	}
+	if err != nil {
+		if sockets {
+			old = attachment{socketMap: next.socketMap, queues: next.queues}
+		}
+		p.log.Error("an interface has changed, and its program cannot be replaced: its packets are "+
+			"the daemon's; start that anew with --takeover", "interface", at.name, "err", err)
+		return old
+	}
+	old.prog = at.prog
+	if sockets {
+		old.socketMap, old.queues = at.socketMap, at.queues
+		next.carry(p.handler, p.failed)
+	}
+	next.prog = prog
+	*at = next
+	return old
+}
+
+// close gives back what an attachment has; it may have nothing, or not all. The caller does
+// not hold the plane's lock, which those may want who have frames of its sockets.
+func (at *attachment) close(p *Plane) {
+	if at == nil {
+		return
+	}
+	if at.link != nil {
+		_ = at.link.Close()
+	}
+	p.endQueues(at.queues)
+	if at.prog != nil {
+		_ = at.prog.Close()
+	}
+	if at.socketMap != nil {
+		_ = at.socketMap.Close()
+	}
+}
