@@ -287,14 +287,14 @@ func (sc *scheduling) connect(a *attempt, dst *Dest, template uint32, destPort b
 	if sc.conns.Len() >= sc.conns.Max() {
 		sc.evictHalfOpen(0) // its slot may be in quarantine, and the table is full then
 	}
-	if a.syn {
+	if a.syn { // insert, without a call
 		id, c, err = sc.conns.InsertSYN(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
 	} else {
 		id, err = sc.conns.Insert(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
 	}
 	if err != nil && sc.spareConn(a.tick) {
 		sc.conns.KeepSpare(0)
-		id, c, err = sc.insert(a, dst, template, destPort)
+		id, c, err = sc.insert(a, dst, template, owner)
 		sc.conns.KeepSpare(sc.spareConns.n)
 	}
 	if err != nil {
@@ -303,6 +303,14 @@ func (sc *scheduling) connect(a *attempt, dst *Dest, template uint32, destPort b
 	}
 	dst.Bind(false, c.Activated)
 	return id, dst
+}
+
+func (sc *scheduling) insert(a *attempt, dst *Dest, template uint32, owner uint8) (conn.ID, conn.Change, error) {
+	if a.syn {
+		return sc.conns.InsertSYN(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
+	}
+	id, err := sc.conns.Insert(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
+	return id, conn.Change{}, err
 }
 
 // leave ends a packet of a service without a usable real server, and tells the client
