@@ -136,7 +136,7 @@ func TestInterfaceMaster(t *testing.T) {
 			s.must(nl.LinkSetMaster(s.link("eth0"), s.link("master0")))
 			s.address(s.director, "master0", liveAddrs["eth0"])
 			s.knows(s.director, "master0", "192.168.10.200", s.server.MAC())
-			s.once("WARN", `master="master0 (`+kind+`)"`)
+			s.once("WARN", `if clients' frames go to the master's address, give --interface that instead" interface=eth0 master="master0 (`+kind+`)"`)
 			s.open(s.client)
 			s.must(echoed(c))
 			s.remove("master0")
