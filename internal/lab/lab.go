@@ -10,10 +10,12 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 
 	"github.com/vishvananda/netlink"
 )
@@ -111,6 +113,12 @@ func (l *Lab) Close() error {
 		l.bridge = nil
 	}
 	return errors.Join(errs...)
+}
+
+// Command makes a command that will run where the bridge is, whose ports have the names of the
+// hosts, or cable1 and so on.
+func (l *Lab) Command(ctx context.Context, name string, args ...string) *Cmd {
+	return (&Host{name: "bridge", ns: l.bridge, children: map[*os.Process]struct{}{}}).Command(ctx, name, args...)
 }
 
 // Route is a route of a host. Without Via, Dst is on the link.
