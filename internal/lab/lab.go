@@ -10,12 +10,10 @@
 package lab
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 
 	"github.com/vishvananda/netlink"
 )
@@ -115,11 +113,9 @@ func (l *Lab) Close() error {
 	return errors.Join(errs...)
 }
 
-// Command makes a command that will run where the bridge is, whose ports have the names of the
-// hosts, or cable1 and so on.
-func (l *Lab) Command(ctx context.Context, name string, args ...string) *Cmd {
-	return (&Host{name: "bridge", ns: l.bridge, children: map[*os.Process]struct{}{}}).Command(ctx, name, args...)
-}
+// Do runs f on a thread that is in the bridge's network namespace. Its ports have the names of
+// the hosts, or cable1 and so on (Cable).
+func (l *Lab) Do(f func() error) error { return l.bridge.do(f) }
 
 // Route is a route of a host. Without Via, Dst is on the link.
 type Route struct {
