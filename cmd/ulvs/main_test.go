@@ -222,6 +222,7 @@ func TestBadInput(t *testing.T) {
 		"ulvs run --interface eth0 --follow-marks --marks bad.marks",
 		"ulvs run --interface eth0 --takeover --pin none",
 		"ulvs run --interface eth0 --connections 0",
+		"ulvs run --interface eth0 --connections 99999999999",
 		"ulvs run --interface eth0 --connections many",
 		"ulvs run --interface eth0 --mac 01:00:5e:00:00:01",
 		"ulvs run --interface eth0 --rules nosuch.rules",

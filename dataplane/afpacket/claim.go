@@ -18,11 +18,10 @@ import (
 )
 
 // ErrNoNftables is the error of Claim where the kernel cannot keep its own
-// stack away from the claimed packets. It is harmless where no claimed address
-// is configured on the host, the host does not forward, and the services are
-// IPv4: for IPv6 the host answers "no route" all the same.
-var ErrNoNftables = errors.New("the kernel has no nftables netdev ingress hook (CONFIG_NF_TABLES_NETDEV, CONFIG_NETFILTER_INGRESS): " +
-	"take the virtual addresses off this host and switch forwarding off, or the host will answer beside ulvs")
+// stack away from the claimed packets. A Director serves nothing there: a host
+// that has a claimed address, or forwards, would answer beside it.
+var ErrNoNftables = errors.New("the kernel has no nftables netdev ingress hook: " +
+	"run ulvs on one with CONFIG_NF_TABLES_NETDEV and CONFIG_NETFILTER_INGRESS")
 
 // claims keeps the host's stack away from what the director answers for: on
 // each interface a netdev ingress chain drops it. The chain comes after our
