@@ -24,7 +24,8 @@ var (
 // What may happen to a daemon happens in a random order: it is killed, ended and replaced;
 // commands, starts that are refused, floods, and changes of its interfaces. Established
 // connections go on, new clients are served after each event, nothing that a command was
-// told is forgotten, and in the end a daemon holds what one held after a sixth of the time.
+// told is forgotten, and in the end a daemon holds what one held after a sixth of the time, and
+// still does when it has lived for a twelfth.
 func TestSoak(t *testing.T) {
 	if !*soaks {
 		t.Skip("make soak has the machine to itself")
@@ -70,6 +71,43 @@ func (k *soak) events() []soakEvent {
 func (k *soak) run(lasts time.Duration) {
 	k.begin()
 	events := k.events()
+	var early *soakMark
+	n := uint64(1)
+	for ; ; n++ {
+		age := time.Since(k.began)
+		if early == nil && age >= lasts/6 {
+			early = k.mark(events)
+		}
+		if age >= lasts {
+			break
+		}
+		k.drawn(n, events)
+	}
+	late := k.mark(events)
+	lasting := slices.DeleteFunc(slices.Clone(events), soakEvent.replaces)
+	for began := time.Now(); time.Since(began) < lasts/12; n++ {
+		k.drawn(n, lasting)
+	}
+	k.tidy()
+	old := k.quiet()
+	k.load.stop()
+	for _, e := range events {
+		k.t.Logf("%-24s %d times", e.name, k.happened[e.name])
+	}
+	k.t.Log(k.load)
+	k.t.Logf("after a sixth of the time:   %v", early)
+	k.t.Logf("in the end:                  %v", late)
+	k.t.Logf("a twelfth later, the same one: %v", old)
+	early.compare(k.t, "a sixth of the time and the end", late)
+	late.compare(k.t, "the end and the same daemon a twelfth of the time later", old)
+}
+
+// replaces reports whether another daemon takes the place of the one that runs.
+func (e soakEvent) replaces() bool { return strings.HasPrefix(e.name, "replace") }
+
+// drawn lets the n-th event happen.
+func (k *soak) drawn(n uint64, events []soakEvent) {
+	k.t.Helper()
 	var all []soakEvent
 	for _, e := range events {
 		for range e.odds {
@@ -79,37 +117,10 @@ func (k *soak) run(lasts time.Duration) {
 	if len(all) == 0 {
 		k.t.Fatalf("no event of %s matches %q", k.plane, *soakOnly)
 	}
-	var early *soakMark
-	happened := map[string]int{}
-	for n := uint64(1); ; n++ {
-		age := time.Since(k.began)
-		if early == nil && age >= lasts/6 {
-			early = k.mark(events)
-		}
-		if age >= lasts {
-			break
-		}
-		r := rand.New(rand.NewPCG(k.seed, n))
-		e := all[r.IntN(len(all))]
-		k.event(fmt.Sprintf("%d ", n), e, r)
-		happened[e.name]++
-	}
-	late := k.mark(events)
-	k.load.stop()
-	for _, name := range k.names(events) {
-		k.t.Logf("%-24s %d times", name, happened[name])
-	}
-	k.t.Log(k.load)
-	k.t.Logf("after a sixth of the time: %v", early)
-	k.t.Logf("in the end:               %v", late)
-	early.compare(k.t, late)
-}
-
-func (k *soak) names(events []soakEvent) (list []string) {
-	for _, e := range events {
-		list = append(list, e.name)
-	}
-	return list
+	r := rand.New(rand.NewPCG(k.seed, n))
+	e := all[r.IntN(len(all))]
+	k.event(fmt.Sprintf("%d ", n), e, r)
+	k.happened[e.name]++
 }
 
 // event lets something happen, and looks whether everything is well after it.
@@ -147,7 +158,7 @@ func (k *soak) mark(events []soakEvent) *soakMark {
 		k.replaceKilled(0, k.startOptions("on"))
 	}}, nil)
 	for i, e := range events {
-		if !strings.HasPrefix(e.name, "replace") {
+		if !e.replaces() {
 			k.event("mark: ", e, rand.New(rand.NewPCG(markSeed, uint64(i))))
 		}
 	}

@@ -28,6 +28,7 @@ type soak struct {
 	began time.Time
 	said  string // the event that happens, and when it began
 
+	happened            map[string]int // events, how often
 	pins, inside, rules string
 	daemon              *lab.Cmd
 	log                 *said // the daemon's
@@ -83,7 +84,7 @@ func newSoak(t *testing.T, plane string, seed uint64) *soak {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(fs, unix.MNT_DETACH) })
 	k := &soak{floodSite: newFloodSite(t), plane: plane, seed: seed, pins: filepath.Join(fs, "ulvs"), inside: t.TempDir(),
-		arp: map[string]func(int){}, told: map[string]bool{}, unsure: map[string]bool{}}
+		arp: map[string]func(int){}, happened: map[string]int{}, told: map[string]bool{}, unsure: map[string]bool{}}
 	k.mac = k.director.MAC()
 	k.rules = filepath.Join(k.dir, "rules")
 	if err := os.WriteFile(k.rules, []byte(strings.Join(soakRules(plane), "\n")+"\n"), 0o600); err != nil {

@@ -18,7 +18,7 @@ func TestErrors(t *testing.T) {
 	l.in(director, func() {
 		for want, opt := range map[string]Options{
 			"name at least one": {},
-			"nosuch":            {Interfaces: []string{"eth0", "nosuch"}},
+			"there is no interface nosuch (ip link lists them)":            {Interfaces: []string{"nosuch"}},
 			"01:00:00:00:00:00 is a multicast address: give a unicast one": {Interfaces: []string{"eth0"}, MAC: dataplane.MAC{1}},
 		} {
 			if _, err := New(opt); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "\n") {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -57,7 +56,7 @@ func resolve(h *netlink.Handle, names []string, earlier map[string]int) (links [
 		case err == nil:
 			links = append(links, linkOf(name, found))
 		case errors.As(err, new(netlink.LinkNotFoundError)):
-			links, not = append(links, Link{Given: name}), append(not, strconv.Quote(name))
+			links, not = append(links, Link{Given: name}), append(not, name)
 		default:
 			return nil, fmt.Errorf("cannot find interface %s: %w", name, err)
 		}

@@ -113,6 +113,10 @@ func (l *Lab) Close() error {
 	return errors.Join(errs...)
 }
 
+// Do runs f on a thread that is in the bridge's network namespace. Its ports have the names of
+// the hosts, or cable1 and so on (Cable).
+func (l *Lab) Do(f func() error) error { return l.bridge.do(f) }
+
 // Route is a route of a host. Without Via, Dst is on the link.
 type Route struct {
 	Dst netip.Prefix
