@@ -18,7 +18,7 @@ var (
 	soakSeed  = flag.Uint64("soak-seed", 0, "what TestSoak draws its events from; 0 is the clock")
 	soakPlane = flag.String("soak-plane", "xdp,afpacket", "the planes of TestSoak")
 	soakOnly  = flag.String("soak-only", "", "the events of TestSoak, by a regular expression")
-	soakLive  = flag.Bool("soak-live", false, "TestSoak also removes, renames and moves an interface")
+	soakLive  = flag.Bool("soak-live", true, "TestSoak also removes, renames and moves an interface")
 )
 
 // What may happen to a daemon happens in a random order: it is killed, ended and replaced;

@@ -53,7 +53,7 @@ func between(r *rand.Rand, least, most time.Duration) time.Duration {
 	return least + time.Duration(r.Int64N(int64(most-least))).Round(time.Millisecond)
 }
 
-// sockets draws a value of --af-xdp.
+// drawnSockets draws a value of --af-xdp.
 func drawnSockets(r *rand.Rand) string { return []string{"on", "off", "auto"}[r.IntN(3)] }
 
 func (k *soak) killed(r *rand.Rand) {

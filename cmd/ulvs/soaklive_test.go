@@ -13,7 +13,7 @@ import (
 	"github.com/ulvs/ulvs/internal/lab"
 )
 
-// With -soak-live the director has a second interface, eth1, with a cable of its own to a
+// Unless -soak-live=false, the director has a second interface, eth1, with a cable of its own to a
 // second client, who sends there what he asks and hears the answers by the bridge. It comes
 // and goes, which must not concern the first.
 

@@ -191,7 +191,7 @@ func (m *soakMark) String() string {
 		strings.Count(m.Outside, "\n"))
 }
 
-// settled is what a daemon holds when that changes no more.
+// settledState is what a daemon holds when that changes no more.
 func (k *soak) settledState() soakState {
 	k.t.Helper()
 	s := k.held()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -13,7 +14,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
-	"github.com/google/go-cmp/cmp"
+	diff "github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,6 +23,7 @@ type failingStart struct {
 	stage   string
 	control string // "": ulvs.sock
 	words   []string
+	instead string // of eth0
 	want    string
 	planes  []string      // nil: both
 	before  func() func() // makes it fail, and returns what undoes that; or nil
@@ -49,7 +51,7 @@ func TestFailedStart(t *testing.T) {
 		{stage: "bad rules", words: []string{"--rules", broken}, want: "line 2"},
 		{stage: "no rules", words: []string{"--rules", "nosuch"}, want: "nosuch"},
 		{stage: "bad marks", words: []string{"--marks", broken}, want: "mark rules"},
-		{stage: "no such interface", words: []string{"--interface", "nosuch0"}, want: "nosuch0"},
+		{stage: "no such interface", instead: "nosuch0", want: "nosuch0"},
 		{stage: "no Ethernet", words: []string{"--interface", "lo"}, want: "lo is not Ethernet", planes: []string{"xdp"}},
 		s.lateStart(rules),
 		s.foreignProgram(),
@@ -94,11 +96,11 @@ func (s *pinSite) failAll(where string, list []failingStart, more ...string) {
 			}
 			before := s.outside(s.pins)
 			out, code := s.attempt(slices.Concat([]string{program(s.t), "run", "--control", control, "--pin", s.pins,
-				"--interface", "eth0", "--plane", plane}, f.words, more)...)
+				"--interface", cmp.Or(f.instead, "eth0"), "--plane", plane}, f.words, more)...)
 			if code != 1 || !strings.Contains(out, f.want) {
 				s.t.Errorf("%s, %s, %s: exit %d: %s", where, f.stage, plane, code, out)
 			}
-			if d := cmp.Diff(before, s.outside(s.pins)); d != "" {
+			if d := diff.Diff(before, s.outside(s.pins)); d != "" {
 				s.t.Errorf("%s, %s, %s: it has left something (-before +after):\n%s", where, f.stage, plane, d)
 			}
 			undo()
