@@ -8,6 +8,9 @@ PATIENCE ?= 40m
 # What "make flood" is told besides, as -flood-only 'xdp.*65536', -flood-for 20s,
 # -flood-binary /tmp/ulvs-before or -flood-rate 100000.
 FLOOD    ?=
+# What "make soak" is told besides, as -soak-for 10m, -soak-seed 7, -soak-plane xdp or
+# -soak-only 'replace|flood'.
+SOAK     ?=
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
@@ -37,6 +40,10 @@ load: ## what judges time, or changes what all namespaces share: alone on a mach
 .PHONY: flood
 flood: ## floods of SYNs at every plane, 16 cases of two minutes: alone on a machine (root; 50 minutes)
 	$(GO) test ./cmd/ulvs -count=1 -v -run TestFloods -flood -timeout 3h $(FLOOD)
+
+.PHONY: soak
+soak: ## an hour of kills, commands, floods and changes of the interface by chance, on each plane: alone on a machine (root; 2 hours)
+	$(GO) test ./cmd/ulvs -count=1 -v -run TestSoak -soak -timeout 5h $(SOAK)
 
 .PHONY: race
 race: ## all tests under the race detector (needs gcc)
@@ -98,8 +105,8 @@ bench-report: ## BENCHMARKS.md and its plots, from bench/results
 	$(GO) run ./bench/report write
 
 .PHONY: conformance
-conformance: ## ask the real kernel in user-mode Linux: all recorded scenarios again, and random ones (SEEDS, 1-500)
-	$(GO) test ./conformance -count=1 -run 'TestKernel|TestRestore' -kernel -timeout $(PATIENCE)
+conformance: ## ask the real kernel in user-mode Linux: all recorded scenarios again, deliberate mistakes, and random ones (SEEDS, 1-500)
+	$(GO) test ./conformance -count=1 -run 'TestKernel|TestRestore|TestFaults' -kernel -timeout $(PATIENCE)
 	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane afpacket -timeout $(PATIENCE)
 	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane xdp -timeout $(PATIENCE)
 	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane af_xdp -timeout $(PATIENCE)

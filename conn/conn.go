@@ -10,7 +10,6 @@ package conn
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/ulvs/ulvs/internal/expiring"
@@ -75,7 +74,7 @@ type Table struct {
 // New makes an empty table, or adopts one.
 func New(o Options) (*Table, error) {
 	if o.Expired == nil {
-		return nil, errors.New("conn: Options need Expired")
+		return nil, errors.New("conn.Options need Expired")
 	}
 	t := &Table{expired: o.Expired, timeouts: defaultTimeouts(o.Hz)}
 	var err error
@@ -84,7 +83,7 @@ func New(o Options) (*Table, error) {
 		Quarantine: o.Quarantine, Prefetch: o.Prefetch,
 	}, t.onExpire)
 	if err != nil {
-		return nil, fmt.Errorf("conn: %w", err)
+		return nil, err
 	}
 	t.halfOpen = newHalfOpen(o.Max)
 	if o.Adopt {
@@ -142,14 +141,17 @@ func (t *Table) InsertSYN(f *packet.Flow, hash uint64, dest, template, now uint3
 	}
 	t.SetPackets(id, 1)
 	c := Change{Activated: tcpActive>>to&1 != 0}
-	t.open(id, template, t.timeouts.tcp[to], kept|to, c)
+	t.open(id, template, t.timeouts.tcp[to], kept|to, now, c)
 	return id, c, nil
 }
 
 // onExpire ends a connection whose time is over.
 func (t *Table) onExpire(id ID) {
 	t.expired(id)
-	t.End(id)
+	if t.State(id)&flagHalfOpen != 0 { // End, which the compiler does not inline
+		t.halfOpen.count--
+	}
+	t.Table.End(id)
 }
 
 // Flow returns the connection's flow, from the client to the virtual service.
@@ -160,7 +162,9 @@ func (t *Table) Orphan(id ID) { t.Record(id).template = 0 }
 
 // End removes a connection, and frees its slot at once, or in quarantine.
 func (t *Table) End(id ID) {
-	t.answer(id)
+	if t.State(id)&flagHalfOpen != 0 {
+		t.halfOpen.count--
+	}
 	t.Table.End(id)
 }
 
@@ -193,18 +197,18 @@ func (t *Table) Accept(id ID, template uint32, owner uint8) Change {
 		timeout = t.timeouts.tcp[to]
 		c.Activated = tcpActive>>to&1 != 0
 	}
-	t.open(id, template, timeout, uint32(owner&0xf)<<ownerShift|to, c)
+	t.open(id, template, timeout, uint32(owner&0xf)<<ownerShift|to, t.Stamp(id), c)
 	return c
 }
 
 // open gives a new entry its record and its state, from the time in its stamp on.
-func (t *Table) open(id ID, template, timeout, state uint32, c Change) {
+func (t *Table) open(id ID, template, timeout, state, now uint32, c Change) {
 	state |= t.timeouts.gen<<genShift | flagSet | flagHalfOpen
 	if c.Activated {
 		state |= flagActive
 	}
 	t.Record(id).template = template
-	t.arrive(id, t.Stamp(id))
+	t.arrive(id, now)
 	t.ArmFromStamp(id, timeout)
 	t.SetState(id, state)
 }

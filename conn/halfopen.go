@@ -8,20 +8,23 @@ import "slices"
 // in which they came, and can make room for others. (The kernel's table has no bound. What
 // it has against them is drop_entry: ip_vs_conn.c, ip_vs_random_dropentry.)
 //
-// It is a ring of arrivals: a connection's number, and the end of the tick at which it came.
-// What was answered or has ended is left in it, until it is the oldest. Six bytes a
-// connection are memory that is not there before it is needed.
+// It is a ring of arrivals. What was answered or has ended is left in it, until it is the
+// oldest. Eight bytes a connection are memory that is not there before it is needed.
 type halfOpen struct {
-	ids      []ID
-	ticks    []uint16
-	oldest   int
-	arrivals int // from oldest on
-	count    int // connections with flagHalfOpen
+	ring   []arrival
+	oldest int
+	next   int // where the next one goes
+	count  int // connections with flagHalfOpen
 }
 
-func newHalfOpen(max int) halfOpen {
-	return halfOpen{ids: make([]ID, max), ticks: make([]uint16, max)}
+type arrival struct {
+	id   ID
+	tick uint32
 }
+
+// newHalfOpen has a place more than there can be connections, so that no full ring looks
+// like an empty one.
+func newHalfOpen(max int) halfOpen { return halfOpen{ring: make([]arrival, max+1)} }
 
 // HalfOpen returns how many connections are half-open. Of those of protocols without states
 // it may count some that were answered.
@@ -31,31 +34,29 @@ func (t *Table) HalfOpen() int { return t.halfOpen.count }
 // Where the ring is full, so many came after the oldest that it is not worth a place.
 func (t *Table) arrive(id ID, now uint32) {
 	h := &t.halfOpen
-	if h.arrivals == len(h.ids) {
+	at := h.next
+	h.ring[at] = arrival{id, now}
+	h.count++
+	if at++; at == len(h.ring) {
+		at = 0
+	}
+	if h.next = at; at == h.oldest {
 		t.shift()
 	}
-	at := h.oldest + h.arrivals
-	if at >= len(h.ids) {
-		at -= len(h.ids)
-	}
-	h.ids[at], h.ticks[at] = id, uint16(now)
-	h.arrivals++
-	h.count++
 }
 
 // shift takes the oldest arrival out of the ring.
 func (t *Table) shift() {
 	h := &t.halfOpen
-	h.arrivals--
-	if h.oldest++; h.oldest == len(h.ids) {
+	if h.oldest++; h.oldest == len(h.ring) {
 		h.oldest = 0
 	}
 }
 
-// arrived reports whether a connection is still half-open that came at a tick. It may be
+// arrived reports whether a connection that came is still half-open. It may be
 // another one, in the same slot, if the client of that has sent its SYN again.
-func (t *Table) arrived(id ID, tick uint16) bool {
-	return t.Live(id) && t.State(id)&flagHalfOpen != 0 && (uint16(t.Stamp(id)) == tick || t.Packets(id) > 1)
+func (t *Table) arrived(a arrival) bool {
+	return t.Live(a.id) && t.State(a.id)&flagHalfOpen != 0 && (t.Stamp(a.id) == a.tick || t.Packets(a.id) > 1)
 }
 
 // answer says that a connection is not half-open any more, or is not to make room.
@@ -82,9 +83,9 @@ func (t *Table) Answered(id ID) bool {
 // for so many ticks. It looks at some hundred arrivals, beyond which it says none.
 func (t *Table) OldestHalfOpen(now, age uint32) (ID, bool) {
 	h := &t.halfOpen
-	for budget := 256; budget > 0 && h.arrivals > 0; budget-- {
-		id := h.ids[h.oldest]
-		if t.arrived(id, h.ticks[h.oldest]) {
+	for budget := 256; budget > 0 && h.oldest != h.next; budget-- {
+		a := h.ring[h.oldest]
+		if id := a.id; t.arrived(a) {
 			if !t.Answered(id) {
 				return id, t.Idle(id, now) >= age
 			}

@@ -23,21 +23,21 @@ func checkService(s *ulvs.Service) error {
 	case !sched.Known(s.Scheduler):
 		return fmt.Errorf("%w: scheduler %q, known are %s", ulvs.ErrNoScheduler, s.Scheduler, strings.Join(sched.Names(), ", "))
 	case p.Engine != "" && !persist.KnownEngine(p.Engine):
-		return fmt.Errorf("%w: persistence engine %q", ulvs.ErrNoScheduler, p.Engine)
+		return fmt.Errorf("%w: persistence engine %q, known is sip", ulvs.ErrNoScheduler, p.Engine)
 	case s.Mark == 0 && !s.Addr.IsValid():
-		return fmt.Errorf("%w: a service has an address or a firewall mark", ulvs.ErrInvalid)
+		return fmt.Errorf("%w: a service needs an address or a firewall mark", ulvs.ErrInvalid)
 	case s.Mark != 0 && (s.Addr.IsValid() || s.Port != 0):
 		return fmt.Errorf("%w: a firewall mark's service has no address or port", ulvs.ErrInvalid)
 	case s.Mark == 0 && s.Protocol != ulvs.TCP && s.Protocol != ulvs.UDP && s.Protocol != ulvs.SCTP:
 		return fmt.Errorf("%w: protocol %v: use TCP, UDP or SCTP", ulvs.ErrInvalid, s.Protocol)
 	case p.Timeout < 0 || p.Timeout%time.Second != 0 || p.Timeout > maxPersistence:
-		return fmt.Errorf("%w: persistent timeout %v: use whole seconds up to %v", ulvs.ErrInvalid, p.Timeout, maxPersistence)
+		return fmt.Errorf("%w: persistent timeout %v: use whole seconds up to %d", ulvs.ErrInvalid, p.Timeout, maxPersistence/time.Second)
 	case p.Netmask.IsValid() && p.Netmask.Is6() != s.Is6():
 		return fmt.Errorf("%w: persistence netmask %v is of the other family", ulvs.ErrInvalid, p.Netmask)
 	case p.Netmask.IsValid() && p.Netmask.Is6() && !isPrefix(p.Netmask):
 		return fmt.Errorf("%w: persistence netmask %v is not that of a prefix of 1 to 128 bits", ulvs.ErrInvalid, p.Netmask)
 	case s.Addr.Zone() != "":
-		return fmt.Errorf("%w: address %v: without a zone", ulvs.ErrInvalid, s.Addr)
+		return fmt.Errorf("%w: address %v: give it without a zone", ulvs.ErrInvalid, s.Addr)
 	}
 	if s.Mark != 0 {
 		s.Protocol = 0
@@ -67,15 +67,15 @@ func isPrefix(mask netip.Addr) bool {
 func checkNumbers(c *ulvs.Destination, k ulvs.ServiceKey) error {
 	switch {
 	case c.Weight < 0:
-		return fmt.Errorf("%w: weight %d", ulvs.ErrRange, c.Weight)
+		return fmt.Errorf("%w: weight %d: use 0 or more", ulvs.ErrRange, c.Weight)
 	case c.LowerThreshold > c.UpperThreshold:
-		return fmt.Errorf("%w: lower threshold %d above upper threshold %d", ulvs.ErrRange, c.LowerThreshold, c.UpperThreshold)
+		return fmt.Errorf("%w: lower threshold %d above upper threshold %d: give it no higher", ulvs.ErrRange, c.LowerThreshold, c.UpperThreshold)
 	case c.TunnelType == ulvs.GUE && c.Forward == ulvs.Tunnel && c.TunnelPort == 0:
-		return fmt.Errorf("%w: a gue tunnel needs a port", ulvs.ErrInvalid)
+		return fmt.Errorf("%w: a gue tunnel needs a port: give --tun-port", ulvs.ErrInvalid)
 	case c.Forward > ulvs.Masquerade:
-		return fmt.Errorf("%w: forwarding method %v", ulvs.ErrInvalid, c.Forward)
+		return fmt.Errorf("%w: forwarding method %v: there are -g, -i and -m", ulvs.ErrInvalid, c.Forward)
 	case c.Addr.Is6() != k.Is6() && c.Forward != ulvs.Tunnel:
-		return fmt.Errorf("%w: real server %v is of another family than the service", ulvs.ErrInvalid, c.Addr)
+		return fmt.Errorf("%w: real server %v is of another family than the service: only a tunnel goes there", ulvs.ErrInvalid, c.Addr)
 	}
 	return nil
 }
@@ -88,9 +88,9 @@ func checkAddr(a netip.Addr, host dataplane.Resolver) error {
 	what := ""
 	switch {
 	case !a.IsValid():
-		return fmt.Errorf("%w: a real server has an address", ulvs.ErrInvalid)
+		return fmt.Errorf("%w: a real server needs an address", ulvs.ErrInvalid)
 	case a.Zone() != "":
-		return fmt.Errorf("%w: real server %v: without a zone", ulvs.ErrInvalid, a)
+		return fmt.Errorf("%w: real server %v: give its address without a zone", ulvs.ErrInvalid, a)
 	case a == limited || a.Is4() && (a.IsUnspecified() || host.Broadcast(a)):
 		what = "a broadcast address"
 	case a.Is4() && a.IsMulticast():

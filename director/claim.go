@@ -180,7 +180,7 @@ func (a adding) add(c ulvs.Service, number uint32) error {
 	}
 	if err = a.serve(s); errors.Is(err, ulvs.ErrServiceExists) {
 		if e := a.effects.claim(); e != nil { // the other's number is the one that counts
-			a.log.Error("claiming the services' packets from the host", "err", e)
+			a.log.Error("the host cannot be kept from the services' packets, and may answer them too", "err", e)
 		}
 	}
 	return err

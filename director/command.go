@@ -123,10 +123,14 @@ func (r removing) giveBack() {
 	}
 }
 
-// warnMethod says what becomes of a real server's packets.
+// warnMethod says what becomes of a real server's packets; the caller holds ctl.
 func (d *Director) warnMethod(c ulvs.Destination) {
 	if c.Forward != ulvs.DirectRoute {
 		d.log.Warn("packets for this real server are dropped: its forwarding method is not implemented", "server", c.AddrPort(), "method", c.Forward)
+	}
+	if d.Caution(c) != "" && !d.cautioned {
+		d.cautioned = true
+		d.log.Warn(fmt.Sprintf(unreached, c.AddrPort()))
 	}
 }
 
@@ -232,7 +236,7 @@ func (d *Director) Timeouts() (ulvs.Timeouts, error) { return d.path.Commands.Ti
 func (d *Director) SetTimeouts(t ulvs.Timeouts) error {
 	for _, v := range []time.Duration{t.TCP, t.TCPFin, t.UDP} {
 		if v < 0 || v > maxPersistence || v%time.Second != 0 {
-			return fmt.Errorf("%w: timeout %v: use whole seconds, 0 to %v", ulvs.ErrInvalid, v, maxPersistence)
+			return fmt.Errorf("%w: timeout %v: use whole seconds, 0 to %d", ulvs.ErrInvalid, v, maxPersistence/time.Second)
 		}
 	}
 	d.ctl.Lock()

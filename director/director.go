@@ -90,6 +90,7 @@ type Director struct {
 	journalStale bool          // a command is missing in the journal
 	loading      bool          // Load is under way
 	purged       []uint32      // by the trash, and not yet in the journal; Tick's alone
+	cautioned    bool          // of a local real server; guarded by ctl
 	marks4       *fwmark.Table // guarded by ctl
 	marks6       *fwmark.Table
 	limits       errorLimits
@@ -105,13 +106,13 @@ var _ dataplane.Handler = (*Director)(nil)
 // memory for its tables, or when they are larger than they can be.
 func New(o Options) (_ *Director, err error) {
 	if o.Plane == nil {
-		return nil, errors.New("director: Options need a Plane")
+		return nil, errors.New("director.Options need a Plane")
 	}
 	if r, brings := o.Plane.(dataplane.Resolving); o.Resolver == nil && brings {
 		o.Resolver = r.Resolver()
 	}
 	if o.Resolver == nil {
-		return nil, fmt.Errorf("director: Options need a Resolver: the %s plane brings none", o.Plane.Name())
+		return nil, fmt.Errorf("director.Options need a Resolver: the %s plane brings none", o.Plane.Name())
 	}
 	o.setDefaults()
 	if o.Clock == nil {
@@ -131,15 +132,15 @@ func New(o Options) (_ *Director, err error) {
 		Limits: d.limits.last, RSTs: max(o.RSTs, 0),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("ulvs: %w", err)
+		return nil, err
 	}
 	if err := d.openJournal(block); err != nil {
 		d.Close()
-		return nil, fmt.Errorf("ulvs: %w", err)
+		return nil, err
 	}
 	if err := d.start(); err != nil {
 		d.Close()
-		return nil, fmt.Errorf("ulvs: the %s plane: %w", d.plane.Name(), err)
+		return nil, fmt.Errorf("the %s plane: %w", d.plane.Name(), err)
 	}
 	return d, nil
 }
@@ -220,7 +221,7 @@ func (d *Director) Tick(now time.Duration) {
 	due, gone, shed := d.path.Upkeep.Tick(now)
 	if due { // a command that is about to claim does it too
 		if err := d.effects.claimIdle(); err != nil {
-			d.log.Error("claiming the services' packets from the host", "err", err)
+			d.log.Error("the host cannot be kept from the services' packets, and may answer them too", "err", err)
 		}
 	}
 	if shed {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -206,13 +207,17 @@ func TestEditFlags(t *testing.T) {
 
 // A service that is deleted is gone, whatever the plane says of it.
 func TestDeleteWithoutClaim(t *testing.T) {
-	b := newBed(t, director.Options{})
+	var log bytes.Buffer
+	b := newBed(t, director.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 1)
 	b.plane.FailClaims(errors.New("no"))
 	if err := b.DeleteService(tcp(80)); err != nil {
 		if _, err := b.Service(tcp(80)); err != nil {
 			t.Errorf("delete failed, but the service is gone: %v", err)
 		}
+	}
+	if !strings.Contains(log.String(), `msg="services are gone, but the host is still kept from their packets" err=`) {
+		t.Errorf("logged %s", &log)
 	}
 }
 

@@ -51,7 +51,7 @@ func (e live) record(c command) error {
 	}
 	record, err := json.Marshal(c)
 	if err != nil {
-		return fmt.Errorf("recording a command: %w", err)
+		return fmt.Errorf("a command cannot be recorded: %w", err)
 	}
 	if err = journal.ErrFull; !d.journalStale {
 		err = d.journal.Append(record)

@@ -17,3 +17,6 @@ func AwaitAnnounced(d *Director, n int) {
 		time.Sleep(time.Millisecond)
 	}
 }
+
+// Update is set to write golden files anew.
+var Update = update

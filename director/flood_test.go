@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/dataplane/dataplanetest"
 	"github.com/ulvs/ulvs/director"
 )
 
@@ -199,6 +200,43 @@ func TestNearlyFull(t *testing.T) {
 	b.move(time.Second)
 	if n, young := b.counter("half_open_evicted"), 60+80; n != uint64(760+80-700) || b.counter("connections") < uint64(young) {
 		t.Errorf("%d made room, want %d", n, 760+80-700)
+	}
+}
+
+// A flood may be faster than a plane that forwards by itself sees the last of what has made
+// room: then no slot is free for a while. Who comes after the flood is served at once, though
+// what the flood has left waits still.
+func TestFloodBeforeGrace(t *testing.T) {
+	for _, service := range []ulvs.Service{{ServiceKey: tcp(80), Scheduler: "rr"}, persistent(tcp(80), "rr", 300*time.Second)} {
+		for _, connections := range []int{2048, 20000} {
+			t.Run(fmt.Sprint(service, " ", connections), func(t *testing.T) {
+				b := emptyBed(t)
+				b.begin(director.Options{Connections: connections, Templates: connections}, dataplanetest.NewKeeper(b.plane))
+				b.service(service, 4)
+				s := &shop{b, vip + ":80", map[string]string{}}
+				for i := range 50 {
+					s.open(fmt.Sprintf("10.1.1.%d:1000", i))
+				}
+				b.move(time.Second)
+				// Nothing ticks from here on: no slot is given back.
+				forwarded := b.flood(0, 2*connections, s.dst)
+				full := b.counter("drop_connections_full") + b.counter("drop_templates_full")
+				t.Logf("%d of %d SYNs were forwarded", forwarded, 2*connections)
+				if full == 0 {
+					t.Error("there were slots for all: the flood was none")
+				}
+				for i := range 50 {
+					b.plane.Advance(20 * time.Millisecond)
+					s.open(fmt.Sprintf("10.1.2.%d:1000", i))
+				}
+				s.check()
+				for i := range 600 {
+					b.move(time.Millisecond)
+					s.open(fmt.Sprintf("10.1.%d.%d:1000", 3+i/200, i%200))
+				}
+				s.check()
+			})
+		}
 	}
 }
 

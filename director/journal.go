@@ -135,7 +135,7 @@ func (r replayer) replay(records [][]byte) error {
 		}
 	}
 	if r.loading {
-		return errors.New("it had not been set up to the end")
+		return errors.New("the start that made it did not come to its end")
 	}
 	return nil
 }
@@ -214,7 +214,7 @@ func (d *Director) recordPurged(gone []*forward.Dest) {
 			continue // the number is another's by now, which says the same
 		}
 		if err := d.effects.record(command{Verb: "forget", Number: id}); err != nil {
-			d.log.Error("recording in the journal", "err", err)
+			d.log.Error("a change could not be recorded, and is forgotten when the daemon is started anew", "err", err)
 		}
 	}
 	d.purged = nil

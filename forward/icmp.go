@@ -9,9 +9,7 @@ import (
 // quotes (ip_vs_in_icmp, ip_vs_in_icmp_v6); what the host would answer if it
 // had the address is answered.
 func (in *Path) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
-	var a [16]byte
-	clientAddr(&p.Flow, p.Is6, &a)
-	if unroutable(&a, p.Is6) || !p.Is6 && in.martian(p) {
+	if p.Is6 && unroutable6(p) || !p.Is6 && in.martian(p) {
 		return // the host drops it
 	}
 	q := &p.Quoted

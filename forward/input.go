@@ -124,6 +124,14 @@ func (in *Path) frame(f *dataplane.Frame, p *packet.Packet, e *early, tick uint3
 			return
 		}
 		in.transport(f, p, e, tick)
+	default:
+		in.other(f, p, tick)
+	}
+}
+
+// other decides about a packet without a transport header that services have.
+func (in *Path) other(f *dataplane.Frame, p *packet.Packet, tick uint32) {
+	switch p.Kind {
 	case packet.ICMP:
 		in.icmp(f, p, tick)
 	case packet.OtherIP:
@@ -178,15 +186,15 @@ func (in *Path) transport(f *dataplane.Frame, p *packet.Packet, e *early, tick u
 		return
 	}
 	dst := in.index.dests[in.conns.Dest(id)]
-	if in.unhooked(dst, p) {
-		return
-	}
 	over := e.opens && in.reschedules(id, dst)
-	if !over && !dst.available {
-		if in.sysctl.ExpireNodestConn == 0 {
-			in.drop(f, dropDestGone)
-			return
-		}
+	switch {
+	case dst.available:
+	case in.unhooked(dst, p):
+		return
+	case !over && in.sysctl.ExpireNodestConn == 0:
+		in.drop(f, dropDestGone)
+		return
+	default:
 		over = true
 	}
 	if over {

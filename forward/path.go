@@ -92,12 +92,17 @@ func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 		}
 	}
 	if tb.conns, err = conn.New(conns); err != nil {
-		return nil, nil, false, fmt.Errorf("connection table: %w", unusable(adopted, err))
+		return nil, nil, false, fmt.Errorf("cannot make the table of connections: %w", unusable(adopted, err))
 	}
 	tb.conns.Populate()
 	if tb.templates, err = persist.New(templates); err != nil {
 		tb.conns.Close()
-		return nil, nil, false, fmt.Errorf("template table: %w", unusable(adopted, err))
+		return nil, nil, false, fmt.Errorf("cannot make the table of templates: %w", unusable(adopted, err))
+	}
+	if conns.Quarantine {
+		tb.spareConns, tb.spareTemplates = spareOf(o.Connections), spareOf(o.Templates)
+		tb.conns.KeepSpare(tb.spareConns.n)
+		tb.templates.KeepSpare(tb.spareTemplates.n)
 	}
 	*tb.nextEst = now + estimatorPeriod
 	return p, journal, adopted, nil

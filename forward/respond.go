@@ -1,7 +1,6 @@
 package forward
 
 import (
-	"encoding/binary"
 	"net/netip"
 
 	"github.com/ulvs/ulvs/dataplane"
@@ -80,30 +79,22 @@ func (r *responder) keeps(f *dataplane.Frame, p *packet.Packet, s *Service, loca
 // martian reports a source address that no packet from the wire has; the kernel
 // drops such packets before IPVS (net/ipv4/route.c, ip_route_input_slow).
 func (r *responder) martian(p *packet.Packet) bool {
-	var a [16]byte
-	clientAddr(&p.Flow, p.Is6, &a)
-	if unroutable(&a, p.Is6) {
+	if word := p.Flow.ClientWord(); !p.Is6 && unroutable4(word) || p.Is6 && unroutable6(p) {
 		return true
 	}
-	fold := binary.NativeEndian.Uint32(a[:])
-	if p.Is6 {
-		for i := 4; i < len(a); i += 4 {
-			fold ^= binary.NativeEndian.Uint32(a[i:])
-		}
-	}
-	return r.locals.May(fold, p.Is6) && r.resolver.Local(p.Source())
+	return r.locals.May(p.Flow.ClientFold(), p.Is6) && r.resolver.Local(p.Source())
 }
 
-// unroutable reports a source address that no host has on the wire. 240.0.0.0/4 and most of
-// 0.0.0.0/8 are addresses like others to Linux, as are all of IPv6 but loopback and groups
-// (ip6_rcv_core).
-func unroutable(a *[16]byte, is6 bool) bool {
-	if is6 {
-		return a[0] == 0xff || *a == [16]byte{15: 1}
-	}
-	const nobody, everybody = 0, ^uint32(0)
-	word := binary.NativeEndian.Uint32(a[:])
-	return word == nobody || word == everybody || a[0] == 127 || a[0]>>4 == 0xe
+// unroutable4 and 6 report a source address that no host has on the wire. 240.0.0.0/4 and
+// most of 0.0.0.0/8 are addresses like others to Linux, as are all of IPv6 but loopback and
+// groups (ip6_rcv_core).
+func unroutable4(word uint32) bool {
+	const loopback, groups = 127, 0xe
+	return word+1 <= 1 || word>>24 == loopback || word>>28 == groups // no host, all hosts
+}
+
+func unroutable6(p *packet.Packet) bool {
+	return p.Flow.ClientWord()>>24 == 0xff || p.Source() == netip.IPv6Loopback()
 }
 
 // isVIP reports whether an address is that of a service, or named by a mark

@@ -24,7 +24,7 @@ const (
 	// evictBudget is how many entries make room under one hold of the lock, beyond those
 	// without which a packet would find none.
 	evictBudget = 2048
-	// evictTries is how often one packet looks for room.
+	// evictTries is how often one packet looks for room for a template.
 	evictTries = 8
 )
 
@@ -40,6 +40,7 @@ func (tb *tables) makeRoom() {
 	if templates {
 		tb.makeTemplateRoom()
 	}
+	tb.makeSlotRoom()
 	if conns || templates {
 		tb.opener.update() // programs may open again
 	}
@@ -48,6 +49,20 @@ func (tb *tables) makeRoom() {
 		select {
 		case tb.settle <- struct{}{}:
 		default:
+		}
+	}
+}
+
+// makeSlotRoom has what nobody has answered make room where overflow slots come to an end:
+// the entries of a flood may have nearly all, as they came while others were in quarantine,
+// and who comes after it needs one if both of his home slots are taken.
+func (tb *tables) makeSlotRoom() {
+	if tb.conns.Short() {
+		for n := tb.spareConns.n; n > 0 && tb.evictHalfOpen(0); n-- {
+		}
+	}
+	if t := tb.templates; t.Short() {
+		for n := tb.spareTemplates.n; n > 0 && (t.Evict(false) || t.HalfOpen() > 0 && tb.evictHalfOpen(0)); n-- {
 		}
 	}
 }
@@ -100,17 +115,59 @@ func (tb *tables) evictHalfOpen(age uint32) bool {
 	return ok
 }
 
-// roomForConn makes room for one connection in a full table, and reports whether there may
-// be some now. Where slots are in quarantine, ending others brings none.
-func (tb *tables) roomForConn() bool {
-	return tb.conns.Len() >= tb.conns.Max() && tb.evictHalfOpen(0)
-}
-
-// roomForTemplate does the same for a template. Of clients that have answered, one that
+// roomForTemplate makes room for one template in a full table, and reports whether there may
+// be some now. Of clients that have answered, one that
 // controls nothing goes where there is no other.
 func (tb *tables) roomForTemplate() bool {
 	t := tb.templates
 	return t.Len() >= t.Max() && (t.Evict(false) || t.HalfOpen() > 0 && tb.evictHalfOpen(0) || t.Evict(true))
+}
+
+// spare are slots of a table that a plane's programs share, which are kept for when all others
+// are taken, or in quarantine: under a flood that is so until the plane has seen the last of
+// what made room. They are given so slowly that some are left for whoever comes after the
+// flood. The zero value keeps none.
+type spare struct {
+	n      int
+	credit int // of hz for each
+	at     uint32
+}
+
+const (
+	// spareRate is how many spare slots are given in a second at least, of large tables as
+	// many as are kept.
+	spareRate = 100
+	// spareBurst is how many are given at once.
+	spareBurst = 4
+)
+
+// spareOf is of a table for max entries: most of the room for chance (shtab.Slots), of which
+// programs have the rest.
+func spareOf(max int) spare { return spare{n: min(max/128+64, max/32)} }
+
+// take reports whether one may be used at a tick.
+func (s *spare) take(tick uint32) bool {
+	if s.n == 0 {
+		return false
+	}
+	passed := min(tick-s.at, spareBurst*hz)
+	s.credit = min(s.credit+int(passed)*max(s.n, spareRate), spareBurst*hz)
+	s.at = tick
+	if s.credit < hz {
+		return false
+	}
+	s.credit -= hz
+	return true
+}
+
+// spareConn reports whether a connection may have a spare slot. Where nothing is in
+// quarantine there is no flood, but chance.
+func (tb *tables) spareConn(tick uint32) bool {
+	return tb.conns.Len() < tb.conns.Max() && (!tb.conns.Waiting() || tb.spareConns.take(tick))
+}
+
+func (tb *tables) spareTemplate(tick uint32) bool {
+	return tb.templates.Len() < tb.templates.Max() && (!tb.templates.Waiting() || tb.spareTemplates.take(tick))
 }
 
 // flood is what has been said of entries that make room.

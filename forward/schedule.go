@@ -238,6 +238,11 @@ func (sc *scheduling) persistent(s *Service, a *attempt) (conn.ID, *Dest) {
 		for tries := 0; err != nil && tries < evictTries && sc.roomForTemplate(); tries++ {
 			ct, err = sc.templates.Insert(key, hash, dst.ID, s.Persistence.Timeout, a.tick)
 		}
+		if err != nil && sc.spareTemplate(a.tick) {
+			sc.templates.KeepSpare(0)
+			ct, err = sc.templates.Insert(key, hash, dst.ID, s.Persistence.Timeout, a.tick)
+			sc.templates.KeepSpare(sc.spareTemplates.n)
+		}
 		if err != nil {
 			sc.drop(a.f, dropTemplatesFull)
 			return 0, nil
@@ -276,9 +281,21 @@ func callID(a *attempt) ([]byte, bool) {
 // first state says otherwise, which that of a SYN does here. destPort says that it is
 // listed with its real server's port.
 func (sc *scheduling) connect(a *attempt, dst *Dest, template uint32, destPort bool) (id conn.ID, chosen *Dest) {
-	id, c, err := sc.insert(a, dst, template, destPort)
-	for tries := 0; err != nil && tries < evictTries && sc.roomForConn(); tries++ {
-		id, c, err = sc.insert(a, dst, template, destPort)
+	var c conn.Change
+	var err error
+	owner := ownerBits(destPort, dst.conf.Forward)
+	if sc.conns.Len() >= sc.conns.Max() {
+		sc.evictHalfOpen(0) // its slot may be in quarantine, and the table is full then
+	}
+	if a.syn { // insert, without a call
+		id, c, err = sc.conns.InsertSYN(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
+	} else {
+		id, err = sc.conns.Insert(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
+	}
+	if err != nil && sc.spareConn(a.tick) {
+		sc.conns.KeepSpare(0)
+		id, c, err = sc.insert(a, dst, template, owner)
+		sc.conns.KeepSpare(sc.spareConns.n)
 	}
 	if err != nil {
 		sc.drop(a.f, dropConnsFull)
@@ -288,14 +305,12 @@ func (sc *scheduling) connect(a *attempt, dst *Dest, template uint32, destPort b
 	return id, dst
 }
 
-func (sc *scheduling) insert(a *attempt, dst *Dest, template uint32, destPort bool) (id conn.ID, c conn.Change,
-	err error) {
-	owner := ownerBits(destPort, dst.conf.Forward)
+func (sc *scheduling) insert(a *attempt, dst *Dest, template uint32, owner uint8) (conn.ID, conn.Change, error) {
 	if a.syn {
 		return sc.conns.InsertSYN(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
 	}
-	id, err = sc.conns.Insert(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
-	return id, c, err
+	id, err := sc.conns.Insert(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
+	return id, conn.Change{}, err
 }
 
 // leave ends a packet of a service without a usable real server, and tells the client

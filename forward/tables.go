@@ -49,6 +49,8 @@ type tables struct {
 	drops     drops
 	request   sched.Request // what pick asks; here, since schedulers are called by interface
 	shedCount uint64        // entries that drop_entry ended
+	// spareConns and spareTemplates are slots for who comes after a flood.
+	spareConns, spareTemplates spare
 	// Half-open connections that made room.
 	halfOpenEvicted uint64
 	parkedLost      uint64  // by servers that are gone

@@ -80,7 +80,7 @@ func (up *Upkeep) freeRetired() {
 		return
 	}
 	if err := up.index.mirror.grace(); err != nil {
-		up.log.Error("slots of connections and templates cannot be used again", "slots", len(conns)+len(templates), "err", err)
+		up.log.Error("slots of connections and templates that ended cannot be used again", "slots", len(conns)+len(templates), "err", err)
 		return
 	}
 	up.lock()

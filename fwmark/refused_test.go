@@ -3,6 +3,7 @@ package fwmark
 import (
 	"errors"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -45,6 +46,24 @@ func TestRefusedGolden(t *testing.T) {
 			}
 			diff(t, b.String(), readFile(t, golden))
 		})
+	}
+}
+
+// Words that iptables refuses too, which its recorded answers lack.
+func TestRefusedWords(t *testing.T) {
+	for words, want := range map[string]string{
+		"-A PREROUTING -p icmpv6 --icmpv6-type router": "Ambiguous ICMPv6 type `router': ",
+		"-A PREROUTING -p icmpv6 --icmpv6-type 1/x":    "Unknown ICMPv6 code `1/x'",
+		"-N ": "chain name not allowed to be empty",
+	} {
+		args := append(strings.Split(words, " "), "-t", "mangle")
+		if _, err := testTable(true).Command(args); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", words, err, want)
+		}
+	}
+	if err := testTable(false).Restore("*mangle\n[0] -A PREROUTING -j ACCEPT\nCOMMIT\n"); err == nil ||
+		!strings.Contains(err.Error(), "line 2: expected counters like [0:0]") {
+		t.Error(err)
 	}
 }
 
@@ -129,4 +148,23 @@ func TestTableMethods(t *testing.T) {
 	want(c)
 	tb.Flush()
 	want()
+}
+
+// A table has a bound, whichever way rules come.
+func TestTooManyRules(t *testing.T) {
+	list := "10.0.0.0"
+	for i := range 299 {
+		list += ",10.0." + strconv.Itoa(i>>8) + "." + strconv.Itoa(i&255)
+	}
+	words := split("-t mangle -A PREROUTING -s " + list + " -d " + list + " -j ACCEPT")
+	if _, err := testTable(false).Command(words); err == nil || !strings.Contains(err.Error(), "iptables: too many addresses, in: ") {
+		t.Errorf("%v", err)
+	}
+	tb := testTable(false)
+	if err := tb.Restore("*mangle\n" + strings.Repeat("-A INPUT -j ACCEPT\n", maxRules) + "COMMIT\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := tb.NewChain("c"); err == nil || !strings.Contains(err.Error(), "Too many rules.") {
+		t.Error(err)
+	}
 }

@@ -22,7 +22,9 @@ type state struct {
 func (p *program) mark(in *Input) uint32 {
 	k := state{Input: in}
 	for i := range min(2, len(p.sections)) {
-		p.walk(int32(i), &k)
+		if len(p.sections[i].steps) > 0 {
+			p.walk(int32(i), &k)
+		}
 	}
 	return k.mark
 }
@@ -42,9 +44,11 @@ func (p *program) walk(n int32, k *state) (accepted bool) {
 			continue
 		}
 		gone := false
+		f := &k.Packet.Flow
 		for i := range c.steps {
 			s := &c.steps[i]
-			if !s.matches(k) {
+			// The first condition is here too, as most rules fail in it.
+			if f[1]&s.mask[1] != s.want[1] || !s.matches(k) {
 				continue
 			}
 			if s.target == TargetMark {
@@ -126,8 +130,7 @@ func (p *program) walkIndex(c *section, k *state) (next int32, gone, accepted bo
 func (s *step) matches(k *state) bool {
 	p := k.Packet
 	f, m, w := &p.Flow, &s.mask, &s.want
-	if f[1]&m[1] != w[1] || f[0]&m[0] != w[0] ||
-		(f[2]&m[2]^w[2])|(f[3]&m[3]^w[3])|(f[4]&m[4]^w[4]) != 0 ||
+	if (f[1]&m[1]^w[1])|(f[0]&m[0]^w[0])|(f[2]&m[2]^w[2])|(f[3]&m[3]^w[3])|(f[4]&m[4]^w[4]) != 0 ||
 		s.unfragmented && p.FragOffset != 0 {
 		return false
 	}

@@ -89,6 +89,24 @@ func (f *Flow) Virtual() netip.AddrPort {
 	return netip.AddrPortFrom(f.dest(), f.VirtualPort())
 }
 
+// ClientWord is the first four bytes of the source address, as a number: 127.0.0.1 begins
+// with 0x7f.
+func (f *Flow) ClientWord() uint32 {
+	if big == 1 {
+		return uint32(f[0] >> 32)
+	}
+	return bits.ReverseBytes32(uint32(f[0]))
+}
+
+// ClientFold is the source address's words of four bytes, as they lie, by exclusive or.
+func (f *Flow) ClientFold() uint32 {
+	if f.Is6() {
+		both := f[0] ^ f[2]
+		return uint32(both) ^ uint32(both>>32)
+	}
+	return uint32(f[0] >> (32 * big))
+}
+
 // Proto is the IP protocol number.
 func (f *Flow) Proto() uint8 { return uint8(f[1] >> protoShift) }
 

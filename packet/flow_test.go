@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/packet"
 )
 
@@ -34,6 +35,12 @@ func TestFlowLayout(t *testing.T) {
 		}
 		if got != c.want {
 			t.Errorf("%v:\ngot  %v\nwant %v", c.flow, got, c.want)
+		}
+		if word := c.flow.ClientWord(); word != binary.BigEndian.Uint32(c.want[:]) {
+			t.Errorf("%v: the client's first word is %#x", c.flow, word)
+		}
+		if fold := c.flow.ClientFold(); fold != dataplane.Fold(c.flow.Client().Addr()) {
+			t.Errorf("%v: the client's fold is %#x", c.flow, fold)
 		}
 	}
 }

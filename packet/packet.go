@@ -171,11 +171,8 @@ type Packet struct {
 	Fragment      bool
 	MoreFragments bool // IP: not the last fragment
 
-	// Refused, IP: the host refuses it for its options. Where it is BadOption, Problem
-	// and Pointer are code and pointer of the ICMP error.
+	// Refused, IP: the host refuses it for its options.
 	Refused Refusal
-	Problem uint8
-	Pointer uint16
 	// Records, IPv4: its options are to be filled in on receipt, by Record.
 	Records bool
 
@@ -192,6 +189,10 @@ type Packet struct {
 	// an ABORT there (ip_vs_proto_sctp.c, set_sctp_state).
 	Chunk, NextChunk       uint8
 	HasChunk, HasNextChunk bool
+
+	// Problem and Pointer, where Refused is BadOption: code and pointer of the ICMP error.
+	Problem uint8
+	Pointer uint16
 
 	// ARPOp, ARP: 1 is a request, 2 a reply.
 	ARPOp uint16

@@ -54,15 +54,21 @@ func (p *Packet) clear() {
 	p.Kind, p.Damage, p.VLANs, p.Proto = Other, Undamaged, 0, 0
 	p.EtherType, p.FragOffset, p.FragID = 0, 0, 0
 	p.TTL, p.Is6, p.DF, p.Fragment, p.MoreFragments = 0, false, false, false, false
+	p.Refused, p.Records = Accepted, false
 	p.TCPFlags, p.ICMPType, p.ICMPCode = 0, 0, 0
 	p.Chunk, p.NextChunk, p.HasChunk, p.HasNextChunk = 0, 0, false, false
 	p.ARPOp = 0
-	p.Refused, p.Records = Accepted, false
 	p.Quoted.OK = false
 }
 
 func (p *Packet) damage(d Damage) {
 	p.Kind, p.Damage = Damaged, d
+}
+
+// damage4 is damage for which the host does not come to look at the options.
+func (p *Packet) damage4(d Damage) {
+	p.Refused, p.Records = Accepted, false
+	p.damage(d)
 }
 
 // skipTags is the ethertype behind the tags, and where what follows starts.
@@ -145,6 +151,7 @@ func (p *Packet) parse4(frame []byte, at int) {
 			return
 		}
 		acc.add(b[20:size])
+		p.readOptions(b[20:size]) // here, where other packets do not come by
 	}
 	addresses := binary.NativeEndian.Uint64(h[12:])
 	acc.add64(binary.NativeEndian.Uint64(h[0:]))
@@ -152,16 +159,16 @@ func (p *Packet) parse4(frame []byte, at int) {
 	acc.add64(addresses)
 	// The sum over a header with a right checksum is all ones (RFC 1071).
 	if acc.fold() != 0xffff {
-		p.damage(BadIPChecksum)
+		p.damage4(BadIPChecksum)
 		return
 	}
 	total := int(binary.BigEndian.Uint16(h[2:]))
 	if total > len(b) {
-		p.damage(TruncatedIP)
+		p.damage4(TruncatedIP)
 		return
 	}
 	if total < size {
-		p.damage(BadLength)
+		p.damage4(BadLength)
 		return
 	}
 	p.L4 = at + size
@@ -169,9 +176,6 @@ func (p *Packet) parse4(frame []byte, at int) {
 	p.TTL = h[8]
 	p.Proto = h[9]
 	p.Flow[0] = addresses
-	if size > 20 {
-		p.readOptions(b[20:size])
-	}
 	// 0x8000 is reserved and means nothing here, as to the kernel.
 	frag := binary.BigEndian.Uint16(h[6:])
 	p.DF = frag&0x4000 != 0

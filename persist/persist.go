@@ -11,7 +11,6 @@ package persist
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 	"time"
 
@@ -97,14 +96,14 @@ type Table struct {
 // New makes an empty table, or takes one over.
 func New(o Options) (*Table, error) {
 	if o.Ended == nil {
-		return nil, errors.New("persist: Options need Ended")
+		return nil, errors.New("persist.Options need Ended")
 	}
 	t := &Table{ended: o.Ended, quarantine: o.Quarantine}
 	var err error
 	t.Table, err = expiring.New[ID, record](expiring.Options[ID]{Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory,
 		Records: o.Records, Adopt: o.Adopt, Quarantine: o.Quarantine, Prefetch: t.prefetch}, t.onExpire)
 	if err != nil {
-		return nil, fmt.Errorf("persist: %w", err)
+		return nil, err
 	}
 	if o.Adopt {
 		t.adopt()

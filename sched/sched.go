@@ -85,10 +85,10 @@ type Closer interface {
 }
 
 // ErrUnknown says that no scheduler has the name.
-var ErrUnknown = errors.New("sched: unknown scheduler")
+var ErrUnknown = errors.New("unknown scheduler")
 
 // ErrName says that a scheduler cannot have a name.
-var ErrName = errors.New("sched: a scheduler cannot have this name")
+var ErrName = errors.New("a scheduler cannot have this name")
 
 var (
 	mu     sync.RWMutex

@@ -16,14 +16,14 @@ func (e End) classify(p *ebpf.Program) (remove func(), err error) {
 	}}
 	nl := e.Space.Netlink()
 	if err := nl.QdiscAdd(queue); err != nil {
-		return nil, fmt.Errorf("wire: clsact on %s: %w (the kernel needs the module sch_ingress)", e.Name, permitted(err))
+		return nil, fmt.Errorf("cannot add clsact to %s: %w (the kernel needs the module sch_ingress)", e.Name, permitted(err))
 	}
 	filter := &netlink.BpfFilter{Fd: p.FD(), Name: "wire_sink", DirectAction: true, FilterAttrs: netlink.FilterAttrs{
 		LinkIndex: e.Index, Parent: netlink.HANDLE_MIN_INGRESS, Handle: 1, Priority: 1, Protocol: unix.ETH_P_ALL,
 	}}
 	if err := nl.FilterAdd(filter); err != nil {
 		_ = nl.QdiscDel(queue)
-		return nil, fmt.Errorf("wire: a program on %s: %w (the kernel needs the module cls_bpf)", e.Name, permitted(err))
+		return nil, fmt.Errorf("cannot attach a classifier to %s: %w (the kernel needs the module cls_bpf)", e.Name, permitted(err))
 	}
 	return func() { _ = nl.QdiscDel(queue) }, nil
 }

@@ -68,7 +68,7 @@ func (g *Generator) open() (err error) {
 	}
 	g.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "wire_generator", Type: ebpf.XDP, License: "GPL", Instructions: g.assemble()})
 	if err != nil {
-		return fmt.Errorf("wire: the generator's program does not load: %w", permitted(err))
+		return fmt.Errorf("the generator's program does not load: %w", permitted(err))
 	}
 	return nil
 }
@@ -82,7 +82,7 @@ const perCall = 1 << 20
 const liveFrames = 1 << 1
 
 // ErrStopped says that Stop ended a run.
-var ErrStopped = errors.New("wire: the generator was stopped")
+var ErrStopped = errors.New("the generator was stopped")
 
 // Run sends n packets, and returns when all are out: on one CPU the sink has
 // counted them by then, but for what another thread of the kernel has taken over
@@ -123,10 +123,10 @@ func (g *Generator) Run(n uint64) (took time.Duration, err error) {
 			}
 			o := &ebpf.RunOptions{Data: g.frame, Repeat: repeat, Flags: liveFrames, BatchSize: g.t.Batch}
 			if _, err := g.prog.Run(o); err != nil {
-				return fmt.Errorf("wire: cannot run the generator: %w (live frames need Linux 5.18)", permitted(err))
+				return fmt.Errorf("cannot run the generator: %w (live frames need Linux 5.18)", permitted(err))
 			}
 			if n == atomic.LoadUint64(left) && g.t.Rate == 0 && atomic.LoadUint64(&g.state.w[stateStop]) == 0 {
-				return errors.New("wire: the generator's program does nothing")
+				return errors.New("the generator's program has sent nothing: was the interface set down?")
 			}
 		}
 	})
@@ -160,11 +160,11 @@ func (g *Generator) Close() {
 func pin(cpu int) (back func(), err error) {
 	var was, is unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &was); err != nil {
-		return nil, fmt.Errorf("wire: CPUs of this thread: %w", err)
+		return nil, fmt.Errorf("cannot read which CPUs this thread may use: %w", err)
 	}
 	is.Set(cpu)
 	if err := unix.SchedSetaffinity(0, &is); err != nil {
-		return nil, fmt.Errorf("wire: move to CPU %d: %w; there are %d", cpu, err, runtime.NumCPU())
+		return nil, fmt.Errorf("cannot move to CPU %d of %d: %w", cpu, runtime.NumCPU(), err)
 	}
 	return func() { _ = unix.SchedSetaffinity(0, &was) }, nil
 }

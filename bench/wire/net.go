@@ -37,7 +37,7 @@ import (
 
 // ErrNotPermitted is wrapped by errors that say that this process may not make
 // network namespaces, or not load BPF programs: it has to be root.
-var ErrNotPermitted = errors.New("wire: namespaces and BPF programs need root")
+var ErrNotPermitted = errors.New("namespaces and BPF programs need root")
 
 // permitted makes ErrNotPermitted of an error that comes to that.
 func permitted(err error) error {
@@ -73,13 +73,13 @@ type End struct {
 func Interface(name string) (End, error) {
 	i, err := net.InterfaceByName(name)
 	if err != nil {
-		return End{}, fmt.Errorf("wire: interface %s: %w (ip link lists what there is)", name, err)
+		return End{}, fmt.Errorf("there is no interface %s: %w (ip link lists them)", name, err)
 	}
 	if len(i.HardwareAddr) != 6 {
-		return End{}, fmt.Errorf("wire: %s is not an Ethernet interface", name)
+		return End{}, fmt.Errorf("interface %s is not Ethernet: give one that is", name)
 	}
 	if i.Flags&net.FlagUp == 0 {
-		return End{}, fmt.Errorf("wire: %s is down: ip link set %s up", name, name)
+		return End{}, fmt.Errorf("%s is down: ip link set %s up", name, name)
 	}
 	return End{Name: name, Index: i.Index, MAC: i.HardwareAddr}, nil
 }
@@ -124,14 +124,14 @@ func (n *Net) Join(a *lab.Host, aName string, b *lab.Host, bName string) (near, 
 	err = b.Do(func() error {
 		there, err := os.Open("/proc/thread-self/ns/net")
 		if err != nil {
-			return fmt.Errorf("wire: %w", err)
+			return err
 		}
 		defer there.Close()
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.Index = aName, n.index
 		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: bName, PeerNamespace: netlink.NsFd(int(there.Fd()))}
 		if err := a.Netlink().LinkAdd(veth); err != nil {
-			return fmt.Errorf("wire: veth pair %s and %s: %w (the kernel needs the module veth)", aName, bName, permitted(err))
+			return fmt.Errorf("cannot add the veth pair %s and %s: %w (the kernel needs the module veth)", aName, bName, permitted(err))
 		}
 		return nil
 	})
@@ -148,10 +148,10 @@ func (n *Net) Join(a *lab.Host, aName string, b *lab.Host, bName string) (near, 
 func up(h *lab.Host, name string) (End, error) {
 	l, err := h.Netlink().LinkByName(name)
 	if err != nil {
-		return End{}, fmt.Errorf("wire: interface %s: %w", name, err)
+		return End{}, fmt.Errorf("cannot find interface %s: %w", name, err)
 	}
 	if err := h.Netlink().LinkSetUp(l); err != nil {
-		return End{}, fmt.Errorf("wire: %s up: %w", name, err)
+		return End{}, fmt.Errorf("cannot set %s up: %w", name, err)
 	}
 	return End{Space: h, Name: name, Index: l.Attrs().Index, MAC: l.Attrs().HardwareAddr}, nil
 }
@@ -175,7 +175,7 @@ func (e End) attach(p *ebpf.Program, o SinkOptions) (l link.Link, err error) {
 			l, err = link.AttachXDP(link.XDPOptions{Program: p, Interface: e.Index, Flags: link.XDPDriverMode})
 		}
 		if err != nil {
-			return fmt.Errorf("wire: cannot attach to %s: %w", e.Name, permitted(err))
+			return fmt.Errorf("cannot attach an XDP program to %s: %w", e.Name, permitted(err))
 		}
 		return nil
 	})
@@ -194,14 +194,14 @@ func (e End) Program() (*ebpf.Program, error) {
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("wire: interface %s: %w", e.Name, err)
+		return nil, fmt.Errorf("cannot find interface %s: %w", e.Name, err)
 	}
 	if id == 0 {
-		return nil, fmt.Errorf("wire: there is no XDP program on %s", e.Name)
+		return nil, fmt.Errorf("there is no XDP program on %s", e.Name)
 	}
 	p, err := ebpf.NewProgramFromID(ebpf.ProgramID(id))
 	if err != nil {
-		return nil, fmt.Errorf("wire: the program on %s: %w", e.Name, permitted(err))
+		return nil, fmt.Errorf("cannot look at the XDP program on %s: %w", e.Name, permitted(err))
 	}
 	return p, nil
 }
@@ -212,7 +212,7 @@ func (e End) Statistics() (received, sent uint64, err error) {
 	err = e.do(func() error {
 		l, err := netlink.LinkByName(e.Name)
 		if err != nil {
-			return fmt.Errorf("wire: interface %s: %w", e.Name, err)
+			return fmt.Errorf("cannot find interface %s: %w", e.Name, err)
 		}
 		if s := l.Attrs().Statistics; s != nil {
 			received, sent = s.RxPackets, s.TxPackets

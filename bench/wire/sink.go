@@ -75,7 +75,7 @@ func NewSink(in End, o SinkOptions) (*Sink, error) {
 
 func (s *Sink) open(in End, o SinkOptions) (err error) {
 	if s.cpus, err = ebpf.PossibleCPU(); err != nil {
-		return fmt.Errorf("wire: number of CPUs: %w", err)
+		return fmt.Errorf("cannot read the number of CPUs: %w", err)
 	}
 	// Two CPUs' rooms are at least a cache line apart.
 	if s.counts, err = newWords[uint64]("wire_counts", s.cpus*s.stride()); err != nil {
@@ -87,7 +87,7 @@ func (s *Sink) open(in End, o SinkOptions) (err error) {
 	}
 	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: "wire_sink", Type: kind, License: "GPL", Instructions: s.assemble(o)})
 	if err != nil {
-		return fmt.Errorf("wire: the sink's program does not load: %w", permitted(err))
+		return fmt.Errorf("the sink's program does not load: %w", permitted(err))
 	}
 	s.link, err = in.attach(s.prog, o)
 	if o.Stack && errors.Is(err, ebpf.ErrNotSupported) {
@@ -166,7 +166,7 @@ func (s *Sink) Await(total uint64, within time.Duration) error {
 			return nil
 		}
 		if got > total || time.Now().After(end) {
-			return fmt.Errorf("wire: the sink has seen %d frames, and not %d", got, total)
+			return fmt.Errorf("the sink has seen %d frames, and not %d", got, total)
 		}
 	}
 }

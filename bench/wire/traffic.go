@@ -83,27 +83,27 @@ func (t Traffic) atPayload() int {
 func (t Traffic) check() error {
 	switch {
 	case !t.Client.IsValid() || !t.Service.IsValid() || t.Client.Addr().Is4() != t.Service.Addr().Is4():
-		return fmt.Errorf("wire: client %v and service %v: give two addresses and ports of one family", t.Client, t.Service)
+		return fmt.Errorf("client %v and service %v: give two addresses and ports of one family", t.Client, t.Service)
 	case t.Flows == 0:
-		return fmt.Errorf("wire: Traffic needs Flows")
+		return fmt.Errorf("Traffic needs Flows: give 1 or more")
 	case t.Flows > 1<<24 && t.Count:
-		return fmt.Errorf("wire: %d flows are too many to count each", t.Flows)
+		return fmt.Errorf("%d flows are too many to count each: give fewer, or do not count them", t.Flows)
 	case t.PortBits > 16:
-		return fmt.Errorf("wire: %d PortBits: give up to 16", t.PortBits)
+		return fmt.Errorf("%d PortBits: give up to 16", t.PortBits)
 	case t.Batch > 128:
-		return fmt.Errorf("wire: batches of %d: give up to 128", t.Batch)
+		return fmt.Errorf("batches of %d: give up to 128", t.Batch)
 	case t.Rate > 1e9:
-		return fmt.Errorf("wire: %d packets a second: give up to 1000000000", t.Rate)
+		return fmt.Errorf("%d packets a second: give up to 1000000000", t.Rate)
 	case t.UDP && t.SYN:
-		return fmt.Errorf("wire: UDP has no SYN")
+		return fmt.Errorf("UDP has no SYN: leave it out, or use TCP")
 	case t.Payload < 0 || t.Payload > 1400:
-		return fmt.Errorf("wire: a payload of %d bytes: give up to 1400", t.Payload)
+		return fmt.Errorf("a payload of %d bytes: give up to 1400", t.Payload)
 	case t.Sequence && t.Payload < 8:
-		return fmt.Errorf("wire: a payload of %d bytes has no room for a sequence number of 8", t.Payload)
+		return fmt.Errorf("a payload of %d bytes has no room for a sequence number of 8", t.Payload)
 	}
 	for _, f := range t.Pick {
 		if f >= t.Flows {
-			return fmt.Errorf("wire: flow %d is picked, of %d", f, t.Flows)
+			return fmt.Errorf("flow %d is picked, and there are %d, from 0 on", f, t.Flows)
 		}
 	}
 	return nil

@@ -23,12 +23,12 @@ func newWords[W uint32 | uint64](name string, n int) (*words[W], error) {
 	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: name, Type: ebpf.Array, KeySize: 4, ValueSize: uint32(size),
 		MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE})
 	if err != nil {
-		return nil, fmt.Errorf("wire: an array of %d bytes: %w", size, permitted(err))
+		return nil, fmt.Errorf("cannot make a BPF array of %d bytes: %w", size, permitted(err))
 	}
 	memory, err := unix.Mmap(m.FD(), 0, (size+page-1)/page*page, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		_ = m.Close()
-		return nil, fmt.Errorf("wire: map an array of %d bytes: %w", size, permitted(err))
+		return nil, fmt.Errorf("cannot map a BPF array of %d bytes: %w", size, permitted(err))
 	}
 	return &words[W]{m, memory, unsafe.Slice((*W)(unsafe.Pointer(unsafe.SliceData(memory))), n)}, nil
 }
@@ -59,14 +59,14 @@ func (e End) GRO() error {
 	return e.do(func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
-			return fmt.Errorf("wire: a socket: %w", err)
+			return fmt.Errorf("cannot open a socket for ethtool: %w", err)
 		}
 		defer unix.Close(fd)
 		r := ethtoolRequest{data: &ethtoolValue{ethtoolSetGRO, 1}}
 		copy(r.name[:unix.IFNAMSIZ-1], e.Name)
 		if _, _, no := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL,
 			uintptr(unsafe.Pointer(&r))); no != 0 {
-			return fmt.Errorf("wire: GRO of %s: %w", e.Name, permitted(no))
+			return fmt.Errorf("cannot switch GRO of %s: %w", e.Name, permitted(no))
 		}
 		return nil
 	})

@@ -219,7 +219,7 @@ func (g *generation) traffic() (list []wire.Traffic, err error) {
 func parseCPUs(text string) (list []int, err error) {
 	var may unix.CPUSet
 	if err := unix.SchedGetaffinity(0, &may); err != nil {
-		return nil, fmt.Errorf("CPUs of this process: %w", err)
+		return nil, fmt.Errorf("cannot read which CPUs this process may use: %w", err)
 	}
 	if text == "" {
 		for cpu := 0; ; cpu++ {

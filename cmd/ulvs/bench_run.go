@@ -257,7 +257,7 @@ func (t *team) run(ctx context.Context, n func(wire.Traffic) uint64) error {
 		})
 	}
 	if err := all.Wait(); err != nil {
-		return fmt.Errorf("generating: %w", err)
+		return fmt.Errorf("cannot generate frames: %w", err)
 	}
 	return nil
 }

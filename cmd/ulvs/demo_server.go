@@ -40,7 +40,7 @@ func startServer(host *lab.Host, name string, cert tls.Certificate) (*realServer
 			return err
 		}); err != nil {
 			r.close()
-			return nil, fmt.Errorf("server %s: %w", name, err)
+			return nil, fmt.Errorf("cannot start server %s: %w", name, err)
 		}
 	}
 	go r.http.Serve(r.listeners[0])

@@ -85,13 +85,22 @@ func TestSecondDirector(t *testing.T) {
 	for _, plane := range []string{"auto", "xdp"} {
 		c := command("--plane", plane)
 		out, err := c.CombinedOutput()
-		if err == nil || !strings.Contains(string(out), "which this process may not look at") || !strings.Contains(string(out), "--plane afpacket") {
+		if err == nil || !strings.Contains(string(out), "there is an XDP program in front of it which this process may not look at") || !strings.Contains(string(out), "--plane afpacket") {
 			t.Errorf("--plane %s, and nothing tells: %v: %s", plane, err, out)
 		}
 	}
 	if d := cmp.Diff(before, s.outside(s.pins)); d != "" {
 		t.Errorf("it has changed something (-before +after):\n%s", d)
 	}
+	slow := command("--plane", "afpacket")
+	warns := new(said)
+	slow.Stderr = warns
+	if err := slow.Start(); err != nil {
+		t.Fatal(err)
+	}
+	warns.await(t, `level=WARN msg="an XDP program is in front of an interface, which this process may not look at`)
+	warns.await(t, "msg=ready")
+	s.stop(slow)
 	// The first daemon itself, and one with these rights on a free interface, begin.
 	s.stop(s.run())
 	s.detach("--pin", s.pins)

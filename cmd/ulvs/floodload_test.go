@@ -135,6 +135,7 @@ type floodResult struct {
 	slowest                          time.Duration // of those who were served
 	freshErrors                      map[string]int
 	after, afterAtOnce               int
+	late                             []string // of those after the flood, who was not served at once
 }
 
 func (l *floodLoad) result(floodEnd time.Time) (r floodResult) {
@@ -157,7 +158,10 @@ func (l *floodLoad) result(floodEnd time.Time) (r floodResult) {
 			r.after++
 			if c.err == nil && c.took <= atOnce {
 				r.afterAtOnce++
+				continue
 			}
+			r.late = append(r.late, fmt.Sprintf("after %v in %v: %v", c.began.Sub(floodEnd).Round(time.Millisecond),
+				c.took.Round(time.Millisecond), c.err))
 			continue
 		}
 		r.fresh++
@@ -210,7 +214,8 @@ func (r floodResult) judge() (bad []string) {
 		bad = append(bad, fmt.Sprintf("%d of %d new clients were served within %v, of which 99 %% should be", r.inTime, r.fresh, oneSYN))
 	}
 	if r.afterAtOnce < r.after || r.after == 0 {
-		bad = append(bad, fmt.Sprintf("%d of %d that began after the flood were served at once", r.afterAtOnce, r.after))
+		bad = append(bad, fmt.Sprintf("%d of %d that began after the flood were served at once; not those %s", r.afterAtOnce, r.after,
+			strings.Join(r.late, ", ")))
 	}
 	return bad
 }

@@ -71,7 +71,7 @@ func (c floodCase) options() string {
 }
 
 // judged says whether limits hold for a case: on AF_PACKET, where a flood at a high rate and
-// all others share one ring, the figures are only printed.
+// new clients share a ring, the figures are only printed.
 func (c floodCase) judged() bool { return c.plane == "xdp" || c.rate > 0 }
 
 // start starts a daemon with the service, on a site of its own.

@@ -23,9 +23,10 @@ import (
 // than the source of what the stranger sends, so that it is the director who is judged.
 type floodSite struct {
 	*site
-	servers []*lab.Host
-	flood   *flood
-	clients atomic.Uint32 // addresses of the client that were used
+	servers  []*lab.Host
+	stranger *lab.Host
+	flood    *flood
+	clients  atomic.Uint32 // addresses of the client that were used
 }
 
 const (
@@ -71,7 +72,8 @@ func newFloodSite(t *testing.T) *floodSite {
 		answers(t, h, vip)
 		s.servers = append(s.servers, h)
 	}
-	s.flood = newFlood(t, host(4, "0"), s.director.MAC())
+	s.stranger = host(4, "0")
+	s.flood = newFlood(t, s.stranger, s.director.MAC())
 	return s
 }
 
@@ -123,10 +125,14 @@ func (s *floodSite) arrived() (n int) {
 
 // dialNew opens a connection from an address that the client has not used yet.
 func (s *floodSite) dialNew(timeout time.Duration) (c net.Conn, err error) {
+	return s.dialPort(80, timeout)
+}
+
+func (s *floodSite) dialPort(port int, timeout time.Duration) (c net.Conn, err error) {
 	n := s.clients.Add(1)
 	d := net.Dialer{Timeout: timeout, LocalAddr: &net.TCPAddr{IP: net.IPv4(10, byte(2+n>>16&1), byte(n>>8), byte(n))}}
 	err = s.client.Do(func() (err error) {
-		c, err = d.Dial("tcp4", floodVIP+":80")
+		c, err = d.Dial("tcp4", fmt.Sprint(floodVIP, ":", port))
 		return err
 	})
 	return c, err

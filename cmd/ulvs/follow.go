@@ -49,7 +49,7 @@ func (d *daemon) followMarks(lvs *director.Director, interfaces func() []string)
 		if ctx.Err() != nil {
 			return nil
 		}
-		return fmt.Errorf("following the host's mark rules: %w", err)
+		return fmt.Errorf("cannot follow the host's mark rules any more: %w", err)
 	}, nil
 }
 

@@ -25,7 +25,7 @@ func TestFollowMarks(t *testing.T) {
 		}
 	}
 	host("iptables -t mangle -A PREROUTING -p tcp --dport 80 -d 192.168.10.101 -j MARK --set-mark 10")
-	daemon := s.start("--interface", "eth0", "--follow-marks")
+	d := s.start("--interface", "eth0", "--follow-marks")
 	rules := func() string {
 		out, code := s.ulvs("", "iptables", "-t", "mangle", "-S", "PREROUTING")
 		if code != 0 {
@@ -48,6 +48,9 @@ func TestFollowMarks(t *testing.T) {
 	if out, code := s.ulvs("", "ulvs", "iptables", "--unfollowed"); code != 0 || strings.Count(out, "\n") != 1 || !strings.Contains(out, "444") {
 		t.Errorf("unfollowed, exit %d:\n%s", code, out)
 	}
+	log := d.Stderr.(*said)
+	log.await(t, `level=INFO msg="the host's mark rules" followed=1 unfollowed=0`)
+	log.await(t, `level=WARN msg="a rule of the host cannot be followed: packets that only it marks get no mark" rule=`)
 	for _, words := range []string{"-N LVS", "-X", "-vE A B", "--new-chain=LVS"} {
 		if out, code := s.ulvs("", append([]string{"iptables", "-t", "mangle"}, strings.Fields(words)...)...); code != 2 {
 			t.Errorf("%s: exit %d: %s", words, code, out)
@@ -66,17 +69,12 @@ func TestFollowMarks(t *testing.T) {
 			t.Fatalf("after 10 seconds:\n%s", listed())
 		}
 	}
-	if out, code := s.ulvs("", "iptables", "-t", "mangle", "-F", "PREROUTING"); code != 2 || !strings.Contains(out, "the host's") {
+	if out, code := s.ulvs("", "iptables", "-t", "mangle", "-F", "PREROUTING"); code != 2 || !strings.Contains(out, "the mark rules are the host's (--follow-marks): change them with its own iptables") {
 		t.Errorf("exit %d: %s", code, out)
 	}
 	// Rules of an interface count from when ulvs has one of the name.
 	host("iptables -t mangle -A PREROUTING -i front0 -m limit --limit 1/s -j MARK --set-mark 13")
 	host("ip link set eth0 down")
 	host("ip link set eth0 name front0")
-	log := daemon.Stderr.(*said).String
-	for start := time.Now(); !strings.Contains(log(), "-i front0"); time.Sleep(20 * time.Millisecond) {
-		if time.Since(start) > patience {
-			t.Fatalf("the renamed interface's rule is not looked at: %s", log())
-		}
-	}
+	log.await(t, "-i front0")
 }

@@ -12,7 +12,7 @@ import (
 // long, and a second daemon does not get an interface that another one has.
 func TestGuard(t *testing.T) {
 	s := newSite(t)
-	s.start("--interface", "eth0")
+	d := s.start("--interface", "eth0")
 	if out, code := s.ulvs("", "ipvsadm", "-A", "-t", "192.168.10.101:80", "-s", "rr"); code != 0 {
 		t.Fatal(out)
 	}
@@ -36,6 +36,7 @@ func TestGuard(t *testing.T) {
 			t.Fatal("the table does not come back")
 		}
 	}
+	d.Stderr.(*said).await(t, "(nft flush ruleset?); it is back")
 }
 
 // flushRuleset removes all nftables tables of the director, as "nft flush ruleset" does.

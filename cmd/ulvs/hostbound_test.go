@@ -32,6 +32,9 @@ func hostBound(t *testing.T, args []string) {
 	s := newSite(t)
 	s.haveVIP()
 	s.start(append([]string{"--interface", "eth0"}, args...)...)
+	if out, _ := s.ulvs("", "ulvs", "status"); (args[len(args)-1] == "off") != strings.Contains(out, "no AF_XDP (AF_XDP is off)") {
+		t.Errorf("%q: %s", args, out)
+	}
 	s.serve()
 
 	// The host's own echo service, in fragments both ways.

@@ -107,7 +107,7 @@ func TestNoBPF(t *testing.T) {
 	if out, code := s.ulvs("", "ulvs", "status"); code != 0 || !strings.HasPrefix(out, "plane                    afpacket\n") {
 		t.Errorf("status: %s", out)
 	}
-	if out, _ := s.ulvs("", "ulvs", "status"); !strings.Contains(out, "xdp                      not used: xdp: this process may not load BPF programs") {
+	if out, _ := s.ulvs("", "ulvs", "status"); !strings.Contains(out, "xdp                      not used: this process may not load BPF programs") {
 		t.Errorf("status: %s", out)
 	}
 	if n := strings.Count(log.String(), `level=WARN msg="packets are taken by AF_PACKET, which is slower than XDP"`); n != 1 || !strings.Contains(log.String(), "may not load BPF programs") {

@@ -129,7 +129,7 @@ func (s *pinSite) refusedIn(h *lab.Host, r refusal) {
 	if code != 1 {
 		s.t.Errorf("%s: exit %d: %s", r.what, code, out)
 	}
-	for _, want := range []string{r.want, "keeps 1 service and 1 connection of an earlier daemon", "nothing was changed",
+	for _, want := range []string{r.want, "keeps 1 service and 1 connection of an earlier daemon", "; nothing was changed: give the same options again",
 		"the same options again (ulvs run", "--connections 40000", "--fresh", "--rules"} {
 		if !strings.Contains(out, want) {
 			s.t.Errorf("%s: it does not say %q: %s", r.what, want, out)
@@ -176,7 +176,7 @@ func TestKept(t *testing.T) {
 		{"other --templates", nil, with("--templates", "100"), "another number of connections or templates"},
 		{"other --connections, to take over from nobody", nil, with("--connections", "30000", "--takeover"), "another number of connections"},
 		{"other --connections, and auto", nil, with("--connections", "30000", "--plane", "auto"), "another number of connections"},
-		{"auto, and an interface without XDP", nil, with("--plane", "auto", "--interface", "lo"), "lo is not an Ethernet interface"},
+		{"auto, and an interface without XDP", nil, with("--plane", "auto", "--interface", "lo"), "lo is not Ethernet"},
 		{"AF_PACKET", nil, with("--plane", "afpacket"), "AF_PACKET keeps nothing"},
 		{"auto, without rights for BPF", withoutBPF, with("--plane", "auto"), "may not load BPF programs"},
 		{"auto, to take over, without rights for BPF", withoutBPF, with("--plane", "auto", "--takeover"), "may not load BPF programs"},
@@ -217,7 +217,7 @@ func TestKeptTakeover(t *testing.T) {
 	with := func(more ...string) []string { return append(slices.Clone(same), more...) }
 	for _, r := range []refusal{
 		{"other --connections", nil, with("--connections", "30000"), "another number of connections or templates"},
-		{"an interface without XDP", nil, with("--interface", "lo"), "lo is not an Ethernet interface"},
+		{"an interface without XDP", nil, with("--interface", "lo"), "lo is not Ethernet"},
 		{"no rights for BPF", withoutBPF, same, "may not load BPF programs"},
 	} {
 		s.refused(r)
@@ -240,6 +240,35 @@ func TestKeptTakeover(t *testing.T) {
 		t.Errorf("the daemon has\n%snot\n%s", got, services)
 	}
 	s.stop(daemon) // it runs, and ends cleanly
+	s.detach("--pin", s.pins)
+	s.stop(s.refusedBy("--plane", "afpacket"))
+}
+
+// refusedBy starts a daemon that keeps nothing, of which none can take over.
+func (s *pinSite) refusedBy(words ...string) *lab.Cmd {
+	s.t.Helper()
+	slow := s.start(append([]string{"--interface", "eth0"}, words...)...)
+	sock := filepath.Join(s.dir, "ulvs.sock")
+	want := "--takeover: another ulvs has interface eth0 and keeps nothing there to go on with: end it, or give other interfaces; " +
+		"the daemon at " + sock + " goes on"
+	out, code := s.attempt(program(s.t), "run", "--control", sock, "--pin", s.pins, "--interface", "eth0", "--takeover")
+	if code != 1 || !strings.Contains(out, want) {
+		s.t.Errorf("exit %d: %s, want %s", code, out, want)
+	}
+	return slow
+}
+
+// A file that is given and is not there is no reason to lose what an earlier daemon left.
+func TestUncompared(t *testing.T) {
+	s := newPinSite(t)
+	first := s.run()
+	s.commands("ipvsadm -A -t 192.168.10.101:80 -s rr")
+	s.stop(first)
+	next := s.run("--rules", filepath.Join(s.dir, "nosuch"))
+	next.Stderr.(*said).await(t, `level=WARN msg="what an earlier daemon left counts, and cannot be compared with the file" option=--rules err=`)
+	if out := s.output("ipvsadm -Sn"); !strings.Contains(out, "-A -t 192.168.10.101:80") {
+		t.Errorf("it has\n%s", out)
+	}
 }
 
 // What has no services is not worth a refusal: a warning says that it is lost.

@@ -55,6 +55,34 @@ func TestLocalServer(t *testing.T) {
 	}
 }
 
+// Under a strict reverse path filter it gets no packets: each command warns beside ipvsadm's
+// own answer, and the log says it once.
+func TestLocalServerRefused(t *testing.T) {
+	s := newSite(t)
+	s.haveVIP()
+	if err := s.director.Sysctl("net.ipv4.conf.all.rp_filter", "1"); err != nil {
+		t.Fatal(err)
+	}
+	d := s.start("--interface", "eth0")
+	const want = "ulvs: warning: packets for real server 192.168.10.100:80 are dropped: it is this host, which takes none by way of lo; " +
+		"set lo up, and the sysctls net.ipv4.conf.all.rp_filter and net.ipv4.conf.lo.rp_filter to 0 or 2, and start ulvs anew\n"
+	for _, step := range []struct{ words, stdin, want string }{
+		{words: "ipvsadm -A -t 192.168.10.101:80 -s rr"},
+		{words: "ipvsadm -a -t 192.168.10.101:80 -r 192.168.10.200 -g"},
+		{words: "ipvsadm -a -t 192.168.10.101:80 -r 192.168.10.100 -g", want: want},
+		{words: "ipvsadm -e -t 192.168.10.101:80 -r 192.168.10.100 -g -w 2", want: want},
+		{words: "ipvsadm -R", want: strings.ReplaceAll(want, ":80", ":81"), stdin: "-A -t 192.168.10.101:81\n-a -t 192.168.10.101:81 -r 192.168.10.100 -g\n"},
+	} {
+		if out, code := s.ulvs(step.stdin, strings.Fields(step.words)...); code != 0 || out != step.want {
+			t.Errorf("%s: exit %d: %q, want %q", step.words, code, out, step.want)
+		}
+	}
+	log := d.Stderr.(*said)
+	if n := strings.Count(log.String(), "it is this host"); n != 1 {
+		t.Errorf("logged %d times: %s", n, log)
+	}
+}
+
 func read(t *testing.T, from *lab.Host, to string) string {
 	t.Helper()
 	var c net.Conn

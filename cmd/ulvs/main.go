@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -45,17 +46,12 @@ func run(args []string) int {
 	return 1
 }
 
-// plain is an error in one line, without the names of packages that say again who speaks.
+// goes are words of Go's library that say nothing more.
+var goes = regexp.MustCompile(`route ip\+net: |strconv\.Parse\w+: parsing "[^"]*": `)
+
+// plain is an error in one line, in words that are not Go's.
 func plain(err error) string {
-	text := strings.ReplaceAll(err.Error(), "\n", "; ")
-	for rest := ""; rest != text; {
-		rest = text
-		for _, name := range []string{"ulvs: ", "afpacket: ", "xdp: "} {
-			text = strings.TrimPrefix(text, name)
-		}
-	}
-	return strings.NewReplacer("the xdp plane: xdp: ", "the xdp plane: ", "the afpacket plane: afpacket: ",
-		"the afpacket plane: ").Replace(text)
+	return goes.ReplaceAllString(strings.ReplaceAll(err.Error(), "\n", "; "), "")
 }
 
 // exitStatus ends the program with a status when everything has been said.
@@ -128,7 +124,9 @@ func wordsCommand(name, short string, f func(socket string, args []string) int) 
 }
 
 func runIPVSAdm(socket string, args []string) int {
-	c := ipvsadm.Command{Control: control.Dial(socket), Stdin: newStdin(os.Stdin), Stdout: os.Stdout, Stderr: os.Stderr,
+	client := control.Dial(socket)
+	client.Warned = func(text string) { fmt.Fprintf(os.Stderr, "ulvs: warning: %s\n", text) }
+	c := ipvsadm.Command{Control: client, Stdin: newStdin(os.Stdin), Stdout: os.Stdout, Stderr: os.Stderr,
 		Warnings: os.Stderr}
 	return c.Run(args) & 0xff
 }

@@ -27,6 +27,9 @@ const asProgram = "ULVS_TEST_PROGRAM"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
+		if dir := os.Getenv(insideDir); dir != "" {
+			tellInside(dir)
+		}
 		os.Exit(run(os.Args))
 	}
 	code, ran, err := lab.Unshare()
@@ -212,8 +215,14 @@ func TestBadInput(t *testing.T) {
 		"ulvs run --interface eth0,",
 		"ulvs run --interface eth0 --af-xdp-ring 1000",
 		"ulvs run --interface eth0 --af-xdp-busy-poll 2s",
+		"ulvs run --interface eth0 --af-xdp nosuch",
 		"ulvs run --interface eth0 --plane nosuch",
+		"ulvs run --interface eth0 --templates -1",
+		"ulvs run --interface eth0 --rst-limit -1",
+		"ulvs run --interface eth0 --follow-marks --marks bad.marks",
+		"ulvs run --interface eth0 --takeover --pin none",
 		"ulvs run --interface eth0 --connections 0",
+		"ulvs run --interface eth0 --connections 99999999999",
 		"ulvs run --interface eth0 --connections many",
 		"ulvs run --interface eth0 --mac 01:00:5e:00:00:01",
 		"ulvs run --interface eth0 --rules nosuch.rules",
@@ -235,6 +244,10 @@ func TestBadInput(t *testing.T) {
 		"ulvs bench generate --interface eth0 --vip 192.168.10.101:80 --peer-mac 02:00:00:00:00:01 --cpu 1-0",
 		"ulvs bench generate --interface eth0 --vip 192.168.10.101:80 --peer-mac 02:00:00:00:00:01 --size 1500",
 		"ulvs bench generate --interface eth0 --vip 192.168.10.101:80 --peer-mac 02:00:00:00:00:01 --seconds 0",
+		"ulvs bench generate --interface eth0 --vip 192.168.10.101:80 --peer-mac 02:00:00:00:00:01 --rate 10000000000",
+		"ulvs bench generate --interface eth0 --vip 192.168.10.101:80 --peer-mac 02:00:00:00:00:01 --open-rate -1",
+		"ulvs bench generate --interface eth0 --vip 192.168.10.101:80 --peer-mac 02:00:00:00:00:01 --new --udp --flows 7",
+		"ulvs bench generate --interface lo --vip 192.168.10.101:80 --peer-mac 02:00:00:00:00:01",
 		"ulvs bench generate --interface nosuch0 --vip 192.168.10.101:80 --peer-mac 02:00:00:00:00:01",
 		"ulvs bench count --interface eth0",
 		"ulvs status --control ./nosuch.sock",
@@ -325,7 +338,7 @@ func TestUnprivileged(t *testing.T) {
 	c.SysProcAttr = unprivileged()
 	out, err := c.CombinedOutput()
 	_ = os.Remove(c.Args[5] + ".lock")
-	if err == nil || bytes.Count(out, []byte("\n")) != 1 || !bytes.Contains(out, []byte("CAP_NET_RAW")) {
+	if err == nil || bytes.Count(out, []byte("\n")) != 1 || !bytes.Contains(out, []byte("packet sockets need CAP_NET_RAW, and nftables CAP_NET_ADMIN: run as root or in a user namespace: ")) {
 		t.Fatalf("%v: %s", err, out)
 	}
 }

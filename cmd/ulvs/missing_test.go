@@ -71,7 +71,7 @@ func TestInterfaceMissingAtRestart(t *testing.T) {
 	// Who never had an interface of that name is told so.
 	s.stop(daemon)
 	words := append([]string{"ulvs", "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--interface", "eth9"}, pin...)
-	if out, code := s.ulvs("", words...); code == 0 || !strings.Contains(out, `no interface "eth9"`) {
+	if out, code := s.ulvs("", words...); code == 0 || !strings.Contains(out, `there is no interface eth9`) {
 		t.Errorf("an interface that never was: %d, %s", code, out)
 	}
 }

@@ -125,12 +125,12 @@ func sysctl(c ulvs.Control, arg string) error {
 	key, value = strings.TrimSpace(key), strings.TrimSpace(value)
 	name, ours := strings.CutPrefix(strings.ReplaceAll(key, "/", "."), sysctlPrefix)
 	if !ours {
-		return fmt.Errorf("sysctl %q: only those of %s… are here", key, sysctlPrefix)
+		return fmt.Errorf("sysctl %q: give one of %s… (ulvs sysctl lists them)", key, sysctlPrefix)
 	}
 	if set {
 		n, err := strconv.Atoi(value)
 		if err != nil {
-			return fmt.Errorf("sysctl %s: %q is no number", key, value)
+			return fmt.Errorf("sysctl %s: %q is no number: give one of 32 bits", key, value)
 		}
 		if err := c.SetSysctl(name, n); err != nil {
 			return err

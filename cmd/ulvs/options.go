@@ -6,7 +6,12 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/ulvs/ulvs/internal/shtab"
 )
+
+// mostRSTs a second is more than any interface can carry.
+const mostRSTs = 1_000_000_000
 
 // checkOptions says what is wrong with the options of "ulvs run" by themselves.
 func (d *daemon) checkOptions() error {
@@ -27,14 +32,14 @@ func (d *daemon) checkOptions() error {
 			return fmt.Errorf("--interface %s: %s is there twice; give each interface once", strings.Join(d.interfaces, ","), name)
 		}
 	}
-	if d.connections < 1 {
-		return fmt.Errorf("--connections %d: give a positive number", d.connections)
+	if d.connections < 1 || d.connections > shtab.MaxEntries {
+		return fmt.Errorf("--connections %d: give 1 to %d", d.connections, shtab.MaxEntries)
 	}
-	if d.templates < 0 {
-		return fmt.Errorf("--templates %d: give a positive number, or 0 for the default", d.templates)
+	if d.templates < 0 || d.templates > shtab.MaxEntries {
+		return fmt.Errorf("--templates %d: give 1 to %d, or 0 for the default", d.templates, shtab.MaxEntries)
 	}
-	if d.rsts < 0 {
-		return fmt.Errorf("--rst-limit %d: give a positive number, or 0 for no limit", d.rsts)
+	if d.rsts < 0 || d.rsts > mostRSTs {
+		return fmt.Errorf("--rst-limit %d: give 1 to %d, or 0 for no limit", d.rsts, mostRSTs)
 	}
 	// An AF_XDP ring's bounds (internal/xsk).
 	if d.ring < 32 || d.ring > 65536 || d.ring&(d.ring-1) != 0 {

@@ -200,7 +200,7 @@ func (t *handover) Handover() error {
 	if !t.pinned {
 		return fmt.Errorf("%w: it keeps nothing for another one", ulvs.ErrUnsupported)
 	}
-	t.log.Info("another daemon takes over")
+	t.log.Info("another daemon takes over; this one ends")
 	t.end()
 	<-t.ended
 	return nil

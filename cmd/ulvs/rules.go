@@ -150,7 +150,7 @@ func (d *daemon) compare(lvs ulvs.Control) error {
 			var out, said bytes.Buffer
 			c := ipvsadm.Command{Control: lvs, Stdout: &out, Stderr: &said}
 			if code := c.Run([]string{"ipvsadm", "-Sn"}); code != 0 {
-				return "", fmt.Errorf("listing the services: %s", said.String())
+				return "", fmt.Errorf("cannot list the services: %s", said.String())
 			}
 			return out.String(), nil
 		}},

@@ -52,7 +52,7 @@ func TestFailedStart(t *testing.T) {
 		{stage: "no rules", words: []string{"--rules", "nosuch"}, want: "nosuch"},
 		{stage: "bad marks", words: []string{"--marks", broken}, want: "mark rules"},
 		{stage: "no such interface", instead: "nosuch0", want: "nosuch0"},
-		{stage: "no Ethernet", words: []string{"--interface", "lo"}, want: "lo is not an Ethernet interface", planes: []string{"xdp"}},
+		{stage: "no Ethernet", words: []string{"--interface", "lo"}, want: "lo is not Ethernet", planes: []string{"xdp"}},
 		s.lateStart(rules),
 		s.foreignProgram(),
 	}
@@ -152,7 +152,7 @@ func (s *pinSite) foreignProgram() failingStart {
 		}
 		return func() { _, _ = l.Close(), prog.Close() }
 	}
-	return failingStart{stage: "another program", want: "cannot attach to eth0", planes: []string{"xdp"}, before: attach}
+	return failingStart{stage: "another program", want: "cannot attach an XDP program to eth0: ", planes: []string{"xdp"}, before: attach}
 }
 
 // What an earlier daemon left on an interface that is not given any more goes with the next
@@ -182,6 +182,7 @@ func TestLeftovers(t *testing.T) {
 	}
 	next := s.run()
 	both("after one on eth0", true, false)
+	next.Stderr.(*said).await(t, `msg="what an earlier daemon left on an interface that is not given any more is removed" interface=eth1`)
 	if on("eth1 has program", "") || on("link-generic-", "eth1") {
 		t.Errorf("eth1 has a program:\n%s", s.outside(s.pins))
 	}

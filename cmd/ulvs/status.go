@@ -114,6 +114,7 @@ var counterGroups = []struct {
 	{"lost", [][2]string{
 		{"parked_lost", "their server's MAC address was not found"},
 		{"rx_ring_lost", "the AF_PACKET ring was full: the daemon came too late"},
+		{"rx_syn_lost", "SYNs: the AF_PACKET ring that is theirs alone was full"},
 		{"rx_truncated", "longer than 64 KiB and no TCP, or there was no memory for a large frame"},
 		{"af_xdp_rx_dropped", "no memory was free for AF_XDP, or the frame was too long"},
 		{"af_xdp_rx_ring_full", "the AF_XDP ring was full: the daemon came too late"},

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -30,6 +31,11 @@ func TestTakeover(t *testing.T) {
 	k.part("the daemon that was replaced ends without an error", func() {
 		if err := before.Wait(); err != nil {
 			k.t.Errorf("%v\n%s", err, before.Stderr)
+		}
+		for _, want := range []string{`msg="another daemon takes over; this one ends"`, "msg=ended"} {
+			if log := fmt.Sprint(before.Stderr); !strings.Contains(log, want) {
+				k.t.Errorf("not %s in %s", want, log)
+			}
 		}
 	})
 	k.opens(100)

@@ -18,11 +18,10 @@ import (
 )
 
 // ErrNoNftables is the error of Claim where the kernel cannot keep its own
-// stack away from the claimed packets. It is harmless where no claimed address
-// is configured on the host, the host does not forward, and the services are
-// IPv4: for IPv6 the host answers "no route" all the same.
-var ErrNoNftables = errors.New("afpacket: the kernel has no nftables netdev ingress hook (CONFIG_NF_TABLES_NETDEV, CONFIG_NETFILTER_INGRESS): " +
-	"take the virtual addresses off this host and switch forwarding off, or the host will answer beside ulvs")
+// stack away from the claimed packets. A Director serves nothing there: a host
+// that has a claimed address, or forwards, would answer beside it.
+var ErrNoNftables = errors.New("the kernel has no nftables netdev ingress hook: " +
+	"run ulvs on one with CONFIG_NF_TABLES_NETDEV and CONFIG_NETFILTER_INGRESS")
 
 // claims keeps the host's stack away from what the director answers for: on
 // each interface a netdev ingress chain drops it. The chain comes after our
@@ -63,7 +62,7 @@ func (c *claims) replace(to dataplane.Claims) error {
 // change is replace; the caller holds mu.
 func (c *claims) change(to dataplane.Claims) error {
 	if c.ended {
-		return errors.New("afpacket: the plane has ended, so it claims nothing: make a new one")
+		return errors.New("the plane has ended, so it claims nothing: make a new one")
 	}
 	if len(to.Services) == 0 && len(to.Marks4) == 0 && len(to.Marks6) == 0 {
 		c.last = to
@@ -91,7 +90,7 @@ func (c *claims) change(to dataplane.Claims) error {
 }
 
 // errAnew says that the tables cannot be changed in part.
-var errAnew = errors.New("afpacket: the tables are made anew")
+var errAnew = errors.New("the tables are made anew")
 
 // update changes the named sets of all tables.
 func (c *claims) update(changes []change) error {
@@ -173,12 +172,12 @@ func nftError(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES):
-		return fmt.Errorf("afpacket: changing nftables needs CAP_NET_ADMIN: %w", err)
+		return fmt.Errorf("changing nftables needs CAP_NET_ADMIN: %w", err)
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EAFNOSUPPORT),
 		errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EPFNOSUPPORT):
 		return fmt.Errorf("%w (%w)", ErrNoNftables, err)
 	}
-	return fmt.Errorf("afpacket: nftables refused the claims: %w", err)
+	return fmt.Errorf("nftables refused the claims: %w", err)
 }
 
 func tableOf(name string) *nftables.Table {
@@ -278,7 +277,7 @@ func (b *builder) services(f *ipFamily, k serviceKeys, sets named) {
 func checkClaims(c *dataplane.Claims) error {
 	for _, s := range c.Services {
 		if !s.Addr.IsValid() || s.Addr.Zone() != "" {
-			return fmt.Errorf("afpacket: cannot claim a service at address %q: give an address without a zone", s.Addr)
+			return fmt.Errorf("cannot claim a service at address %q: give an address without a zone", s.Addr)
 		}
 	}
 	for _, rules := range []struct {
@@ -287,7 +286,7 @@ func checkClaims(c *dataplane.Claims) error {
 	}{{c.Rules4, true}, {c.Rules6, false}} {
 		for i := range rules.list {
 			if err := checkRule(&rules.list[i], rules.is4); err != nil {
-				return fmt.Errorf("afpacket: cannot claim by mark rule %d: %w", i+1, err)
+				return fmt.Errorf("cannot claim by mark rule %d: %w", i+1, err)
 			}
 		}
 	}
@@ -314,7 +313,7 @@ func checkRule(r *dataplane.MarkRule, is4 bool) error {
 	either := 0
 	for _, m := range r.Ports {
 		if m.Side > dataplane.EitherPort {
-			return fmt.Errorf("unknown side %d of a port condition", m.Side)
+			return fmt.Errorf("unknown side %d of a port condition: see dataplane's constants", m.Side)
 		}
 		if m.Side == dataplane.EitherPort {
 			// Each doubles the rules.

@@ -6,7 +6,7 @@ import "sync/atomic"
 // something went wrong.
 type counters struct {
 	rxFrames, rxRingLost, rxTruncated, rxNotOurs atomic.Uint64
-	rxCut                                        atomic.Uint64
+	rxCut, rxSYNLost                             atomic.Uint64
 	passed, dropped, parked                      atomic.Uint64
 	txFrames, txRingFull, txDown, txMalformed    atomic.Uint64
 	txTooBig, txNoHop, txNoSender                atomic.Uint64
@@ -16,6 +16,7 @@ func (c *counters) all() map[string]uint64 {
 	return map[string]uint64{
 		"rx_frames":    c.rxFrames.Load(),    // handed to the handler
 		"rx_ring_lost": c.rxRingLost.Load(),  // by the kernel: receive ring full
+		"rx_syn_lost":  c.rxSYNLost.Load(),   // by the kernel: ring of what opens connections full
 		"rx_truncated": c.rxTruncated.Load(), // larger than a slot, and no room in the socket's queue
 		"rx_cut":       c.rxCut.Load(),       // longer than 64 KiB (BIG TCP), cut into several
 		"rx_not_ours":  c.rxNotOurs.Load(),   // broadcast and multicast that asks for nothing

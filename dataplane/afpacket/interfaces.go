@@ -3,7 +3,6 @@ package afpacket
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
@@ -23,7 +22,7 @@ func (p *Plane) openInterfaces() (err error) {
 	p.links, err = hostlink.New(hostlink.Options{Names: p.opt.Interfaces, Earlier: earlier, Deleted: p.dropSender,
 		Logger: p.log})
 	if err != nil {
-		return fmt.Errorf("afpacket: %w", err)
+		return err
 	}
 	for _, l := range p.links.Links() {
 		if _, had := owned[l.Given]; had && !l.There() {
@@ -124,7 +123,7 @@ func (rs *receivers) start(r *receiver) {
 			return
 		}
 		if !errors.Is(err, errGone) {
-			rs.p.log.Error("afpacket: an interface's packets cannot be taken; it is tried again", "err", err)
+			rs.p.log.Error("an interface's packets cannot be taken; it is tried again", "err", err)
 		}
 		// It is heard by then, if nothing was lost.
 		pause(r.ctx, watchInterval)
@@ -202,7 +201,7 @@ func (rs *receivers) Change(was, is dataplane.Link) {
 func (rs *receivers) claim(was string) {
 	links := rs.p.links.Links()
 	if err := rs.p.claims.follow(hostlink.Names(links), was); err != nil && !errors.Is(err, ErrNoNftables) {
-		rs.p.log.Error("afpacket: the host cannot be kept from the services' packets on an interface; it is tried again",
+		rs.p.log.Error("the host cannot be kept from the services' packets on an interface; it is tried again",
 			"interfaces", hostlink.Names(links), "err", err)
 	}
 }

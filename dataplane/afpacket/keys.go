@@ -220,7 +220,7 @@ func (b *builder) lookupNamed(kind string, t nftables.SetDatatype, keys [][]byte
 		err = errors.Join(err, b.conn.SetAddElements(set, elements(part)))
 	}
 	if err != nil && b.err == nil {
-		b.err = fmt.Errorf("afpacket: cannot make a set of %s: %w", kind, err)
+		b.err = fmt.Errorf("cannot make a set of %s: %w", kind, err)
 	}
 	return &expr.Lookup{SourceRegister: reg, SetName: set.Name, SetID: set.ID}
 }

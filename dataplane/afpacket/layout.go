@@ -25,6 +25,8 @@ const (
 	slotLen     = 4  // uint32: bytes of the frame
 	slotSnaplen = 8  // uint32: bytes of it in this slot
 	slotMAC     = 12 // uint16: where the frame starts
+	slotSec     = 16 // uint32: when it came
+	slotNsec    = 20 // uint32
 	slotTCI     = 24 // uint16
 	slotTPID    = 26 // uint16
 	slotPktType = 32 + 10

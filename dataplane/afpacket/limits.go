@@ -17,7 +17,7 @@ func (p *Plane) ErrorLimits() (l dataplane.ErrorLimits, err error) {
 		return err
 	})
 	if err != nil {
-		return l, fmt.Errorf("afpacket: how often ICMP errors may be sent: %w", err)
+		return l, fmt.Errorf("cannot read the host's limits for ICMP errors: %w", err)
 	}
 	return l, nil
 }

@@ -18,7 +18,7 @@ const ofThread = "/proc/thread-self/ns/net"
 func currentNamespace() (namespace, error) {
 	fd, err := unix.Open(ofThread, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return namespace{}, fmt.Errorf("afpacket: cannot open %s (is /proc mounted?): %w", ofThread, err)
+		return namespace{}, fmt.Errorf("cannot open %s (is /proc mounted?): %w", ofThread, err)
 	}
 	return namespace{fd}, nil
 }
@@ -39,7 +39,7 @@ func (n namespace) do(f func() error) error {
 	go func() {
 		runtime.LockOSThread() // for good: the thread ends with the goroutine
 		if err := unix.Setns(n.fd, unix.CLONE_NEWNET); err != nil {
-			done <- fmt.Errorf("afpacket: cannot enter the network namespace: %w", err)
+			done <- fmt.Errorf("cannot enter the network namespace: %w", err)
 			return
 		}
 		done <- f()
@@ -51,10 +51,10 @@ func (n namespace) do(f func() error) error {
 func (n namespace) here() (bool, error) {
 	var here, there unix.Stat_t
 	if err := unix.Stat(ofThread, &here); err != nil {
-		return false, fmt.Errorf("afpacket: cannot look at %s (is /proc mounted?): %w", ofThread, err)
+		return false, fmt.Errorf("cannot look at %s (is /proc mounted?): %w", ofThread, err)
 	}
 	if err := unix.Fstat(n.fd, &there); err != nil {
-		return false, fmt.Errorf("afpacket: cannot look at the plane's network namespace: %w", err)
+		return false, fmt.Errorf("cannot look at the plane's network namespace: %w", err)
 	}
 	return here.Ino == there.Ino && here.Dev == there.Dev, nil
 }

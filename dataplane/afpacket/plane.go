@@ -5,8 +5,8 @@
 // segmentation are carried along (PACKET_VNET_HDR) and given back to the
 // kernel with the frame.
 //
-// The files in the order in which a frame meets them: socket.go and layout.go
-// (rings), receiver.go (the loop), tag.go (VLAN), sender.go. Besides them
+// The files in the order in which a frame meets them: filter.go, socket.go, layout.go
+// and ring.go (rings), receiver.go (the loop), tag.go (VLAN), sender.go. Besides them
 // claim.go and markrule.go keep the host's stack away.
 package afpacket
 
@@ -84,10 +84,10 @@ var (
 // the sockets of a plane that never ran.
 func New(opt Options) (*Plane, error) {
 	if len(opt.Interfaces) == 0 {
-		return nil, errors.New("afpacket: no interface given: name at least one")
+		return nil, errors.New("no interface given: name at least one")
 	}
 	if opt.MAC[0]&1 != 0 {
-		return nil, fmt.Errorf("afpacket: %s is a multicast address: give a unicast one", net.HardwareAddr(opt.MAC[:]))
+		return nil, fmt.Errorf("%s is a multicast address: give a unicast one", net.HardwareAddr(opt.MAC[:]))
 	}
 	ns, err := currentNamespace()
 	if err != nil {
@@ -100,7 +100,7 @@ func New(opt Options) (*Plane, error) {
 	if opt.Resolver == nil {
 		if p.resolver, err = neigh.New(neigh.Options{Logger: p.log, Egress: func(i int) { p.sender(i) }}); err != nil {
 			ns.close()
-			return nil, fmt.Errorf("afpacket: next hops: %w", err)
+			return nil, fmt.Errorf("cannot follow routes and neighbours: %w", err)
 		}
 		p.opt.Resolver = p.resolver
 	}
@@ -136,7 +136,7 @@ func (p *Plane) Run(ctx context.Context, h dataplane.Handler) error {
 	p.mu.Lock()
 	if p.started || p.closed {
 		p.mu.Unlock()
-		return errors.New("afpacket: this plane ran already: make a new one")
+		return errors.New("this plane ran already: make a new one")
 	}
 	p.started = true
 	p.mu.Unlock()
@@ -236,7 +236,7 @@ func (p *Plane) sender(ifindex int) *sender {
 	}
 	s, err := p.openSender(ifindex)
 	if err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENXIO) { // it is gone, and next hops will know
-		p.log.Error("afpacket: frames cannot be sent", "err", err)
+		p.log.Error("frames cannot be sent", "err", err)
 	}
 	return s
 }

@@ -30,7 +30,6 @@ type receiver struct {
 	ifindex int
 	sock    *receiveSocket
 	lock    int // holds the interface for this plane
-	head    int // the slot that the kernel fills next
 	frames  [batchSize]dataplane.Frame
 	rooms   []byte // where the handler may write answers to them
 	large   [largeBatch][]byte
@@ -49,7 +48,7 @@ type receiver struct {
 
 func newReceiver(p *Plane, l dataplane.Link) (_ *receiver, err error) {
 	if !l.Ethernet && !l.Loopback {
-		return nil, fmt.Errorf("afpacket: %s is not an Ethernet interface", l.Name)
+		return nil, fmt.Errorf("interface %s is not Ethernet: give one that is", l.Name)
 	}
 	r := &receiver{p: p, name: l.Name, ifindex: l.Index, touched: make([]*sender, 0, 16),
 		rooms: make([]byte, batchSize*roomSize)}
@@ -64,12 +63,6 @@ func newReceiver(p *Plane, l dataplane.Link) (_ *receiver, err error) {
 		r.large[i] = make([]byte, tagLen+vnetLen+largest)
 	}
 	return r, nil
-}
-
-// slot returns the i-th slot from the head on.
-func (r *receiver) slot(i int) []byte {
-	at := (r.head + i) % rxSlots * slotSize
-	return r.sock.mem[at : at+slotSize : at+slotSize]
 }
 
 func (r *receiver) run(ctx context.Context, h dataplane.Handler) error {
@@ -119,14 +112,14 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // errGone says that an interface was removed, or moved to another network namespace.
-var errGone = errors.New("afpacket: the interface is gone")
+var errGone = errors.New("the interface is gone")
 
 // look finds out whether the interface is still there. One that is not has taken
 // the socket's binding along (net/packet/af_packet.c, packet_notifier).
 func (r *receiver) look() error {
 	sa, err := unix.Getsockname(r.sock.fd)
 	if err != nil {
-		return fmt.Errorf("afpacket: the socket on %s failed: %w", r.name, err)
+		return fmt.Errorf("the socket on %s failed: %w", r.name, err)
 	}
 	if ll, ok := sa.(*unix.SockaddrLinklayer); ok && ll.Ifindex != r.ifindex {
 		return errGone
@@ -134,14 +127,14 @@ func (r *receiver) look() error {
 	return nil
 }
 
-// step takes what is in the ring, at most a batch, has the handler decide and
+// step takes what is in the rings, at most a batch, has the handler decide and
 // carries it out. It returns how many slots that freed.
 func (r *receiver) step(h dataplane.Handler) int {
-	slots, n, large := 0, 0, 0
-	for slots < batchSize && n < batchSize {
-		slot := r.slot(slots)
-		status := loadStatus(slot)
-		if status&unix.TP_STATUS_USER == 0 {
+	n, large := 0, 0
+	r.sock.begin()
+	for slots := 0; slots < batchSize && n < batchSize; slots++ {
+		from, slot, status := r.sock.next()
+		if from == nil {
 			break
 		}
 		if status&unix.TP_STATUS_COPY != 0 {
@@ -154,18 +147,14 @@ func (r *receiver) step(h dataplane.Handler) int {
 			r.frames[n].Room = r.room(n)
 			n++
 		}
-		slots++
+		from.taken++
 	}
 	if n > 0 {
 		r.p.c.rxFrames.Add(uint64(n))
 		h.Handle(r.p.clock.now(), r.frames[:n])
 		r.carryOut(r.frames[:n])
 	}
-	for i := range slots {
-		storeStatus(r.slot(i), unix.TP_STATUS_KERNEL)
-	}
-	r.head = (r.head + slots) % rxSlots
-	return slots
+	return r.sock.ring.giveBack() + r.sock.syns.giveBack()
 }
 
 // take makes a frame of a slot; false if it is not ours.
@@ -328,17 +317,15 @@ func (r *receiver) park(f *dataplane.Frame) *dataplane.Neighbor {
 	return nil
 }
 
-// countLosses adds what the kernel could not put into the ring. Reading its
-// counter clears it.
+// countLosses adds what the kernel could not put into the rings.
 func (r *receiver) countLosses() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
 		return
 	}
-	if st, err := unix.GetsockoptTpacketStats(r.sock.fd, unix.SOL_PACKET, unix.PACKET_STATISTICS); err == nil {
-		r.p.c.rxRingLost.Add(uint64(st.Drops))
-	}
+	r.p.c.rxRingLost.Add(r.sock.ring.lost())
+	r.p.c.rxSYNLost.Add(r.sock.syns.lost())
 }
 
 func (r *receiver) close() {

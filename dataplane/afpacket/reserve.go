@@ -16,7 +16,7 @@ import (
 func reserve(name string, ifindex int) (fd int, err error) {
 	fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return -1, fmt.Errorf("afpacket: cannot reserve %s: %w", name, err)
+		return -1, fmt.Errorf("cannot reserve %s: %w", name, err)
 	}
 	for end := time.Now().Add(time.Second); ; time.Sleep(10 * time.Millisecond) {
 		err = unix.Bind(fd, reservedName(ifindex))
@@ -27,9 +27,9 @@ func reserve(name string, ifindex int) (fd int, err error) {
 	if err != nil {
 		_ = unix.Close(fd)
 		if errors.Is(err, unix.EADDRINUSE) {
-			return -1, fmt.Errorf("afpacket: another ulvs has interface %s: stop that one, or give other interfaces", name)
+			return -1, fmt.Errorf("another ulvs has interface %s: stop that one, or give other interfaces", name)
 		}
-		return -1, fmt.Errorf("afpacket: cannot reserve %s: %w", name, err)
+		return -1, fmt.Errorf("cannot reserve %s: %w", name, err)
 	}
 	return fd, nil
 }

@@ -16,7 +16,7 @@ func TestReserve(t *testing.T) {
 	l.in(director, func() {
 		p, err := New(Options{Interfaces: []string{"eth0"}})
 		l.must(err)
-		if _, err := New(Options{Interfaces: []string{"eth0"}}); err == nil || !strings.Contains(err.Error(), "another ulvs has interface eth0") {
+		if _, err := New(Options{Interfaces: []string{"eth0"}}); err == nil || !strings.Contains(err.Error(), "another ulvs has interface eth0: stop that one, or give other interfaces") {
 			t.Errorf("a second plane: %v", err)
 		}
 		l.must(p.Close())

@@ -72,7 +72,7 @@ func (b *builder) lookupSet(set *nftables.Set, elements []nftables.SetElement, r
 	set.Table, set.Name, set.ID = b.table, "__set%d", b.sets.last
 	set.Anonymous, set.Constant = true, true
 	if err := b.conn.AddSet(set, elements); err != nil && b.err == nil {
-		b.err = fmt.Errorf("afpacket: cannot make a set of %s: %w", set.KeyType.Name, err)
+		b.err = fmt.Errorf("cannot make a set of %s: %w", set.KeyType.Name, err)
 	}
 	return &expr.Lookup{SourceRegister: reg, SetName: set.Name, SetID: set.ID}
 }

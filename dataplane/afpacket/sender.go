@@ -45,7 +45,7 @@ func newSender(ifindex int, c *counters) (*sender, error) {
 	s := &sender{ifindex: ifindex, c: c, plainFD: -1}
 	var err error
 	if s.fd, err = openSend(ifindex); err != nil {
-		return nil, fmt.Errorf("afpacket: cannot open a socket to send on interface %d: %w", ifindex, err)
+		return nil, fmt.Errorf("cannot open a socket to send on interface %d: %w", ifindex, err)
 	}
 	// A frame that the kernel refuses must not block those behind it.
 	err = unix.SetsockoptInt(s.fd, unix.SOL_PACKET, unix.PACKET_LOSS, 1)
@@ -57,7 +57,7 @@ func newSender(ifindex int, c *counters) (*sender, error) {
 	}
 	if err != nil {
 		s.close()
-		return nil, fmt.Errorf("afpacket: cannot set up sending on interface %d: %w", ifindex, err)
+		return nil, fmt.Errorf("cannot set up sending on interface %d: %w", ifindex, err)
 	}
 	s.large = make([]byte, vnetLen+largest)
 	return s, nil

@@ -22,85 +22,151 @@ const (
 	slotSize    = 2048
 	blockSize   = 64 << 10
 	rxSlots     = 4096    // 8 MiB an interface
+	synSlots    = 4096    // likewise
 	txSlots     = 1024    // 2 MiB an interface
 	socketQueue = 8 << 20 // bytes of large frames waiting, or being sent
 	// largest is the largest frame: 64 KiB of layer 3 and two tags.
 	largest = macLen + 2*tagLen + 65535
 )
 
-// receiveSocket is a socket with a receive ring on one interface. It is not in the Go
+// receiveSocket is the sockets of one interface, with a ring each. They are not in the Go
 // runtime's epoll set, where each frame would be made known, whether its receiver waits
 // or not.
 type receiveSocket struct {
-	fd   int
-	mem  []byte
-	end  int            // an eventfd: interrupt
-	poll [2]unix.PollFd // of both
+	ring       // of all frames that are ours, but for
+	syns  ring // those that open connections
+	order order
+	end   int            // an eventfd: interrupt
+	poll  [3]unix.PollFd // of all of them
 }
 
 func openReceive(ifi *net.Interface, extra dataplane.MAC) (*receiveSocket, error) {
+	s := &receiveSocket{ring: ring{fd: -1}, syns: ring{fd: -1}, end: -1}
+	err := s.ring.open(ifi, receiveFilter(extra, false), rxSlots, func(fd int) error { return large(fd, ifi, extra) })
+	if err == nil {
+		err = s.syns.open(ifi, receiveFilter(extra, true), synSlots, nil)
+	}
+	if err == nil {
+		if s.end, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+			err = fmt.Errorf("cannot make an eventfd for %s: %w", ifi.Name, err)
+		}
+	}
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	for i, fd := range []int{s.fd, s.syns.fd, s.end} {
+		s.poll[i] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	}
+	return s, nil
+}
+
+// open opens a socket with a ring of slots for what a filter lets in. More are options
+// besides.
+func (g *ring) open(ifi *net.Interface, filter []bpf.Instruction, slots int, more func(fd int) error) error {
 	nothing, err := bpf.Assemble([]bpf.Instruction{bpf.RetConstant{Val: 0}})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	// Until the ring is there, frames would go to the socket's queue.
 	conn, err := packet.Listen(ifi, packet.Raw, unix.ETH_P_ALL, &packet.Config{Filter: nothing})
 	if err != nil {
 		if errors.Is(err, unix.EPERM) {
-			return nil, fmt.Errorf("afpacket: opening a packet socket on %s needs CAP_NET_RAW: run as root or in a user namespace: %w", ifi.Name, err)
+			return fmt.Errorf("opening a packet socket on %s needs CAP_NET_RAW: run as root or in a user namespace: %w", ifi.Name, err)
 		}
-		return nil, fmt.Errorf("afpacket: cannot open a packet socket on %s: %w", ifi.Name, err)
+		return fmt.Errorf("cannot open a packet socket on %s: %w", ifi.Name, err)
 	}
-	s := &receiveSocket{fd: -1, end: -1}
-	err = s.setup(conn, ifi, extra)
-	// This takes it out of the epoll set. It lives on as s.fd.
+	err = g.setup(conn, ifi, filter, slots, more)
+	// This takes it out of the epoll set. It lives on as g.fd.
 	if err = errors.Join(err, conn.Close()); err != nil {
-		s.close()
-		return nil, fmt.Errorf("afpacket: cannot set up the socket on %s: %w", ifi.Name, err)
+		return fmt.Errorf("cannot set up the socket on %s: %w", ifi.Name, err)
 	}
-	return s, nil
+	return nil
 }
 
-func (s *receiveSocket) setup(conn *packet.Conn, ifi *net.Interface, extra dataplane.MAC) error {
+func (g *ring) setup(conn *packet.Conn, ifi *net.Interface, filter []bpf.Instruction, slots int,
+	more func(fd int) error) error {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var inner error
-	err = raw.Control(func(fd uintptr) { s.fd, inner = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
+	err = raw.Control(func(fd uintptr) { g.fd, inner = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) })
 	if err = errors.Join(err, inner); err != nil {
 		return err
 	}
-	if s.end, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		return fmt.Errorf("an eventfd: %w", err)
-	}
-	s.poll = [2]unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}, {Fd: int32(s.end), Events: unix.POLLIN}}
-	if err := s.options(ifi, extra); err != nil {
+	// Version and header must be set before the ring is.
+	if err := setOptions(g.fd, []option{
+		{unix.PACKET_VERSION, unix.TPACKET_V2, "PACKET_VERSION"},
+		{unix.PACKET_VNET_HDR, 1, "PACKET_VNET_HDR"},
+		{unix.PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING (kernel 4.20)"},
+	}); err != nil {
 		return err
 	}
-	filter, err := bpf.Assemble(receiveFilter(extra))
+	if more != nil {
+		if err := more(g.fd); err != nil {
+			return err
+		}
+	}
+	if g.mem, err = mapRing(g.fd, unix.PACKET_RX_RING, slots); err != nil {
+		return err
+	}
+	assembled, err := bpf.Assemble(filter)
 	if err == nil {
-		err = conn.SetBPF(filter)
+		err = conn.SetBPF(assembled)
 	}
 	if err != nil {
-		return fmt.Errorf("its filter: %w", err)
+		return fmt.Errorf("cannot set its filter: %w", err)
 	}
-	return s.rehook(ifi)
+	return g.rehook(ifi)
 }
 
 // rehook binds a socket anew whose interface was down at first. If that came up while the ring
 // was made, newer kernels have missed it, and the socket would never get a frame: its protocol
 // is 0 meanwhile (net/packet/af_packet.c, packet_set_ring and packet_notifier).
-func (s *receiveSocket) rehook(ifi *net.Interface) error {
-	code, err := unix.GetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+func (g *ring) rehook(ifi *net.Interface) error {
+	code, err := unix.GetsockoptInt(g.fd, unix.SOL_SOCKET, unix.SO_ERROR)
 	if err != nil || unix.Errno(code) != unix.ENETDOWN {
 		return err
 	}
 	// Nothing is done where the protocol is the same.
 	for _, protocol := range []uint16{unix.ETH_P_LOOPBACK, unix.ETH_P_ALL} {
 		to := &unix.SockaddrLinklayer{Ifindex: ifi.Index, Protocol: protocol<<8 | protocol>>8}
-		if err := unix.Bind(s.fd, to); err != nil {
-			return fmt.Errorf("binding it anew: %w", err)
+		if err := unix.Bind(g.fd, to); err != nil {
+			return fmt.Errorf("cannot bind it anew: %w", err)
+		}
+	}
+	return nil
+}
+
+// large has frames come by the socket's queue that are larger than a slot, and the interface
+// take those to one more address.
+func large(fd int, ifi *net.Interface, extra dataplane.MAC) error {
+	if err := setOptions(fd, []option{{unix.PACKET_COPY_THRESH, 1, "PACKET_COPY_THRESH"}}); err != nil {
+		return err
+	}
+	setBuffer(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF)
+	if extra == (dataplane.MAC{}) {
+		return nil
+	}
+	m := unix.PacketMreq{Ifindex: int32(ifi.Index), Type: unix.PACKET_MR_UNICAST, Alen: uint16(len(extra))}
+	copy(m.Address[:], extra[:])
+	if err := unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m); err != nil {
+		return fmt.Errorf("cannot receive for the address %s: %w", net.HardwareAddr(extra[:]), err)
+	}
+	return nil
+}
+
+// option is one of a packet socket.
+type option struct {
+	number, value int
+	name          string
+}
+
+func setOptions(fd int, options []option) error {
+	for _, o := range options {
+		if err := unix.SetsockoptInt(fd, unix.SOL_PACKET, o.number, o.value); err != nil {
+			return fmt.Errorf("%s: %w", o.name, err)
 		}
 	}
 	return nil
@@ -112,72 +178,23 @@ func (s *receiveSocket) wait() (failed bool) {
 	if _, err := unix.Ppoll(s.poll[:], nil, nil); err != nil {
 		return !errors.Is(err, unix.EINTR)
 	}
+	if s.poll[1].Revents&unix.POLLERR != 0 {
+		// The other socket has the same error. This takes it away, so that waits go on.
+		_, _ = unix.GetsockoptInt(s.syns.fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	}
 	return s.poll[0].Revents&unix.POLLERR != 0
 }
 
 // interrupt ends all waits.
 func (s *receiveSocket) interrupt() { _, _ = unix.Write(s.end, []byte{1, 0, 0, 0, 0, 0, 0, 0}) }
 
-func (s *receiveSocket) options(ifi *net.Interface, extra dataplane.MAC) error {
-	// Version and header must be set before the ring is.
-	for _, o := range []struct {
-		option, value int
-		name          string
-	}{
-		{unix.PACKET_VERSION, unix.TPACKET_V2, "PACKET_VERSION"},
-		{unix.PACKET_VNET_HDR, 1, "PACKET_VNET_HDR"},
-		{unix.PACKET_IGNORE_OUTGOING, 1, "PACKET_IGNORE_OUTGOING (kernel 4.20)"},
-		{unix.PACKET_COPY_THRESH, 1, "PACKET_COPY_THRESH"},
-	} {
-		if err := unix.SetsockoptInt(s.fd, unix.SOL_PACKET, o.option, o.value); err != nil {
-			return fmt.Errorf("%s: %w", o.name, err)
-		}
-	}
-	setBuffer(s.fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF)
-	if extra != (dataplane.MAC{}) {
-		m := unix.PacketMreq{Ifindex: int32(ifi.Index), Type: unix.PACKET_MR_UNICAST, Alen: uint16(len(extra))}
-		copy(m.Address[:], extra[:])
-		if err := unix.SetsockoptPacketMreq(s.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m); err != nil {
-			return fmt.Errorf("receiving for the address %s: %w", net.HardwareAddr(extra[:]), err)
-		}
-	}
-	var err error
-	s.mem, err = mapRing(s.fd, unix.PACKET_RX_RING, rxSlots)
-	return err
-}
-
-// receiveFilter lets everything in but frames to other hosts, which reach us
-// when the interface is promiscuous or a bridge's.
-func receiveFilter(extra dataplane.MAC) []bpf.Instruction {
-	const packetOtherHost = unix.PACKET_OTHERHOST
-	all := bpf.RetConstant{Val: 0x7fffffff}
-	if extra == (dataplane.MAC{}) {
-		return []bpf.Instruction{
-			bpf.LoadExtension{Num: bpf.ExtType},
-			bpf.JumpIf{Cond: bpf.JumpEqual, Val: packetOtherHost, SkipFalse: 1},
-			bpf.RetConstant{Val: 0},
-			all,
-		}
-	}
-	high := uint32(extra[0])<<24 | uint32(extra[1])<<16 | uint32(extra[2])<<8 | uint32(extra[3])
-	low := uint32(extra[4])<<8 | uint32(extra[5])
-	return []bpf.Instruction{
-		bpf.LoadExtension{Num: bpf.ExtType},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: packetOtherHost, SkipFalse: 5},
-		bpf.LoadAbsolute{Off: 0, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: high, SkipFalse: 2},
-		bpf.LoadAbsolute{Off: 4, Size: 2},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: low, SkipTrue: 1},
-		bpf.RetConstant{Val: 0},
-		all,
-	}
-}
-
 func (s *receiveSocket) close() {
-	if s.mem != nil {
-		_ = unix.Munmap(s.mem)
+	for _, mem := range [][]byte{s.mem, s.syns.mem} {
+		if mem != nil {
+			_ = unix.Munmap(mem)
+		}
 	}
-	for _, fd := range []int{s.fd, s.end} {
+	for _, fd := range []int{s.fd, s.syns.fd, s.end} {
 		if fd >= 0 {
 			_ = unix.Close(fd)
 		}
@@ -193,11 +210,11 @@ func mapRing(fd, option, slots int) ([]byte, error) {
 		Frame_nr:   uint32(slots),
 	}
 	if err := unix.SetsockoptTpacketReq(fd, unix.SOL_PACKET, option, req); err != nil {
-		return nil, fmt.Errorf("making a ring of %d KiB: %w", slots*slotSize>>10, err)
+		return nil, fmt.Errorf("cannot make a ring of %d KiB: %w", slots*slotSize>>10, err)
 	}
 	mem, err := unix.Mmap(fd, 0, slots*slotSize, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
-		return nil, fmt.Errorf("mapping the ring: %w", err)
+		return nil, fmt.Errorf("cannot map the ring: %w", err)
 	}
 	return mem, nil
 }

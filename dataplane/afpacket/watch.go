@@ -30,16 +30,16 @@ func (p *Plane) watch(ctx context.Context) {
 		case <-t.C:
 		}
 		if n := p.c.rxTruncated.Load(); n != truncated && time.Since(said) > sayInterval {
-			p.log.Warn("afpacket: frames were lost that are longer than 64 KiB and no TCP, or for which there was no memory (ip link set IF gro_max_size 65536 gso_max_size 65536, here and on the hosts beside)",
+			p.log.Warn("frames were lost that are longer than 64 KiB and no TCP, or for which there was no memory (ip link set IF gro_max_size 65536 gso_max_size 65536, here and on the hosts beside)",
 				"frames", n-truncated)
 			truncated, said = n, time.Now()
 		}
 		past.look(p)
 		switch back, err := p.claims.repair(); {
 		case err != nil:
-			p.log.Error("afpacket: somebody removed the nftables table that keeps the host from the services' packets, and it cannot be made again", "err", err)
+			p.log.Error("somebody removed the nftables table that keeps the host from the services' packets, and it cannot be made again", "err", err)
 		case back:
-			p.log.Warn("afpacket: somebody removed the nftables table that keeps the host from the services' packets (nft flush ruleset?); it is back")
+			p.log.Warn("somebody removed the nftables table that keeps the host from the services' packets (nft flush ruleset?); it is back")
 		}
 	}
 }

@@ -87,7 +87,7 @@ func Check(o Options, sizes map[string]int) error {
 	}
 	for _, l := range links {
 		if l.There() && !xdp.HasPinned(o.Pins, l.Given) && afpacket.Reserved(l.Name) {
-			return fmt.Errorf("another ulvs has interface %s: give other interfaces", l.Name)
+			return fmt.Errorf("another ulvs has interface %s and keeps nothing there to go on with: end it, or give other interfaces", l.Name)
 		}
 	}
 	if err := xdp.Check(o.Interfaces); err != nil {
@@ -143,7 +143,7 @@ func Detach(pins, owner string, interfaces ...string) (found bool, err error) {
 	var names []string
 	for _, name := range interfaces {
 		if afpacket.Reserved(name) {
-			return false, fmt.Errorf("interface %s: a daemon that runs has it: end that one first", name)
+			return false, fmt.Errorf("interface %s: a daemon that runs has it: end that first", name)
 		}
 	}
 	if _, err = os.Stat(pins); err == nil {

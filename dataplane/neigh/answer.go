@@ -53,7 +53,7 @@ func listenOn(s *socket, out chan<- answer, end <-chan struct{},
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ENETDOWN):
 			continue // an interface went down, others have not
 		case err != nil:
-			return fmt.Errorf("neigh: hearing neighbours' answers ended: %w", err)
+			return fmt.Errorf("receiving the answers of neighbours ended: %w", err)
 		}
 		a, ok := parse(buf[:n], oob[:oobn], from)
 		if !ok {

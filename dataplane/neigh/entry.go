@@ -128,7 +128,7 @@ func (r *Resolver) ask(e *entry, try int, now time.Time) {
 	}
 	r.solicit(e, try, now)
 	if !e.askNext.IsZero() {
-		r.complain(&r.fullAt, now, "neigh: the kernel does not resolve a next hop, so ulvs asks for it itself; if its table is full, "+
+		r.complain(&r.fullAt, now, "the kernel does not resolve a next hop, so ulvs asks for it itself; if its table is full, "+
 			"raise net.ipv4.neigh.default.gc_thresh3 (or net.ipv6's)", "addr", e.key.addr, "ifindex", e.key.ifindex, "err", err)
 	}
 }
@@ -183,7 +183,7 @@ func (r *Resolver) solicit(e *entry, try int, now time.Time) {
 			return // the interface is gone, and the route will be too
 		}
 		// Frames can make this happen at any rate; the log must not follow.
-		r.complain(&r.complainedAt, now, "neigh: a next hop cannot be asked for its address; CAP_NET_ADMIN or CAP_NET_RAW is needed and the link must be up",
+		r.complain(&r.complainedAt, now, "a next hop cannot be asked for its address; CAP_NET_ADMIN or CAP_NET_RAW is needed and the link must be up",
 			"addr", e.key.addr, "ifindex", e.key.ifindex, "err", err)
 		return
 	}

@@ -94,6 +94,7 @@ func (r *Resolver) resync(all bool) error {
 	now := time.Now()
 	r.mu.Lock()
 	r.snap.Store(s)
+	r.unsettled = false
 	if all {
 		for k, e := range r.entries {
 			s, there := table[k]
@@ -143,7 +144,7 @@ func readNeighbours(k *netlink.Handle) (map[key]state, error) {
 	for _, fam := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		list, err := k.NeighList(0, fam)
 		if err != nil && !interrupted(err) {
-			return nil, fmt.Errorf("neigh: cannot list neighbours: %w", err)
+			return nil, fmt.Errorf("cannot list neighbours: %w", err)
 		}
 		for i := range list {
 			if key, s, ok := decode(&list[i]); ok {

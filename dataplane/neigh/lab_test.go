@@ -141,7 +141,14 @@ func (l *lab) sysctl(name, value string) {
 // start makes a resolver in the director and runs it until the test ends.
 func (l *lab) start(opt Options) *Resolver {
 	l.t.Helper()
-	var r *Resolver
+	r := l.open(opt)
+	runUntilEnd(l.t, r)
+	return r
+}
+
+// open makes a resolver in the director, which does not run.
+func (l *lab) open(opt Options) (r *Resolver) {
+	l.t.Helper()
 	l.in(l.director, func() {
 		var err error
 		if r, err = New(opt); err != nil {
@@ -149,7 +156,6 @@ func (l *lab) start(opt Options) *Resolver {
 			runtime.Goexit()
 		}
 	})
-	runUntilEnd(l.t, r)
 	return r
 }
 
@@ -165,6 +171,18 @@ func await(t *testing.T, h *dataplane.NextHop, what string, ok func(*dataplane.N
 			t.Fatalf("%v: not %s after %v: %+v", h.Addr(), what, testPatience, *h.Neighbor())
 		}
 	}
+}
+
+// resolve waits as await does, while packets come: the kernel gives up after three requests,
+// which a busy machine may leave unanswered, and asks again for the next packet.
+func resolve(t *testing.T, h *dataplane.NextHop, ok func(*dataplane.Neighbor) bool) {
+	t.Helper()
+	await(t, h, "reachable", func(n *dataplane.Neighbor) bool {
+		if n.State == dataplane.HopUnreachable {
+			h.Park(&dataplane.Frame{Data: []byte{1}, Hop: h}, func(*dataplane.Frame) {})
+		}
+		return ok(n)
+	})
 }
 
 func reaches(mac string) func(*dataplane.Neighbor) bool {

@@ -30,7 +30,7 @@ func TestResolves(t *testing.T) {
 		mtu  int
 	}{{"10.9.0.2", 1500}, {"10.9.5.5", 1300}, {"10.9.6.6", 1500}, {"fd09::2", 1500}} {
 		h := r.NextHop(addr(c.addr))
-		await(t, h, "reachable", reaches(mac1))
+		resolve(t, h, reaches(mac1))
 		n := h.Neighbor()
 		if own, ok := r.LinkAddr(n.Ifindex); !ok || own != n.Src || n.MTU != c.mtu {
 			t.Errorf("%s: %+v, want MTU %d and the link's own address %v as source", c.addr, *n, c.mtu, own)
@@ -110,7 +110,7 @@ func TestReferences(t *testing.T) {
 		t.Error("a released hop came back")
 	} else {
 		r.Release(a) // not ours any more; must not harm c
-		await(t, c, "reachable", reaches(mac1))
+		resolve(t, c, reaches(mac1))
 	}
 }
 
@@ -121,7 +121,7 @@ func TestSilentChange(t *testing.T) {
 	r := l.start(Options{})
 	hops := []*dataplane.NextHop{r.NextHop(addr("10.9.0.2")), r.NextHop(addr("fd09::2"))}
 	for _, h := range hops {
-		await(t, h, "reachable", reaches(mac1))
+		resolve(t, h, reaches(mac1))
 	}
 	l.in(l.server, func() { l.ip("link set s0 address " + mac2) })
 	for _, h := range hops {
@@ -143,7 +143,7 @@ func TestAnnouncedChange(t *testing.T) {
 	r := l.start(Options{Verify: time.Hour})
 	hops := []*dataplane.NextHop{r.NextHop(addr("10.9.0.2")), r.NextHop(addr("fd09::2"))}
 	for _, h := range hops {
-		await(t, h, "reachable", reaches(mac1))
+		resolve(t, h, reaches(mac1))
 	}
 	l.in(l.server, func() {
 		l.sysctl("ipv4/conf/s0/arp_notify", "1")
@@ -236,6 +236,42 @@ func TestFollowsRoutesAndLinks(t *testing.T) {
 	for _, s := range steps {
 		l.in(l.director, func() { l.ip(s.do) })
 		await(t, h, s.what, s.ok)
+	}
+}
+
+// From a change of routes or links until the new ones are read, what is sent where no route
+// led waits, as there may be one by now; if there is none, it is given up then.
+func TestUnsettled(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	l.in(l.director, func() { l.ip("link set d0 down") })
+	r := l.open(Options{})
+	defer r.Close()
+	h := r.NextHop(addr("10.9.0.2"))
+	state := func(when string, want dataplane.HopState) {
+		t.Helper()
+		if got := h.Neighbor().State; got != want {
+			t.Errorf("%s the hop's state is %d, not %d", when, got, want)
+		}
+	}
+	state("while the link is down", dataplane.HopUnreachable)
+	r.take(batch{other: true})
+	state("once something has changed", dataplane.HopResolving)
+	if err := r.resync(false); err != nil {
+		t.Fatal(err)
+	}
+	state("if there is no route", dataplane.HopUnreachable)
+	l.in(l.director, func() { l.ip("link set d0 up") })
+	r.take(batch{other: true})
+	state("once the link is up", dataplane.HopResolving)
+	lost := false
+	h.OnLost(func(*dataplane.Frame) bool { lost = true; return false })
+	h.Park(&dataplane.Frame{}, func(*dataplane.Frame) {})
+	if err := r.resync(false); err != nil {
+		t.Fatal(err)
+	}
+	if h.Neighbor().Ifindex == 0 || lost {
+		t.Errorf("the link is up, and the hop is %+v; what waited was given up: %v", *h.Neighbor(), lost)
 	}
 }
 

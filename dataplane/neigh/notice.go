@@ -67,7 +67,7 @@ func (r *Resolver) receive(out chan<- batch, overflow chan<- struct{}, end <-cha
 				n = batchLimit
 				continue
 			case err != nil:
-				return fmt.Errorf("neigh: rtnetlink notifications ended: %w", err)
+				return fmt.Errorf("rtnetlink notifications ended: %w", err)
 			}
 			if kernel, ok := from.(*unix.SockaddrNetlink); ok && kernel.Pid == 0 {
 				b.add(buf[:read])

@@ -62,6 +62,8 @@ type Resolver struct {
 	hops    map[netip.Addr]*hop
 	entries map[key]*entry // neighbours that hops lead to
 	budget  budget         // of our own questions
+	// unsettled is true from a change of routes, links or addresses until they are looked at.
+	unsettled bool
 	// When it was last logged that a neighbour cannot be asked, that the kernel does not
 	// ask, and that notifications were lost.
 	complainedAt, fullAt, lostAt time.Time
@@ -88,7 +90,7 @@ type hop struct {
 // changes to be followed; Close gives back the sockets of one that never ran.
 func New(opt Options) (*Resolver, error) {
 	if opt.Verify < 0 || opt.HoldDown < 0 {
-		return nil, fmt.Errorf("neigh: negative interval (Verify %v, HoldDown %v)", opt.Verify, opt.HoldDown)
+		return nil, fmt.Errorf("negative interval (Verify %v, HoldDown %v): give 0 for the default", opt.Verify, opt.HoldDown)
 	}
 	if opt.Verify == 0 {
 		opt.Verify = 3 * time.Second
@@ -109,7 +111,7 @@ func New(opt Options) (*Resolver, error) {
 	// Subscribe before reading, so that no change falls between the two.
 	var err error
 	if r.events, err = subscribe(); err != nil {
-		return nil, fmt.Errorf("neigh: cannot subscribe to rtnetlink: %w", err)
+		return nil, fmt.Errorf("cannot subscribe to rtnetlink: %w", err)
 	}
 	r.kernel, err = netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err == nil {
@@ -117,12 +119,12 @@ func New(opt Options) (*Resolver, error) {
 	}
 	if err != nil {
 		r.Close()
-		return nil, fmt.Errorf("neigh: cannot open rtnetlink: %w", err)
+		return nil, fmt.Errorf("cannot open rtnetlink: %w", err)
 	}
 	r.wire, err = openSolicitor()
 	if err != nil && !errors.Is(err, unix.EPERM) {
 		r.Close()
-		return nil, fmt.Errorf("neigh: cannot open sockets for ARP and neighbour discovery: %w", err)
+		return nil, fmt.Errorf("cannot open sockets for ARP and neighbour discovery: %w", err)
 	}
 	if err := r.resync(false); err != nil {
 		r.Close()
@@ -285,6 +287,10 @@ func (r *Resolver) neighbor(h *hop, now time.Time) dataplane.Neighbor {
 	case h.route.local:
 		n.State = dataplane.HopLocal
 		n.Src = dataplane.MAC{}
+	case h.entry == nil && r.unsettled:
+		// There may be a route by now, as an interface's that has come up: what is sent
+		// meanwhile waits, and is not answered.
+		return dataplane.Neighbor{State: dataplane.HopResolving}
 	case h.entry == nil:
 		return dataplane.Neighbor{State: dataplane.HopUnreachable}
 	case h.entry.valid():

@@ -59,7 +59,7 @@ func (r *Resolver) follow(ctx context.Context, batches <-chan batch, answers <-c
 			r.hear(a)
 		case <-overflow:
 			now := time.Now()
-			r.complain(&r.lostAt, now, "neigh: notifications were lost; reading all tables again")
+			r.complain(&r.lostAt, now, "routes or neighbours changed faster than the changes could be read; reading the kernel's tables again")
 			if !everything {
 				everything = true
 				settled = time.After(max(settle, readAll.Add(readAllEvery).Sub(now)))
@@ -71,7 +71,7 @@ func (r *Resolver) follow(ctx context.Context, batches <-chan batch, answers <-c
 			}
 			if err := r.resync(everything); err != nil {
 				// Most likely too busy; without a retry we would be stale.
-				r.log.Warn("neigh: cannot read the tables; trying again", "err", err)
+				r.log.Warn("cannot read the kernel's routes and neighbours; trying again", "err", err)
 				settled = time.After(time.Second)
 				continue
 			}
@@ -90,6 +90,9 @@ func (r *Resolver) take(b batch) (other bool) {
 	now := time.Now()
 	changed := false
 	r.mu.Lock()
+	if b.other && !r.unsettled {
+		r.unsettled, changed = true, true
+	}
 	for _, n := range b.notices {
 		if e := r.entries[n.key]; e != nil {
 			changed = r.learn(e, n.state, n.removed, now) || changed

@@ -109,7 +109,7 @@ func readSnapshot(k *netlink.Handle) (*snapshot, error) {
 	s := newSnapshot()
 	links, err := k.LinkList()
 	if err != nil && !interrupted(err) {
-		return nil, fmt.Errorf("neigh: cannot list links: %w", err)
+		return nil, fmt.Errorf("cannot list links: %w", err)
 	}
 	for _, found := range links {
 		a := found.Attrs()
@@ -136,7 +136,7 @@ func readSnapshot(k *netlink.Handle) (*snapshot, error) {
 func (s *snapshot) readSources(k *netlink.Handle) error {
 	addrs, err := k.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil && !interrupted(err) {
-		return fmt.Errorf("neigh: cannot list addresses: %w", err)
+		return fmt.Errorf("cannot list addresses: %w", err)
 	}
 	for _, a := range addrs {
 		if a.IPNet == nil || a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DEPRECATED|unix.IFA_F_DADFAILED) != 0 ||
@@ -190,7 +190,7 @@ func (s *snapshot) readLocal(k *netlink.Handle) error {
 	for _, fam := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		routes, err := k.RouteListFiltered(fam, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
 		if err != nil && !interrupted(err) {
-			return fmt.Errorf("neigh: cannot list local routes: %w", err)
+			return fmt.Errorf("cannot list local routes: %w", err)
 		}
 		for _, rt := range routes {
 			if p, ok := prefix(rt.Dst); ok {
@@ -203,7 +203,7 @@ func (s *snapshot) readLocal(k *netlink.Handle) error {
 	filter.Type = unix.RTN_BROADCAST
 	routes, err := k.RouteListFiltered(netlink.FAMILY_V4, filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_TYPE)
 	if err != nil && !interrupted(err) {
-		return fmt.Errorf("neigh: cannot list broadcast routes: %w", err)
+		return fmt.Errorf("cannot list broadcast routes: %w", err)
 	}
 	for _, rt := range routes {
 		if p, ok := prefix(rt.Dst); ok && p.IsSingleIP() {

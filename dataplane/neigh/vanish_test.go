@@ -49,7 +49,7 @@ func TestVanished(t *testing.T) {
 	r := l.start(Options{})
 	hops := both(r)
 	for _, h := range hops {
-		await(t, h, "reachable", reaches(mac1))
+		resolve(t, h, reaches(mac1))
 	}
 	for range 50 {
 		for _, h := range hops {
@@ -139,7 +139,7 @@ func TestRefusedAnnounced(t *testing.T) {
 	r := l.startRefused(Options{Verify: time.Hour})
 	hops := both(r)
 	for _, h := range hops {
-		await(t, h, "reachable", reaches(mac1))
+		resolve(t, h, reaches(mac1))
 	}
 	l.in(l.server, func() {
 		l.sysctl("ipv4/conf/s0/arp_notify", "1")

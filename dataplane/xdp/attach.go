@@ -29,7 +29,7 @@ func (p *Plane) Accelerate(a accel.Acceleration) error {
 // accelerate is Accelerate; the caller holds mu.
 func (p interfaces) accelerate(a accel.Acceleration) error {
 	if p.conns == nil {
-		return errors.New("xdp: Memory comes before Accelerate")
+		return errors.New("xdp.Plane: call Memory before Accelerate")
 	}
 	t, err := learnTicks(a.Hz)
 	if err != nil {
@@ -37,7 +37,7 @@ func (p interfaces) accelerate(a accel.Acceleration) error {
 	}
 	links, err := p.given()
 	if err != nil {
-		return fmt.Errorf("xdp: %w", err)
+		return err
 	}
 	// Whatever may fail comes before what others can see, as far as it can.
 	p.acceleration, p.ticks, p.hz = a, t, a.Hz
@@ -106,7 +106,7 @@ func Check(interfaces []string) error {
 }
 
 func notEthernet(name string) error {
-	return fmt.Errorf("xdp: interface %s is not an Ethernet interface", name)
+	return fmt.Errorf("interface %s is not Ethernet: give one that is", name)
 }
 
 // prepare loads the program for an interface. What there is of it with an error is to be
@@ -122,7 +122,7 @@ func (p interfaces) prepare(l dataplane.Link, a accel.Acceleration, t program.Ti
 	p.openAll(at)
 	var err error
 	if at.prog, err = p.load(a, t, at); err != nil {
-		return at, fmt.Errorf("xdp: the program for %s does not load: %w", l.Name, err)
+		return at, fmt.Errorf("the program for %s does not load: %w", l.Name, err)
 	}
 	return at, nil
 }
@@ -178,7 +178,7 @@ func (at *attachment) attach(p *pins, had bool) (l link.Link, err error) {
 		if ownerOf(at.ifindex, nil) == OwnerULVS {
 			err = fmt.Errorf("%w (%w)", ErrTaken, err)
 		}
-		return nil, fmt.Errorf("xdp: cannot attach to %s: %w", at.name, permitted(err))
+		return nil, fmt.Errorf("cannot attach an XDP program to %s: %w", at.name, permitted(err))
 	}
 	if p != nil {
 		if err := p.keepLink(at.given, at.generic == nil, had, l); err != nil {

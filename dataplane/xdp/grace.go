@@ -37,11 +37,11 @@ func (g *grace) wait() error {
 	}
 	if g.outer == nil {
 		if err := g.make(); err != nil {
-			return fmt.Errorf("xdp: membarrier is not permitted, and maps of maps cannot replace it: %w", err)
+			return fmt.Errorf("membarrier is not permitted, and maps of maps cannot replace it: %w", err)
 		}
 	}
 	if err := g.outer.Put(uint32(0), g.inner); err != nil {
-		return fmt.Errorf("xdp: a grace period by a map of maps: %w", err)
+		return fmt.Errorf("cannot wait for running programs: %w", err)
 	}
 	return nil
 }

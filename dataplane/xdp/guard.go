@@ -42,7 +42,7 @@ const (
 func OwnerOf(interfaceName, pinned string) (Owner, error) {
 	ifi, err := net.InterfaceByName(interfaceName)
 	if err != nil {
-		return OwnerNone, fmt.Errorf("xdp: interface %s: %w", interfaceName, err)
+		return OwnerNone, fmt.Errorf("cannot find interface %s: %w", interfaceName, err)
 	}
 	own := pinnedPrograms(pinned)
 	for end := time.Now().Add(time.Second); ; time.Sleep(10 * time.Millisecond) {

@@ -41,7 +41,7 @@ func Inspect(dir string) (*Remains, error) {
 	other := p.check()
 	var of otherError
 	if other != nil && !errors.As(other, &of) {
-		return nil, fmt.Errorf("xdp: what is pinned in %s: %w", dir, permitted(other))
+		return nil, fmt.Errorf("what is pinned in %s: %w", dir, permitted(other))
 	}
 	r := &Remains{Silent: -1, Connections: -1, Templates: -1}
 	for _, name := range p.names() {
@@ -97,12 +97,12 @@ func (p *pins) view(name string, look func(block []byte)) error {
 	// Opened for reading alone it could not be mapped (kernel/bpf/syscall.c, bpf_map_mmap).
 	m, err := ebpf.LoadPinnedMap(p.path(name), nil)
 	if err != nil {
-		return fmt.Errorf("xdp: %s: %w", p.path(name), err)
+		return fmt.Errorf("%s: %w", p.path(name), err)
 	}
 	defer m.Close()
 	memory, err := unix.Mmap(m.FD(), 0, int(m.ValueSize())*int(m.MaxEntries()), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
-		return fmt.Errorf("xdp: cannot map %s: %w", p.path(name), err)
+		return fmt.Errorf("cannot map %s: %w", p.path(name), err)
 	}
 	defer func() { _ = unix.Munmap(memory) }()
 	look(memory)

@@ -65,7 +65,7 @@ func (p interfaces) Take(l dataplane.Link) error {
 	p.settle()
 	at.carry(p.handler, p.failed)
 	p.mu.Unlock()
-	p.log.Info("xdp: the program is in front of an interface that was not there", "interface", at.name, "mode", at.mode())
+	p.log.Info("the program is in front of an interface that was not there", "interface", at.name, "mode", at.mode())
 	return nil
 }
 
@@ -142,7 +142,7 @@ func (p interfaces) replace(at *attachment, l dataplane.Link) (old attachment) {
 		if sockets {
 			old = attachment{socketMap: next.socketMap, queues: next.queues}
 		}
-		p.log.Error("xdp: an interface has changed, and its program cannot be replaced: its packets are "+
+		p.log.Error("an interface has changed, and its program cannot be replaced: its packets are "+
 			"the daemon's; start that anew with --takeover", "interface", at.name, "err", err)
 		return old
 	}

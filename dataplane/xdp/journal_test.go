@@ -208,8 +208,9 @@ func TestJournalStays(t *testing.T) {
 	if _, err := p.Memory(parts); err != nil || parts[1].Block != nil {
 		t.Errorf("without pins the journal has %d bytes, %v", len(parts[1].Block), err)
 	}
-	if err := p.Replace("journal", laterJournal, func([]byte) error { return nil }); err == nil {
-		t.Error("and was replaced")
+	if err := p.Replace("journal", laterJournal, func([]byte) error { return nil }); err == nil ||
+		err.Error() != "there is no journal to be replaced" {
+		t.Errorf("and was replaced: %v", err)
 	}
 	p.Release()
 	_ = p.Close()

@@ -60,7 +60,7 @@ func (p *pins) openHeader(parts []accel.Part, arrays []*array, kept bool) (a *ar
 		a, err = newArray("ulvs_layout", headerSize)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("xdp: what says what is pinned: %w", permitted(err))
+		return nil, fmt.Errorf("cannot make the header of what is pinned: %w", permitted(err))
 	}
 	p.parts, p.adopted = parts, kept
 	p.arrays = append(append(p.arrays[:0], arrays...), a)
@@ -159,14 +159,14 @@ func ReadKept(dir string) (*Kept, error) {
 	}
 	unknown := &Kept{Dir: dir, Services: -1, Connections: -1}
 	if err != nil {
-		return unknown, fmt.Errorf("xdp: what is pinned in %s: %w", dir, err)
+		return unknown, fmt.Errorf("what is pinned in %s: %w", dir, err)
 	}
 	h, err := (&pins{dir: dir}).readHeader()
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return &Kept{Dir: dir}, nil
 	case err != nil:
-		return unknown, fmt.Errorf("xdp: what is pinned in %s: %w", dir, permitted(err))
+		return unknown, fmt.Errorf("what is pinned in %s: %w", dir, permitted(err))
 	case !h.whole:
 		return unknown, nil // a version that did not say
 	}

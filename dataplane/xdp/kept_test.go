@@ -107,7 +107,7 @@ func TestReadKept(t *testing.T) {
 		t.Errorf("of another version there is %v", k)
 	}
 	var misfit *accel.Misfit
-	if err := adopt(); !errors.Is(err, accel.ErrKept) || !errors.As(err, &misfit) || !strings.Contains(misfit.Why.Error(), "its layout is 5") {
+	if err := adopt(); !errors.Is(err, accel.ErrKept) || !errors.As(err, &misfit) || !strings.Contains(misfit.Why.Error(), "its layout is 5, and this version's is ") {
 		t.Errorf("of another version: %v", err)
 	}
 	if err := CheckKept(dir, map[string]int{"conns": 4096}); err == nil || !strings.Contains(err.Error(), "its layout is 5") {

@@ -61,13 +61,13 @@ func CheckPins(dir string) error {
 		err = unix.Statfs(at, &fs)
 	}
 	if err != nil {
-		return fmt.Errorf("xdp: a folder for pins: %s: %w", at, err)
+		return fmt.Errorf("%s cannot be the folder for pins: %w", at, err)
 	}
 	if fs.Type != unix.BPF_FS_MAGIC {
-		return fmt.Errorf("xdp: %s is %w", dir, ErrNoBPFFS)
+		return fmt.Errorf("%s is %w", dir, ErrNoBPFFS)
 	}
 	if err := unix.Faccessat(unix.AT_FDCWD, at, unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
-		return fmt.Errorf("xdp: a folder for pins: %s cannot be written to by this user: %w", at, err)
+		return fmt.Errorf("%s cannot be the folder for pins: it cannot be written to by this user: %w", at, err)
 	}
 	return nil
 }
@@ -88,9 +88,9 @@ func openPins(dir string, fresh bool) (*pins, error) {
 	case err == nil:
 		return p, nil
 	case errors.Is(err, unix.EWOULDBLOCK):
-		err = fmt.Errorf("xdp: %s %w", dir, ErrBusy)
+		err = fmt.Errorf("%s %w", dir, ErrBusy)
 	default:
-		err = fmt.Errorf("xdp: a folder for pins: %s: %w", dir, err)
+		err = fmt.Errorf("%s cannot be the folder for pins: %w", dir, err)
 	}
 	p.close()
 	p.removeFolders()
@@ -151,7 +151,7 @@ func (p *pins) adopt(parts []accel.Part) (list []*array, err error) {
 	}
 	switch {
 	case !errors.As(err, new(otherError)) && !errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("xdp: what is pinned in %s: %w", p.dir, permitted(err))
+		return nil, fmt.Errorf("what is pinned in %s: %w", p.dir, permitted(err))
 	case !there.Empty():
 		return nil, &accel.Misfit{Why: err}
 	}
@@ -199,7 +199,7 @@ func (p *pins) load(parts []accel.Part) (list []*array, err error) {
 func namespace() (uint64, error) {
 	var st unix.Stat_t
 	if err := unix.Stat("/proc/thread-self/ns/net", &st); err != nil {
-		return 0, fmt.Errorf("xdp: the network namespace (is /proc mounted?): %w", err)
+		return 0, fmt.Errorf("cannot look at the network namespace (is /proc mounted?): %w", err)
 	}
 	return st.Ino, nil
 }
@@ -207,7 +207,7 @@ func namespace() (uint64, error) {
 // keep pins something that can be.
 func (p *pins) keep(name string, what interface{ Pin(string) error }) error {
 	if err := what.Pin(p.path(name)); err != nil {
-		return fmt.Errorf("xdp: cannot pin %s: %w", p.path(name), err)
+		return fmt.Errorf("cannot pin %s: %w", p.path(name), err)
 	}
 	return nil
 }
@@ -232,7 +232,7 @@ func (p *pins) rename(name string, a *array) error {
 	}
 	if err := os.Rename(p.path(next), p.path(name)); err != nil {
 		p.forget(next)
-		return fmt.Errorf("xdp: cannot pin %s: %w", p.path(name), err)
+		return fmt.Errorf("cannot pin %s: %w", p.path(name), err)
 	}
 	return nil
 }
@@ -295,7 +295,7 @@ func Detach(dir string) (interfaces []string, err error) {
 	}
 	p.empty()
 	if err := os.Remove(p.dir); err != nil {
-		return interfaces, fmt.Errorf("xdp: %w", err)
+		return interfaces, err
 	}
 	return interfaces, nil
 }

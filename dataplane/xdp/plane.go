@@ -119,7 +119,7 @@ var _ accel.Opener = (*Plane)(nil)
 // Accelerate.
 func New(o Options) (*Plane, error) {
 	if len(o.Interfaces) == 0 || o.Slow == nil {
-		return nil, errors.New("xdp: Options need Interfaces and Slow")
+		return nil, errors.New("xdp.Options need Interfaces and Slow")
 	}
 	if o.Servers == 0 {
 		o.Servers = 1<<14 - 1
@@ -130,7 +130,7 @@ func New(o Options) (*Plane, error) {
 	}
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
-		return nil, fmt.Errorf("xdp: number of CPUs: %w", err)
+		return nil, fmt.Errorf("cannot read the number of CPUs: %w", err)
 	}
 	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, serversPerCPU: (o.Servers + 4) / 4 * 4,
 		cpus: cpus, inDriver: o.Native, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll, log: o.Logger,
@@ -149,7 +149,7 @@ func New(o Options) (*Plane, error) {
 
 func permitted(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-		return fmt.Errorf("xdp: %w (%w)", ErrNotPermitted, err)
+		return fmt.Errorf("%w (%w)", ErrNotPermitted, err)
 	}
 	return err
 }

@@ -108,7 +108,7 @@ func (p *Plane) openSockets(at *attachment) error {
 	}
 	if err != nil {
 		closeQueues(opened)
-		return fmt.Errorf("xdp: a map of sockets: %w", permitted(err))
+		return fmt.Errorf("cannot make a map of sockets: %w", permitted(err))
 	}
 	at.queues, at.socketMap = opened, m
 	return nil
@@ -131,7 +131,7 @@ func (p *Plane) makeSockets() error {
 		MaxEntries: 1 << 16, Flags: unix.BPF_F_NO_PREALLOC})
 	if err != nil {
 		_ = umem.Close()
-		return fmt.Errorf("xdp: a map of services: %w", permitted(err))
+		return fmt.Errorf("cannot make a map of services: %w", permitted(err))
 	}
 	p.claimMu.Lock()
 	defer p.claimMu.Unlock()
@@ -188,7 +188,7 @@ func (p *Plane) claimServices() error {
 		if err := m.Put(k, service); errors.Is(err, unix.E2BIG) {
 			return nil // the rest is the slow plane's
 		} else if err != nil {
-			return fmt.Errorf("xdp: claiming a service: %w", err)
+			return fmt.Errorf("cannot tell the program of a service: %w", err)
 		}
 		has[k] = service
 	}

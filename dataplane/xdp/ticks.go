@@ -37,7 +37,7 @@ func learnTicks(hz uint32) (program.Ticks, error) {
 		},
 	})
 	if err != nil {
-		return program.Ticks{}, fmt.Errorf("xdp: cannot load a program: %w", err)
+		return program.Ticks{}, fmt.Errorf("cannot load a program: %w", err)
 	}
 	defer prog.Close()
 	// The clock is read before and after, and the closest of some readings is taken:
@@ -49,7 +49,7 @@ func learnTicks(hz uint32) (program.Ticks, error) {
 			out := make([]byte, 64)
 			before := dataplane.Monotonic()
 			if _, err := prog.Run(&ebpf.RunOptions{Data: make([]byte, 64), DataOut: out}); err != nil {
-				return 0, 0, fmt.Errorf("xdp: cannot run a program: %w", err)
+				return 0, 0, fmt.Errorf("cannot run a program: %w", err)
 			}
 			after := dataplane.Monotonic()
 			if took := after - before; took < best {
@@ -64,7 +64,7 @@ func learnTicks(hz uint32) (program.Ticks, error) {
 		return program.Ticks{}, err
 	}
 	if off := at - kernel; off.Abs() > time.Second {
-		return program.Ticks{}, fmt.Errorf("xdp: CLOCK_MONOTONIC is %v away from the kernel's, and /proc/self/timens_offsets does not say so: start ulvs outside of this time namespace, or with unshare --fork", off)
+		return program.Ticks{}, fmt.Errorf("CLOCK_MONOTONIC is %v away from the kernel's, and /proc/self/timens_offsets does not say so: start ulvs outside of this time namespace, or with unshare --fork", off)
 	}
 	best, sure := guessHz(jiffies, at)
 	if !sure {
@@ -74,7 +74,7 @@ func learnTicks(hz uint32) (program.Ticks, error) {
 			return program.Ticks{}, err
 		}
 		if best, sure = countHz(j2-jiffies, t2-at); !sure {
-			return program.Ticks{}, fmt.Errorf("xdp: the kernel counts %d jiffies in %v: no HZ that is known", j2-jiffies, t2-at)
+			return program.Ticks{}, fmt.Errorf("the kernel counts %d jiffies in %v, which is no known HZ: use --plane afpacket", j2-jiffies, t2-at)
 		}
 		jiffies, at = j2, t2
 	}

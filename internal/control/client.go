@@ -23,6 +23,9 @@ type Client struct {
 	// with ulvs.ErrNoAnswer. It may take longer for what it does: it shows that then. It is
 	// DefaultPatience, and not to be changed while a method runs.
 	Patience time.Duration
+	// Warned is called with what the daemon says of a change that it carried out, or nil; it
+	// is not to be changed while a method runs.
+	Warned func(text string)
 
 	path string
 	http http.Client
@@ -94,6 +97,21 @@ func (c *Client) post(path string, body any) error {
 	return c.do(http.MethodPost, path, body, func(io.Reader) error { return nil })
 }
 
+// change is post for what the daemon may have something to say about.
+func (c *Client) change(path string, body any) error {
+	r, err := fetch[changedReply](c, http.MethodPost, path, body)
+	if err == nil {
+		c.warn(r)
+	}
+	return err
+}
+
+func (c *Client) warn(r changedReply) {
+	if r.Warning != "" && c.Warned != nil {
+		c.Warned(r.Warning)
+	}
+}
+
 func fetch[T any](c *Client, method, path string, body any) (v T, err error) {
 	err = c.do(method, path, body, func(r io.Reader) error { return json.NewDecoder(r).Decode(&v) })
 	return v, err
@@ -118,11 +136,11 @@ func (c *Client) MarkRestore(ipv6 bool, text string) error {
 }
 
 func (c *Client) AddDestination(k ulvs.ServiceKey, d ulvs.Destination) error {
-	return c.post("destination/add", destinationRequest{Service: k, Destination: d})
+	return c.change("destination/add", destinationRequest{Service: k, Destination: d})
 }
 
 func (c *Client) EditDestination(k ulvs.ServiceKey, d ulvs.Destination) error {
-	return c.post("destination/edit", destinationRequest{Service: k, Destination: d})
+	return c.change("destination/edit", destinationRequest{Service: k, Destination: d})
 }
 
 func (c *Client) DeleteDestination(k ulvs.ServiceKey, at netip.AddrPort) error {

@@ -112,6 +112,17 @@ func (l *long) Conns(yield func(ulvs.ConnStatus) bool) error {
 	return nil
 }
 
+// A command that the daemon has begun, and shows no sign of life in, may be carried out yet.
+func TestSilentInCommand(t *testing.T) {
+	defer control.SetAliveEach(time.Hour)()
+	l := &long{begun: make(chan struct{}, 1), end: make(chan struct{})}
+	client, _, _ := serve(t, l)
+	client.Patience = 200 * time.Millisecond
+	_, _, err := client.Version()
+	silent(t, err, "; it had begun: see what it has done when it answers")
+	close(l.end)
+}
+
 // What takes longer than a client's patience is waited for, while the daemon lives.
 func TestLongWork(t *testing.T) {
 	defer control.SetAliveEach(5 * time.Millisecond)()
@@ -147,7 +158,7 @@ func TestNotReady(t *testing.T) {
 	must(t, err)
 	defer name.Close()
 	_, err = impatient(path).Services()
-	silent(t, err, fmt.Sprintf("(pid %d)", os.Getpid()), "starting or ending")
+	silent(t, err, fmt.Sprintf("(pid %d)", os.Getpid()), "it is starting or ending; its log says more; nothing was changed")
 	socket, err := name.Listen()
 	must(t, err)
 	server := control.NewServer(socket, nil)

@@ -18,10 +18,11 @@
 //	POST /v1/service/add, /edit            ulvs.Service
 //	POST /v1/service/delete, /zero         ulvs.ServiceKey
 //	POST /v1/destination/add, /edit        {"service": key, "destination": ulvs.Destination}
+//	                                       -> {} or {"warning": text}, if no packet gets there
 //	POST /v1/destination/delete            {"service": key, "addr": "192.0.2.1:80"}
 //	POST /v1/clear, /v1/zero               {}
-//	POST /v1/batch                         [ulvs.Change] -> {} or an error for each, a line
-//	                                       each, as it is done
+//	POST /v1/batch                         [ulvs.Change] -> {}, a warning or an error for
+//	                                       each, a line each, as it is done
 //	POST /v1/handover                      {}, ends the daemon: the next goes on. With the
 //	                                       header Ulvs-Pass-Socket its socket comes beside
 //	                                       the answer (SCM_RIGHTS)
@@ -59,6 +60,11 @@ type marksRequest struct {
 	IPv6 bool     `json:"ipv6,omitempty"`
 	Args []string `json:"args,omitempty"`
 	Text string   `json:"text,omitempty"`
+}
+
+// changedReply answers a change that was carried out.
+type changedReply struct {
+	Warning string `json:"warning,omitempty"`
 }
 
 type textReply struct {

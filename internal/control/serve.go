@@ -161,14 +161,14 @@ func (s *Server) handover(p *progress, r *http.Request) {
 	}
 	h, can := s.control.(Handoverer)
 	if !can {
-		reply(p, nil, fmt.Errorf("%w: handing over", ulvs.ErrUnsupported))
+		reply(p, nil, fmt.Errorf("%w: this daemon hands nothing over", ulvs.ErrUnsupported))
 		return
 	}
 	var rights []byte
 	if r.Header.Get(headerPass) != "" {
 		fd, err := s.socket.give()
 		if err != nil {
-			reply(p, nil, fmt.Errorf("handing over the control socket: %w", err))
+			reply(p, nil, fmt.Errorf("cannot hand the control socket over: %w", err))
 			return
 		}
 		defer unix.Close(fd)
@@ -203,7 +203,7 @@ func (p *progress) pass(rights []byte) error {
 	defer c.Close()
 	u, ok := c.(*net.UnixConn)
 	if !ok {
-		return errors.New("no unix socket")
+		return errors.New("the connection is no unix socket")
 	}
 	const answer = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 3\r\nConnection: close\r\n\r\n{}\n"
 	_, _, err = u.WriteMsgUnix([]byte(answer), rights, nil)

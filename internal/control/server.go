@@ -19,8 +19,12 @@ func Handler(c ulvs.Control) http.Handler {
 	post(m, "service/delete", func(k ulvs.ServiceKey) (any, error) { return nil, c.DeleteService(k) })
 	post(m, "service/zero", func(k ulvs.ServiceKey) (any, error) { return nil, c.Zero(k) })
 	post(m, "service/get", func(k ulvs.ServiceKey) (any, error) { return c.Service(k) })
-	post(m, "destination/add", func(r destinationRequest) (any, error) { return nil, c.AddDestination(r.Service, r.Destination) })
-	post(m, "destination/edit", func(r destinationRequest) (any, error) { return nil, c.EditDestination(r.Service, r.Destination) })
+	post(m, "destination/add", func(r destinationRequest) (any, error) {
+		return caution(c, r.Destination), c.AddDestination(r.Service, r.Destination)
+	})
+	post(m, "destination/edit", func(r destinationRequest) (any, error) {
+		return caution(c, r.Destination), c.EditDestination(r.Service, r.Destination)
+	})
 	post(m, "destination/delete", func(r destinationRequest) (any, error) { return nil, c.DeleteDestination(r.Service, r.Addr) })
 	post(m, "clear", func(struct{}) (any, error) { return nil, c.Clear() })
 	post(m, "zero", func(struct{}) (any, error) { return nil, c.ZeroAll() })
@@ -95,7 +99,7 @@ func request[R any](w http.ResponseWriter, r *http.Request, most int64) (req R, 
 	if err = d.Decode(&req); err == nil {
 		// A second object would be a command that is not carried out.
 		if _, more := d.Token(); more == nil {
-			err = errors.New("there is more behind its object")
+			err = errors.New("there is more behind the object in its body")
 		} else if !errors.Is(more, io.EOF) {
 			err = more
 		}
@@ -118,6 +122,14 @@ func post[R any](m *http.ServeMux, path string, f func(R) (any, error)) {
 	})
 }
 
+// caution is a warning about a real server, of a director that has any to give.
+func caution(c ulvs.Control, d ulvs.Destination) changedReply {
+	if c, ok := c.(interface{ Caution(ulvs.Destination) string }); ok {
+		return changedReply{c.Caution(d)}
+	}
+	return changedReply{}
+}
+
 // batch carries out changes, with an answer a line, and ends when nobody waits for more of
 // them.
 func batch(w http.ResponseWriter, r *http.Request, c ulvs.Control, changes []ulvs.Change) {
@@ -129,11 +141,14 @@ func batch(w http.ResponseWriter, r *http.Request, c ulvs.Control, changes []ulv
 	out, enc, begun := http.NewResponseController(w), json.NewEncoder(w), false
 	err := c.Batch(changes, func(n int, err error) bool {
 		begun = true
-		var e errorReply
-		if err != nil {
-			e, _ = errorReplyOf(err)
+		var answer any = changedReply{}
+		switch verb := changes[n].Verb; {
+		case err != nil:
+			answer, _ = errorReplyOf(err)
+		case verb == ulvs.VerbAddDestination || verb == ulvs.VerbEditDestination:
+			answer = caution(c, changes[n].Destination)
 		}
-		if enc.Encode(e) != nil {
+		if enc.Encode(answer) != nil {
 			return false
 		}
 		if n%often == often-1 && out.Flush() != nil {

@@ -77,6 +77,7 @@ func TestVanishedSocket(t *testing.T) {
 	at, err := os.Lstat(path)
 	must(t, err)
 	said.await(t, "another process listens there", 1)
+	said.await(t, "the control socket has vanished, and is not made again: ", 1)
 	if now, err := os.Lstat(path); err != nil || !os.SameFile(at, now) {
 		t.Errorf("another process's socket was replaced: %v", err)
 	}

@@ -91,6 +91,14 @@ func (*specimen) Conns(yield func(ulvs.ConnStatus) bool) error {
 	return nil
 }
 
+// Caution warns of one of the real servers.
+func (*specimen) Caution(d ulvs.Destination) string {
+	if d == aDest {
+		return "no packet gets there"
+	}
+	return ""
+}
+
 func (*specimen) Timeouts() (ulvs.Timeouts, error) {
 	return ulvs.Timeouts{TCP: 900 * time.Second, TCPFin: 120 * time.Second, UDP: 300 * time.Second}, nil
 }
@@ -120,6 +128,8 @@ func TestWireFormat(t *testing.T) {
 	s.Start()
 	defer s.Close()
 	c := control.Dial(path)
+	var warned []string
+	c.Warned = func(text string) { warned = append(warned, text) }
 
 	must(t, c.AddService(aService))
 	must(t, c.EditService(ulvs.Service{ServiceKey: aMark, Scheduler: "rr"}))
@@ -134,6 +144,9 @@ func TestWireFormat(t *testing.T) {
 	must(t, c.MarkRestore(true, "*mangle\nCOMMIT\n"))
 	must(t, c.SetSysctl("sloppy_tcp", 1))
 	must(t, c.Batch(everyChange(tcp(web), aDest), func(int, error) bool { return true }))
+	if want := slices.Repeat([]string{"no packet gets there"}, 3); !slices.Equal(warned, want) {
+		t.Errorf("warned %q, want %q: of one command, and two of a batch", warned, want)
+	}
 
 	// What is looked at also has to come out as it went in.
 	for _, l := range []step{

@@ -9,7 +9,6 @@ package expiring
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/ulvs/ulvs/internal/shtab"
@@ -53,6 +52,7 @@ type Table[ID ~uint32, E any] struct {
 	// Slots that are not to be used yet.
 	quarantine bool
 	retired    []uint32
+	waiting    int // all that are in quarantine: those that Retired has taken too
 }
 
 // block is memory of the table's own.
@@ -72,7 +72,7 @@ type record[E any] struct {
 // gives it a new time.
 func New[ID ~uint32, E any](o Options[ID], onExpire func(ID)) (*Table[ID, E], error) {
 	if o.Hz == 0 {
-		return nil, errors.New("expiring: Options need Hz")
+		return nil, errors.New("expiring.Options need Hz")
 	}
 	t := &Table[ID, E]{hz: o.Hz, onExpire: onExpire, quarantine: o.Quarantine}
 	if err := t.mapMemory(o); err != nil {
@@ -92,6 +92,7 @@ func New[ID ~uint32, E any](o Options[ID], onExpire func(ID)) (*Table[ID, E], er
 	t.wheel.SetPrefetch(prefetch)
 	if o.Adopt {
 		t.rearmAll()
+		t.waiting = len(t.retired)
 		if !o.Quarantine {
 			t.Free(t.Retired())
 		}
@@ -117,7 +118,7 @@ func (t *Table[ID, E]) mapMemory(o Options[ID]) error {
 		return err
 	}
 	if t.recs, err = shtab.RecordsOver[record[E]](memory, t.tab.Slots()); err != nil {
-		return fmt.Errorf("expiring: %w", err)
+		return err
 	}
 	return nil
 }
@@ -231,6 +232,7 @@ func (t *Table[ID, E]) End(id ID) {
 	t.tab.Remove(i)
 	if t.quarantine {
 		t.retired = append(t.retired, i)
+		t.waiting++
 		return
 	}
 	t.tab.Release(i)
@@ -247,8 +249,19 @@ func (t *Table[ID, E]) Retired() []uint32 {
 // Quarantined returns how many slots Retired would take.
 func (t *Table[ID, E]) Quarantined() int { return len(t.retired) }
 
+// Waiting reports whether there are slots in quarantine, taken by Retired or not.
+func (t *Table[ID, E]) Waiting() bool { return t.waiting > 0 }
+
+// KeepSpare has Insert, and programs, leave the last n overflow slots, from now on.
+func (t *Table[ID, E]) KeepSpare(n int) { t.tab.KeepSpare(n) }
+
+// Short reports whether overflow slots come to an end, and none is in quarantine: entries
+// that were inserted while home slots were have taken them.
+func (t *Table[ID, E]) Short() bool { return t.waiting == 0 && t.tab.Short() }
+
 // Free gives slots back that Retired took.
 func (t *Table[ID, E]) Free(list []uint32) {
+	t.waiting -= len(list)
 	for _, i := range list {
 		t.tab.Release(i)
 	}

@@ -37,7 +37,7 @@ func (l *Links) receive(ctx context.Context, out chan<- deleted) error {
 			return nil
 		case errors.Is(err, unix.ENOBUFS):
 		case err != nil:
-			return fmt.Errorf("hostlink: rtnetlink notifications ended: %w", err)
+			return fmt.Errorf("rtnetlink notifications ended: %w", err)
 		}
 		l.generation.Add(1)
 		gone := deleted{}

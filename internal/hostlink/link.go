@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -57,9 +56,9 @@ func resolve(h *netlink.Handle, names []string, earlier map[string]int) (links [
 		case err == nil:
 			links = append(links, linkOf(name, found))
 		case errors.As(err, new(netlink.LinkNotFoundError)):
-			links, not = append(links, Link{Given: name}), append(not, strconv.Quote(name))
+			links, not = append(links, Link{Given: name}), append(not, name)
 		default:
-			return nil, fmt.Errorf("interface %q: %w", name, err)
+			return nil, fmt.Errorf("cannot find interface %s: %w", name, err)
 		}
 	}
 	waits := false
@@ -73,7 +72,7 @@ func resolve(h *netlink.Handle, names []string, earlier map[string]int) (links [
 		}
 	}
 	if !waits {
-		return nil, fmt.Errorf("no interface %s: see ip link", strings.Join(not, ", "))
+		return nil, fmt.Errorf("there is no interface %s (ip link lists them)", strings.Join(not, ", "))
 	}
 	return links, nil
 }
@@ -85,9 +84,9 @@ func has(links []Link, index int) bool {
 // missing says in one way that there is no interface of a name.
 func missing(name string, err error) error {
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		return fmt.Errorf("no interface %q: see ip link", name)
+		return fmt.Errorf("there is no interface %s (ip link lists them)", name)
 	}
-	return fmt.Errorf("interface %q: %w", name, err)
+	return fmt.Errorf("cannot find interface %s: %w", name, err)
 }
 
 func linkOf(given string, found netlink.Link) Link {

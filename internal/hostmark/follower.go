@@ -56,7 +56,7 @@ func New(o Options) (*Follower, error) {
 	}
 	ns, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
-		return nil, fmt.Errorf("mark rules: network namespace: %w (is /proc mounted?)", err)
+		return nil, fmt.Errorf("mark rules: cannot open the network namespace: %w (is /proc mounted?)", err)
 	}
 	return &Follower{options: o, ns: ns}, nil
 }
@@ -106,13 +106,13 @@ func (f *Follower) watch(ctx context.Context, out chan<- Rules) error {
 func (f *Follower) enter() (moved bool, err error) {
 	var here, there unix.Stat_t
 	if err := errors.Join(unix.Stat("/proc/thread-self/ns/net", &here), unix.Fstat(int(f.ns.Fd()), &there)); err != nil {
-		return false, fmt.Errorf("mark rules: network namespace: %w", err)
+		return false, fmt.Errorf("mark rules: cannot open the network namespace: %w", err)
 	}
 	if here.Dev == there.Dev && here.Ino == there.Ino {
 		return false, nil
 	}
 	if err := unix.Setns(int(f.ns.Fd()), unix.CLONE_NEWNET); err != nil {
-		return false, fmt.Errorf("mark rules: enter the network namespace: %w", err)
+		return false, fmt.Errorf("mark rules: cannot enter the network namespace: %w", err)
 	}
 	return true, nil
 }

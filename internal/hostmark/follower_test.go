@@ -176,7 +176,7 @@ func TestPrivileges(t *testing.T) {
 		}()
 		return <-done
 	})
-	if err == nil || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
+	if err == nil || !strings.Contains(err.Error(), "reading the firewall's rules needs root, or CAP_NET_ADMIN") {
 		t.Errorf("error %v does not say what is needed", err)
 	}
 }

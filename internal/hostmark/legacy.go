@@ -95,7 +95,7 @@ func (b *blob) equal(o *blob) bool {
 	return true
 }
 
-var errLegacy = errors.New("iptables-legacy's table is not understood")
+var errLegacy = errors.New("iptables-legacy's mangle table cannot be read: its layout is unknown")
 
 // entryAt is the entry at an offset.
 func entryAt(l layout, b []byte, at int) ([]byte, error) {

@@ -95,7 +95,7 @@ func dial() (*conn, error) {
 		return nil, errAbsent
 	}
 	if err != nil {
-		return nil, fmt.Errorf("netlink socket: %w", err)
+		return nil, fmt.Errorf("cannot open a netlink socket: %w", err)
 	}
 	return &conn{c}, nil
 }
@@ -105,7 +105,7 @@ func (c *conn) close() { _ = c.Close() }
 // subscribe asks for a message at every change of nftables.
 func (c *conn) subscribe() error {
 	if err := c.JoinGroup(unix.NFNLGRP_NFTABLES); err != nil {
-		return fmt.Errorf("subscribe to nftables' changes: %w", err)
+		return fmt.Errorf("cannot subscribe to nftables' changes: %w", err)
 	}
 	return nil
 }
@@ -117,7 +117,7 @@ func (c *conn) follow(news chan<- struct{}, failed chan<- error) {
 	for {
 		// Messages that were lost are news too.
 		if _, err := c.Receive(); err != nil && !errors.Is(err, unix.ENOBUFS) {
-			failed <- fmt.Errorf("receive nftables' changes: %w", err)
+			failed <- fmt.Errorf("cannot receive nftables' changes: %w", err)
 			return
 		}
 		select {
@@ -136,7 +136,7 @@ func (c *conn) get(message uint16, dump bool, family uint8, request []byte,
 		flags |= netlink.Dump
 	}
 	if err := c.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		return fmt.Errorf("ask nftables: %w", err)
+		return fmt.Errorf("cannot ask nftables: %w", err)
 	}
 	asked, err := c.Send(netlink.Message{
 		Header: netlink.Header{Type: netlink.HeaderType(unix.NFNL_SUBSYS_NFTABLES<<8 | message), Flags: flags},

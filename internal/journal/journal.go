@@ -24,10 +24,10 @@ const (
 )
 
 // ErrFull says that a half has no room for a record.
-var ErrFull = errors.New("journal: full")
+var ErrFull = errors.New("the journal of commands is full")
 
 // ErrForeign says that memory holds no journal.
-var ErrForeign = errors.New("journal: the memory holds no journal")
+var ErrForeign = errors.New("this memory holds no journal of commands")
 
 // Journal appends to a block. Make it with New or Open. It is not safe for
 // concurrent use.
@@ -68,7 +68,7 @@ func Open(block []byte) (*Journal, [][]byte, error) {
 
 func over(block []byte) (*Journal, error) {
 	if len(block) < 1024 {
-		return nil, fmt.Errorf("journal: %d bytes of memory are too few", len(block))
+		return nil, fmt.Errorf("%d bytes of memory are too few for a journal", len(block))
 	}
 	n := len(block) / 2 &^ 7
 	return &Journal{halves: [2][]byte{block[:n], block[n : 2*n]}}, nil

@@ -2,9 +2,11 @@ package journal
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -102,4 +104,30 @@ func FuzzOpen(f *testing.F) {
 			t.Fatalf("%d bytes of records, of %d in %d", n, j.Size(), j.Room())
 		}
 	})
+}
+
+// Memory that holds no journal is refused, and what is wrong with it is said.
+func TestForeign(t *testing.T) {
+	if _, err := New(make([]byte, 1023)); err == nil || err.Error() != "1023 bytes of memory are too few for a journal" {
+		t.Error(err)
+	}
+	for want, damage := range map[string]func(half []byte){
+		"this memory holds no journal of commands":                      func(h []byte) { h[0]++ },
+		"this memory holds no journal of commands: 100000 bytes of rec": func(h []byte) { binary.NativeEndian.PutUint64(h[16:], 100000) },
+		"this memory holds no journal of commands: 3 bytes behind the ": func(h []byte) { binary.NativeEndian.PutUint64(h[16:], 3) },
+		"this memory holds no journal of commands: a record of 1000 by": func(h []byte) { binary.NativeEndian.PutUint32(h[headerSize:], 1000) },
+	} {
+		block := make([]byte, 2048)
+		j, err := New(block)
+		if err == nil {
+			err = j.Append([]byte("a record"))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		damage(block)
+		if _, _, err := Open(block); !errors.Is(err, ErrForeign) || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
 }

@@ -51,11 +51,11 @@ func (l *Lab) Add(c HostConfig) (*Host, error) {
 	h := &Host{name: c.Name, children: make(map[*os.Process]struct{})}
 	var err error
 	if h.ns, err = newNamespace(l.netnsName(c.Name)); err != nil {
-		return nil, fmt.Errorf("lab: host %s: %w", c.Name, err)
+		return nil, fmt.Errorf("host %s: %w", c.Name, err)
 	}
 	l.hosts = append(l.hosts, h) // from here on, Close cleans it up
 	if err := h.configure(l, c); err != nil {
-		return nil, fmt.Errorf("lab: host %s: %w", c.Name, err)
+		return nil, fmt.Errorf("host %s: %w", c.Name, err)
 	}
 	return h, nil
 }
@@ -87,7 +87,7 @@ func (h *Host) configure(l *Lab, c HostConfig) (err error) {
 	h.index, h.mac = eth.Attrs().Index, eth.Attrs().HardwareAddr
 	for _, link := range []netlink.Link{lo, eth} {
 		if err := h.nl.LinkSetUp(link); err != nil {
-			return fmt.Errorf("%s up: %w", link.Attrs().Name, err)
+			return fmt.Errorf("set %s up: %w", link.Attrs().Name, err)
 		}
 	}
 	for _, p := range c.Loopback {
@@ -148,7 +148,7 @@ func (h *Host) cable(l *Lab, portName, name string, c HostConfig) error {
 		return fmt.Errorf("find its port on the bridge: %w", err)
 	}
 	if err := l.nl.LinkSetUp(port); err != nil {
-		return fmt.Errorf("bridge port up: %w", err)
+		return fmt.Errorf("set a bridge port up: %w", err)
 	}
 	return nil
 }
@@ -210,7 +210,7 @@ func (h *Host) Netlink() *netlink.Handle { return h.nl }
 // Sysctl writes a sysctl in this host, by its dotted name.
 func (h *Host) Sysctl(name, value string) error {
 	if err := h.ns.sysctl(name, value); err != nil {
-		return fmt.Errorf("lab: host %s: %w", h.name, err)
+		return fmt.Errorf("host %s: %w", h.name, err)
 	}
 	return nil
 }
@@ -230,7 +230,7 @@ func (h *Host) close() error {
 		h.nl.Close()
 	}
 	if err := h.ns.close(); err != nil {
-		return fmt.Errorf("lab: close host %s: %w", h.name, err)
+		return fmt.Errorf("close host %s: %w", h.name, err)
 	}
 	return nil
 }

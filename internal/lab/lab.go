@@ -47,7 +47,7 @@ func New(c Config) (*Lab, error) {
 	l := &Lab{name: c.Name}
 	if err := l.start(); err != nil {
 		l.Close()
-		return nil, fmt.Errorf("lab: %w", err)
+		return nil, err
 	}
 	return l, nil
 }
@@ -78,7 +78,7 @@ func (l *Lab) start() (err error) {
 	}
 	l.index = link.Attrs().Index
 	if err := l.nl.LinkSetUp(link); err != nil {
-		return fmt.Errorf("bridge up: %w", err)
+		return fmt.Errorf("set the bridge up: %w", err)
 	}
 	return nil
 }

@@ -133,7 +133,7 @@ func (n *namespace) do(f func() error) error {
 func (n *namespace) netlink() (*netlink.Handle, error) {
 	h, err := netlink.NewHandleAt(n.fd, unix.NETLINK_ROUTE)
 	if err != nil {
-		return nil, fmt.Errorf("netlink socket: %w", err)
+		return nil, fmt.Errorf("open a netlink socket: %w", err)
 	}
 	return h, nil
 }
@@ -148,7 +148,7 @@ func (n *namespace) sysctl(name, value string) error {
 	if err == nil || optional && missing {
 		return nil
 	}
-	return fmt.Errorf("sysctl %s=%s: %w", name, value, err)
+	return fmt.Errorf("set sysctl %s=%s: %w", name, value, err)
 }
 
 const netnsDir = "/run/netns"

@@ -39,7 +39,7 @@ func Unshare() (code int, ran bool, err error) {
 		return 0, false, nil
 	}
 	if os.Getenv(reentered) != "" {
-		return 0, false, fmt.Errorf("lab: user namespace without capabilities: %w", ErrPrivileges)
+		return 0, false, fmt.Errorf("user namespace without capabilities: %w", ErrPrivileges)
 	}
 	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 	cmd.Args[0] = os.Args[0]
@@ -54,7 +54,7 @@ func Unshare() (code int, ran bool, err error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	if err := cmd.Start(); err != nil {
-		return 0, false, fmt.Errorf("lab: %w; user namespaces are forbidden here: %w "+
+		return 0, false, fmt.Errorf("%w; user namespaces are forbidden here: %w "+
 			"(sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces, "+
 			"kernel.apparmor_restrict_unprivileged_userns)", ErrPrivileges, err)
 	}
@@ -63,7 +63,7 @@ func Unshare() (code int, ran bool, err error) {
 	err = cmd.Wait()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
-		return 1, true, fmt.Errorf("lab: wait for own child: %w", err)
+		return 1, true, fmt.Errorf("wait for own child: %w", err)
 	}
 	if code = cmd.ProcessState.ExitCode(); code < 0 {
 		code = 1 // ended by a signal

@@ -13,7 +13,6 @@
 package preselect
 
 import (
-	"fmt"
 	"sync/atomic"
 
 	"github.com/ulvs/ulvs/internal/shtab"
@@ -60,7 +59,7 @@ type Service struct {
 func Over(block []byte) ([]Service, error) {
 	list, err := shtab.RecordsOver[Service](block, Services)
 	if err != nil {
-		return nil, fmt.Errorf("preselect: %w", err)
+		return nil, err
 	}
 	return list, nil
 }

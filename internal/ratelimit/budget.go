@@ -20,6 +20,7 @@ type bucket struct {
 // bursts is what part of a second's budget may be spent at once.
 const bursts = 10
 
+// newBudget makes a budget; what is above 1<<30 a second is no limit to any interface.
 func newBudget(rate int, hz uint32) budget {
 	return budget{rate: uint32(min(max(rate, 0), 1<<30)), hz: hz, buckets: map[int]*bucket{}}
 }

@@ -10,7 +10,7 @@ import (
 // others write. The error wraps ErrLayout.
 func Count(block []byte) (entries int, hz uint32, err error) {
 	if len(block) < HeaderSize {
-		return 0, 0, fmt.Errorf("%w: it has %d bytes", ErrLayout, len(block))
+		return 0, 0, fmt.Errorf("%w: it has only %d bytes", ErrLayout, len(block))
 	}
 	h, _, err := layOver(block, 0)
 	if err != nil {

@@ -7,11 +7,15 @@ type fifo struct {
 	slots []uint32
 	head  int
 	n     int
+	kept  int // so many are not taken
 }
 
 func newFifo(n int) fifo { return fifo{slots: make([]uint32, n)} }
 
 func (f *fifo) len() int { return f.n }
+
+// empty reports whether there is none to take.
+func (f *fifo) empty() bool { return f.n <= f.kept }
 
 func (f *fifo) push(i uint32) {
 	at := f.head + f.n

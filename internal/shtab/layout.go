@@ -85,11 +85,11 @@ type cpuRings struct {
 // live as long as the table.
 func layOver(block []byte, slots uint32) (*header, []slot, error) {
 	if need := HeaderSize + int(slots)*SlotSize; len(block) < need {
-		return nil, nil, fmt.Errorf("shtab: memory of %d bytes is too small: %d slots need %d", len(block), slots, need)
+		return nil, nil, fmt.Errorf("memory of %d bytes is too small: %d slots need %d", len(block), slots, need)
 	}
 	p := unsafe.Pointer(unsafe.SliceData(block))
 	if uintptr(p)%SlotSize != 0 {
-		return nil, nil, fmt.Errorf("shtab: memory at %p does not start on a cache line of %d bytes", p, SlotSize)
+		return nil, nil, fmt.Errorf("memory has to start on a cache line of %d bytes", SlotSize)
 	}
 	h := (*header)(p)
 	return h, unsafe.Slice((*slot)(unsafe.Add(p, HeaderSize)), slots), nil

@@ -25,7 +25,7 @@ func Memory(size int) (block []byte, free func(), err error) {
 	}
 	all, err := unix.Mmap(-1, 0, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
-		return nil, nil, fmt.Errorf("shtab: %d bytes of memory: %w; ask for fewer connections", size, err)
+		return nil, nil, fmt.Errorf("cannot have %d bytes of memory: %w; ask for fewer connections", size, err)
 	}
 	block = all
 	if length > size {

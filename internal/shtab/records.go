@@ -9,7 +9,7 @@ func RecordsSize[R any](n int) int { return n * sizeOf[R]() }
 // cache line, and live as long as they. R must hold no pointers.
 func RecordsOver[R any](block []byte, n int) ([]R, error) {
 	if len(block) < RecordsSize[R](n) || offset(block, SlotSize) != 0 {
-		return nil, fmt.Errorf("shtab: memory of %d bytes, %d off a cache line: %d records need %d", len(block), offset(block, SlotSize), n, RecordsSize[R](n))
+		return nil, fmt.Errorf("memory of %d bytes, %d off a cache line: %d records need %d", len(block), offset(block, SlotSize), n, RecordsSize[R](n))
 	}
 	return records[R](block, n), nil
 }

@@ -53,7 +53,7 @@ const closed = 1<<32 - 1
 func NewRings(block []byte, cpus int) (*Rings, error) {
 	list, err := RecordsOver[cpuRings](block, cpus)
 	if err != nil {
-		return nil, fmt.Errorf("shtab: rings of %d CPUs: %w", cpus, err)
+		return nil, fmt.Errorf("no memory for the rings of %d CPUs: %w", cpus, err)
 	}
 	r := &Rings{cpus: list, at: make([]ringsAt, cpus)}
 	r.Close()
@@ -123,11 +123,17 @@ func (t *Table) AllowConcurrentInsert() { t.concurrent = true }
 
 // Reserve takes an overflow slot out of the table, for Rings.Fill.
 func (t *Table) Reserve() (slot uint32, ok bool) {
-	if t.free.len() == 0 {
+	if t.free.empty() {
 		return 0, false
 	}
 	return t.free.pop(), true
 }
+
+// KeepSpare has neither Insert nor Reserve take the last n overflow slots, from now on.
+func (t *Table) KeepSpare(n int) { t.free.kept = n }
+
+// Short reports whether there are less than twice as many overflow slots as are kept.
+func (t *Table) Short() bool { return t.free.n < 2*t.free.kept }
 
 // Unreserve returns a slot that was reserved and not put into a ring.
 func (t *Table) Unreserve(slot uint32) { t.free.push(slot) }

@@ -79,7 +79,7 @@ const (
 
 // ErrFull says that the table holds as many entries as it may, or that
 // their overflow does not fit.
-var ErrFull = errors.New("shtab: table is full")
+var ErrFull = errors.New("the table is full")
 
 // Table is a shared table. Make it with New or Adopt. It is not safe for concurrent
 // use by Go; see Publication for XDP beside it.
@@ -113,7 +113,7 @@ const MaxEntries = 1 << 30
 // stamps count; it is kept in the header for whoever adopts the memory.
 func New(block []byte, max int, hz uint32) (*Table, error) {
 	if max < 1 || max > MaxEntries {
-		return nil, fmt.Errorf("shtab: a table of %d entries: give 1 to %d", max, MaxEntries)
+		return nil, fmt.Errorf("a table of %d entries: give 1 to %d", max, MaxEntries)
 	}
 	n := uint32(Slots(max))
 	h, slots, err := layOver(block, n)
@@ -123,7 +123,7 @@ func New(block []byte, max int, hz uint32) (*Table, error) {
 	t := &Table{h: h, slots: slots, home: uint32(homes(max)), max: uint32(max)}
 	var raw [len(t.seed) * 8]byte
 	if _, err := crand.Read(raw[:]); err != nil {
-		return nil, fmt.Errorf("shtab: random seed: %w", err)
+		return nil, fmt.Errorf("cannot read a random seed: %w", err)
 	}
 	for i := range t.seed {
 		t.seed[i] = binary.NativeEndian.Uint64(raw[i*8:])
@@ -139,7 +139,7 @@ func New(block []byte, max int, hz uint32) (*Table, error) {
 }
 
 // ErrLayout says that memory does not hold a table as this one is laid out.
-var ErrLayout = errors.New("shtab: the memory holds no table of this layout and size")
+var ErrLayout = errors.New("the memory holds no table of this layout and size")
 
 // Adopt goes on with the table in block from a process that has ended, at whatever
 // point that was, while readers go on. removed are the slots of entries that were
@@ -147,7 +147,7 @@ var ErrLayout = errors.New("shtab: the memory holds no table of this layout and 
 // The error wraps ErrLayout.
 func Adopt(block []byte, max int, hz uint32) (t *Table, removed []uint32, err error) {
 	if max < 1 || max > MaxEntries {
-		return nil, nil, fmt.Errorf("shtab: a table of %d entries: give 1 to %d", max, MaxEntries)
+		return nil, nil, fmt.Errorf("a table of %d entries: give 1 to %d", max, MaxEntries)
 	}
 	n := uint32(Slots(max))
 	h, slots, err := layOver(block, n)
@@ -303,7 +303,7 @@ func (t *Table) Insert(k *Key, h uint64, value uint64, stamp, state uint32) (uin
 	if !t.claim(hs) {
 		i ^= 1
 		if inChain = !t.claim(&t.slots[i]); inChain {
-			if t.free.len() == 0 {
+			if t.free.empty() {
 				return 0, ErrFull
 			}
 			i = t.free.pop()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -264,15 +265,18 @@ func TestFull(t *testing.T) {
 }
 
 func TestErrors(t *testing.T) {
-	if _, err := New(make([]byte, 100), 10, 250); err == nil {
-		t.Error("too little memory was taken")
-	}
-	if _, err := New(nil, 0, 250); err == nil {
-		t.Error("a table of no entries was made")
-	}
 	block, _ := heap(Size(10) + 8)
-	if _, err := New(block[8:], 10, 250); err == nil {
-		t.Error("memory that starts in the middle of a line was taken")
+	for want, x := range map[string]struct {
+		block []byte
+		max   int
+	}{
+		"memory of 100 bytes is too small: ":              {make([]byte, 100), 10},
+		"a table of 0 entries: give 1 to ":                {nil, 0},
+		"memory has to start on a cache line of 64 bytes": {block[8:], 10},
+	} {
+		if _, err := New(x.block, x.max, 250); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
 	}
 }
 

@@ -25,9 +25,19 @@ func TestValues(t *testing.T) {
 	if v.ConnReuseMode != 2 || v.DropEntry != 2 || v.SloppySCTP != 2 {
 		t.Errorf("%+v", v)
 	}
-	for name, n := range map[string]int{"drop_entry": 4, "drop_packet": -1, "secure_tcp": 17, "conn_reuse_mode": 1 << 40, "nosuch": 1} {
-		if _, err := v.Set(name, n); err == nil || !strings.Contains(err.Error(), name) {
-			t.Errorf("%s=%d: %v", name, n, err)
+	for _, x := range []struct {
+		name string
+		n    int
+		want string
+	}{
+		{"drop_entry", 4, "drop_entry=4: use 0 to 3"},
+		{"drop_packet", -1, "drop_packet=-1: use 0 to 3"},
+		{"secure_tcp", 17, "secure_tcp=17: use 0 to 3"},
+		{"conn_reuse_mode", 1 << 40, "conn_reuse_mode=1099511627776: use a number of 32 bits"},
+		{"nosuch", 1, "nosuch: there is none of that name, but am_droprate, "},
+	} {
+		if _, err := v.Set(x.name, x.n); err == nil || !strings.HasPrefix(err.Error(), x.want) {
+			t.Errorf("%v, want %q", err, x.want)
 		}
 	}
 	if v.DropEntry != 2 {

@@ -30,7 +30,7 @@ type Poller struct {
 func NewPoller(sockets ...*Socket) (*Poller, error) {
 	end, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
-		return nil, fmt.Errorf("xsk: cannot make an eventfd: %w", err)
+		return nil, fmt.Errorf("cannot make an eventfd: %w", err)
 	}
 	p := &Poller{sockets: sockets, end: end}
 	for _, s := range sockets {
@@ -65,7 +65,7 @@ func (p *Poller) Wait(timeout time.Duration) (bool, error) {
 	p.timeout = unix.NsecToTimespec(int64(max(0, timeout)))
 	// The kernel wakes drivers as it polls, where they need it (xsk_poll).
 	if _, err := unix.Ppoll(p.fds, limit, nil); err != nil && !errors.Is(err, unix.EINTR) {
-		return false, fmt.Errorf("xsk: cannot wait for frames: %w", err)
+		return false, fmt.Errorf("cannot wait for frames: %w", err)
 	}
 	return !p.ended.Load(), nil
 }

@@ -63,17 +63,17 @@ func (o Options) complete() (Options, error) {
 			*x.slots = x.usually
 		}
 		if n := *x.slots; n < 32 || n > 65536 || n&(n-1) != 0 {
-			return o, fmt.Errorf("a %s ring of %d slots: it may have a power of two from 32 to 65536", x.name, n)
+			return o, fmt.Errorf("a %s ring of %d slots: give a power of two from 32 to 65536", x.name, n)
 		}
 	}
 	if o.BusyPoll < 0 || o.BusyPoll > time.Second || o.BusyPoll%time.Microsecond != 0 {
-		return o, fmt.Errorf("busy polling for %v: it may be whole microseconds up to a second", o.BusyPoll)
+		return o, fmt.Errorf("busy polling for %v: give whole microseconds up to a second", o.BusyPoll)
 	}
 	if o.BusyPollBudget == 0 {
 		o.BusyPollBudget = 64
 	}
 	if o.BusyPollBudget < 0 || o.BusyPollBudget > 65535 {
-		return o, fmt.Errorf("busy polling %d frames: it may be 1 to 65535", o.BusyPollBudget)
+		return o, fmt.Errorf("busy polling %d frames: give 1 to 65535", o.BusyPollBudget)
 	}
 	if o.BindWait == 0 {
 		o.BindWait = time.Second
@@ -143,7 +143,7 @@ func (u *Umem) Open(q Queue, o Options) (*Socket, error) {
 		err = u.admit(q, o)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("xsk: cannot open a socket on %v: %w", q, err)
+		return nil, fmt.Errorf("cannot open a socket on %v: %w", q, err)
 	}
 	deadline := time.Now().Add(o.BindWait)
 	var s *Socket
@@ -153,7 +153,7 @@ func (u *Umem) Open(q Queue, o Options) (*Socket, error) {
 	}
 	if s == nil {
 		if s, err = u.openMode(q, o, false, deadline); err != nil {
-			return nil, fmt.Errorf("xsk: cannot open a socket on %v: %w", q, err)
+			return nil, fmt.Errorf("cannot open a socket on %v: %w", q, err)
 		}
 		s.whyCopy = refused
 	}
@@ -222,7 +222,7 @@ func (s *Socket) makeRings(o Options) error {
 		{unix.XDP_RX_RING, o.Receive}, {unix.XDP_TX_RING, o.Transmit},
 	} {
 		if err := unix.SetsockoptInt(s.fd, unix.SOL_XDP, x.option, x.slots); err != nil {
-			return fmt.Errorf("making a ring of %d: %w", x.slots, err)
+			return fmt.Errorf("cannot make a ring of %d: %w", x.slots, err)
 		}
 	}
 	at, err := option[unix.XDPMmapOffsets](s.fd, unix.XDP_MMAP_OFFSETS)

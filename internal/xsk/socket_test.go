@@ -56,7 +56,7 @@ func TestReopen(t *testing.T) {
 			t.Error("a closed socket still does something")
 		}
 		accounted(t, in, 2)
-		if err := in.Check(); !errors.Is(err, unix.ENXIO) {
+		if err := in.Check(); !errors.Is(err, unix.ENXIO) || !strings.HasPrefix(err.Error(), "the socket on queue 0 of in0 is closed: ") {
 			t.Errorf("a closed socket says %v", err)
 		}
 	}
@@ -114,12 +114,17 @@ func TestErrors(t *testing.T) {
 		{Queue{taken.Queue().Ifindex, 0}, Options{Receive: 32, Fill: 32, BindWait: 20 * time.Millisecond}, unix.EBUSY, "queue 0 of in0: bind: device or resource busy (another AF_XDP socket has the queue"},
 		{Queue{taken.Queue().Ifindex, 7}, small, unix.EINVAL, "queue 7 of in0: bind: invalid argument (the interface may not have that queue: see ethtool -l)"},
 		{Queue{4711, 0}, small, unix.ENODEV, "queue 0 of interface 4711: bind: no such device (there is no such interface"},
-		{Queue{1, 0}, Options{Fill: 33}, nil, "queue 0 of lo: a fill ring of 33 slots"},
+		{Queue{1, 0}, Options{Fill: 33}, nil, "queue 0 of lo: a fill ring of 33 slots: give a power of two from 32 to 65536"},
 		{Queue{1, 0}, Options{Transmit: 1 << 17}, nil, "a transmit ring of 131072 slots"},
-		{Queue{1, 0}, Options{BusyPoll: time.Hour}, nil, "busy polling for 1h0m0s"},
-		{Queue{1, 0}, Options{BusyPollBudget: -1}, nil, "busy polling -1 frames"},
+		{Queue{1, 0}, Options{BusyPoll: time.Hour}, nil, "busy polling for 1h0m0s: give whole microseconds up to a second"},
+		{Queue{1, 0}, Options{BusyPollBudget: -1}, nil, "busy polling -1 frames: give 1 to 65535"},
 		{Queue{1, 0}, Options{Fill: 256}, nil, "hold 256 frames and the memory 256"},
+		{taken.Queue(), small, nil, "this memory has a socket there already: close it first"},
 	} {
+		u := u
+		if x.q == taken.Queue() && x.is == nil {
+			u = other
+		}
 		s, err := u.Open(x.q, x.o)
 		if err == nil {
 			t.Errorf("%v opens with %+v", x.q, x.o)
@@ -131,9 +136,12 @@ func TestErrors(t *testing.T) {
 		}
 	}
 	audit(t, u)
-	for _, o := range []MemoryOptions{{Frames: 0}, {Frames: 1<<22 + 1}, {Frames: 1, FrameSize: 3000}} {
-		if _, err := NewUmem(o); err == nil {
-			t.Errorf("%+v makes memory", o)
+	for want, o := range map[string]MemoryOptions{
+		"memory for 0 frames: ask for 1 to 4194304": {Frames: 0}, "memory for 4194305 frames": {Frames: 1<<22 + 1},
+		"frames of 3000 bytes: give 2048 or 4096": {Frames: 1, FrameSize: 3000},
+	} {
+		if _, err := NewUmem(o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
 		}
 	}
 }
@@ -187,7 +195,7 @@ func TestInterfaceLost(t *testing.T) {
 	count("tx_dropped", 50)
 
 	b.ip("link set out0 down")
-	if err := out.Check(); !errors.Is(err, unix.ENETDOWN) {
+	if err := out.Check(); !errors.Is(err, unix.ENETDOWN) || !strings.Contains(err.Error(), ": the interface is down: ") {
 		t.Errorf("an interface that is down says %v", err)
 	}
 	transmit(37)
@@ -200,7 +208,7 @@ func TestInterfaceLost(t *testing.T) {
 	count("tx_frames", 32)
 
 	b.ip("link del out0")
-	if err := out.Check(); !errors.Is(err, unix.ENXIO) {
+	if err := out.Check(); !errors.Is(err, unix.ENXIO) || !strings.Contains(err.Error(), "the interface was removed: open a socket again when it is back: ") {
 		t.Errorf("an interface that is gone says %v", err)
 	}
 	transmit(40)

@@ -51,13 +51,13 @@ func (s *Socket) Check() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return fmt.Errorf("xsk: the socket on %v is closed: %w", s.queue, unix.ENXIO)
+		return fmt.Errorf("the socket on %v is closed: %w", s.queue, unix.ENXIO)
 	}
 	switch errno := s.wakeReceive(); errno {
 	case unix.ENETDOWN:
-		return fmt.Errorf("xsk: %v: the interface is down: %w", s.queue, errno)
+		return fmt.Errorf("%v: the interface is down: %w", s.queue, errno)
 	case unix.ENXIO:
-		return fmt.Errorf("xsk: %v: the interface was removed: open a socket again when it is back: %w", s.queue, errno)
+		return fmt.Errorf("%v: the interface was removed: open a socket again when it is back: %w", s.queue, errno)
 	}
 	return nil
 }

@@ -64,15 +64,15 @@ func NewUmem(o MemoryOptions) (*Umem, error) {
 		o.FrameSize = 2048
 	}
 	if o.FrameSize != 2048 && o.FrameSize != 4096 {
-		return nil, fmt.Errorf("xsk: frames of %d bytes: they may have 2048 or 4096", o.FrameSize)
+		return nil, fmt.Errorf("frames of %d bytes: give 2048 or 4096", o.FrameSize)
 	}
 	if o.Frames < 1 || o.Frames > 1<<22 {
-		return nil, fmt.Errorf("xsk: %d frames: ask for 1 to %d", o.Frames, 1<<22)
+		return nil, fmt.Errorf("memory for %d frames: ask for 1 to %d", o.Frames, 1<<22)
 	}
 	mem, err := unix.Mmap(-1, 0, o.Frames*o.FrameSize, unix.PROT_READ|unix.PROT_WRITE,
 		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_POPULATE)
 	if err != nil {
-		return nil, fmt.Errorf("xsk: memory for %d frames of %d bytes: %w; ask for fewer", o.Frames, o.FrameSize, err)
+		return nil, fmt.Errorf("no memory for %d frames of %d bytes: %w; ask for fewer", o.Frames, o.FrameSize, err)
 	}
 	u := &Umem{
 		mem: mem, shift: bits.TrailingZeros(uint(o.FrameSize)),

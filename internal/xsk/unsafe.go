@@ -17,7 +17,7 @@ func mapRing[E any](fd int, pgoff int64, at unix.XDPRingOffset, slots int) (r ri
 	size := int(at.Desc) + slots*int(unsafe.Sizeof(e))
 	r.mem, err = unix.Mmap(fd, pgoff, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED|unix.MAP_POPULATE)
 	if err != nil {
-		return r, fmt.Errorf("mapping a ring of %d: %w", slots, err)
+		return r, fmt.Errorf("cannot map a ring of %d: %w", slots, err)
 	}
 	r.producer = (*atomic.Uint32)(unsafe.Pointer(&r.mem[at.Producer]))
 	r.consumer = (*atomic.Uint32)(unsafe.Pointer(&r.mem[at.Consumer]))
