@@ -232,6 +232,9 @@ func TestKeptTakeover(t *testing.T) {
 		if code != 1 || !strings.Contains(out, "nosuch") {
 			t.Errorf("%v: exit %d: %s", words, code, out)
 		}
+		if words[0] == "--interface" && !strings.Contains(out, "has none of that name, and goes on (ip link lists them)") {
+			t.Errorf("%v: %s", words, out)
+		}
 	}
 	if d := cmp.Diff(before, s.outside(s.pins)); d != "" {
 		t.Errorf("something has changed (-before +after):\n%s", d)

@@ -114,7 +114,7 @@ func TestLinks(t *testing.T) {
 	var links *hostlink.Links
 	must(h.Do(func() (err error) {
 		if _, err := hostlink.New(hostlink.Options{Names: []string{"typo", "worse"}}); err == nil ||
-			err.Error() != `no interface "typo", "worse": see ip link` {
+			err.Error() != "there is no interface typo, worse (ip link lists them)" {
 			t.Errorf("no interface: %v", err)
 		}
 		links, err = hostlink.New(hostlink.Options{Names: []string{"a", "b", "c", "b"},
@@ -166,7 +166,7 @@ func TestLinks(t *testing.T) {
 	told("lose c as c 103", "take c as c 103")
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if out := u.log.String(); strings.Count(out, "level=ERROR") != 1 || strings.Count(out, "cannot be taken") != 1 ||
+	if out := u.log.String(); strings.Count(out, "level=ERROR") != 1 || strings.Count(out, "interface cannot be taken; it is tried again each second") != 1 ||
 		strings.Count(out, "interface was removed") != 3 || strings.Count(out, "interface was renamed") != 3 {
 		t.Errorf("it said: %s", out)
 	}

@@ -121,7 +121,7 @@ func (h *Host) plug(l *Lab, c HostConfig) error { return h.cable(l, c.Name, "eth
 func (l *Lab) Cable(h *Host, name string, mac net.HardwareAddr) error {
 	l.cables++
 	if err := h.cable(l, fmt.Sprint("cable", l.cables), name, HostConfig{MAC: mac}); err != nil {
-		return fmt.Errorf("lab: host %s: %w", h.name, err)
+		return fmt.Errorf("host %s: %w", h.name, err)
 	}
 	return nil
 }
