@@ -232,7 +232,7 @@ func TestKeptTakeover(t *testing.T) {
 		if code != 1 || !strings.Contains(out, "nosuch") {
 			t.Errorf("%v: exit %d: %s", words, code, out)
 		}
-		if words[0] == "--interface" && !strings.Contains(out, "has none of that name, and goes on: see ip link") {
+		if words[0] == "--interface" && !strings.Contains(out, "has none of that name, and goes on (ip link lists them)") {
 			t.Errorf("%v: %s", words, out)
 		}
 	}

@@ -125,7 +125,7 @@ func (d *daemon) known(links []hostlink.Link, kept map[string]int) error {
 	for _, l := range links {
 		_, had := kept[l.Given]
 		if !l.There() && !had && !slices.ContainsFunc(facts, func(f ulvs.Fact) bool { return f.Name == l.Given }) {
-			return fmt.Errorf("--takeover: no interface %q, and the daemon at %s has none of that name, and goes on: see ip link",
+			return fmt.Errorf("--takeover: there is no interface %s, and the daemon at %s has none of that name, and goes on (ip link lists them)",
 				l.Given, d.control)
 		}
 	}
