@@ -140,7 +140,7 @@ func TestInterfaceMaster(t *testing.T) {
 			s.address(s.director, "master0", liveAddrs["eth0"])
 			s.knows(s.director, "master0", "192.168.10.200", s.server.MAC())
 			s.once("WARN", `master="master0 (`+kind+`)"`)
-			s.times(i+1, "interface was given a master: its packets are still taken from itself")
+			s.times(i+1, "interface was given a master: its packets are still taken from itself, before the master has them; if clients' frames go to the master's address, give --interface that instead")
 			s.open(s.client)
 			s.must(echoed(c))
 			s.remove("master0")

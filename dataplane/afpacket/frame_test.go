@@ -333,7 +333,7 @@ func TestInterfaceDownAndRemoved(t *testing.T) {
 	arrives("frames again", macOf(director))
 	eventually(t, "the plane says so", func() bool { return log.has(`level=INFO msg="interface is up again" interface=eth0`) })
 	l.in(director, func() { l.ip("link del eth0") })
-	eventually(t, "the plane knows", func() bool { return log.has("interface was removed") })
+	eventually(t, "the plane knows", func() bool { return log.has("interface was removed: going on without, and with the next one of the name that was given") })
 	other := macOf(9)
 	l.in(director, func() {
 		l.ip("link add eth0 type veth peer name p9 index 109")

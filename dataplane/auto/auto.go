@@ -14,6 +14,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane/afpacket"
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/internal/accel"
+	"github.com/ulvs/ulvs/internal/hostlink"
 )
 
 // The names of planes, for Options.
@@ -119,6 +120,13 @@ func (p *Opened) open(begin func(Plane) error) error {
 		return p.takeSlow(errors.New("AF_PACKET keeps nothing"), begin)
 	}
 	if o.Forget {
+		// What can be told to fail fails before anything is thrown away.
+		if err := xdp.Check(hostlink.Names(p.slow.Links())); err != nil && o.Plane == XDP {
+			return err
+		} else if err != nil {
+			p.Slower = err
+			return p.takeSlow(err, begin)
+		}
 		if err := p.clear(errors.New("nothing is to be kept")); err != nil {
 			return err
 		}
@@ -138,7 +146,7 @@ func (p *Opened) open(begin func(Plane) error) error {
 // takeSlow takes packets by AF_PACKET, unless an earlier process left something that would
 // go on forwarding beside it.
 func (p *Opened) takeSlow(why error, begin func(Plane) error) error {
-	if err := p.clear(why); err != nil {
+	if err := p.options.refuse(why); err != nil {
 		return err
 	}
 	p.Pins = ""
@@ -147,7 +155,10 @@ func (p *Opened) takeSlow(why error, begin func(Plane) error) error {
 	if p.Slower != nil {
 		p.options.Logger.Warn("packets are taken by AF_PACKET, which is slower than XDP", "because", p.Slower)
 	}
-	return begin(p.slow)
+	if err := begin(p.slow); err != nil {
+		return err
+	}
+	return p.clear(why)
 }
 
 // accelerate opens XDP in front.

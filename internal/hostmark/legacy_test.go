@@ -36,3 +36,34 @@ func TestLegacyDamaged(t *testing.T) {
 		}
 	}
 }
+
+// A rule that asks an ipset, which the tools of the golden files cannot make here, is listed
+// by its text and not evaluated.
+func TestLegacySet(t *testing.T) {
+	l := layoutOf(false)
+	const match, target = 32 + 8, 32 + 8
+	e := make([]byte, l.first+match+target)
+	native.PutUint16(e[l.targetOffset:], uint16(l.first+match))
+	native.PutUint16(e[l.targetOffset+2:], uint16(len(e)))
+	native.PutUint16(e[l.first:], match)
+	copy(e[l.first+2:], "set")
+	native.PutUint16(e[l.first+match:], target)
+	copy(e[l.first+match+2:], "MARK")
+	e[l.first+match+31] = 2 // its revision
+	native.PutUint32(e[l.first+match+32:], 1)
+	native.PutUint32(e[l.first+match+36:], 0xffffffff)
+	policy := make([]byte, l.first+32+8) // ACCEPT
+	native.PutUint16(policy[l.targetOffset:], uint16(l.first))
+	native.PutUint16(policy[l.targetOffset+2:], uint16(len(policy)))
+	native.PutUint16(policy[l.first:], 32+8)
+	native.PutUint32(policy[l.first+32:], 0xfffffffe)
+	b := &blob{entries: append(e, policy...), underrun: uint32(len(e))}
+	wall, err := assemble(&ruleset{}, false, b, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := resolveBoth(wall, firewall{})
+	if len(r.V4) != 0 || len(r.Unfollowed) != 1 || r.Unfollowed[0] != "-A PREROUTING -m set ... -j MARK --set-xmark 0x1/0xffffffff" {
+		t.Errorf("followed %v, not followed %q", r.V4, r.Unfollowed)
+	}
+}
