@@ -58,21 +58,17 @@ func (c *claims) repair() (back bool, err error) {
 
 // whole reports that all tables are there, or that nobody can say.
 func (c *claims) whole() bool {
-	there := map[string]bool{}
+	there, whole := map[string]bool{}, true
 	err := c.transact(func(conn *nftables.Conn) error {
 		tables, err := conn.ListTablesOfFamily(nftables.TableFamilyNetdev)
 		for _, t := range tables {
 			there[t.Name] = true
 		}
+		for _, name := range c.interfaces {
+			// One that has just gone may never have had its table.
+			whole = whole && (there[tableOf(name).Name] || !exists(name))
+		}
 		return err
 	})
-	if err != nil {
-		return true
-	}
-	for _, name := range c.interfaces {
-		if !there[tableOf(name).Name] {
-			return false
-		}
-	}
-	return true
+	return err != nil || whole
 }
