@@ -35,6 +35,7 @@ func TestDaemonMemory(t *testing.T) {
 			s := newSite(t)
 			d := s.start(append([]string{"--interface", "eth0", "--connections", "1048576"}, args...)...)
 			resident, maps := memoryOf(t, d.Process.Pid)
+			t.Logf("%d MB resident, %d MB in BPF maps", resident/1e6, maps/1e6)
 			for i, got := range []int{resident, maps} {
 				n, _ := strconv.Atoi(string(want[i+1]))
 				if mb := got / 1e6; mb < n*3/4 || mb > n*5/4 {
