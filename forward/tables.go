@@ -13,6 +13,7 @@ import (
 	"github.com/ulvs/ulvs/fwmark"
 	"github.com/ulvs/ulvs/internal/fragment"
 	"github.com/ulvs/ulvs/internal/ratelimit"
+	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/internal/svctable"
 	"github.com/ulvs/ulvs/internal/sysctl"
 	"github.com/ulvs/ulvs/packet"
@@ -97,7 +98,7 @@ func (tb *tables) change(f func()) {
 
 // find returns the connection of a flow from the client.
 func (tb *tables) find(f *packet.Flow, hash uint64) (id conn.ID, found bool) {
-	id, found = tb.conns.Lookup(f, hash)
+	id, found = tb.conns.Table.Lookup((*shtab.Key)(f), hash) // conn's own is one call more
 	if found && tb.conns.Pending(id) {
 		tb.opener.acceptConn(uint32(id)) // just opened, on another CPU
 	}
