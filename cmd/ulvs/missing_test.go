@@ -60,6 +60,10 @@ func TestInterfaceMissingAtRestart(t *testing.T) {
 		if !before {
 			s.remove("eth0")
 		}
+		if out, _ := s.ulvs("", "ulvs", "status", "--pin", pin[1]); !regexp.MustCompile(`(?m)^eth0 +not there; the next daemon takes it when it comes\n`+
+			`forwarding +none: no interface has a program$`).MatchString(out) {
+			t.Errorf("what the daemon left: %s", out)
+		}
 		daemon = s.begin("eth0", pin...)
 		s.once("WARN", "interface is not there: going on without")
 		if !strings.Contains(s.log.String(), `"adopted connections"=1 `) {

@@ -53,6 +53,9 @@ func remaining(r *xdp.Remains, ended bool, say func(string, string, ...any), cou
 	for _, i := range r.Interfaces {
 		say(i.Name, "%s: its program is in place", i.Value)
 	}
+	for _, name := range r.Gone {
+		say(name, "not there; the next daemon takes it when it comes")
+	}
 	switch {
 	case len(r.Interfaces) == 0:
 		say("forwarding", "none: no interface has a program")

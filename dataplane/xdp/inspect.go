@@ -22,7 +22,9 @@ import (
 // whose it is has ended, or does not answer.
 type Remains struct {
 	// Interfaces are those in front of which programs are, and how: "native" or "generic".
+	// Gone are those that had one, by the names that were given.
 	Interfaces []dataplane.Fact
+	Gone       []string
 	// Silent is for how long no daemon has shown itself to the programs, to a tick; -1:
 	// not known. Alone is whether they therefore forward what they would leave to it.
 	Silent time.Duration
@@ -47,7 +49,11 @@ func Inspect(dir string) (*Remains, error) {
 	for _, name := range p.names() {
 		if at, is := strings.CutPrefix(name, linkPrefix); is {
 			mode, from, _ := strings.Cut(at, "-")
-			r.Interfaces = append(r.Interfaces, p.linked(name, from, mode))
+			if f := p.linked(name, from, mode); f.Value != "" {
+				r.Interfaces = append(r.Interfaces, f)
+			} else {
+				r.Gone = append(r.Gone, from)
+			}
 		}
 	}
 	if other != nil { // its memory may be laid out in another way
@@ -72,7 +78,7 @@ func Inspect(dir string) (*Remains, error) {
 	return r, nil
 }
 
-// linked says which interface a pinned link is for, and in which mode.
+// linked says which interface a pinned link is for, and in which mode, "" if it is gone.
 func (p *pins) linked(pin, name, mode string) dataplane.Fact {
 	l, err := link.LoadPinnedLink(p.path(pin), nil)
 	if err != nil {
@@ -84,7 +90,7 @@ func (p *pins) linked(pin, name, mode string) dataplane.Fact {
 		return dataplane.Fact{Name: name, Value: mode}
 	}
 	if info.XDP().Ifindex == 0 {
-		return dataplane.Fact{Name: name, Value: mode + ", but the interface is gone"}
+		return dataplane.Fact{Name: name}
 	}
 	if ifi, err := net.InterfaceByIndex(int(info.XDP().Ifindex)); err == nil {
 		name = ifi.Name

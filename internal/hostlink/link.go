@@ -53,6 +53,9 @@ func resolve(h *netlink.Handle, names []string, earlier map[string]int) (links [
 	for _, name := range unique(names) {
 		found, err := h.LinkByName(name)
 		switch {
+		case err == nil && has(links, found.Attrs().Index):
+			return nil, fmt.Errorf("%s is another name of interface %s, which is given too: give it once",
+				name, found.Attrs().Name)
 		case err == nil:
 			links = append(links, linkOf(name, found))
 		case errors.As(err, new(netlink.LinkNotFoundError)):

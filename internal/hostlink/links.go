@@ -189,6 +189,7 @@ func (l *Links) refresh(gone deleted) error {
 			l.take(i, linkOf(was.Given, found))
 		}
 	}
+	l.fillIn()
 	if l.deleted != nil {
 		for index := range gone {
 			if !l.has(index) {
@@ -197,6 +198,21 @@ func (l *Links) refresh(gone deleted) error {
 		}
 	}
 	return nil
+}
+
+// fillIn has who waits take the given name of one that goes on under another: after names were
+// swapped, nothing else gets the name for which it waits.
+func (l *Links) fillIn() {
+	for i := range l.links {
+		for _, o := range slices.Clone(l.links) {
+			if l.links[i].There() || !o.There() || o.Name == o.Given {
+				continue
+			}
+			if found, err := l.kernel.LinkByName(o.Given); err == nil && !l.has(found.Attrs().Index) {
+				l.take(i, linkOf(l.links[i].Given, found))
+			}
+		}
+	}
 }
 
 // suspect reports whether an interface has not been found for so long that what would say so

@@ -110,12 +110,27 @@ func TestLinks(t *testing.T) {
 	}
 	add("a", 101)
 	add("b", 102)
+	must(nl.LinkAddAltName(named("a"), "alias of a"))
 	u := &user{}
 	var links *hostlink.Links
 	must(h.Do(func() (err error) {
 		if _, err := hostlink.New(hostlink.Options{Names: []string{"typo", "worse"}}); err == nil ||
 			err.Error() != "there is no interface typo, worse (ip link lists them)" {
 			t.Errorf("no interface: %v", err)
+		}
+		if _, err := hostlink.New(hostlink.Options{Names: []string{"a", "alias of a"}}); err == nil ||
+			err.Error() != "alias of a is another name of interface a, which is given too: give it once" {
+			t.Errorf("an interface by both names: %v", err)
+		}
+		var out bytes.Buffer
+		alias, err := hostlink.New(hostlink.Options{Names: []string{"alias of a"},
+			Logger: slog.New(slog.NewTextHandler(&out, nil))})
+		if err != nil {
+			return err
+		}
+		alias.Close()
+		if strings.Contains(out.String(), "renamed") {
+			t.Errorf("an interface by its other name: %s", &out)
 		}
 		links, err = hostlink.New(hostlink.Options{Names: []string{"a", "b", "c", "b"},
 			Logger: slog.New(slog.NewTextHandler(u, nil))})
@@ -154,6 +169,10 @@ func TestLinks(t *testing.T) {
 	}
 	must(nl.LinkDel(named("b")))
 	told("lose a as b 101") // the one that is called a is b's
+	add("b", 104)           // a waits for no other, as its name is taken
+	told("take a as b 104")
+	must(nl.LinkDel(named("b")))
+	told("lose a as b 104")
 	must(nl.LinkDel(named("a")))
 	told("lose b as a 102")
 	u.mu.Lock()
@@ -167,7 +186,7 @@ func TestLinks(t *testing.T) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if out := u.log.String(); strings.Count(out, "level=ERROR") != 1 || strings.Count(out, "interface cannot be taken; it is tried again each second") != 1 ||
-		strings.Count(out, "interface was removed") != 3 || strings.Count(out, "interface was renamed") != 3 {
+		strings.Count(out, "interface was removed") != 4 || strings.Count(out, "interface was renamed") != 3 {
 		t.Errorf("it said: %s", out)
 	}
 }

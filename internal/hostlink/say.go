@@ -26,7 +26,7 @@ func (l *Links) sayFirst(is Link) {
 	case !is.There():
 		l.log.Warn("interface is not there: going on without, and with it when it comes", "interface", is.Given,
 			"others", l.others(is))
-	case is.Name != is.Given:
+	case is.Name != is.Given && !l.called(is):
 		l.log.Warn("interface has been renamed: going on with it by its new name, as nothing has the old one",
 			"interface", is.Name, "given", is.Given)
 	}
@@ -35,14 +35,21 @@ func (l *Links) sayFirst(is Link) {
 	}
 }
 
+// called reports whether an interface has the name that was given besides its own
+// (ip link property add altname).
+func (l *Links) called(is Link) bool {
+	found, err := l.kernel.LinkByName(is.Given)
+	return err == nil && found.Attrs().Index == is.Index
+}
+
 func (l *Links) sayDown(is Link) {
 	l.log.Warn("interface is down; going on when it is up again", "interface", is.Name)
 }
 
 func (l *Links) sayLost(was Link, moved bool) {
 	if moved {
-		l.log.Warn("interface was moved to another network namespace: going on without, and with it when it is back",
-			"interface", was.Name, "others", l.others(was))
+		l.log.Warn("interface was moved to another network namespace: going on without, and with it when it is back under the name that was given",
+			"interface", was.Name, "given", was.Given, "others", l.others(was))
 		return
 	}
 	l.log.Warn("interface was removed: going on without, and with the next one of the name that was given", "interface", was.Name,
