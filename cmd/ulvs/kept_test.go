@@ -20,6 +20,24 @@ import (
 	"github.com/ulvs/ulvs/internal/lab"
 )
 
+// until waits until what others can see is as it should be, and returns it: the kernel takes a
+// program away a moment after the last who had it (kernel/bpf/syscall.c, bpf_link_put).
+func (s *site) until(pins string, ok func(string) bool) string {
+	s.t.Helper()
+	for begin := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		if out := s.outside(pins); ok(out) || time.Since(begin) > patience {
+			return out
+		}
+	}
+}
+
+// lacks is true of a text with none of these words.
+func lacks(words ...string) func(string) bool {
+	return func(out string) bool {
+		return !slices.ContainsFunc(words, func(w string) bool { return strings.Contains(out, w) })
+	}
+}
+
 // outside is all of the director that others can see: programs, nftables, pins, and files
 // beside the control socket but for the daemon's own.
 func (s *site) outside(pins string) string {
@@ -200,7 +218,7 @@ func TestKept(t *testing.T) {
 	s.stop(second)
 	// What was said is true: --fresh is the way, also to another plane.
 	third := s.start("--interface", "eth0", "--plane", "afpacket", "--pin", s.pins, "--fresh")
-	if out := s.outside(s.pins); strings.Contains(out, "program") || strings.Contains(out, "link-") {
+	if out := s.until(s.pins, lacks("program", "link-")); !lacks("program", "link-")(out) {
 		t.Errorf("after --fresh --plane afpacket there is\n%s", out)
 	}
 	s.stop(third)

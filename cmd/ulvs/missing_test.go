@@ -60,7 +60,7 @@ func TestInterfaceMissingAtRestart(t *testing.T) {
 		if !before {
 			s.remove("eth0")
 		}
-		if out, _ := s.ulvs("", "ulvs", "status", "--pin", pin[1]); !regexp.MustCompile(`(?m)^eth0 +not there; the next daemon takes it when it comes\n`+
+		if out, _ := s.ulvs("", "ulvs", "status", "--pin", pin[1]); !regexp.MustCompile(`(?m)^eth0 +not there; the next daemon takes it when it comes\n` +
 			`forwarding +none: no interface has a program$`).MatchString(out) {
 			t.Errorf("what the daemon left: %s", out)
 		}

@@ -100,7 +100,7 @@ func (s *pinSite) failAll(where string, list []failingStart, more ...string) {
 			if code != 1 || !strings.Contains(out, f.want) {
 				s.t.Errorf("%s, %s, %s: exit %d: %s", where, f.stage, plane, code, out)
 			}
-			if d := diff.Diff(before, s.outside(s.pins)); d != "" {
+			if d := diff.Diff(before, s.until(s.pins, func(out string) bool { return out == before })); d != "" {
 				s.t.Errorf("%s, %s, %s: it has left something (-before +after):\n%s", where, f.stage, plane, d)
 			}
 			undo()
@@ -183,13 +183,13 @@ func TestLeftovers(t *testing.T) {
 	next := s.run()
 	both("after one on eth0", true, false)
 	next.Stderr.(*said).await(t, `msg="what an earlier daemon left on an interface that is not given any more is removed" interface=eth1`)
-	if on("eth1 has program", "") || on("link-generic-", "eth1") {
+	if gone := lacks("eth1 has program", "link-generic-eth1"); !gone(s.until(s.pins, gone)) {
 		t.Errorf("eth1 has a program:\n%s", s.outside(s.pins))
 	}
 	s.stop(next)
 	s.detach("--pin", s.pins)
 	both("after detach", false, false)
-	if out := s.outside(s.pins); strings.Contains(out, "program") {
+	if out := s.until(s.pins, lacks("program")); !lacks("program")(out) {
 		t.Errorf("after detach:\n%s", out)
 	}
 	// AF_PACKET: a daemon that was killed leaves its tables.
