@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -233,4 +234,22 @@ func (h *Host) close() error {
 		return fmt.Errorf("close host %s: %w", h.name, err)
 	}
 	return nil
+}
+
+// Unattached returns an interface when it has no XDP program any more, which the kernel takes
+// away a moment after the last who had it (kernel/bpf/syscall.c, bpf_link_put). It is an error
+// if that takes too long.
+func (h *Host) Unattached(name string, within time.Duration) (netlink.Link, error) {
+	for begin := time.Now(); ; time.Sleep(5 * time.Millisecond) {
+		l, err := h.Netlink().LinkByName(name)
+		if err != nil {
+			return nil, err
+		}
+		if x := l.Attrs().Xdp; x == nil || !x.Attached {
+			return l, nil
+		}
+		if time.Since(begin) > within {
+			return nil, fmt.Errorf("%s still has an XDP program", name)
+		}
+	}
 }
