@@ -200,19 +200,29 @@ func (l *Links) refresh(gone deleted) error {
 	return nil
 }
 
-// fillIn has who waits take the given name of one that goes on under another: after names were
-// swapped, nothing else gets the name for which it waits.
+// fillIn has who waits for a name that another one has, since names were swapped, take the
+// name that is free for it: nothing else gets the one for which it waits.
 func (l *Links) fillIn() {
-	for i := range l.links {
-		for _, o := range slices.Clone(l.links) {
-			if l.links[i].There() || !o.There() || o.Name == o.Given {
-				continue
-			}
-			if found, err := l.kernel.LinkByName(o.Given); err == nil && !l.has(found.Attrs().Index) {
-				l.take(i, linkOf(l.links[i].Given, found))
+	for i, is := range l.links {
+		if name := l.free(is.Given); !is.There() && name != is.Given {
+			if found, err := l.kernel.LinkByName(name); err == nil && !l.has(found.Attrs().Index) {
+				l.take(i, linkOf(is.Given, found))
 			}
 		}
 	}
+}
+
+// free returns a given name, or if another one has it, the one that was given for that, and
+// so on.
+func (l *Links) free(name string) string {
+	for range l.links {
+		i := slices.IndexFunc(l.links, func(o Link) bool { return o.There() && o.Name == name })
+		if i < 0 {
+			break
+		}
+		name = l.links[i].Given
+	}
+	return name
 }
 
 // suspect reports whether an interface has not been found for so long that what would say so

@@ -173,6 +173,16 @@ func TestLinks(t *testing.T) {
 	told("take a as b 104")
 	must(nl.LinkDel(named("b")))
 	told("lose a as b 104")
+	must(nl.LinkSetName(named("a"), "y"))
+	told("a is y")
+	add("b", 105) // not in the place of a, which may come
+	add("a", 106)
+	told("take a as a 106")
+	must(nl.LinkDel(named("a")))
+	told("lose a as a 106")
+	must(nl.LinkDel(named("b")))
+	must(nl.LinkSetName(named("y"), "a"))
+	told("y is a")
 	must(nl.LinkDel(named("a")))
 	told("lose b as a 102")
 	u.mu.Lock()
@@ -186,7 +196,7 @@ func TestLinks(t *testing.T) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if out := u.log.String(); strings.Count(out, "level=ERROR") != 1 || strings.Count(out, "interface cannot be taken; it is tried again each second") != 1 ||
-		strings.Count(out, "interface was removed") != 4 || strings.Count(out, "interface was renamed") != 3 {
+		strings.Count(out, "interface was removed") != 5 || strings.Count(out, "interface was renamed") != 5 {
 		t.Errorf("it said: %s", out)
 	}
 }
