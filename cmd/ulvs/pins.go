@@ -119,7 +119,7 @@ func (d *daemon) inheritable(mac dataplane.MAC) error {
 }
 
 // known refuses an interface that is not there, and that the daemon which is to be replaced
-// knows nothing of: it was mistyped.
+// knows nothing of: it was mistyped. It also refuses to end a daemon for one that has none.
 func (d *daemon) known(links []hostlink.Link, kept map[string]int) error {
 	facts, _ := control.Dial(d.control).Facts()
 	for _, l := range links {
@@ -128,6 +128,10 @@ func (d *daemon) known(links []hostlink.Link, kept map[string]int) error {
 			return fmt.Errorf("--takeover: there is no interface %s, and the daemon at %s has none of that name, and goes on (ip link lists them)",
 				l.Given, d.control)
 		}
+	}
+	if !slices.ContainsFunc(links, hostlink.Link.There) {
+		return fmt.Errorf("--takeover: no interface of %s is there, and the daemon at %s goes on (ip link lists them)",
+			strings.Join(d.interfaces, ","), d.control)
 	}
 	return nil
 }

@@ -182,3 +182,25 @@ func (s *pinSite) otherLayout(more ...string) {
 	}
 	undo()
 }
+
+// A takeover for interfaces none of which is there, though they are known, would end a daemon
+// that forwards for one that does not.
+func TestTakeoverOfNothing(t *testing.T) {
+	s := newPinSite(t)
+	s.lostLink()
+	d := s.run("--interface", "eth1")
+	link, err := s.director.Netlink().LinkByName("eth1")
+	if err == nil {
+		err = s.director.Netlink().LinkDel(link)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Stderr.(*said).await(t, "interface was removed")
+	out, code := s.attempt(program(t), "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--pin", s.pins,
+		"--plane", "xdp", "--connections", "40000", "--interface", "eth1", "--takeover")
+	if code != 1 || !strings.Contains(out, "--takeover: no interface of eth1 is there, and the daemon at ") {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	s.stop(d)
+}
