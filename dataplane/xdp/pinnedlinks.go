@@ -15,8 +15,12 @@ func linkPin(interfaceName string, native bool) string {
 	if native {
 		mode = "native-"
 	}
-	return linkPrefix + mode + strings.ReplaceAll(interfaceName, ".", "_")
+	return linkPrefix + mode + dotless.Replace(interfaceName)
 }
+
+// dotless writes names without dots, which a BPF file system does not take (kernel/bpf/inode.c,
+// bpf_lookup), and no two of them alike.
+var dotless = strings.NewReplacer(".", "_", "_", "%_", "%", "%%")
 
 // link returns the link that is there for an interface and mode, whatever the name that the
 // interface was given then; nil if there is none. What else is pinned for the interface or its
