@@ -30,7 +30,8 @@ type ear struct {
 	fd   int
 }
 
-// most bounds for how many addresses of a family packets are looked for.
+// most bounds for how many addresses of a family packets are looked for, and of how many
+// interfaces it is known that it was said.
 const most = 64
 
 // look does what is due, each second.
@@ -45,6 +46,9 @@ func (b *bypass) look(p *Plane) {
 		n, _, err := unix.Recvfrom(e.fd, buf, unix.MSG_DONTWAIT)
 		if err != nil {
 			continue // there was none, or the interface is gone, which is heard
+		}
+		if len(b.said) == most {
+			clear(b.said) // it is said again
 		}
 		b.said[ear{name: e.name, mac: e.mac}] = true
 		p.log.Warn("packets to a service come to the host by another MAC address than the interface's, which ulvs does not take: "+
