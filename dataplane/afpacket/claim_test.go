@@ -343,3 +343,31 @@ func either(n int) (out []dataplane.PortMatch) {
 	}
 	return out
 }
+
+// Interfaces that are renamed before they go leave tables by all those names, but few.
+func TestGoneClaims(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	p, _ := l.start(director, &toHop{}, Options{})
+	l.must(p.Claim(both(80)))
+	tables := func() int { return strings.Count(l.nft(director, "list tables"), "table netdev ulvs-") }
+	for i := range mostGone + 4 {
+		name := fmt.Sprint("was", i)
+		l.in(director, func() {
+			l.ip("link set eth0 down")
+			l.ip("link set eth0 name " + name)
+		})
+		has := func(table string) bool {
+			return strings.Contains(l.nft(director, "list tables")+"\n", "ulvs-"+table+"\n")
+		}
+		eventually(t, "the table of "+name, func() bool { return has(name) })
+		l.in(director, func() {
+			l.ip("link del " + name)
+			l.ip(fmt.Sprintf("link add eth0 type veth peer name peer%d", i))
+		})
+		eventually(t, "the table of the next one", func() bool { return has("eth0") })
+	}
+	if n := tables(); n > mostGone+1 {
+		t.Errorf("%d tables: %s", n, l.nft(director, "list tables"))
+	}
+}

@@ -206,6 +206,9 @@ func (rs *receivers) claim(was string) {
 	}
 }
 
+// mostGone is of how many interfaces that are gone the tables stay.
+const mostGone = 8
+
 // follow has the claims on these interfaces. The table of one that is gone stays, so that the
 // host is kept away from the moment on in which it is back, where the kernel does that (Linux
 // 6.16); that of a name which an interface has no more goes.
@@ -220,8 +223,12 @@ func (c *claims) follow(names []string, was string) error {
 	c.gone = slices.DeleteFunc(c.gone, func(name string) bool { return slices.Contains(names, name) })
 	c.interfaces = names
 	var err error
+	if n := len(c.gone) - mostGone; n > 0 { // renamed before they went, again and again
+		err = c.drop(c.gone[:n])
+		c.gone = slices.Delete(c.gone, 0, n)
+	}
 	if was != "" && !slices.Contains(names, was) && c.active {
-		err = c.drop([]string{was})
+		err = errors.Join(err, c.drop([]string{was}))
 	}
 	if !c.active || c.ended {
 		return err
