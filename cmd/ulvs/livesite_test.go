@@ -29,7 +29,11 @@ const farClient = "192.168.20.1"
 
 // onLivePlanes runs a test on each plane, with a site of its own.
 func onLivePlanes(t *testing.T, f func(s *liveSite)) {
-	for _, plane := range []string{"afpacket", "xdp", "xdp, af-xdp"} {
+	planes := []string{"afpacket", "xdp, af-xdp", "xdp"}
+	if raced() {
+		planes = planes[:2] // the third has no more of Go's
+	}
+	for _, plane := range planes {
 		t.Run(plane, func(t *testing.T) {
 			t.Parallel()
 			s := &liveSite{site: newSite(t), plane: plane}

@@ -14,7 +14,7 @@ import (
 
 // The memory that docs/limits.md says a daemon takes at its defaults, within a quarter.
 func TestDaemonMemory(t *testing.T) {
-	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+	if raced() {
 		t.Skip("the race detector takes memory of its own")
 	}
 	text, err := os.ReadFile("../../docs/limits.md")
@@ -79,4 +79,11 @@ func memoryOf(t *testing.T, pid int) (resident, maps int) {
 		}
 	}
 	return field(read(at+"status"), "VmRSS:") << 10, maps
+}
+
+// raced reports whether this is the race detector's program, in which a daemon takes seconds
+// to start.
+func raced() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
