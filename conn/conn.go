@@ -148,9 +148,7 @@ func (t *Table) InsertSYN(f *packet.Flow, hash uint64, dest, template, now uint3
 // onExpire ends a connection whose time is over.
 func (t *Table) onExpire(id ID) {
 	t.expired(id)
-	if t.State(id)&flagHalfOpen != 0 { // End, which the compiler does not inline
-		t.halfOpen.count--
-	}
+	t.halfOpen.ended(t.State(id)) // not End, which is a call
 	t.Table.End(id)
 }
 
@@ -162,9 +160,7 @@ func (t *Table) Orphan(id ID) { t.Record(id).template = 0 }
 
 // End removes a connection, and frees its slot at once, or in quarantine.
 func (t *Table) End(id ID) {
-	if t.State(id)&flagHalfOpen != 0 {
-		t.halfOpen.count--
-	}
+	t.halfOpen.ended(t.State(id))
 	t.Table.End(id)
 }
 

@@ -41,13 +41,19 @@ func (t *Table) arrive(id ID, now uint32) {
 		at = 0
 	}
 	if h.next = at; at == h.oldest {
-		t.shift()
+		h.shift()
+	}
+}
+
+// ended takes a connection that ends in a state out of the number of those that are half-open.
+func (h *halfOpen) ended(state uint32) {
+	if state&flagHalfOpen != 0 {
+		h.count--
 	}
 }
 
 // shift takes the oldest arrival out of the ring.
-func (t *Table) shift() {
-	h := &t.halfOpen
+func (h *halfOpen) shift() {
 	if h.oldest++; h.oldest == len(h.ring) {
 		h.oldest = 0
 	}
@@ -91,7 +97,7 @@ func (t *Table) OldestHalfOpen(now, age uint32) (ID, bool) {
 			}
 			t.answer(id)
 		}
-		t.shift()
+		h.shift()
 	}
 	return 0, false
 }
