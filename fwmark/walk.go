@@ -44,11 +44,9 @@ func (p *program) walk(n int32, k *state) (accepted bool) {
 			continue
 		}
 		gone := false
-		f := &k.Packet.Flow
 		for i := range c.steps {
 			s := &c.steps[i]
-			// The first condition is here too, as most rules fail in it.
-			if f[1]&s.mask[1] != s.want[1] || !s.matches(k) {
+			if !s.matches(k) {
 				continue
 			}
 			if s.target == TargetMark {
@@ -130,7 +128,8 @@ func (p *program) walkIndex(c *section, k *state) (next int32, gone, accepted bo
 func (s *step) matches(k *state) bool {
 	p := k.Packet
 	f, m, w := &p.Flow, &s.mask, &s.want
-	if (f[1]&m[1]^w[1])|(f[0]&m[0]^w[0])|(f[2]&m[2]^w[2])|(f[3]&m[3]^w[3])|(f[4]&m[4]^w[4]) != 0 ||
+	if f[1]&m[1] != w[1] || f[0]&m[0] != w[0] ||
+		(f[2]&m[2]^w[2])|(f[3]&m[3]^w[3])|(f[4]&m[4]^w[4]) != 0 ||
 		s.unfragmented && p.FragOffset != 0 {
 		return false
 	}
