@@ -116,8 +116,8 @@ func (tb *tables) evictHalfOpen(age uint32) bool {
 }
 
 // roomForTemplate makes room for one template in a full table, and reports whether there may
-// be some now. Of clients that have answered, one that
-// controls nothing goes where there is no other.
+// be some now. Of clients that have answered, one that controls nothing goes where there is no
+// other.
 func (tb *tables) roomForTemplate() bool {
 	t := tb.templates
 	return t.Len() >= t.Max() && (t.Evict(false) || t.HalfOpen() > 0 && tb.evictHalfOpen(0) || t.Evict(true))

@@ -110,7 +110,7 @@ func (c *claims) reset() error {
 	c.signed()
 	c.chains = nil
 	err := c.transact(func(conn *nftables.Conn) error {
-		for _, name := range append(c.gone, c.interfaces...) {
+		for _, name := range slices.Concat(c.gone, c.interfaces) {
 			dropTable(conn, name)
 			c.sign(conn, name, true)
 		}

@@ -83,9 +83,6 @@ var (
 // calling thread. Frames are kept in their rings until Run. Close gives back
 // the sockets of a plane that never ran.
 func New(opt Options) (*Plane, error) {
-	if len(opt.Interfaces) == 0 {
-		return nil, errors.New("no interface given: name at least one")
-	}
 	if opt.MAC[0]&1 != 0 {
 		return nil, fmt.Errorf("%s is a multicast address: give a unicast one", net.HardwareAddr(opt.MAC[:]))
 	}

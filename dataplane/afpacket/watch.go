@@ -14,8 +14,9 @@ const (
 	sayInterval = time.Minute
 )
 
-// watch says which frames cannot be taken, or go past the plane, and puts the claims back when their table is gone: "nft flush ruleset", with
-// which Debian's /etc/nftables.conf begins, takes everybody's tables.
+// watch says which frames cannot be taken, or go past the plane, and puts the claims back when
+// their table is gone: "nft flush ruleset", with which Debian's /etc/nftables.conf begins,
+// takes everybody's tables.
 func (p *Plane) watch(ctx context.Context) {
 	t := time.NewTicker(watchInterval)
 	defer t.Stop()

@@ -126,7 +126,7 @@ func (p interfaces) Change(was, is dataplane.Link) {
 // returns what is not used any more. The caller holds mu.
 func (p interfaces) replace(at *attachment, l dataplane.Link) (old attachment) {
 	next := *at
-	next.mac = dataplane.MAC(l.MAC)
+	next.mac = l.MAC
 	sockets := (at.mtu > socketMTU) != (l.MTU > socketMTU)
 	if next.mtu = l.MTU; sockets {
 		next.socketMap, next.queues = nil, nil

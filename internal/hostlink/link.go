@@ -61,7 +61,7 @@ func resolve(h *netlink.Handle, names []string, earlier map[string]int) (links [
 		case errors.As(err, new(netlink.LinkNotFoundError)):
 			links, not = append(links, Link{Given: name}), append(not, name)
 		default:
-			return nil, fmt.Errorf("cannot find interface %s: %w", name, err)
+			return nil, missing(name, err)
 		}
 	}
 	waits := false
