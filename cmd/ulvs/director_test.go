@@ -70,6 +70,8 @@ func TestSecondDirector(t *testing.T) {
 	}
 	const other = "another ulvs daemon's program is in front of it"
 	first := s.run()
+	// Packets do not wait for the table that says whose the interface is.
+	s.until(s.pins, func(out string) bool { return strings.Contains(out, "table ulvs-eth0") })
 	refused("while it runs, without services", "another ulvs has interface eth0")
 	s.stop(first)
 	refused("after it was stopped, without services", other)

@@ -81,7 +81,7 @@ func (p interfaces) Lose(l dataplane.Link) {
 	at := p.attached[i]
 	p.attached = slices.Delete(p.attached, i, i+1)
 	p.settle()
-	if at.queues != nil {
+	if p.sockets != nil { // of sockets that its MTU has ended there may be chunks too
 		p.sockets.gone = append(p.sockets.gone, at.ifindex)
 	}
 	p.mu.Unlock()
