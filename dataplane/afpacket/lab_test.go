@@ -2,7 +2,6 @@ package afpacket
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"net"
 	"net/netip"
@@ -32,7 +31,6 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
-	_ = flag.Set("test.parallel", "4") // they mostly wait; the command line comes after
 	if os.Geteuid() == 0 || os.Getenv(unprivileged) != "" {
 		os.Exit(m.Run())
 	}
