@@ -24,7 +24,7 @@ type round struct {
 const (
 	// together is how many scenarios play at once. They mostly wait, but too
 	// many would make one another late.
-	together = 8
+	together = 12
 	// alone is how often a scenario that differed is played alone.
 	alone = 2
 	// alonePatience is how long packets may take then.

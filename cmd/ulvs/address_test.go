@@ -12,6 +12,7 @@ import (
 // The interface gets another MAC address: an established connection goes on, new ones are
 // opened, and the program, in which the address is, forwards as before.
 func TestInterfaceAddress(t *testing.T) {
+	t.Parallel()
 	vip := netip.MustParseAddr("192.168.10.101")
 	for _, plane := range []string{"afpacket", "xdp"} {
 		t.Run(plane, func(t *testing.T) {

@@ -177,6 +177,7 @@ func (s *labSite) measured(fresh bool, client string) (wrong []string) {
 
 // A signal ends a long measurement long before its time, and cleanly.
 func TestBenchInterrupted(t *testing.T) {
+	t.Parallel()
 	s := newLabSite(t, "--plane", "xdp")
 	for name, start := range map[string]func() (*lab.Cmd, *said){
 		"generate": func() (*lab.Cmd, *said) {
@@ -203,6 +204,7 @@ const firstSecond = "\n       1 "
 
 // A host of its own counts; what is not the service's reaches its stack.
 func TestBenchCount(t *testing.T) {
+	t.Parallel()
 	s := newLabSite(t, "--plane", "afpacket")
 	c, out := s.command("count", "--interface", "gen0", "--vip", "192.168.10.101:80", "--seconds", "86400")
 	if err := c.Start(); err != nil {

@@ -30,6 +30,7 @@ func nobody(c *lab.Cmd) {
 // behind the program of another one that was stopped or killed, nor on the interface of one
 // that runs.
 func TestSecondDirector(t *testing.T) {
+	t.Parallel()
 	s := newPinSite(t)
 	free := t.TempDir() // where anybody may write
 	for _, dir := range []string{free, filepath.Dir(free), filepath.Dir(s.pins)} {
@@ -125,6 +126,7 @@ func TestSecondDirector(t *testing.T) {
 // far back as it goes, goes on with all connections, as does the next one outside; and all
 // count what they have left alike.
 func TestTimeNamespace(t *testing.T) {
+	t.Parallel()
 	s := newPinSite(t)
 	first := s.run()
 	s.commands(`

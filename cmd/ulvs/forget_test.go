@@ -15,6 +15,7 @@ import (
 // A start that is to keep nothing, or to begin anew, and fails throws nothing away before
 // that: neither where XDP is not to be had, nor where AF_PACKET's director cannot be made.
 func TestForgetFails(t *testing.T) {
+	t.Parallel()
 	s := newPinSite(t)
 	first := s.run()
 	s.oneConnection()

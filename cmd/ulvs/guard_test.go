@@ -11,6 +11,7 @@ import (
 // A flushed ruleset comes back by itself, so that the host does not get in between for
 // long, and a second daemon does not get an interface that another one has.
 func TestGuard(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	d := s.start("--interface", "eth0")
 	if out, code := s.ulvs("", "ipvsadm", "-A", "-t", "192.168.10.101:80", "-s", "rr"); code != 0 {

@@ -20,6 +20,7 @@ import (
 // has, is answered by the host: a fragmented datagram to a port of its own, an ICMP
 // error about a socket of its own, and a stray ACK for a service.
 func TestHostBound(t *testing.T) {
+	t.Parallel()
 	for _, args := range [][]string{{"--plane", "afpacket"}, {"--plane", "xdp", "--af-xdp", "off"}, {"--plane", "xdp", "--af-xdp", "on"}} {
 		t.Run(args[1]+" "+args[len(args)-1], func(t *testing.T) { hostBound(t, args) })
 	}
@@ -111,6 +112,7 @@ func hostBound(t *testing.T, args []string) {
 // What Go decides may be overtaken: here the daemon is held up while a FIN waits for
 // it, and the last ACK behind it goes past.
 func TestOvertaken(t *testing.T) {
+	t.Parallel()
 	for _, sockets := range []string{"off", "on"} {
 		t.Run("af-xdp "+sockets, func(t *testing.T) {
 			s := newPinSite(t)

@@ -85,6 +85,7 @@ func TestTwoInterfaces(t *testing.T) {
 
 // Whoever may not load programs gets AF_PACKET, and one line that says why.
 func TestNoBPF(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	c := s.director.Command(context.Background(), "/proc/self/exe", "run", "--interface", "eth0", "--control", filepath.Join(s.dir, "ulvs.sock"))
 	if os.Getuid() == 0 {

@@ -181,6 +181,7 @@ func (s *pinSite) oneConnection() {
 // layout, another network namespace, another plane, no XDP to be had; and the next start
 // with the same options goes on with all of it.
 func TestKept(t *testing.T) {
+	t.Parallel()
 	s := newPinSite(t)
 	first := s.run()
 	s.oneConnection()
@@ -227,6 +228,7 @@ func TestKept(t *testing.T) {
 // A daemon that runs is not ended by a --takeover that could not go on with what it has: it
 // goes on, and so does everything.
 func TestKeptTakeover(t *testing.T) {
+	t.Parallel()
 	s := newPinSite(t)
 	daemon := s.run()
 	s.oneConnection()
@@ -281,6 +283,7 @@ func (s *pinSite) refusedBy(words ...string) *lab.Cmd {
 
 // A file that is given and is not there is no reason to lose what an earlier daemon left.
 func TestUncompared(t *testing.T) {
+	t.Parallel()
 	s := newPinSite(t)
 	first := s.run()
 	s.commands("ipvsadm -A -t 192.168.10.101:80 -s rr")
@@ -294,6 +297,7 @@ func TestUncompared(t *testing.T) {
 
 // What has no services is not worth a refusal: a warning says that it is lost.
 func TestKeptEmpty(t *testing.T) {
+	t.Parallel()
 	s := newPinSite(t)
 	s.stop(s.run())
 	next := s.run("--connections", "30000")
@@ -310,6 +314,7 @@ func TestKeptEmpty(t *testing.T) {
 // A daemon that can keep nothing warns of it, and its status says why: the BPF file system is
 // not mounted, hidden as by ip netns exec, or not to be written to.
 func TestUnpinned(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	if os.Getuid() != 0 {
 		t.Skip("mounting needs root")

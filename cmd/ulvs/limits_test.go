@@ -87,6 +87,7 @@ func (a *asker) ask(n int) (unreachable int) {
 // On every plane the daemon sends ICMP errors as often as the sysctls of its own network
 // namespace say, and follows them.
 func TestErrorLimits(t *testing.T) {
+	t.Parallel()
 	for _, args := range [][]string{{"--plane", "afpacket"}, {"--plane", "xdp", "--af-xdp", "off"}, {"--plane", "xdp", "--af-xdp", "on"}} {
 		t.Run(strings.Join(args[1:], " "), func(t *testing.T) {
 			t.Parallel() // it waits for a clock

@@ -29,6 +29,7 @@ const farClient = "192.168.20.1"
 
 // onLivePlanes runs a test on each plane, with a site of its own.
 func onLivePlanes(t *testing.T, f func(s *liveSite)) {
+	t.Parallel()
 	planes := []string{"afpacket", "xdp, af-xdp", "xdp"}
 	if raced() {
 		planes = planes[:2] // the third has no more of Go's

@@ -16,6 +16,7 @@ import (
 // A real server that is the director itself (IPVS's LOCALNODE): connections
 // reach its own listener at the virtual address.
 func TestLocalServer(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.haveVIP()
 	var l net.Listener

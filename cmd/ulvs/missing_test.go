@@ -48,6 +48,7 @@ func newKeptSite(t *testing.T) (*liveSite, []string) {
 // A daemon that is started anew while its only interface is gone goes on with what was kept,
 // whether the interface went before the daemon or after it, and takes it when it is back.
 func TestInterfaceMissingAtRestart(t *testing.T) {
+	t.Parallel()
 	s, pin := newKeptSite(t)
 	daemon := s.begin("eth0", pin...)
 	c := s.open(s.client)
@@ -86,6 +87,7 @@ func TestInterfaceMissingAtRestart(t *testing.T) {
 // An interface that is renamed is the same to the next daemon, by the name that was given, by
 // takeover too; and by its new name.
 func TestInterfaceRenamedAndRestarted(t *testing.T) {
+	t.Parallel()
 	s, pin := newKeptSite(t)
 	daemon := s.begin("eth0", pin...)
 	c := s.open(s.client)

@@ -16,6 +16,7 @@ import (
 // What an earlier daemon left is taken over if it fits, and what becomes of it is
 // said in a line.
 func TestPins(t *testing.T) {
+	t.Parallel()
 	s := newPinSite(t)
 	services := func() string { return s.output("ipvsadm -Sn") }
 	log := func(c *lab.Cmd) string { return fmt.Sprint(c.Stderr) }
@@ -186,6 +187,7 @@ func (s *pinSite) otherLayout(more ...string) {
 // A takeover for interfaces none of which is there, though they are known, would end a daemon
 // that forwards for one that does not.
 func TestTakeoverOfNothing(t *testing.T) {
+	t.Parallel()
 	s := newPinSite(t)
 	s.lostLink()
 	d := s.run("--interface", "eth1")

@@ -10,6 +10,7 @@ import (
 // What Debian's ipvsadm saved of the kernel's tables is restored here and saved
 // again, byte for byte. The other direction is conformance's TestRestore.
 func TestDebianSaves(t *testing.T) {
+	t.Parallel()
 	files, err := filepath.Glob("../../conformance/testdata/*/*.txt")
 	if err != nil {
 		t.Fatal(err)

@@ -32,6 +32,7 @@ type failingStart struct {
 // A start that fails takes back what it has done, at whichever stage: programs, pins,
 // nftables tables and lock files are as they were.
 func TestFailedStart(t *testing.T) {
+	t.Parallel()
 	s := newPinSite(t)
 	write := func(name, text string) string {
 		path := filepath.Join(s.dir, name)
@@ -159,6 +160,7 @@ func (s *pinSite) foreignProgram() failingStart {
 // start, and with detach: programs and nftables tables. What another daemon left is named,
 // with the command that removes it.
 func TestLeftovers(t *testing.T) {
+	t.Parallel()
 	s := newPinSite(t)
 	s.lostLink()
 	on := func(what, name string) bool { return strings.Contains(s.outside(s.pins), what+name) }

@@ -22,6 +22,7 @@ import (
 // A daemon that is stopped, goes on, is killed: what commands say, and what status tells
 // from the pins.
 func TestUnanswered(t *testing.T) {
+	t.Parallel()
 	s := newPinSite(t)
 	d := s.run()
 	s.serve()
@@ -96,6 +97,7 @@ func (s *pinSite) awaitUnanswered() {
 
 // While a daemon takes over, commands come without a pause: all are carried out, once.
 func TestTakeoverUnderCommands(t *testing.T) {
+	t.Parallel()
 	s := newPinSite(t)
 	daemon := s.run()
 	var wg sync.WaitGroup
@@ -136,6 +138,7 @@ func TestTakeoverUnderCommands(t *testing.T) {
 // Signals by which others read their configuration anew, and a log that nobody reads any
 // more, do not end a daemon.
 func TestSignals(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	out, log, err := os.Pipe()
 	if err != nil {
@@ -179,6 +182,7 @@ func TestSignals(t *testing.T) {
 
 // A daemon that waits for its rules says so, and ends when it is told to.
 func TestRulesNeverCome(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	pipe := filepath.Join(s.dir, "pipe")
 	if err := unix.Mkfifo(pipe, 0o600); err != nil {
@@ -202,6 +206,7 @@ func TestRulesNeverCome(t *testing.T) {
 
 // A control socket that somebody removed is there again.
 func TestSocketRemoved(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.start("--interface", "eth0", "--plane", "afpacket")
 	for _, name := range []string{"ulvs.sock", "ulvs.sock.lock"} {

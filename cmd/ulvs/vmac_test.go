@@ -74,8 +74,10 @@ func newRouterSite(t *testing.T, router string) *site {
 
 // Without --mac, the packets go past ulvs: the log says once where they come, and what to do.
 func TestForeignMAC(t *testing.T) {
+	t.Parallel()
 	for _, plane := range []string{"afpacket", "xdp"} {
 		t.Run(plane, func(t *testing.T) {
+			t.Parallel()
 			s := newRouterSite(t, router)
 			log := s.start("--interface", "eth0", "--plane", plane).Stderr.(*said)
 			const text = "packets to a service come to the host by another MAC address"

@@ -24,6 +24,7 @@ func unprivileged() *syscall.SysProcAttr {
 // A crafted connection in a VLAN, on the interface without a VLAN device, is
 // served: its packets reach the real server in the VLAN that they came in.
 func TestVLAN(t *testing.T) {
+	t.Parallel()
 	for _, plane := range []string{"afpacket", "xdp"} {
 		t.Run(plane, func(t *testing.T) { testVLAN(t, plane) })
 	}

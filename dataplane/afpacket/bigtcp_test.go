@@ -37,6 +37,7 @@ func (l *lab) big(size int) {
 
 // BIG TCP is forwarded whole, in frames that an IP header can describe.
 func TestBigTCP(t *testing.T) {
+	t.Parallel()
 	for name, addr := range map[string]string{"IPv4": vip4 + ":80", "IPv6": "[" + vip6 + "]:80"} {
 		for _, size := range []int{180000, 524280} {
 			t.Run(fmt.Sprintf("%s, %d", name, size), func(t *testing.T) {

@@ -60,6 +60,7 @@ func (l *lab) refused(addr string, port int, want bool) (yes bool) {
 // The virtual addresses are the director's own and nobody listens: its stack
 // resets connections to all but what is claimed, and we see those packets.
 func TestClaim(t *testing.T) {
+	t.Parallel()
 	t.Run("default", func(t *testing.T) {
 		l := newLab(t)
 		l.vipOn(director)

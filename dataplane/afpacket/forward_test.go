@@ -64,6 +64,7 @@ func (l *lab) upload(addr string, size int) (again uint64) {
 // A TCP stream arrives whole with the offloads that veths have by default
 // (the client leaves checksums and segmentation to the wire) and others.
 func TestUpload(t *testing.T) {
+	t.Parallel()
 	const size = 10 << 20
 	for _, c := range []struct {
 		name      string
@@ -114,6 +115,7 @@ func TestUpload(t *testing.T) {
 
 // The plane needs no root, only a user namespace.
 func TestUserNamespace(t *testing.T) {
+	t.Parallel()
 	cmd := inUserNamespace("-test.run=^(TestUpload|TestClaim)$/default$", "-test.count=1", "-test.v")
 	out, err := cmd.CombinedOutput()
 	if err != nil {

@@ -31,6 +31,7 @@ func plus(c, more dataplane.Claims) dataplane.Claims {
 // Where there are many services, one more or less changes the sets and leaves the rules; and
 // what is claimed is what would be if all had been written anew.
 func TestClaimMany(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.vipOn(director)
 	h := &toHop{}
@@ -99,6 +100,7 @@ func TestClaimMany(t *testing.T) {
 // Beside the chains of mark rules, one service more or less changes sets alone; a change of
 // the rules, and a table that somebody removed, are written anew.
 func TestClaimManyMarked(t *testing.T) {
+	t.Parallel()
 	l := newLab(t)
 	l.vipOn(director)
 	p, stop := l.start(director, &toHop{}, Options{Owner: "one"})

@@ -2,6 +2,7 @@ package neigh
 
 import (
 	"context"
+	"flag"
 	"net"
 	"net/netip"
 	"os"
@@ -20,6 +21,8 @@ import (
 // TestMain gives the tests a user namespace of their own when they are not
 // run by root, so that they may make network namespaces.
 func TestMain(m *testing.M) {
+	// The tests wait for the kernel's timers, all at once; the command line comes after.
+	_ = flag.Set("test.parallel", "16")
 	if os.Geteuid() == 0 {
 		os.Exit(m.Run())
 	}

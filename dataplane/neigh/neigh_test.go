@@ -158,6 +158,7 @@ func TestAnnouncedChange(t *testing.T) {
 // A dead neighbour is given up, its frames counted as lost; a frame that comes
 // later waits while it is asked again, and is sent when it answers.
 func TestFailureAndReturn(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		hold  time.Duration
 		again bool
