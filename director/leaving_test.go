@@ -53,7 +53,8 @@ func TestDeletedService(t *testing.T) {
 	if b.claims(6, 80) {
 		t.Error("it is claimed though no service is left")
 	}
-	expect(t, "without services", b.sends(other), "pass")
+	expect(t, "without services", b.sends(other, ack), "pass pass")
+	expect(t, "an error about its connection", b.deliver(icmpError(t, pkt{src: ack.dst, dst: ack.src, flags: "A"}, false)), "pass")
 	b.must(b.AddService(ulvs.Service{ServiceKey: udp(54)}))
 	if !b.claims(6, 80) {
 		t.Error("it is not claimed though there is a service again")

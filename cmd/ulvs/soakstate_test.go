@@ -35,7 +35,9 @@ type insideState struct {
 // tellInside answers at the socket. What the collector has not come to yet is given back
 // to the system first, so that what is resident is what is held.
 func tellInside(dir string) {
-	l, err := net.Listen("unix", filepath.Join(dir, fmt.Sprint(os.Getpid())))
+	name := filepath.Join(dir, fmt.Sprint(os.Getpid()))
+	_ = os.Remove(name) // of one that was killed, and had this number
+	l, err := net.Listen("unix", name)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
