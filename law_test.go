@@ -54,6 +54,7 @@ var law = map[string][]string{
 	"internal/hostmark":       {"fwmark"},
 	"internal/control":        {""},
 	"internal/ipvsadm":        {"", "sched"},
+	"internal/ipvsnl":         {"", "sched"},
 	"cmd/ulvs":                {"*"},
 	"conformance":             {"internal/lab"},
 	"conformance/uml":         {"conformance", "internal/lab"},

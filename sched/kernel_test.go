@@ -55,6 +55,7 @@ func TestKernel(t *testing.T) {
 		})
 	}
 	recorded = append(recorded, "twos")   // is random
+	recorded = append(recorded, "none")   // chooses nothing: conformance, no-scheduler.txt
 	recorded = append(recorded, "oldest") // is no scheduler of the kernel's: register_test.go
 	slices.Sort(recorded)
 	if !slices.Equal(recorded, Names()) {

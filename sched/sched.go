@@ -107,6 +107,7 @@ var (
 		"ovf":   newOVF,
 		"mh":    newMH,
 		"twos":  newTwos,
+		"none":  newNone,
 	}
 )
 

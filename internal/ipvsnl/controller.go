@@ -15,7 +15,8 @@ func (a *answering) controller(r request) error {
 	if err != nil {
 		return err
 	}
-	a.send(unix.GENL_ID_CTRL, 0, r.sequence, append([]byte{unix.CTRL_CMD_NEWFAMILY, controllerVersion, 0, 0}, answer...))
+	header := []byte{unix.CTRL_CMD_NEWFAMILY, controllerVersion, 0, 0}
+	a.send(unix.GENL_ID_CTRL, 0, r.sequence, append(header, answer...))
 	return nil
 }
 

@@ -21,7 +21,8 @@ var (
 	inside    = flag.String("inside", "", "what is run in user-mode Linux: the `FILE` for the kernel's answers")
 )
 
-// The kernel says of testdata/requests.txt what is written there, but for what kernel.diff has.
+// The kernel says of testdata/requests.txt what is written there, but for sync daemons, and for what
+// comes last in it.
 func TestKernel(t *testing.T) {
 	if !*askKernel {
 		t.Skip("make conformance boots user-mode Linux")
@@ -66,13 +67,38 @@ echo o >/proc/sysrq-trigger
 		t.Fatal(err)
 	}
 	ours, theirs := exchanges(string(want)), exchanges(string(got))
+	if len(ours) != len(theirs) {
+		t.Fatalf("%d exchanges of ours, %d of the kernel's", len(ours), len(theirs))
+	}
+	compareOptions(t, out+".options")
+	refused := false // what comes last
 	for i, x := range ours {
-		if i < len(theirs) && x != theirs[i] && !strings.Contains(x, "  ENOTSUP") {
+		refused = refused || strings.HasPrefix(x, "# What the kernel takes")
+		switch same := x == theirs[i]; {
+		case !refused && !same && !strings.Contains(x, "  ENOTSUP"): // sync daemons
 			t.Errorf("ours:\n%sthe kernel's:\n%s", x, theirs[i])
+		case refused && same && strings.Contains(x, "  E"):
+			t.Errorf("the kernel refuses that too:\n%s", x)
 		}
 	}
-	if len(ours) != len(theirs) {
-		t.Errorf("%d exchanges of ours, %d of the kernel's", len(ours), len(theirs))
+}
+
+// compareOptions compares testdata/options.txt with the kernel's answers.
+func compareOptions(t *testing.T, out string) {
+	t.Helper()
+	got, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := os.ReadFile("testdata/options.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := exchanges(string(got))
+	for i, x := range exchanges(string(want)) {
+		if x != theirs[i] {
+			t.Errorf("ours:\n%sthe kernel's:\n%s", x, theirs[i])
+		}
 	}
 }
 
@@ -160,6 +186,31 @@ func TestInside(t *testing.T) {
 		got.WriteString(shown(ask(raw)))
 	}
 	if err := os.WriteFile(*inside, []byte(got.String()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	insideOptions(t)
+}
+
+// insideOptions does what TestOptions does, by system calls.
+func insideOptions(t *testing.T) {
+	t.Helper()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_RAW, unix.IPPROTO_RAW)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("testdata/options.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := optionAnswers(t, string(text),
+		func(option int, value []byte) unix.Errno {
+			if err := unix.SetsockoptString(fd, unix.IPPROTO_IP, option, string(value)); err != nil {
+				return err.(unix.Errno)
+			}
+			return 0
+		},
+		func(option int, value []byte) (int, unix.Errno) { return getOption(fd, option, value) })
+	if err := os.WriteFile(*inside+".options", []byte(got), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -79,7 +79,7 @@ func SetOption(to ulvs.Control, admin bool, option int, value []byte, length int
 
 // setTable changes services and real servers.
 func setTable(to ulvs.Control, option int, value []byte) unix.Errno {
-	protocol, addr, port, mark := order.Uint16(value), value[4:8], binary.BigEndian.Uint16(value[8:]), order.Uint32(value[12:])
+	protocol, addr, port, mark := named(value)
 	if option == setZero && mark == 0 && bytes.Equal(addr, make([]byte, 4)) && port == 0 {
 		return errnoOf(to.ZeroAll())
 	}
@@ -126,6 +126,11 @@ func setTable(to ulvs.Control, option int, value []byte) unix.Errno {
 	return errnoOf(to.DeleteDestination(key, d.AddrPort()))
 }
 
+// named is what names a service at the beginning of a value.
+func named(value []byte) (protocol uint16, addr []byte, port uint16, mark uint32) {
+	return order.Uint16(value), value[4:8], binary.BigEndian.Uint16(value[8:]), order.Uint32(value[12:])
+}
+
 func optionKey(protocol uint16, addr []byte, port uint16, mark uint32) ulvs.ServiceKey {
 	if mark != 0 {
 		return ulvs.ServiceKey{Mark: mark}
@@ -160,9 +165,12 @@ var getLengths = map[int]int{
 // GetOption is getsockopt (do_ip_vs_get_ctl). value is what the caller's memory has, of which 128
 // bytes are enough, and length how much that is. answer is written over it from its beginning on,
 // and size is the length that the caller is told. errno is 0 or says what was wrong.
-func GetOption(to ulvs.Control, admin bool, option int, value []byte, length int) (answer []byte, size int, errno unix.Errno) {
+func GetOption(to ulvs.Control, admin bool, option int, value []byte, length int) (answer []byte, size int,
+	errno unix.Errno) {
 	least, is := getLengths[option]
 	switch {
+	case option < FirstOption || option > getDaemon:
+		return nil, 0, unix.ENOPROTOOPT // which is netfilter's answer, nf_sockopt_find
 	case !admin:
 		return nil, 0, unix.EPERM
 	case !is || length < least || len(value) < least:
@@ -193,7 +201,7 @@ func get(to ulvs.Control, option int, value []byte, length int) ([]byte, error) 
 	case getServices:
 		return entries(to, int(order.Uint32(value)), length)
 	case getServiceOption:
-		s, err := to.Service(optionKey(order.Uint16(value), value[4:8], binary.BigEndian.Uint16(value[8:]), order.Uint32(value[12:])))
+		s, err := to.Service(optionKey(named(value)))
 		if err != nil {
 			return nil, err
 		}
@@ -244,7 +252,7 @@ func destEntries(to ulvs.Control, value []byte, length int) ([]byte, error) {
 	if n > math.MaxInt32/destEntry || length != destsHead+n*destEntry {
 		return nil, unix.EINVAL
 	}
-	s, err := to.Service(optionKey(order.Uint16(value), value[4:8], binary.BigEndian.Uint16(value[8:]), order.Uint32(value[12:])))
+	s, err := to.Service(optionKey(named(value)))
 	if err != nil {
 		return nil, err
 	}
@@ -282,9 +290,20 @@ func appendDestEntry(b []byte, d *ulvs.DestinationStatus) []byte {
 	addr := d.Addr.As4()
 	b = append(b, addr[:]...)
 	b = append(binary.BigEndian.AppendUint16(b, d.Port), 0, 0)
-	b = append(b, words(numberOf(d.Forward), uint32(d.Weight), d.UpperThreshold, d.LowerThreshold,
+	b = append(b, words(optionFlags(d.Forward), uint32(d.Weight), d.UpperThreshold, d.LowerThreshold,
 		d.ActiveConns, d.InactConns, d.PersistConns, 0)...)
 	return appendStats(b, &d.Stats, &d.Rate)
+}
+
+// optionFlags are the flags of a real server's connections, which are shown whole
+// (__ip_vs_update_dest; IP_VS_CONN_F_INACTIVE, IP_VS_CONN_F_NOOUTPUT).
+func optionFlags(m ulvs.ForwardMethod) uint32 {
+	const inactive, noOutput = 0x100, 0x80
+	flags := numberOf(m) | inactive
+	if m != ulvs.Masquerade {
+		flags |= noOutput
+	}
+	return flags
 }
 
 // appendStats is struct ip_vs_stats_user.
