@@ -88,6 +88,7 @@ kernel's.`,
 		return fmt.Errorf("%w; see %s --help", err, c.CommandPath())
 	})
 	root.AddCommand(daemonCommand(), demoCommand(), detachCommand(), sysctlCommand(), statusCommand(), benchCommand(),
+		bridgeCommand(),
 		wordsCommand("ipvsadm", "Services and real servers, in ipvsadm's words", func(socket string, args []string) int {
 			return runIPVSAdm(socket, append([]string{"ipvsadm"}, args...))
 		}))

@@ -8,6 +8,7 @@ import (
 	"net/http"
 
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/internal/ipvsnl"
 )
 
 // Handler serves the protocol over any director, but for the handover, which is a
@@ -55,6 +56,7 @@ func Handler(c ulvs.Control) http.Handler {
 		v, err := c.Sysctl(r.Name)
 		return sysctlRequest{Name: r.Name, Value: v}, err
 	})
+	post(m, "ipvs", func(r ipvsnl.Request) (any, error) { return ipvsnl.Do(c, r), nil })
 	get(m, "services", func() (any, error) { return c.Services() })
 	get(m, "timeouts", func() (any, error) { return c.Timeouts() })
 	get(m, "sysctls", func() (any, error) { return c.Sysctls() })

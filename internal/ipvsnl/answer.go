@@ -9,13 +9,13 @@ import (
 // Caller is who has sent a datagram. The zero value is somebody without rights.
 type Caller struct {
 	// Port is the socket's, to which answers are addressed.
-	Port uint32
+	Port uint32 `json:"port,omitempty"`
 	// Admin says that the caller has CAP_NET_ADMIN over the network namespace of the socket
 	// (GENL_ADMIN_PERM).
-	Admin bool
+	Admin bool `json:"admin,omitempty"`
 	// CapAck says that the socket does not want its requests back in errors
 	// (NETLINK_CAP_ACK).
-	CapAck bool
+	CapAck bool `json:"cap_ack,omitempty"`
 }
 
 // Answer carries out what a datagram asks of the family IPVS, and of the controller about that

@@ -82,13 +82,6 @@ func TestWithoutRights(t *testing.T) {
 	}
 }
 
-// whoIs asks the controller for a family.
-func whoIs(name string) []byte {
-	value := append([]byte(name), 0)
-	b := append(order.AppendUint16(order.AppendUint16(nil, uint16(attrHeader+len(value))), unix.CTRL_ATTR_FAMILY_NAME), value...)
-	return (&answering{}).append(nil, unix.GENL_ID_CTRL, unix.NLM_F_REQUEST, 1, append([]byte{unix.CTRL_CMD_GETFAMILY, 1, 0, 0}, b...))
-}
-
 // What is not for IPVS is not ours.
 func TestOurs(t *testing.T) {
 	raw := written(t, "GET_INFO flags=0x5")

@@ -22,6 +22,18 @@ func (a *answering) controller(r request) error {
 
 const controllerVersion = 2
 
+// Question asks the controller for the family, so that it can be seen whether there is one.
+func Question() []byte { return whoIs(FamilyName) }
+
+// whoIs asks the controller for a family.
+func whoIs(name string) []byte {
+	value := append([]byte(name), 0)
+	length, typ := uint16(attrHeader+len(value)), uint16(unix.CTRL_ATTR_FAMILY_NAME)
+	attribute := append(order.AppendUint16(order.AppendUint16(nil, length), typ), value...)
+	payload := append([]byte{unix.CTRL_CMD_GETFAMILY, 1, 0, 0}, attribute...)
+	return (&answering{}).append(nil, unix.GENL_ID_CTRL, unix.NLM_F_REQUEST, 1, payload)
+}
+
 // Ours reports whether a datagram's first message is for the family IPVS, or asks the controller
 // for that by its name or number.
 func Ours(datagram []byte) bool {

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/internal/bridge"
+	"github.com/ulvs/ulvs/internal/control"
+)
+
+// bridgeCommand runs programs that speak to the kernel's IPVS.
+func bridgeCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "bridge",
+		Short: "Run unmodified programs of IPVS, as keepalived",
+	}
+	c.AddCommand(bridgeExec(), bridgeSupervise())
+	return c
+}
+
+// The exit statuses of env(1).
+const (
+	statusFailed   = 125
+	statusNotRun   = 126
+	statusNotFound = 127
+)
+
+func bridgeExec() *cobra.Command {
+	var socket string
+	var ifNeeded bool
+	c := &cobra.Command{
+		Use:   "exec [flags] -- PROGRAM [ARGUMENTS]",
+		Short: "Become a program whose requests to IPVS reach the daemon",
+		Long: `Become a program whose requests to the kernel's IPVS, by netlink and by socket options,
+reach the daemon, and those of all that it starts. It keeps its process id.`,
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			path, err := exec.LookPath(args[0])
+			if err != nil {
+				fmt.Fprintf(os.Stderr, "ulvs bridge exec: %v\n", err)
+				if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
+					return status(statusNotFound)
+				}
+				return status(statusNotRun)
+			}
+			err = bridge.Run(bridge.Program{Path: path, Args: args, Env: os.Environ(), IfNeeded: ifNeeded,
+				Supervisor: []string{"/proc/self/exe", "bridge", "supervise", "--control", socket}})
+			fmt.Fprintf(os.Stderr, "ulvs bridge exec: %s: %v\n", args[0], err)
+			if errors.Is(err, unix.ENOEXEC) || errors.Is(err, unix.EACCES) {
+				return status(statusNotRun)
+			}
+			return status(statusFailed)
+		},
+	}
+	c.Flags().SetInterspersed(false)
+	c.Flags().StringVar(&socket, "control", socketFromEnv(), "the daemon's control socket")
+	c.Flags().BoolVar(&ifNeeded, "if-needed", false, "run the program as it is where IPVS answers already: the kernel's, or another bridge's")
+	return c
+}
+
+func bridgeSupervise() *cobra.Command {
+	var socket string
+	c := &cobra.Command{
+		Use:    "supervise FIRST",
+		Short:  "What ulvs bridge exec starts",
+		Hidden: true,
+		Args:   cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return bridge.Supervise(args[0], control.Dial(socket), bridgeErrno, slog.Default())
+		},
+	}
+	c.Flags().StringVar(&socket, "control", control.DefaultSocket, "the daemon's control socket")
+	return c
+}
+
+// bridgeErrno is what a program is told where the daemon does not answer: without one, that there
+// is no module.
+func bridgeErrno(err error) unix.Errno {
+	switch {
+	case errors.Is(err, ulvs.ErrUnreachable):
+		return unix.ENOENT
+	case errors.Is(err, ulvs.ErrPermission):
+		return unix.EPERM
+	}
+	return unix.ETIMEDOUT
+}

@@ -1,0 +1,94 @@
+package bridge
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// sender is a socket of the supervisor's in a network namespace, by which answers are sent.
+type sender struct {
+	fd   int
+	port uint32 // its own: what comes from it is an answer of ours
+}
+
+// queue are the answers to a program's socket that have no room in it yet.
+type queue struct {
+	to      uint32
+	sender  *sender
+	waiting [][]byte
+}
+
+// senderIn returns the sender of a network namespace, of which number is the kernel's.
+func (s *supervisor) senderIn(number uint64, netns int) (*sender, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if one := s.senders[number]; one != nil {
+		return one, nil
+	}
+	one := &sender{fd: -1}
+	err := within(netns, func() (err error) {
+		one.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_GENERIC)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	k := kernelSocket{fd: one.fd}
+	if err := k.ready(); err != nil {
+		_ = unix.Close(one.fd)
+		return nil, err
+	}
+	one.port = k.port
+	s.senders[number] = one
+	return one, nil
+}
+
+// known returns a namespace's sender, if there is one.
+func (s *supervisor) known(number uint64) *sender {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.senders[number]
+}
+
+// deliver sends answers, and keeps those for which a socket has no room.
+func (s *supervisor) deliver(from *sender, k kernelSocket, list [][]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	q := s.queues[k.cookie]
+	if q == nil {
+		q = &queue{to: k.port, sender: from}
+		s.queues[k.cookie] = q
+	}
+	q.waiting = append(q.waiting, list...)
+	s.pump(k.cookie)
+}
+
+// fill gives a socket what waits for it, as far as it has room. It reports whether more waits.
+func (s *supervisor) fill(cookie uint64) (more bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.pump(cookie)
+}
+
+// pump is fill; the caller holds mu. What nobody can have any more is forgotten.
+func (s *supervisor) pump(cookie uint64) (more bool) {
+	q := s.queues[cookie]
+	if q == nil {
+		return false
+	}
+	for len(q.waiting) > 0 {
+		err := unix.Sendto(q.sender.fd, q.waiting[0], unix.MSG_DONTWAIT, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: q.to})
+		if errors.Is(err, unix.EAGAIN) {
+			return true
+		}
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			break // it is closed
+		}
+		if err == nil {
+			q.waiting = q.waiting[1:]
+		}
+	}
+	delete(s.queues, cookie)
+	return false
+}
