@@ -1,0 +1,300 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/internal/lab"
+)
+
+// bridgeSite is a site on which Debian's ipvsadm, which speaks netlink, runs under ulvs bridge.
+type bridgeSite struct {
+	*site
+	ipvsadm string
+	daemon  *lab.Cmd
+}
+
+func newBridgeSite(t *testing.T) *bridgeSite {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("a filter that asks a supervisor needs root")
+	}
+	path, err := exec.LookPath("ipvsadm")
+	if err != nil {
+		t.Skip("no ipvsadm: apt-get install ipvsadm")
+	}
+	s := &bridgeSite{site: newSite(t), ipvsadm: path}
+	s.daemon = s.start("--interface", "eth0", "--plane", "afpacket")
+	return s
+}
+
+// bridged is a command under the bridge.
+func (s *bridgeSite) bridged(words ...string) *lab.Cmd {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	s.t.Cleanup(cancel)
+	all := append([]string{"bridge", "exec", "--control", filepath.Join(s.dir, "ulvs.sock"), "--"}, words...)
+	c := s.director.Command(ctx, s.program(), all...)
+	c.Dir = s.dir
+	return c
+}
+
+// marked makes a service by mark.
+func (s *bridgeSite) marked() {
+	s.t.Helper()
+	if out, status := s.ulvs("", "ipvsadm", "-A", "-f", "10", "-s", "rr"); status != 0 {
+		s.t.Fatal(out)
+	}
+}
+
+// says is what a command under the bridge prints, and its exit status.
+func (s *bridgeSite) says(words ...string) (string, int) {
+	s.t.Helper()
+	c := s.bridged(words...)
+	out, err := c.CombinedOutput()
+	if c.ProcessState == nil {
+		s.t.Fatal(err)
+	}
+	return string(out), c.ProcessState.ExitCode()
+}
+
+// Debian's ipvsadm under the bridge says and does what ours does.
+func TestBridge(t *testing.T) {
+	t.Parallel()
+	s := newBridgeSite(t)
+	for line := range strings.Lines(`-A -t 192.168.10.101:80 -s rr -p 300
+-a -t 192.168.10.101:80 -r 192.168.10.200:80 -g
+-a -t 192.168.10.101:80 -r 192.168.10.201:80 -g -w 3 -x 100 -y 50
+-A -u 192.168.10.101:53 -s mh -b mh-port -o
+-A -t [fd00::101]:80 -s wrr -p 60 -M 64
+-a -t [fd00::101]:80 -r [fd00::200] -i --tun-type gue --tun-port 6080 -w 2
+-A -f 10 -s wlc
+-a -f 10 -r 192.168.10.200:0 -g
+-A -f 10 -6 -s sh
+-A -t 192.168.10.101:5060 -s rr -p 60 --pe sip
+-A -t 192.168.10.101:80 -s rr
+-a -t 192.168.10.101:80 -r 192.168.10.200:80 -g
+-E -t 192.168.10.101:81 -s rr
+-D -f 11
+-d -f 10 -r 192.168.10.209:0
+-A -t 192.168.10.101:82 -s nosuch
+-e -t 192.168.10.101:80 -r 192.168.10.200:80 -g -w 0
+-Z -t 192.168.10.101:80
+--set 700 0 200
+-Ln
+-Ln --stats
+-Ln --rate
+-Ln --thresholds
+-Ln --persistent-conn
+-Ln -t 192.168.10.101:80
+-Ln -f 11
+-L --timeout
+-L --daemon
+-Sn
+-Z
+`) {
+		words := strings.Fields(line)
+		got, status := s.says(append([]string{s.ipvsadm}, words...)...)
+		switch words[0] {
+		case "-Ln", "-Sn", "-L":
+			want, wantStatus := s.ulvs("", append([]string{"ipvsadm"}, words...)...)
+			if got != want || status != wantStatus {
+				t.Errorf("ipvsadm %s: %d\n%sours: %d\n%s", strings.TrimSpace(line), status, got, wantStatus, want)
+			}
+		default:
+			t.Logf("ipvsadm %s: %d %s", strings.TrimSpace(line), status, strings.TrimSpace(got))
+		}
+	}
+	if got, _ := s.says("sh", "-c", s.ipvsadm+" -C && "+s.ipvsadm+" -Sn"); got != "" {
+		t.Errorf("after -C: %s", got)
+	}
+}
+
+// The program keeps its process id, has no child that it did not start, and ends with its own
+// status; its supervisor ends too.
+func TestBridgeProcess(t *testing.T) {
+	t.Parallel()
+	s := newBridgeSite(t)
+	c := s.bridged("sh", "-c", "cat /proc/$$/status | grep -c Seccomp_filters; cat /proc/$$/task/$$/children; echo $$; exit 7")
+	out, _ := c.CombinedOutput()
+	// The one child is the cat that looks.
+	words := strings.Fields(string(out))
+	if len(words) != 3 || words[0] != "1" || words[2] != fmt.Sprint(c.Process.Pid) || c.ProcessState.ExitCode() != 7 {
+		t.Errorf("process %d, %v: %q", c.Process.Pid, c.ProcessState, words)
+	}
+	socket := filepath.Join(s.dir, "ulvs.sock")
+	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
+		if out, _ := exec.Command("pgrep", "-f", "bridge supervise --control "+socket).Output(); len(out) == 0 {
+			break
+		} else if time.Since(begin) > patience {
+			t.Fatalf("the supervisor is there: %s", out)
+		}
+	}
+	for program, want := range map[string]int{"/nonexistent": 127, "/etc/passwd": 126, "nosuchprogram": 127} {
+		if out, status := s.says(program); status != want {
+			t.Errorf("%s: %d, want %d: %s", program, status, want, out)
+		}
+	}
+}
+
+// Without a daemon it is as if the module was not loaded. One that is started then is spoken to
+// by a program that was there before.
+func TestBridgeAway(t *testing.T) {
+	t.Parallel()
+	s := newBridgeSite(t)
+	s.stop(s.daemon)
+	if out, status := s.says(s.ipvsadm, "-Ln"); status != 2 || !strings.Contains(out, "Are you sure that IP Virtual Server is built in the kernel or as module?") {
+		t.Errorf("%d: %s", status, out)
+	}
+	c := s.bridged("sh", "-c", "read go; "+s.ipvsadm+" -Ln")
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := new(said)
+	c.Stdout, c.Stderr = out, out
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	s.start("--interface", "eth0", "--plane", "afpacket")
+	if _, err := in.Write([]byte("go\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); err != nil || !strings.HasPrefix(out.String(), "IP Virtual Server version 1.2.1") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// A program without CAP_NET_ADMIN may not even look, as with the kernel.
+func TestBridgeRights(t *testing.T) {
+	t.Parallel()
+	s := newBridgeSite(t)
+	out, status := s.says("setpriv", "--bounding-set", "-net_admin", "--inh-caps", "-net_admin", s.ipvsadm, "-Ln")
+	if status == 0 || !strings.Contains(out, "Permission denied (you must be root)") {
+		t.Errorf("%d: %s", status, out)
+	}
+}
+
+// In whatever network namespace a child is, it speaks to the daemon, and gets its answers there.
+func TestBridgeNamespaces(t *testing.T) {
+	t.Parallel()
+	s := newBridgeSite(t)
+	s.marked()
+	if out, status := s.says("unshare", "-n", s.ipvsadm, "-Sn"); status != 0 || out != "-A -f 10 -s rr\n" {
+		t.Errorf("%d: %s", status, out)
+	}
+}
+
+// Whatever its limit of descriptors, a program is served; its sockets are below it.
+func TestBridgeLimits(t *testing.T) {
+	t.Parallel()
+	s := newBridgeSite(t)
+	s.marked()
+	for _, limit := range []uint64{64, 128, 256, 1024, 4096} {
+		c := s.bridged("sh", "-c", "ulimit -n; "+s.ipvsadm+" -Sn")
+		c.Args = append([]string{"prlimit", fmt.Sprintf("--nofile=%d:%d", limit, limit), program(t)}, c.Args[1:]...)
+		path, err := exec.LookPath("prlimit")
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Path = path
+		if out, err := c.CombinedOutput(); err != nil || string(out) != fmt.Sprintf("%d\n-A -f 10 -s rr\n", limit) {
+			t.Errorf("a limit of %d: %v: %s", limit, err, out)
+		}
+	}
+}
+
+// A bridge under a bridge says what is wrong or, asked to, runs the program as it is.
+func TestBridgeNested(t *testing.T) {
+	t.Parallel()
+	s := newBridgeSite(t)
+	s.marked()
+	socket := filepath.Join(s.dir, "ulvs.sock")
+	if out, status := s.says("/proc/self/exe", "bridge", "exec", "--control", socket, "--", s.ipvsadm, "-Sn"); status != 0 || out != "-A -f 10 -s rr\n" {
+		t.Logf("%d: %s", status, out)
+	}
+	exe := program(t)
+	for _, more := range [][]string{{"--if-needed"}, nil} {
+		words := append(append([]string{exe, "bridge", "exec", "--control", socket}, more...), "--", s.ipvsadm, "-Sn")
+		if out, status := s.says(words...); status != 0 || out != "-A -f 10 -s rr\n" {
+			t.Errorf("%q: %d: %s", more, status, out)
+		}
+	}
+}
+
+// Who kills the supervisor has what it answered fail from then on, and nothing else.
+func TestBridgeSupervisorKilled(t *testing.T) {
+	t.Parallel()
+	s := newBridgeSite(t)
+	c := s.bridged("sh", "-c", "read go; "+s.ipvsadm+" -Ln; echo and so on")
+	in, err := c.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := new(said)
+	c.Stdout, c.Stderr = out, out
+	if err := c.Start(); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(s.dir, "ulvs.sock")
+	var pid int
+	for begin := time.Now(); pid == 0; time.Sleep(10 * time.Millisecond) {
+		found, _ := exec.Command("pgrep", "-n", "-f", "bridge supervise --control "+socket).Output()
+		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", c.Process.Pid))
+		if strings.TrimSpace(string(comm)) == "sh" {
+			_, _ = fmt.Sscan(string(found), &pid)
+		}
+		if time.Since(begin) > patience {
+			t.Fatal("no supervisor")
+		}
+	}
+	if err := syscall.Kill(pid, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := in.Write([]byte("go\n")); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Wait(); err != nil || !strings.Contains(out.String(), "Can't initialize ipvs") || !strings.HasSuffix(out.String(), "and so on\n") {
+		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// A listing of 4,000 real servers is whole, though a socket has no room for it at once.
+func TestBridgeLarge(t *testing.T) {
+	t.Parallel()
+	s := newBridgeSite(t)
+	var rules strings.Builder
+	rules.WriteString("-A -f 10 -s rr\n")
+	const servers = 4000
+	for i := range servers {
+		fmt.Fprintf(&rules, "-a -f 10 -r 10.0.%d.%d:0 -g\n", i/250, 1+i%250)
+	}
+	if out, status := s.ulvs(rules.String(), "ipvsadm", "-R"); status != 0 {
+		t.Fatal(out)
+	}
+	out, status := s.says(s.ipvsadm, "-Sn")
+	if n := strings.Count(out, "\n-a "); status != 0 || n != servers {
+		t.Errorf("%d: %d real servers, ends with %q", status, n, out[max(0, len(out)-200):])
+	}
+}
+
+// Sixteen shells of eighty commands each, at once.
+func TestBridgeMany(t *testing.T) {
+	t.Parallel()
+	s := newBridgeSite(t)
+	const shells, commands = 16, 80
+	script := fmt.Sprintf(`for s in $(seq %d); do
+( for i in $(seq %d); do %s -A -f $((s*100+i)) -s rr || echo failed; done ) & done; wait; %s -Sn | wc -l`, shells, commands, s.ipvsadm, s.ipvsadm)
+	if out, status := s.says("sh", "-c", script); status != 0 || out != fmt.Sprintln(shells*commands) {
+		t.Errorf("%d: %s", status, out)
+	}
+}
