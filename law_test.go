@@ -55,6 +55,7 @@ var law = map[string][]string{
 	"internal/control":        {"", "internal/ipvsnl"},
 	"internal/ipvsadm":        {"", "sched"},
 	"internal/ipvsnl":         {"", "sched"},
+	"internal/bridge":         {"internal/ipvsnl"},
 	"cmd/ulvs":                {"*"},
 	"conformance":             {"internal/lab"},
 	"conformance/uml":         {"conformance", "internal/lab"},

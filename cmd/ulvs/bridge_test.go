@@ -140,7 +140,7 @@ func TestBridgeProcess(t *testing.T) {
 		}
 	}
 	for program, want := range map[string]int{"/nonexistent": 127, "/etc/passwd": 126, "nosuchprogram": 127} {
-		if out, status := s.says(program); status != want {
+		if out, status := s.says(program); status != want || !strings.HasPrefix(out, "ulvs bridge exec: ") {
 			t.Errorf("%s: %d, want %d: %s", program, status, want, out)
 		}
 	}
@@ -211,6 +211,10 @@ func TestBridgeLimits(t *testing.T) {
 			t.Errorf("a limit of %d: %v: %s", limit, err, out)
 		}
 	}
+	out, status := s.says("sh", "-c", "ulimit -n 40; "+program(t)+" bridge exec -- true")
+	if status != 125 || !strings.Contains(out, "a limit of 40 descriptors is too small: give ulimit -n 64 or more") {
+		t.Errorf("a limit of 40: %d: %s", status, out)
+	}
 }
 
 // A bridge under a bridge says what is wrong or, asked to, runs the program as it is.
@@ -219,15 +223,17 @@ func TestBridgeNested(t *testing.T) {
 	s := newBridgeSite(t)
 	s.marked()
 	socket := filepath.Join(s.dir, "ulvs.sock")
-	if out, status := s.says("/proc/self/exe", "bridge", "exec", "--control", socket, "--", s.ipvsadm, "-Sn"); status != 0 || out != "-A -f 10 -s rr\n" {
-		t.Logf("%d: %s", status, out)
-	}
 	exe := program(t)
 	for _, more := range [][]string{{"--if-needed"}, nil} {
 		words := append(append([]string{exe, "bridge", "exec", "--control", socket}, more...), "--", s.ipvsadm, "-Sn")
 		if out, status := s.says(words...); status != 0 || out != "-A -f 10 -s rr\n" {
 			t.Errorf("%q: %d: %s", more, status, out)
 		}
+	}
+	s.stop(s.daemon)
+	if out, status := s.says(exe, "bridge", "exec", "--control", socket, "--", "true"); status != 125 ||
+		!strings.Contains(out, "a supervisor is asked already about this process's system calls") {
+		t.Errorf("nobody answers: %d: %s", status, out)
 	}
 }
 

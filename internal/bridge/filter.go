@@ -45,7 +45,8 @@ func filter(w window) ([]bpf.RawInstruction, error) {
 	// A piece is a system call's: it skips what follows of it for any other number.
 	list := []bpf.Instruction{load(offArch), bpf.JumpIf{Cond: bpf.JumpEqual, Val: arch, SkipTrue: 1}, allow}
 	piece := func(number int, rest ...bpf.Instruction) {
-		list = append(list, load(offNumber), bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(number), SkipTrue: uint8(len(rest))})
+		another := bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: uint32(number), SkipTrue: uint8(len(rest))}
+		list = append(list, load(offNumber), another)
 		list = append(list, rest...)
 	}
 	is := func(arg int, value uint32, skip uint8) []bpf.Instruction {

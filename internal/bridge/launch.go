@@ -95,7 +95,7 @@ func heard(pair int) error {
 	case n == 0:
 		return errors.New("the supervisor has ended: see what it says above")
 	case string(buf[:n]) != "ok":
-		return errors.New(string(buf[:n]))
+		return fmt.Errorf("the supervisor says: %s", buf[:n])
 	}
 	return nil
 }

@@ -77,8 +77,9 @@ func (s *supervisor) pump(cookie uint64) (more bool) {
 	if q == nil {
 		return false
 	}
+	to := &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: q.to}
 	for len(q.waiting) > 0 {
-		err := unix.Sendto(q.sender.fd, q.waiting[0], unix.MSG_DONTWAIT, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: q.to})
+		err := unix.Sendto(q.sender.fd, q.waiting[0], unix.MSG_DONTWAIT, to)
 		if errors.Is(err, unix.EAGAIN) {
 			return true
 		}

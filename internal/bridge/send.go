@@ -54,7 +54,7 @@ func (c *call) sent() (data, to []byte, err error) {
 		data, err = c.buffer(a[1], a[2])
 		return data, nil, err
 	case unix.SYS_WRITEV:
-		data, err = c.gather(a[1], a[2])
+		data, err = c.joined(a[1], a[2])
 		return data, nil, err
 	}
 	return c.message(a[1])
@@ -67,8 +67,8 @@ func (c *call) buffer(at, length uint64) ([]byte, error) {
 	return c.read(at, int(length))
 }
 
-// gather reads the pieces of a message.
-func (c *call) gather(at, count uint64) (data []byte, err error) {
+// joined reads the pieces of a message.
+func (c *call) joined(at, count uint64) (data []byte, err error) {
 	pieces, err := c.pieces(at, count)
 	for _, p := range pieces {
 		b, err := c.buffer(p.at, p.length)
@@ -123,7 +123,7 @@ func (c *call) message(at uint64) (data, to []byte, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if data, err = c.gather(h.pieces, h.count); err == nil && h.name != 0 {
+	if data, err = c.joined(h.pieces, h.count); err == nil && h.name != 0 {
 		to, err = c.address(h.name, h.nameLength)
 	}
 	return data, to, err

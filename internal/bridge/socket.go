@@ -1,10 +1,6 @@
 package bridge
 
-import (
-	"errors"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // socket makes one of generic netlink, as the program would, in its window. Where that is full,
 // it is the kernel's.
@@ -51,18 +47,16 @@ type kernelSocket struct {
 	capAck bool
 }
 
-var errOther = errors.New("it is no socket of generic netlink")
-
-// socketOf looks at what a descriptor is.
+// socketOf looks at what a descriptor is. The error is ENOTSOCK for anything else.
 func socketOf(fd int) (k kernelSocket, err error) {
 	k.fd = fd
 	domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN)
 	if err != nil || domain != unix.AF_NETLINK {
-		return k, errOther
+		return k, unix.ENOTSOCK
 	}
 	protocol, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PROTOCOL)
 	if err != nil || protocol != unix.NETLINK_GENERIC {
-		return k, errOther
+		return k, unix.ENOTSOCK
 	}
 	if k.cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE); err != nil {
 		return k, err
