@@ -29,7 +29,7 @@ var (
 	playFlag       = flag.String("play", "", "TestRandom, with -kernel: play the scenarios of these `FILES` (a pattern) instead")
 	briefFlag      = flag.Bool("brief", false, "TestRandom, with -kernel: short scenarios")
 	equalFlag      = flag.String("equal", "", "TestRandom, with -kernel: write scenarios without difference to this `DIR`")
-	planeFlag      = flag.String("plane", "afpacket", "TestRandom, with -kernel: ulvs's `PLANE`, afpacket, xdp or af_xdp")
+	planeFlag      = flag.String("plane", "afpacket", "TestRandom, with -kernel: ulvs's `PLANE`, afpacket, xdp, af_xdp or bridged")
 	keepFlag       = flag.String("keep", "", "TestRandom, with -kernel: write shrunk scenarios with the kernel's answers to this `DIR`")
 )
 
@@ -87,10 +87,19 @@ func newLive(ctx context.Context, t *testing.T) *live {
 
 // quickUlvs plays with small tables, which are made in no time.
 func quickUlvs(binary, plane string) *Theatre {
-	return &Theatre{
-		Subject: Ulvs{Binary: binary, Plane: plane, Args: []string{"--connections", "16384"}}, Options: Options{NoResolve: true},
+	u := Ulvs{Binary: binary, Plane: plane, Args: []string{"--connections", "16384"}}
+	if plane == bridged {
+		u.Plane, u.Bridged = "afpacket", debianIPVSAdm
 	}
+	return &Theatre{Subject: u, Options: Options{NoResolve: true}}
 }
+
+// bridged is the plane afpacket, spoken to by Debian's ipvsadm under ulvs bridge, as if it were
+// a plane of its own.
+const (
+	bridged       = "bridged"
+	debianIPVSAdm = "/usr/sbin/ipvsadm"
+)
 
 func (l *live) kernel(ctx context.Context, text string) ([]string, error) {
 	n := l.asked.Add(1)

@@ -41,6 +41,11 @@ func TestScenarios(t *testing.T) {
 		rounds = append(rounds, &round{name: name, Recording: readRecording(t, name+".txt"), as: onInterface, compare: Compare})
 	}
 	planes := map[string]*Theatre{"afpacket": quick}
+	if _, err := os.Stat(debianIPVSAdm); err == nil && mayBPF() {
+		planes[bridged] = quickUlvs(plain.Binary, bridged)
+	} else {
+		t.Log("without the bridge: it needs root, and Debian's ipvsadm")
+	}
 	if mayBPF() {
 		planes["xdp"] = quickUlvs(plain.Binary, "xdp")
 		planes[AFXDP] = quickUlvs(plain.Binary, AFXDP)

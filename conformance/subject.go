@@ -36,6 +36,8 @@ func run(c *lab.Cmd) (output string, exit int, err error) {
 type Ulvs struct {
 	Binary string // path of the program
 	Plane  string // "" is afpacket
+	// Bridged is another ipvsadm, which speaks to the daemon by ulvs bridge, or "".
+	Bridged string
 	// Args are more arguments of `ulvs run`.
 	Args []string
 }
@@ -53,7 +55,7 @@ func (u Ulvs) Start(ctx context.Context, host *lab.Host) (Director, error) {
 		return nil, err
 	}
 	d := &ulvsDirector{
-		host: host, binary: u.Binary, dir: dir, control: filepath.Join(dir, "control"),
+		host: host, binary: u.Binary, bridged: u.Bridged, dir: dir, control: filepath.Join(dir, "control"),
 		ended: make(chan struct{}),
 	}
 	plane := u.Plane
@@ -122,6 +124,7 @@ func withoutBarrier(output string) string {
 type ulvsDirector struct {
 	host    *lab.Host
 	binary  string
+	bridged string // Ulvs.Bridged
 	dir     string
 	control string
 	daemon  *lab.Cmd
@@ -170,9 +173,19 @@ func (d *ulvsDirector) run(ctx context.Context, words []string) (string, int, er
 		return "", 0, errors.New("the daemon has ended")
 	default:
 	}
+	if d.bridged != "" && words[0] == "ipvsadm" && !listsConns(words) {
+		words = append([]string{"bridge", "exec", "--", d.bridged}, words[1:]...)
+	}
 	c := d.host.Command(ctx, d.binary, words...)
 	c.Env = append(os.Environ(), "ULVS_CONTROL="+d.control)
 	return run(c)
+}
+
+// listsConns reports whether ipvsadm would read /proc/net/ip_vs_conn.
+func listsConns(words []string) bool {
+	return slices.ContainsFunc(words, func(w string) bool {
+		return w == "--connection" || strings.HasPrefix(w, "-") && !strings.HasPrefix(w, "--") && strings.Contains(w, "c")
+	})
 }
 
 // Close asks the daemon to end, and insists after a while. The error carries
