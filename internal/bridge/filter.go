@@ -21,8 +21,6 @@ func windowBelow(limit uint64) window {
 	return window{int(min(limit, 1024)) - windowSize}
 }
 
-func (w window) has(fd int) bool { return fd >= w.first && fd < w.first+windowSize }
-
 // Where the filter finds what it looks at (struct seccomp_data). Arguments have 64 bits, of which
 // the lower half says all.
 const (
