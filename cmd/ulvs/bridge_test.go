@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -54,6 +55,23 @@ func (s *bridgeSite) marked() {
 	if out, status := s.ulvs("", "ipvsadm", "-A", "-f", "10", "-s", "rr"); status != 0 {
 		s.t.Fatal(out)
 	}
+}
+
+// supervisors are the processes that answer for this site's daemon.
+func (s *bridgeSite) supervisors() (list []int) {
+	s.t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, file := range files {
+		line, _ := os.ReadFile(file) // it may have ended
+		words := "\x00supervise\x00--control\x00" + filepath.Join(s.dir, "ulvs.sock") + "\x00"
+		if pid, err := strconv.Atoi(strings.Split(file, "/")[2]); err == nil && strings.Contains(string(line), words) {
+			list = append(list, pid)
+		}
+	}
+	return list
 }
 
 // says is what a command under the bridge prints, and its exit status.
@@ -131,12 +149,9 @@ func TestBridgeProcess(t *testing.T) {
 	if len(words) != 3 || words[0] != "1" || words[2] != fmt.Sprint(c.Process.Pid) || c.ProcessState.ExitCode() != 7 {
 		t.Errorf("process %d, %v: %q", c.Process.Pid, c.ProcessState, words)
 	}
-	socket := filepath.Join(s.dir, "ulvs.sock")
-	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		if out, _ := exec.Command("pgrep", "-f", "bridge supervise --control "+socket).Output(); len(out) == 0 {
-			break
-		} else if time.Since(begin) > patience {
-			t.Fatalf("the supervisor is there: %s", out)
+	for begin := time.Now(); len(s.supervisors()) > 0; time.Sleep(10 * time.Millisecond) {
+		if time.Since(begin) > patience {
+			t.Fatalf("the supervisor is there: %v", s.supervisors())
 		}
 	}
 	for program, want := range map[string]int{"/nonexistent": 127, "/etc/passwd": 126, "nosuchprogram": 127} {
@@ -251,19 +266,16 @@ func TestBridgeSupervisorKilled(t *testing.T) {
 	if err := c.Start(); err != nil {
 		t.Fatal(err)
 	}
-	socket := filepath.Join(s.dir, "ulvs.sock")
-	var pid int
-	for begin := time.Now(); pid == 0; time.Sleep(10 * time.Millisecond) {
-		found, _ := exec.Command("pgrep", "-n", "-f", "bridge supervise --control "+socket).Output()
+	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", c.Process.Pid))
-		if strings.TrimSpace(string(comm)) == "sh" {
-			_, _ = fmt.Sscan(string(found), &pid)
+		if strings.TrimSpace(string(comm)) == "sh" && len(s.supervisors()) == 1 {
+			break
 		}
 		if time.Since(begin) > patience {
-			t.Fatal("no supervisor")
+			t.Fatalf("%s has the supervisors %v", comm, s.supervisors())
 		}
 	}
-	if err := syscall.Kill(pid, unix.SIGKILL); err != nil {
+	if err := syscall.Kill(s.supervisors()[0], unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := in.Write([]byte("go\n")); err != nil {
