@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -57,6 +58,37 @@ func sendMany() int {
 	return 0
 }
 
+// unread is the word for a program that asks for listings and reads none.
+const unread = "test-unread"
+
+// sendUnread asks for all services until it may not any more, and prints why.
+func sendUnread() int {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_GENERIC)
+	for n := 0; err == nil && n < 1<<16; n++ {
+		err = unix.Sendto(fd, listing(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	}
+	fmt.Println(err)
+	return 0
+}
+
+// What a program asks for and does not read has a bound; then it may ask for no more. When it has
+// ended, others are served.
+func TestBridgeUnread(t *testing.T) {
+	t.Parallel()
+	s := newBridgeSite(t)
+	var rules strings.Builder
+	for i := range 500 {
+		fmt.Fprintf(&rules, "-A -f %d -s rr\n", 1+i)
+	}
+	if out, status := s.ulvs(rules.String(), "ipvsadm", "-R"); status != 0 {
+		t.Fatal(out)
+	}
+	out, status := s.says("sh", "-c", program(t)+" "+unread+"; "+s.ipvsadm+" -Sn | wc -l")
+	if status != 0 || out != "no buffer space available\n500\n" {
+		t.Errorf("%d: %s", status, out)
+	}
+}
+
 // Each request that a program could send has exactly one answer, whatever signals it gets
 // meanwhile. Go's handlers have SA_RESTART, so that all are sent.
 func TestBridgeSignals(t *testing.T) {
@@ -65,4 +97,15 @@ func TestBridgeSignals(t *testing.T) {
 	if out, status := s.says(program(t), sends); status != 0 || !strings.HasSuffix(out, "5000 sent, 5000 answers\n") {
 		t.Errorf("%d: %s", status, out)
 	}
+}
+
+// listing asks for all services (GET_SERVICE).
+func listing() []byte {
+	const getService, header = 4, 20
+	order := binary.NativeEndian
+	b := order.AppendUint32(nil, header)
+	b = order.AppendUint16(b, ipvsnl.FamilyID)
+	b = order.AppendUint16(b, unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
+	b = append(b, make([]byte, 8)...)
+	return append(b, getService, 1, 0, 0)
 }

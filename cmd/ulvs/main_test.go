@@ -34,8 +34,13 @@ const asProgram = "ULVS_TEST_PROGRAM"
 const waiting = "4"
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 && os.Args[1] == sends {
-		os.Exit(sendMany())
+	if len(os.Args) == 2 {
+		switch os.Args[1] {
+		case sends:
+			os.Exit(sendMany())
+		case unread:
+			os.Exit(sendUnread())
+		}
 	}
 	if os.Getenv(asProgram) != "" {
 		if dir := os.Getenv(insideDir); dir != "" {

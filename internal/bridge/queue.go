@@ -26,6 +26,7 @@ func (s *supervisor) senderIn(number uint64, netns int) (*sender, error) {
 	if one := s.senders[number]; one != nil {
 		return one, nil
 	}
+	s.spare()
 	one := &sender{fd: -1}
 	err := within(netns, func() (err error) {
 		one.fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_GENERIC)
@@ -44,6 +45,28 @@ func (s *supervisor) senderIn(number uint64, netns int) (*sender, error) {
 	return one, nil
 }
 
+// mostSenders bounds the senders, each of which keeps its network namespace.
+const mostSenders = 16
+
+// spare closes the senders that have nothing to send, where there are many. The caller holds mu.
+func (s *supervisor) spare() {
+	if len(s.senders) < mostSenders {
+		return
+	}
+	busy := map[*sender]bool{}
+	for cookie, q := range s.queues {
+		if s.pump(cookie) {
+			busy[q.sender] = true
+		}
+	}
+	for number, one := range s.senders {
+		if !busy[one] {
+			_ = unix.Close(one.fd)
+			delete(s.senders, number)
+		}
+	}
+}
+
 // known returns a namespace's sender, if there is one.
 func (s *supervisor) known(number uint64) *sender {
 	s.mu.Lock()
@@ -51,10 +74,31 @@ func (s *supervisor) known(number uint64) *sender {
 	return s.senders[number]
 }
 
-// deliver sends answers, and keeps those for which a socket has no room.
+// mostWaiting bounds the bytes of answers that wait for a socket: its program does not read them.
+const mostWaiting = 16 << 20
+
+// full reports whether so much waits for a socket that it may not ask for more.
+func (s *supervisor) full(cookie uint64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.pump(cookie) {
+		return false
+	}
+	bytes := 0
+	for _, d := range s.queues[cookie].waiting {
+		bytes += len(d)
+	}
+	return bytes > mostWaiting
+}
+
+// deliver sends answers, and keeps those for which a socket has no room. Those of sockets that
+// were closed meanwhile go.
 func (s *supervisor) deliver(from *sender, k kernelSocket, list [][]byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	for cookie := range s.queues {
+		s.pump(cookie)
+	}
 	q := s.queues[k.cookie]
 	if q == nil {
 		q = &queue{to: k.port, sender: from}

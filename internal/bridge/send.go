@@ -180,7 +180,7 @@ func addressOf(to []byte) unix.Sockaddr {
 // exchange has the daemon answer a datagram, and sends the answers. They are there when it
 // returns, as those of a kernel are when a program has sent. The error is an errno.
 func (c *call) exchange(k kernelSocket, data []byte) error {
-	if err := k.ready(); err != nil {
+	if err := k.ready(); err != nil || c.full(k.cookie) {
 		return unix.ENOBUFS
 	}
 	netns, err := namespaceOf(k.fd)
