@@ -29,7 +29,6 @@ const insideDir = "ULVS_TEST_INSIDE"
 type insideState struct {
 	Goroutines int
 	Heap       uint64 // bytes in use
-	Spare      uint64 // bytes between those, which other objects of their sizes will have
 	Stacks     string // of the goroutines
 }
 
@@ -54,7 +53,7 @@ func tellInside(dir string) {
 			runtime.ReadMemStats(&m)
 			var stacks bytes.Buffer
 			_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)
-			_ = json.NewEncoder(c).Encode(insideState{runtime.NumGoroutine(), m.HeapAlloc, m.HeapInuse - m.HeapAlloc, stacks.String()})
+			_ = json.NewEncoder(c).Encode(insideState{runtime.NumGoroutine(), m.HeapAlloc, stacks.String()})
 			c.Close()
 		}
 	}()
@@ -87,7 +86,6 @@ type soakState struct {
 	Outside    string // programs of interfaces, nftables tables, and how many rules
 	resident   int    // bytes
 	heap       uint64
-	spare      uint64
 	stacks     string
 	mappings   map[string]int // KiB resident by what is mapped, and how large that is
 }
@@ -98,8 +96,7 @@ var digits = regexp.MustCompile(`[0-9]+`)
 func (k *soak) held() (s soakState) {
 	k.t.Helper()
 	in := k.asked()
-	s = soakState{Files: map[string]int{}, BPF: map[string]int{}, Goroutines: in.Goroutines, heap: in.Heap,
-		spare: in.Spare, stacks: in.Stacks,
+	s = soakState{Files: map[string]int{}, BPF: map[string]int{}, Goroutines: in.Goroutines, heap: in.Heap, stacks: in.Stacks,
 		resident: resident(k.t, k.daemon.Process.Pid)}
 	proc := fmt.Sprintf("/proc/%d/", k.daemon.Process.Pid)
 	s.mappings = mappings(k.t, proc+"smaps")
@@ -191,8 +188,8 @@ func (m *soakMark) String() string {
 	for _, n := range m.Files {
 		files += n
 	}
-	return fmt.Sprintf("after %v: %d KiB resident, %d KiB of them in Go's heap and %d between; %d descriptors, %d goroutines, BPF %v, %d pins, outside %d",
-		m.at.Round(time.Second), m.resident>>10, m.heap>>10, m.spare>>10, files, m.Goroutines, m.BPF, strings.Count(m.Pins, "\n"),
+	return fmt.Sprintf("after %v: %d KiB resident, %d KiB of them in Go's heap; %d descriptors, %d goroutines, BPF %v, %d pins, outside %d",
+		m.at.Round(time.Second), m.resident>>10, m.heap>>10, files, m.Goroutines, m.BPF, strings.Count(m.Pins, "\n"),
 		strings.Count(m.Outside, "\n"))
 }
 
@@ -228,13 +225,6 @@ const soakGrowth = 2
 // compare judges what a daemon holds by what one held before.
 func (m *soakMark) compare(t *testing.T, between string, late *soakMark) {
 	t.Helper()
-	m.same(t, between, late)
-	m.grown(t, between, "resident", late, m.resident, late.resident)
-}
-
-// same judges what is counted.
-func (m *soakMark) same(t *testing.T, between string, late *soakMark) {
-	t.Helper()
 	if m == nil {
 		t.Fatal("there is nothing to compare with")
 	}
@@ -244,21 +234,8 @@ func (m *soakMark) same(t *testing.T, between string, late *soakMark) {
 			t.Logf("goroutines before:\n%s\nafter:\n%s", m.stacks, late.stacks)
 		}
 	}
-}
-
-// older judges what a daemon holds by what it held when it was young: what lies between the
-// objects of Go's heap is no loss, and grows until as much was in use as ever is.
-func (m *soakMark) older(t *testing.T, between string, late *soakMark) {
-	t.Helper()
-	m.same(t, between, late)
-	m.grown(t, between, "resident without what is between Go's objects", late, m.resident-int(m.spare), late.resident-int(late.spare))
-}
-
-// grown judges how much more there is.
-func (m *soakMark) grown(t *testing.T, between, what string, late *soakMark, was, is int) {
-	t.Helper()
-	if is*100 > was*(100+soakGrowth) {
-		t.Errorf("%s: %d KiB are %s, %d were: more than %d %% more\nby mapping (-before +after):\n%s", between,
-			is>>10, what, was>>10, soakGrowth, cmp.Diff(m.mappings, late.mappings))
+	if late.resident*100 > m.resident*(100+soakGrowth) {
+		t.Errorf("%s: %d KiB are resident, %d were: more than %d %% more\nby mapping (-before +after):\n%s", between,
+			late.resident>>10, m.resident>>10, soakGrowth, cmp.Diff(m.mappings, late.mappings))
 	}
 }

@@ -45,33 +45,26 @@ func (b *batching) Batch(changes []ulvs.Change, answer func(n int, err error) bo
 	return nil
 }
 
-// A batch that takes longer than a client's patience, before its first answer or between
-// two, is waited for to its end, while the daemon lives. Two daemons are at work at the same
-// time.
+// A batch that takes longer than a client's patience, before its first answer and between
+// two, is waited for to its end, while the daemon lives.
 func TestLongBatch(t *testing.T) {
 	defer control.SetAliveEach(5 * time.Millisecond)()
 	const changes, patience = 1000, 2 * time.Second
-	var finish []func()
-	for _, pause := range []int{0, 600} {
-		b := newBatching(pause)
-		client, _, end := serve(t, b)
-		client.Patience = patience
-		answers, got := 0, make(chan error, 1)
-		go func() {
-			got <- client.Batch(make([]ulvs.Change, changes), func(int, error) bool { answers++; return true })
-		}()
+	b := newBatching(0, 600)
+	client, _, _ := serve(t, b)
+	client.Patience = patience
+	answers, got := 0, make(chan error, 1)
+	go func() {
+		got <- client.Batch(make([]ulvs.Change, changes), func(int, error) bool { answers++; return true })
+	}()
+	for range b.pauses {
 		<-b.pausing
-		finish = append(finish, func() {
-			b.proceed <- struct{}{}
-			if err := <-got; err != nil || answers != changes {
-				t.Errorf("a pause before change %d: %d answers to %d changes, %v", pause, answers, changes, err)
-			}
-			end()
-		})
+		time.Sleep(patience + patience/2) // the work
+		b.proceed <- struct{}{}
 	}
-	time.Sleep(patience + patience/2) // the work
-	for _, f := range finish {
-		f()
+	must(t, <-got)
+	if answers != changes {
+		t.Errorf("%d answers to %d changes", answers, changes)
 	}
 }
 
