@@ -52,7 +52,7 @@ var law = map[string][]string{
 	"director":                {"", "dataplane", "forward", "fwmark", "internal/accel", "internal/journal", "sched", "persist"},
 	"forward":                 {"", "conn", "dataplane", "internal/estimator", "internal/fragment", "fwmark", "internal/accel", "internal/preselect", "internal/ratelimit", "internal/shtab", "packet", "persist", "sched", "internal/svctable", "internal/sysctl"},
 	"internal/hostmark":       {"fwmark"},
-	"internal/control":        {"", "internal/ipvsnl"},
+	"internal/control":        {""},
 	"internal/ipvsadm":        {"", "sched"},
 	"internal/ipvsnl":         {"", "sched"},
 	"internal/bridge":         {"internal/ipvsnl"},

@@ -1,9 +1,9 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 
@@ -13,6 +13,7 @@ import (
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/internal/bridge"
 	"github.com/ulvs/ulvs/internal/control"
+	"github.com/ulvs/ulvs/internal/ipvsnl"
 )
 
 // bridgeCommand runs programs that speak to the kernel's IPVS.
@@ -73,11 +74,29 @@ func bridgeSupervise() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			return bridge.Supervise(args[0], control.Dial(socket), bridgeErrno, slog.Default())
+			return bridge.Supervise(args[0], bridgedDaemon{control.Dial(socket)}, bridgeErrno)
 		},
 	}
 	c.Flags().StringVar(&socket, "control", control.DefaultSocket, "the daemon's control socket")
 	return c
+}
+
+// IPVS implements control.Bridged.
+func (t *handover) IPVS(request json.RawMessage) (any, error) {
+	var r ipvsnl.Request
+	if err := json.Unmarshal(request, &r); err != nil {
+		return nil, fmt.Errorf("%w: %w", ulvs.ErrInvalid, err)
+	}
+	return ipvsnl.Do(t, r), nil
+}
+
+// bridgedDaemon is the daemon as a supervisor asks it.
+type bridgedDaemon struct{ *control.Client }
+
+// IPVS implements bridge.Daemon.
+func (d bridgedDaemon) IPVS(r ipvsnl.Request) (reply ipvsnl.Reply, err error) {
+	err = d.Client.IPVS(r, &reply)
+	return reply, err
 }
 
 // bridgeErrno is what a program is told where the daemon does not answer: without one, that there

@@ -33,8 +33,8 @@
 //	POST /v1/marks/command                 {"ipv6": bool, "args": [words]} -> {"text": …}
 //	POST /v1/marks/save, /restore          {"ipv6": bool, "text": …} -> {"text": …}
 //	GET  /v1/sysctls, POST /v1/sysctl      {"name": …, "value": n, "set": bool}
-//	POST /v1/ipvs                          ipvsnl.Request -> ipvsnl.Reply, for programs that
-//	                                       speak to the kernel (ulvs bridge)
+//	POST /v1/ipvs                          what programs ask of the kernel's IPVS, in the words
+//	                                       of package ipvsnl (ulvs bridge)
 //	GET  /v1/facts                         [{"name": …, "value": …}]
 //	GET  /v1/counters                      {name: n}
 //	GET  /v1/version                       {"version": …, "size": n}

@@ -8,7 +8,6 @@ import (
 	"net/http"
 
 	"github.com/ulvs/ulvs"
-	"github.com/ulvs/ulvs/internal/ipvsnl"
 )
 
 // Handler serves the protocol over any director, but for the handover, which is a
@@ -56,7 +55,9 @@ func Handler(c ulvs.Control) http.Handler {
 		v, err := c.Sysctl(r.Name)
 		return sysctlRequest{Name: r.Name, Value: v}, err
 	})
-	post(m, "ipvs", func(r ipvsnl.Request) (any, error) { return ipvsnl.Do(c, r), nil })
+	if b, ok := c.(Bridged); ok {
+		post(m, "ipvs", b.IPVS)
+	}
 	get(m, "services", func() (any, error) { return c.Services() })
 	get(m, "timeouts", func() (any, error) { return c.Timeouts() })
 	get(m, "sysctls", func() (any, error) { return c.Sysctls() })
@@ -122,6 +123,12 @@ func post[R any](m *http.ServeMux, path string, f func(R) (any, error)) {
 		v, err := f(req)
 		reply(w, v, err)
 	})
+}
+
+// Bridged is a Control that answers what programs ask of the kernel's IPVS. What the request and
+// the answer hold is a matter between it and who calls Client.IPVS.
+type Bridged interface {
+	IPVS(request json.RawMessage) (any, error)
 }
 
 // caution is a warning about a real server, of a director that has any to give.
