@@ -19,10 +19,9 @@ type queue struct {
 	waiting [][]byte
 }
 
-// senderIn returns the sender of a network namespace, of which number is the kernel's.
+// senderIn returns the sender of a network namespace, of which number is the kernel's. The caller
+// holds mu, until it has sent.
 func (s *supervisor) senderIn(number uint64, netns int) (*sender, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if one := s.senders[number]; one != nil {
 		return one, nil
 	}
@@ -91,9 +90,9 @@ func (s *supervisor) full(cookie uint64) bool {
 	return bytes > mostWaiting
 }
 
-// deliver sends answers, and keeps those for which a socket has no room. Those of sockets that
-// were closed meanwhile go.
-func (s *supervisor) deliver(from *sender, k kernelSocket, list [][]byte) {
+// deliver sends answers to a socket in a network namespace, and keeps those for which it has no
+// room. Those of sockets that were closed meanwhile go.
+func (s *supervisor) deliver(k kernelSocket, netns int, list [][]byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for cookie := range s.queues {
@@ -101,11 +100,16 @@ func (s *supervisor) deliver(from *sender, k kernelSocket, list [][]byte) {
 	}
 	q := s.queues[k.cookie]
 	if q == nil {
+		from, err := s.senderIn(k.netns, netns)
+		if err != nil {
+			return err
+		}
 		q = &queue{to: k.port, sender: from}
 		s.queues[k.cookie] = q
 	}
 	q.waiting = append(q.waiting, list...)
 	s.pump(k.cookie)
+	return nil
 }
 
 // fill gives a socket what waits for it, as far as it has room. It reports whether more waits.

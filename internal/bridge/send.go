@@ -188,12 +188,10 @@ func (c *call) exchange(k kernelSocket, data []byte) error {
 		return unix.ENOBUFS
 	}
 	defer unix.Close(netns)
-	sender, err := c.senderIn(k.netns, netns)
-	if err != nil {
-		return unix.ENOBUFS
-	}
 	reply := c.ask(ipvsnl.Request{Datagram: data,
 		Caller: ipvsnl.Caller{Port: k.port, Admin: c.admin(netns), CapAck: k.capAck}})
-	c.deliver(sender, k, reply.Datagrams)
+	if err := c.deliver(k, netns, reply.Datagrams); err != nil {
+		return unix.ENOBUFS
+	}
 	return nil
 }

@@ -30,13 +30,11 @@ func (c *call) socket() (value int64, errno unix.Errno, ours bool) {
 		flags = unix.O_CLOEXEC
 	}
 	const both = unix.SECCOMP_ADDFD_FLAG_SETFD | unix.SECCOMP_ADDFD_FLAG_SEND
-	if c.addFD(addedFD{id: c.id(), flags: both, from: uint32(fd), to: uint32(at), toFlags: flags}) != 0 {
+	if c.addFD(addedFD{id: c.id, flags: both, from: uint32(fd), to: uint32(at), toFlags: flags}) != 0 {
 		return 0, 0, false
 	}
 	return answered, 0, true
 }
-
-func (c *call) id() uint64 { return c.notification.id }
 
 // kernelSocket is a socket of generic netlink of a program's.
 type kernelSocket struct {

@@ -2,119 +2,79 @@ package bridge
 
 import (
 	"errors"
-	"log/slog"
-	"sync"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/ulvs/ulvs/internal/ipvsnl"
 )
 
-// Daemon answers what programs ask of IPVS; the client of the control socket does. The error is
-// that nobody answered.
-type Daemon interface {
-	IPVS(ipvsnl.Request) (ipvsnl.Reply, error)
-}
+// stage is set in the environment of the supervisor itself, which its first process starts.
+const stage = "ULVS_BRIDGE_SUPERVISOR"
 
-// supervisor answers the system calls of one program and its children.
-type supervisor struct {
-	listener
-	window
-	daemon Daemon
-	log    *slog.Logger
-	// absent says of an error of the daemon's which errno it is.
-	absent func(error) unix.Errno
-
-	opening sync.Mutex // a descriptor of the window
-	mu      sync.Mutex // guards senders and queues
-	senders map[uint64]*sender
-	queues  map[uint64]*queue
-}
-
-// serve answers until the last process that has the filter has ended.
-func (s *supervisor) serve() error {
-	for {
-		poll := []unix.PollFd{{Fd: int32(s.fd), Events: unix.POLLIN}}
-		if _, err := unix.Poll(poll, -1); err != nil && !errors.Is(err, unix.EINTR) {
-			return err
-		}
-		switch {
-		case poll[0].Revents&unix.POLLIN != 0:
-		case poll[0].Revents&(unix.POLLHUP|unix.POLLERR|unix.POLLNVAL) != 0:
-			return nil
-		default:
-			continue
-		}
-		n, errno := s.receive()
-		switch errno {
-		case 0:
-			go s.answer(&n)
-		case unix.ENOENT: // its thread was killed
-		default:
-			return errno
-		}
+// Supervise is the supervisor's side of Run, in a process of its own, with the last word that it
+// was started with. absent says of an error of the daemon's which errno a program is told: ENOENT
+// is that of a kernel without IPVS. It returns when the last process that it is asked about has
+// ended.
+func Supervise(first string, daemon Daemon, absent func(error) unix.Errno) error {
+	if os.Getenv(stage) == "" {
+		return detach()
 	}
-}
-
-// answer answers one system call. One that is not for IPVS, or cannot be looked at, is the
-// kernel's.
-func (s *supervisor) answer(n *notification) {
-	r := response{id: n.id, flags: flagContinue}
-	t, err := threadOf(s.listener, n)
+	unix.CloseOnExec(pairFD)
+	// Whoever ends the program and its group must not end this before it.
+	signal.Ignore(unix.SIGTERM, unix.SIGINT, unix.SIGHUP, unix.SIGQUIT, unix.SIGPIPE)
+	at, err := strconv.Atoi(first)
 	if err != nil {
-		s.respond(r)
-		return
+		return fmt.Errorf("%q is no descriptor: ulvs bridge exec starts this", first)
 	}
-	defer t.close()
-	c := &call{supervisor: s, thread: t, notification: n}
-	if value, errno, ours := c.carryOut(); ours {
-		if value == answered {
-			return
-		}
-		r = response{id: n.id, value: value, err: -int32(errno)}
+	if err := unix.Send(pairFD, []byte("ok"), 0); err != nil {
+		return err
 	}
-	s.respond(r)
+	fd, err := taken()
+	if err != nil {
+		return errors.Join(err, unix.Send(pairFD, []byte(err.Error()), 0))
+	}
+	if err := unix.Send(pairFD, []byte("ok"), 0); err != nil {
+		return err
+	}
+	_ = unix.Close(pairFD)
+	s := &supervisor{listener: listener{fd}, window: window{at}, daemon: daemon, absent: absent,
+		senders: map[uint64]*sender{}, queues: map[uint64]*queue{}}
+	return s.serve()
 }
 
-// call is a system call that waits.
-type call struct {
-	*supervisor
-	*thread
-	*notification
+// taken takes the listener from the process that says which of its descriptors it is.
+func taken() (int, error) {
+	buf := make([]byte, 64)
+	n, err := unix.Read(pairFD, buf)
+	if err != nil {
+		return -1, err
+	}
+	var pid, its int
+	if _, err := fmt.Sscanf(string(buf[:n]), "%d %d", &pid, &its); err != nil {
+		return -1, fmt.Errorf("%q names no listener: ulvs bridge exec starts this", buf[:n])
+	}
+	process, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return -1, fmt.Errorf("cannot reach process %d: %w", pid, err)
+	}
+	defer unix.Close(process)
+	fd, err := unix.PidfdGetfd(process, its, 0)
+	if err != nil {
+		return -1, fmt.Errorf("cannot take the listener of process %d (%w): it needs CAP_SYS_PTRACE, and kernel.yama.ptrace_scope below 3", pid, err)
+	}
+	unix.CloseOnExec(fd)
+	return fd, nil
 }
 
-// answered is the value of a call that has been answered.
-const answered = -1
-
-// carryOut does what a call asks, and returns its value or its errno; or says that it is not ours.
-func (c *call) carryOut() (value int64, errno unix.Errno, ours bool) {
-	switch c.number {
-	case unix.SYS_SOCKET:
-		return c.socket()
-	case unix.SYS_GETSOCKOPT, unix.SYS_SETSOCKOPT:
-		return c.option()
-	}
-	fd, err := c.descriptor(int(int32(c.args[0])))
-	if err != nil {
-		return 0, 0, false
-	}
-	defer unix.Close(fd)
-	k, err := socketOf(fd)
-	if err != nil {
-		return 0, 0, false
-	}
-	switch c.number {
-	case unix.SYS_SENDTO, unix.SYS_SENDMSG, unix.SYS_SENDMMSG, unix.SYS_WRITE, unix.SYS_WRITEV:
-		return c.send(k)
-	}
-	return c.receiveFrom(k)
-}
-
-// ask has the daemon answer.
-func (s *supervisor) ask(r ipvsnl.Request) ipvsnl.Reply {
-	reply, err := s.daemon.IPVS(r)
-	if err != nil {
-		return ipvsnl.Refuse(r, s.absent(err))
-	}
-	return reply
+// detach starts the supervisor, and ends, so that it is nobody's child that waits for it.
+func detach() error {
+	c := exec.Command("/proc/self/exe", os.Args[1:]...)
+	c.Env = append(os.Environ(), stage+"=1")
+	c.ExtraFiles = []*os.File{os.NewFile(pairFD, "pair")}
+	c.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return c.Start()
 }

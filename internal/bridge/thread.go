@@ -13,20 +13,24 @@ import (
 // thread is one that waits in a system call, in a process whose memory and descriptors the
 // supervisor may reach.
 type thread struct {
-	id      int
-	process int // its process
-	pidfd   int // of that
+	tid       int
+	process   int    // its process
+	pidfd     int    // of that
+	effective uint64 // its capabilities
 }
 
 // threadOf opens what is needed of a notification's thread. It may have ended before, and its
 // number may be another's: the notification is valid still if it has not.
 func threadOf(l listener, n *notification) (t *thread, err error) {
-	t = &thread{id: int(n.thread), pidfd: -1}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", t.id))
+	t = &thread{tid: int(n.thread), pidfd: -1}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", t.tid))
 	if err != nil {
 		return nil, err
 	}
 	t.process, err = strconv.Atoi(field(status, "Tgid:"))
+	if err == nil {
+		t.effective, err = strconv.ParseUint(field(status, "CapEff:"), 16, 64)
+	}
 	if err == nil {
 		t.pidfd, err = unix.PidfdOpen(t.process, 0)
 	}
@@ -94,22 +98,17 @@ func (t *thread) write(at uint64, b []byte) error {
 
 // netns is the thread's network namespace. The caller closes it.
 func (t *thread) netns() (int, error) {
-	return unix.Open(fmt.Sprintf("/proc/%d/ns/net", t.id), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	return unix.Open(fmt.Sprintf("/proc/%d/ns/net", t.tid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 }
 
 // admin reports whether the thread has CAP_NET_ADMIN over a network namespace: in the user
 // namespace that owns that, or in the supervisor's, which is above (GENL_ADMIN_PERM,
 // netlink_capable).
 func (t *thread) admin(netns int) bool {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", t.id))
-	if err != nil {
+	if t.effective>>unix.CAP_NET_ADMIN&1 == 0 {
 		return false
 	}
-	effective, err := strconv.ParseUint(field(status, "CapEff:"), 16, 64)
-	if err != nil || effective>>unix.CAP_NET_ADMIN&1 == 0 {
-		return false
-	}
-	its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/user", t.id))
+	its, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/user", t.tid))
 	if err != nil {
 		return false
 	}
@@ -127,7 +126,7 @@ func (t *thread) admin(netns int) bool {
 
 // free returns a descriptor of the window that the process does not have, or -1.
 func (t *thread) free(w window) int {
-	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", t.id))
+	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", t.tid))
 	if err != nil {
 		return -1
 	}
