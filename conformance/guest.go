@@ -24,6 +24,7 @@ import (
 //	errors/NAME              why it could not be asked
 //	kernel                   the kernel's release, written first
 //	stop                     to have the guest end
+//	program                  words of one that is run in place of scenarios, a line each
 //
 // Files appear under their names complete.
 const (
@@ -32,6 +33,7 @@ const (
 	ErrorDir    = "errors"
 	KernelFile  = "kernel"
 	StopFile    = "stop"
+	ProgramFile = "program"
 
 	modulesFrom = "/usr/lib/uml/modules"
 )
@@ -92,6 +94,27 @@ func (g Guest) Boot(ctx context.Context) (*Running, error) {
 	}
 	r.Kernel = strings.TrimSpace(release)
 	return r, nil
+}
+
+// Run boots a guest that runs one program, of the host's files, and returns what it and the
+// console said when it has ended. The error may be ErrNoGuest.
+func (g Guest) Run(ctx context.Context, words ...string) (console string, err error) {
+	uml, err := g.installed()
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp("", "ulvs-guest")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	if err := g.fill(ctx, dir); err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(dir, ProgramFile), []byte(strings.Join(words, "\n")), 0o644); err != nil {
+		return "", err
+	}
+	return boot(ctx, uml, dir)
 }
 
 // installed finds user-mode Linux and what its guest needs of this host.

@@ -173,19 +173,13 @@ func (d *ulvsDirector) run(ctx context.Context, words []string) (string, int, er
 		return "", 0, errors.New("the daemon has ended")
 	default:
 	}
-	if d.bridged != "" && words[0] == "ipvsadm" && !listsConns(words) {
+	// ipvsadm lists connections from /proc/net/ip_vs_conn, which the bridge has not.
+	if d.bridged != "" && words[0] == "ipvsadm" && !slices.ContainsFunc(words, isConnListing) {
 		words = append([]string{"bridge", "exec", "--", d.bridged}, words[1:]...)
 	}
 	c := d.host.Command(ctx, d.binary, words...)
 	c.Env = append(os.Environ(), "ULVS_CONTROL="+d.control)
 	return run(c)
-}
-
-// listsConns reports whether ipvsadm would read /proc/net/ip_vs_conn.
-func listsConns(words []string) bool {
-	return slices.ContainsFunc(words, func(w string) bool {
-		return w == "--connection" || strings.HasPrefix(w, "-") && !strings.HasPrefix(w, "--") && strings.Contains(w, "c")
-	})
 }
 
 // Close asks the daemon to end, and insists after a while. The error carries

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -49,6 +50,9 @@ func serve(dir string) error {
 	if err := leave(dir, conformance.KernelFile, release+"\n"); err != nil {
 		return err
 	}
+	if words, err := os.ReadFile(filepath.Join(dir, conformance.ProgramFile)); err == nil {
+		return program(strings.Split(string(words), "\n"))
+	}
 	work := make(chan string)
 	var wg sync.WaitGroup
 	for range parallel {
@@ -75,6 +79,13 @@ func serve(dir string) error {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// program runs one in place of scenarios.
+func program(words []string) error {
+	c := exec.Command(words[0], words[1:]...)
+	c.Stdout, c.Stderr = os.Stdout, os.Stderr
+	return c.Run()
 }
 
 // worker plays scenarios on a stage of its own.

@@ -36,29 +36,46 @@ var root = Caller{Port: 4711, Admin: true}
 // what keepalived, moby/ipvs and ipvsadm sent, and mistakes. A line that begins with a word in
 // capitals is a request, those that are indented its answers.
 func TestRequests(t *testing.T) {
-	const file = "testdata/requests.txt"
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
 	d := newDirector(t)
+	golden(t, "testdata/requests.txt", func(text string) string {
+		return requestAnswers(t, text, func(raw []byte) [][]byte { return Answer(d, root, raw) })
+	})
+}
+
+// requestAnswers answers the lines of testdata/requests.txt.
+func requestAnswers(t *testing.T, text string, ask func(raw []byte) [][]byte) string {
+	t.Helper()
+	return exchanged(text, func(line string) string { return shown(ask(written(t, line))) })
+}
+
+// exchanged has each line of a text answered that is none itself.
+func exchanged(text string, answer func(line string) string) string {
 	var got strings.Builder
-	for line := range strings.Lines(string(text)) {
+	for line := range strings.Lines(text) {
 		if strings.HasPrefix(line, "  ") {
 			continue
 		}
 		got.WriteString(line)
-		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
-			continue
+		if line = strings.TrimSpace(line); line != "" && line[0] != '#' {
+			got.WriteString(answer(line))
 		}
-		got.WriteString(shown(Answer(d, root, written(t, line))))
 	}
+	return got.String()
+}
+
+// golden compares a file with what is made of it.
+func golden(t *testing.T, file string, make func(text string) string) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(string(text))
 	if *update {
-		if err := os.WriteFile(file, []byte(got.String()), 0o644); err != nil {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
-	}
-	if diff := cmp.Diff(string(text), got.String()); diff != "" && !*update {
+	} else if diff := cmp.Diff(string(text), got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -8,7 +8,7 @@ import (
 // controller answers what family IPVS is (net/netlink/genetlink.c, ctrl_getfamily). Other
 // families are the kernel's to answer for.
 func (a *answering) controller(r request) error {
-	if !Asks(r.raw) {
+	if !asks(r.raw) {
 		return unix.EOPNOTSUPP
 	}
 	answer, err := family()
@@ -44,11 +44,11 @@ func Ours(datagram []byte) bool {
 	if r.length < unix.NLMSG_HDRLEN || r.length > len(datagram) {
 		return false
 	}
-	return r.kind == FamilyID || r.kind == unix.GENL_ID_CTRL && Asks(datagram[:r.length])
+	return r.kind == FamilyID || r.kind == unix.GENL_ID_CTRL && asks(datagram[:r.length])
 }
 
-// Asks reports whether a message to the controller asks for the family IPVS.
-func Asks(message []byte) bool {
+// asks reports whether a message to the controller asks for the family IPVS.
+func asks(message []byte) bool {
 	r := request{raw: message}
 	if len(message) < unix.NLMSG_HDRLEN+genlHeader || r.command() != unix.CTRL_CMD_GETFAMILY {
 		return false

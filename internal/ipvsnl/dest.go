@@ -79,8 +79,8 @@ func numberOf(m ulvs.ForwardMethod) uint32 {
 	return uint32(m)
 }
 
-// appendDest encodes a real server as it stands (ip_vs_genl_fill_dest).
-func appendDest(d *ulvs.DestinationStatus) ([]byte, error) {
+// encodeDest encodes a real server as it stands (ip_vs_genl_fill_dest).
+func encodeDest(d *ulvs.DestinationStatus) ([]byte, error) {
 	return nest(attrDest, func(e *netlink.AttributeEncoder) {
 		e.Bytes(destAddr, union(d.Addr))
 		e.Bytes(destPort, binary.BigEndian.AppendUint16(nil, d.Port))
@@ -162,7 +162,7 @@ func dumpDests(to ulvs.Control, given []byte) (all [][]byte, err error) {
 		return nil, err
 	}
 	for i := range s.Destinations {
-		one, err := appendDest(&s.Destinations[i])
+		one, err := encodeDest(&s.Destinations[i])
 		if err != nil {
 			return nil, err
 		}

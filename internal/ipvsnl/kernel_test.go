@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/conformance"
 )
 
 var (
@@ -27,11 +28,6 @@ func TestKernel(t *testing.T) {
 	if !*askKernel {
 		t.Skip("make conformance boots user-mode Linux")
 	}
-	linux, err := exec.LookPath("linux.uml")
-	if err != nil {
-		t.Skip("no user-mode Linux: apt-get install user-mode-linux busybox-static")
-	}
-	dir := t.TempDir()
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -40,27 +36,17 @@ func TestKernel(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out := filepath.Join(dir, "out")
-	init := fmt.Sprintf(`#!/bin/sh
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-ip link set lo up
-cd %s
-%s -test.run '^TestInside$' -inside %s >%s.log 2>&1
-echo o >/proc/sysrq-trigger
-`, here, exe, out, out)
-	if err := os.WriteFile(filepath.Join(dir, "init"), []byte(init), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	out := filepath.Join(t.TempDir(), "out")
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
-	boot := exec.CommandContext(ctx, linux, "rootfstype=hostfs", "root=/dev/root", "rootflags=/", "rw", "mem=256M",
-		"init="+filepath.Join(dir, "init"), "con=null", "con0=null,fd:1", "quiet", "uml_dir="+dir)
-	console, err := boot.CombinedOutput()
+	console, err := conformance.Guest{Module: "../.."}.Run(ctx, "sh", "-c",
+		fmt.Sprintf("ip link set lo up; cd %s; exec %s -test.run '^TestInside$' -inside %s", here, exe, out))
+	if errors.Is(err, conformance.ErrNoGuest) {
+		t.Skip(err)
+	}
 	got, failed := os.ReadFile(out)
 	if failed != nil {
-		log, _ := os.ReadFile(out + ".log")
-		t.Fatalf("%v, %v: %s%s", err, failed, console, log)
+		t.Fatalf("%v, %v: %s", err, failed, console)
 	}
 	want, err := os.ReadFile("testdata/requests.txt")
 	if err != nil {
@@ -131,7 +117,6 @@ func TestInside(t *testing.T) {
 	if *inside == "" {
 		t.Skip("this is run in user-mode Linux, by TestKernel")
 	}
-	load(t, "ip_vs", "ip_vs_rr", "ip_vs_wrr", "ip_vs_wlc", "ip_vs_mh", "ip_vs_pe_sip")
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_GENERIC)
 	if err != nil {
 		t.Fatal(err)
@@ -172,20 +157,11 @@ func TestInside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got strings.Builder
-	for line := range strings.Lines(string(text)) {
-		if strings.HasPrefix(line, "  ") {
-			continue
-		}
-		got.WriteString(line)
-		if line = strings.TrimSpace(line); line == "" || line[0] == '#' {
-			continue
-		}
-		raw := written(t, line)
+	got := requestAnswers(t, string(text), func(raw []byte) [][]byte {
 		order.PutUint16(raw[4:], id)
-		got.WriteString(shown(ask(raw)))
-	}
-	if err := os.WriteFile(*inside, []byte(got.String()), 0o644); err != nil {
+		return ask(raw)
+	})
+	if err := os.WriteFile(*inside, []byte(got), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	insideOptions(t)
@@ -219,37 +195,4 @@ func requestOfRaw(b []byte) request {
 	r := requestOf(b)
 	r.raw = b[:r.length]
 	return r
-}
-
-// load loads modules and what they need, by the list that depmod left.
-func load(t *testing.T, names ...string) {
-	t.Helper()
-	var uts unix.Utsname
-	if err := unix.Uname(&uts); err != nil {
-		t.Fatal(err)
-	}
-	root := filepath.Join("/usr/lib/uml/modules", unix.ByteSliceToString(uts.Release[:]))
-	list, err := os.ReadFile(filepath.Join(root, "modules.dep"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, name := range names {
-		for line := range strings.Lines(string(list)) {
-			path, needs, _ := strings.Cut(strings.TrimSpace(line), ":")
-			if filepath.Base(path) != name+".ko" {
-				continue
-			}
-			all := append([]string{path}, strings.Fields(needs)...) // the deepest last
-			for _, path := range slices.Backward(all) {
-				f, err := os.Open(filepath.Join(root, path))
-				if err != nil {
-					t.Fatal(err)
-				}
-				if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && !errors.Is(err, unix.EEXIST) {
-					t.Fatal(path, err)
-				}
-				_ = f.Close()
-			}
-		}
-	}
 }

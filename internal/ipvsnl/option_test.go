@@ -3,12 +3,10 @@ package ipvsnl
 import (
 	"encoding/hex"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,16 +21,8 @@ type (
 // "get OPTION LENGTH BYTES", of which the rest are zero.
 func optionAnswers(t *testing.T, text string, set setter, get getter) string {
 	t.Helper()
-	var got strings.Builder
-	for line := range strings.Lines(text) {
-		if strings.HasPrefix(line, "  ") {
-			continue
-		}
-		got.WriteString(line)
+	return exchanged(text, func(line string) string {
 		words := strings.Fields(line)
-		if len(words) == 0 || words[0] == "#" {
-			continue
-		}
 		number, err := strconv.Atoi(words[1])
 		if err != nil {
 			t.Fatal(err)
@@ -42,8 +32,7 @@ func optionAnswers(t *testing.T, text string, set setter, get getter) string {
 			t.Fatal(err)
 		}
 		if words[0] == "set" {
-			fmt.Fprintf(&got, "  %s\n", nameOf(set(FirstOption+number, value)))
-			continue
+			return fmt.Sprintf("  %s\n", nameOf(set(FirstOption+number, value)))
 		}
 		length, err := strconv.Atoi(words[2])
 		if err != nil {
@@ -52,12 +41,10 @@ func optionAnswers(t *testing.T, text string, set setter, get getter) string {
 		value = append(value, make([]byte, length-len(value))...)
 		size, errno := get(FirstOption+number, value)
 		if errno != 0 {
-			fmt.Fprintf(&got, "  %s\n", nameOf(errno))
-			continue
+			return fmt.Sprintf("  %s\n", nameOf(errno))
 		}
-		fmt.Fprintf(&got, "  %d: %x\n", size, value)
-	}
-	return got.String()
+		return fmt.Sprintf("  %d: %x\n", size, value)
+	})
 }
 
 func nameOf(errno unix.Errno) string {
@@ -69,26 +56,16 @@ func nameOf(errno unix.Errno) string {
 
 // The older options: what they set, what they show, and mistakes.
 func TestOptions(t *testing.T) {
-	const file = "testdata/options.txt"
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
 	d := newDirector(t)
-	got := optionAnswers(t, string(text),
-		func(option int, value []byte) unix.Errno { return SetOption(d, true, option, value, len(value)) },
-		func(option int, value []byte) (int, unix.Errno) {
-			answer, size, errno := GetOption(d, true, option, value[:min(len(value), 128)], len(value))
-			copy(value, answer)
-			return size, errno
-		})
-	if *update {
-		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	} else if diff := cmp.Diff(string(text), got); diff != "" {
-		t.Errorf("(-want +got):\n%s", diff)
-	}
+	golden(t, "testdata/options.txt", func(text string) string {
+		return optionAnswers(t, text,
+			func(option int, value []byte) unix.Errno { return SetOption(d, true, option, value, len(value)) },
+			func(option int, value []byte) (int, unix.Errno) {
+				answer, size, errno := GetOption(d, true, option, value[:min(len(value), 128)], len(value))
+				copy(value, answer)
+				return size, errno
+			})
+	})
 }
 
 // Without CAP_NET_ADMIN nothing is set and nothing is shown.

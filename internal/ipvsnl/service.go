@@ -30,17 +30,14 @@ func keyOf(value []byte) (key ulvs.ServiceKey, found [][]byte, err error) {
 	if af != unix.AF_INET && af != unix.AF_INET6 {
 		return key, nil, unix.EAFNOSUPPORT
 	}
-	if found[svcMark] != nil {
+	switch {
+	case found[svcMark] == nil:
+		key.Protocol, key.Addr = protocolOf(order.Uint16(found[svcProtocol])), addrOf(found[svcAddr], af)
+		key.Port = binary.BigEndian.Uint16(found[svcPort])
+	case order.Uint32(found[svcMark]) == 0: // of no service
+		key.Addr = addrOf(nil, af)
+	default:
 		key.Mark, key.IPv6 = order.Uint32(found[svcMark]), af == unix.AF_INET6
-	}
-	if key.Mark == 0 {
-		key = ulvs.ServiceKey{}
-		// A mark of 0 names the service of address 0.0.0.0 and port 0, which there is none of.
-		key.Addr = addrOf(found[svcAddr], af)
-		if found[svcMark] == nil {
-			key.Protocol = protocolOf(order.Uint16(found[svcProtocol]))
-			key.Port = binary.BigEndian.Uint16(found[svcPort])
-		}
 	}
 	return key, found, nil
 }
@@ -166,8 +163,8 @@ func netmaskOf(s *ulvs.Service) []byte {
 	return order.AppendUint32(nil, uint32(ones))
 }
 
-// appendService encodes a service as it stands (ip_vs_genl_fill_service).
-func appendService(s *ulvs.ServiceStatus) ([]byte, error) {
+// encodeService encodes a service as it stands (ip_vs_genl_fill_service).
+func encodeService(s *ulvs.ServiceStatus) ([]byte, error) {
 	return nest(attrService, func(e *netlink.AttributeEncoder) {
 		af := uint16(unix.AF_INET)
 		if s.Is6() {
@@ -250,13 +247,13 @@ func getService(to ulvs.Control, given [][]byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return appendService(&s)
+	return encodeService(&s)
 }
 
 func dumpServices(to ulvs.Control, _ []byte) (all [][]byte, err error) {
 	list, err := to.Services()
 	for i := range list {
-		one, err := appendService(&list[i])
+		one, err := encodeService(&list[i])
 		if err != nil {
 			return nil, err
 		}
