@@ -74,6 +74,28 @@ func (s *bridgeSite) supervisors() (list []int) {
 	return list
 }
 
+// waiting is a shell under the bridge that waits to be told to run a script. proceed tells it, and
+// returns what it prints until it ends.
+func (s *bridgeSite) waiting(script string) (c *lab.Cmd, proceed func() (string, error)) {
+	s.t.Helper()
+	c, out := s.bridged("sh", "-c", "read go; "+script), new(said)
+	c.Stdout, c.Stderr = out, out
+	in, err := c.StdinPipe()
+	if err == nil {
+		err = c.Start()
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return c, func() (string, error) {
+		if _, err := in.Write([]byte("go\n")); err != nil {
+			return "", err
+		}
+		err := c.Wait()
+		return out.String(), err
+	}
+}
+
 // says is what a command under the bridge prints, and its exit status.
 func (s *bridgeSite) says(words ...string) (string, int) {
 	s.t.Helper()
@@ -170,21 +192,9 @@ func TestBridgeAway(t *testing.T) {
 	if out, status := s.says(s.ipvsadm, "-Ln"); status != 2 || !strings.Contains(out, "Are you sure that IP Virtual Server is built in the kernel or as module?") {
 		t.Errorf("%d: %s", status, out)
 	}
-	c := s.bridged("sh", "-c", "read go; "+s.ipvsadm+" -Ln")
-	in, err := c.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := new(said)
-	c.Stdout, c.Stderr = out, out
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
+	_, proceed := s.waiting(s.ipvsadm + " -Ln")
 	s.start("--interface", "eth0", "--plane", "afpacket")
-	if _, err := in.Write([]byte("go\n")); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Wait(); err != nil || !strings.HasPrefix(out.String(), "IP Virtual Server version 1.2.1") {
+	if out, err := proceed(); err != nil || !strings.HasPrefix(out, "IP Virtual Server version 1.2.1") {
 		t.Errorf("%v: %s", err, out)
 	}
 }
@@ -256,16 +266,7 @@ func TestBridgeNested(t *testing.T) {
 func TestBridgeSupervisorKilled(t *testing.T) {
 	t.Parallel()
 	s := newBridgeSite(t)
-	c := s.bridged("sh", "-c", "read go; "+s.ipvsadm+" -Ln; echo and so on")
-	in, err := c.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := new(said)
-	c.Stdout, c.Stderr = out, out
-	if err := c.Start(); err != nil {
-		t.Fatal(err)
-	}
+	c, proceed := s.waiting(s.ipvsadm + " -Ln; echo and so on")
 	for begin := time.Now(); ; time.Sleep(10 * time.Millisecond) {
 		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", c.Process.Pid))
 		if strings.TrimSpace(string(comm)) == "sh" && len(s.supervisors()) == 1 {
@@ -278,10 +279,7 @@ func TestBridgeSupervisorKilled(t *testing.T) {
 	if err := syscall.Kill(s.supervisors()[0], unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := in.Write([]byte("go\n")); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Wait(); err != nil || !strings.Contains(out.String(), "Can't initialize ipvs") || !strings.HasSuffix(out.String(), "and so on\n") {
+	if out, err := proceed(); err != nil || !strings.Contains(out, "Can't initialize ipvs") || !strings.HasSuffix(out, "and so on\n") {
 		t.Errorf("%v: %s", err, out)
 	}
 }
