@@ -235,3 +235,9 @@ func (n *Net) Loop() (generator, director End, err error) {
 	}
 	return n.Join(a, "gen0", b, "dir0")
 }
+
+// GRO switches generic receive offload of the interface on. It has a veth interface
+// take frames in a NAPI context, redirected ones too, without an XDP program.
+func (e End) GRO() error {
+	return e.do(func() error { return permitted(lab.GRO.Set(e.Name, true)) })
+}

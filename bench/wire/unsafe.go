@@ -40,34 +40,3 @@ func (w *words[W]) close() {
 		_ = w.Map.Close()
 	}
 }
-
-// ETHTOOL_SGRO and struct ethtool_value (include/uapi/linux/ethtool.h), and struct
-// ifreq with a pointer to it.
-const ethtoolSetGRO = 0x2c
-
-type ethtoolValue struct{ command, value uint32 }
-
-type ethtoolRequest struct {
-	name [unix.IFNAMSIZ]byte
-	data *ethtoolValue
-	_    [24 - unsafe.Sizeof(uintptr(0))]byte
-}
-
-// GRO switches generic receive offload of the interface on. It has a veth interface
-// take frames in a NAPI context, redirected ones too, without an XDP program.
-func (e End) GRO() error {
-	return e.do(func() error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-		if err != nil {
-			return fmt.Errorf("cannot open a socket for ethtool: %w", err)
-		}
-		defer unix.Close(fd)
-		r := ethtoolRequest{data: &ethtoolValue{ethtoolSetGRO, 1}}
-		copy(r.name[:unix.IFNAMSIZ-1], e.Name)
-		if _, _, no := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL,
-			uintptr(unsafe.Pointer(&r))); no != 0 {
-			return fmt.Errorf("cannot switch GRO of %s: %w", e.Name, permitted(no))
-		}
-		return nil
-	})
-}

@@ -69,7 +69,7 @@ func TestKernels(t *testing.T) {
 			code, err := Run(ctx, Options{
 				Kernel: kernel, Binary: binary, Args: []string{"-test.v", "-test.run=.", "-pairs=2"},
 				Files: map[string]string{"testdata": filepath.Join(folder, "testdata")}, Stdout: &out,
-				Modules: []string{"veth", "bridge"},
+				Modules: []string{"veth", "bridge", "nf_tables"},
 			})
 			t.Log(out.String())
 			if err != nil {
