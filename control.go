@@ -47,6 +47,8 @@ type Control interface {
 
 	// Services lists all services, in the kernel's order (ipvsadm -L).
 	Services() ([]ServiceStatus, error)
+	// Total is what /proc/net/ip_vs_stats shows.
+	Total() (Total, error)
 	// Service is one of them. The error is ErrNoService.
 	Service(ServiceKey) (ServiceStatus, error)
 	// Conns calls yield for each connection, and then for each template, until it

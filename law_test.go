@@ -56,6 +56,7 @@ var law = map[string][]string{
 	"internal/ipvsadm":        {"", "sched"},
 	"internal/ipvsnl":         {"", "sched"},
 	"internal/bridge":         {"internal/ipvsnl"},
+	"internal/procfs":         {""}, // what a listing is to ipvsadm, these files are to programs
 	"cmd/ulvs":                {"*"},
 	"conformance":             {"internal/lab"},
 	"conformance/uml":         {"conformance", "internal/lab"},

@@ -29,6 +29,12 @@ type Rate struct {
 	OutBPS uint64 `json:"out_bps"` // 0 in direct routing
 }
 
+// Total is what all services have counted together, those too that are gone since.
+type Total struct {
+	Stats Stats `json:"stats"` // since the start or the last ZeroAll
+	Rate  Rate  `json:"rate"`
+}
+
 // ServiceStatus is a service as it stands.
 type ServiceStatus struct {
 	Service

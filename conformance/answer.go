@@ -11,11 +11,53 @@ import (
 // answer is a command and what it printed, as recordings show it.
 func answer(words []string, exit int, output string) []string {
 	lines := []string{fmt.Sprintf("$ %s (exit %d)", strings.Join(words, " "), exit)}
-	for _, l := range normalize(output) {
+	list := normalize(output)
+	if words[0] == "cat" {
+		list = normalizeFile(output)
+	}
+	for _, l := range list {
 		lines = append(lines, "  "+l)
 	}
 	return lines
 }
+
+// normalizeFile has each line of a file end with "|", as blanks before it count there, and makes
+// lists of connections comparable.
+func normalizeFile(output string) []string {
+	lines := strings.Split(strings.TrimSuffix(output, "\n"), "\n")
+	conns := strings.HasPrefix(output, "Pro FromIP")
+	for i := range lines {
+		if ratesFollow(lines, i) {
+			lines[i] = "~"
+		}
+		if conns {
+			lines[i] = secondsLeft.ReplaceAllStringFunc(lines[i], func(s string) string {
+				n, _ := strconv.Atoi(strings.TrimSpace(s))
+				return fmt.Sprintf("%*s", len(s), fmt.Sprintf("~%d", (n+1+2)/5*5))
+			})
+		}
+		lines[i] += "|"
+	}
+	if conns {
+		slices.Sort(lines[1:])
+	}
+	return lines
+}
+
+// persistentFor matches the timeout of a persistent service in /proc/net/ip_vs, which is in ticks of
+// the kernel's clock.
+var persistentFor = regexp.MustCompile(`\bpersistent \d+ `)
+
+// inSeconds has it be in seconds, of a clock that ticks so often in one.
+func inSeconds(output string, hz int) string {
+	return persistentFor.ReplaceAllStringFunc(output, func(s string) string {
+		n, _ := strconv.Atoi(strings.Fields(s)[1])
+		return fmt.Sprintf("persistent %ds ", n/hz)
+	})
+}
+
+// secondsLeft matches the time to expiry in a line of /proc/net/ip_vs_conn or _conn_sync.
+var secondsLeft = regexp.MustCompile(`\b {3,}\d+\b`)
 
 // normalize cuts trailing blanks (ipvsadm pads its last column) and makes
 // connection listings comparable.

@@ -77,8 +77,17 @@ func (d kernelDirector) Command(ctx context.Context, words []string) (string, in
 	case "sysctl":
 		args = append([]string{"-w"}, args...)
 	}
-	list := func() (string, int, error) { return run(d.host.Command(ctx, name, args...)) }
-	if name == "ipvsadm" && slices.ContainsFunc(args, isConnListing) {
+	if name == Exporter {
+		return exported(ctx, d.host, "/proc")
+	}
+	list := func() (string, int, error) {
+		output, exit, err := run(d.host.Command(ctx, name, args...))
+		if name == "cat" {
+			output = inSeconds(output, 100) // user-mode Linux has HZ=100
+		}
+		return output, exit, err
+	}
+	if slices.ContainsFunc(args, isConnListing) {
 		return steady(list)
 	}
 	return list()
@@ -148,7 +157,7 @@ func (d *quickKernel) tell(ctx context.Context, args []string) (output string, e
 }
 
 func isConnListing(word string) bool {
-	return word == "-Lnc" || word == "-Lc" || word == "-c" || word == "--connection"
+	return word == "-Lnc" || word == "-Lc" || word == "-c" || word == "--connection" || strings.HasPrefix(word, "/proc/net/ip_vs_conn")
 }
 
 func isListing(word string) bool {

@@ -58,7 +58,7 @@ func (r Recording) String() string {
 }
 
 // Compare is Diff of two answers to the same scenario, but for what even the
-// kernel answers differently from boot to boot: with --nosort, services come in
+// kernel answers differently from boot to boot: with --nosort, and in /proc/net/ip_vs, services come in
 // the order of a hash over an address in the kernel's memory
 // (net/netfilter/ipvs/ip_vs_ctl.c, ip_vs_svc_hashkey). The order of a service's
 // destinations is fixed, and is compared.
@@ -66,7 +66,7 @@ func Compare(want, got []string) string {
 	return Diff(sortServices(want), sortServices(got))
 }
 
-// sortServices sorts the services of each --nosort listing by their lines.
+// sortServices sorts the services of each such listing by their lines.
 func sortServices(answers []string) []string {
 	const indent = 2 // of every line of an output
 	var sorted, group []string
@@ -86,7 +86,7 @@ func sortServices(answers []string) []string {
 		switch {
 		case strings.HasPrefix(l, "$ "):
 			flush()
-			listing = strings.Contains(l, " --nosort")
+			listing = strings.Contains(l, " --nosort") || strings.Contains(l, "cat /proc/net/ip_vs ")
 			sorted = append(sorted, l)
 		case !listing || strings.HasPrefix(l, "#"):
 			flush()

@@ -32,7 +32,7 @@ type Step struct {
 }
 
 // programs are the commands that a scenario may give to its director.
-var programs = []string{"ipvsadm", "iptables", "ip6tables", "sysctl"}
+var programs = []string{"ipvsadm", "iptables", "ip6tables", "sysctl", "cat", Exporter}
 
 // maxSleep bounds a sleep; the longest timeout of IPVS's that one might want
 // to wait for is 900 s.

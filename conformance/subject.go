@@ -63,6 +63,10 @@ func (u Ulvs) Start(ctx context.Context, host *lab.Host) (Director, error) {
 		plane = "afpacket"
 	}
 	args := []string{"run", "--interface", "eth0", "--plane", plane, "--pin", "none", "--control", d.control}
+	if err := os.Mkdir(filepath.Join(dir, "proc"), 0o755); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	args = append(args, "--procfs", filepath.Join(dir, "proc"))
 	if plane == AFXDP {
 		args = append(args, "--plane", "xdp", "--af-xdp", "on")
 	}
@@ -112,8 +116,11 @@ const warning = "ulvs: warning: "
 func withoutBarrier(output string) string {
 	var b strings.Builder
 	name, skip := BarrierService.String(), false
+	hex := fmt.Sprintf("%X:%04X", BarrierService.Addr().AsSlice(), BarrierService.Port())
+	series := fmt.Sprintf(`local_address="%v"`, BarrierService.Addr())
 	for line := range strings.Lines(output) {
-		skip = strings.Contains(line, name) || skip && strings.HasPrefix(line, "  ->")
+		theirs := strings.Contains(line, name) || strings.Contains(line, hex) || strings.Contains(line, series)
+		skip = theirs || skip && strings.HasPrefix(line, "  ->")
 		if !skip && !strings.HasPrefix(line, warning) {
 			b.WriteString(line)
 		}
@@ -161,6 +168,11 @@ func (d *ulvsDirector) Command(ctx context.Context, words []string) (string, int
 		}
 	}
 	output, exit, err := d.run(ctx, words)
+	if words[0] == "cat" || words[0] == Exporter {
+		n, failed := d.barrierCounted(ctx)
+		err = errors.Join(err, failed)
+		output = withoutBarriers(inSeconds(output, 250), n)
+	}
 	if err == nil && words[0] == "ipvsadm" && slices.ContainsFunc(words, func(w string) bool { return w == "-C" || w == "--clear" }) {
 		err = d.addBarrier(ctx)
 	}
@@ -173,9 +185,14 @@ func (d *ulvsDirector) run(ctx context.Context, words []string) (string, int, er
 		return "", 0, errors.New("the daemon has ended")
 	default:
 	}
-	// ipvsadm lists connections from /proc/net/ip_vs_conn, which the bridge has not.
-	if d.bridged != "" && words[0] == "ipvsadm" && !slices.ContainsFunc(words, isConnListing) {
-		words = append([]string{"bridge", "exec", "--", d.bridged}, words[1:]...)
+	bridge := []string{"bridge", "exec", "--proc", "--"}
+	switch {
+	case words[0] == Exporter:
+		return exported(ctx, d.host, filepath.Join(d.dir, "proc"))
+	case words[0] == "cat": // a file that the bridge alone has
+		words = append(bridge, words...)
+	case d.bridged != "" && words[0] == "ipvsadm":
+		words = append(append(bridge, d.bridged), words[1:]...)
 	}
 	c := d.host.Command(ctx, d.binary, words...)
 	c.Env = append(os.Environ(), "ULVS_CONTROL="+d.control)

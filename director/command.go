@@ -35,8 +35,8 @@ func clean(k ulvs.ServiceKey) ulvs.ServiceKey {
 func (d *Director) AddService(c ulvs.Service) error { return adding{d}.add(c, 0) }
 
 // existing returns the service of a key, or ErrNoService. The caller holds ctl.
-func (d *Director) existing(k ulvs.ServiceKey) (*forward.Service, error) {
-	s := d.path.Commands.Find(clean(k))
+func existing(in *forward.Path, k ulvs.ServiceKey) (*forward.Service, error) {
+	s := in.Commands.Find(clean(k))
 	if s == nil {
 		return nil, fmt.Errorf("%w: %v", ulvs.ErrNoService, k)
 	}
@@ -50,7 +50,7 @@ func (d *Director) EditService(c ulvs.Service) error {
 	c.ServiceKey = clean(c.ServiceKey)
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	s, err := d.existing(c.ServiceKey)
+	s, err := existing(d.path, c.ServiceKey)
 	if err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ type removing struct{ *Director }
 func (r removing) service(k ulvs.ServiceKey) error {
 	r.ctl.Lock()
 	defer r.ctl.Unlock()
-	s, err := r.existing(k)
+	s, err := existing(r.path, k)
 	if err != nil {
 		return err
 	}
@@ -145,7 +145,7 @@ func (d *Director) AddDestination(k ulvs.ServiceKey, c ulvs.Destination) error {
 func (d *Director) addDestination(k ulvs.ServiceKey, c ulvs.Destination, number uint32) error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	s, err := d.existing(k)
+	s, err := existing(d.path, k)
 	if err != nil {
 		return err
 	}
@@ -175,7 +175,7 @@ func (d *Director) addDestination(k ulvs.ServiceKey, c ulvs.Destination, number 
 func (d *Director) EditDestination(k ulvs.ServiceKey, c ulvs.Destination) error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	s, err := d.existing(k)
+	s, err := existing(d.path, k)
 	if err != nil {
 		return err
 	}
@@ -199,7 +199,7 @@ func (d *Director) EditDestination(k ulvs.ServiceKey, c ulvs.Destination) error 
 func (d *Director) DeleteDestination(k ulvs.ServiceKey, at netip.AddrPort) error {
 	d.ctl.Lock()
 	defer d.ctl.Unlock()
-	s, err := d.existing(k)
+	s, err := existing(d.path, k)
 	if err != nil {
 		return err
 	}

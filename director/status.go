@@ -18,6 +18,9 @@ func (d *Director) Facts() ([]ulvs.Fact, error) {
 // as it is at one moment. It cannot fail.
 func (d *Director) Services() ([]ulvs.ServiceStatus, error) { return d.path.Listing.Services() }
 
+// Total is what all services have counted together (ip_vs_stats_show). It cannot fail.
+func (d *Director) Total() (ulvs.Total, error) { return d.path.Listing.Total() }
+
 // Service returns one of them. The error is ulvs.ErrNoService.
 func (d *Director) Service(k ulvs.ServiceKey) (ulvs.ServiceStatus, error) {
 	return d.path.Listing.Service(clean(k))

@@ -150,10 +150,11 @@ func (cm *Commands) Zero(k ulvs.ServiceKey) bool {
 	return s != nil
 }
 
-// ZeroAll zeroes the counters of all services.
+// ZeroAll zeroes the counters of all services, and what they have in common.
 func (cm *Commands) ZeroAll() {
 	cm.lock()
 	defer cm.unlock()
+	cm.index.total.Zero()
 	for s := range cm.index.All() {
 		s.zeroAll()
 	}

@@ -20,7 +20,8 @@ type index struct {
 	dests   []*Dest // by number; nil: free
 	free    []uint32
 	trash   trash
-	trashAt *uint32        // tick at which the trash is looked at next
+	trashAt *uint32 // tick at which the trash is looked at next
+	total   *total
 	sets    [2]*fwmark.Set // IPv4, IPv6
 	ruled   [2]bool        // there are mark rules, by family
 	// markServices is how many services there are by mark, by family.
@@ -48,8 +49,8 @@ func newIndex() index {
 		protocols: map[endpoint]int{},
 		markVIPs:  map[netip.Addr]bool{}, markISAKMP: map[netip.Addr]bool{},
 		leaving: svctable.New[Service](), leavingAt: map[endpoint]int{},
-		trashAt: new(uint32),
-		mirror:  noMirror{},
+		trashAt: new(uint32), total: new(total),
+		mirror: noMirror{},
 	}
 }
 
@@ -98,6 +99,7 @@ func (ix *index) removeService(s *Service, now uint32) {
 	for _, d := range s.dests {
 		ix.discard(d, now)
 	}
+	ix.total.ended.Add(s.Counter)
 	ix.states.freeService(s.number)
 }
 
@@ -141,15 +143,20 @@ func (ix *index) removeDest(s *Service, d *Dest, now uint32) {
 	ix.discard(d, now)
 }
 
-// estimate carries out a round of the estimator for every service and destination.
+// estimate carries out a round of the estimator for every service and destination, and for all
+// services together.
 func (ix *index) estimate() {
+	all := ix.total.ended
 	for s := range ix.Each {
 		for _, d := range s.dests {
 			ix.mirror.collectCounters(d)
 			d.Round()
 		}
 		s.Round()
+		all.Add(s.Counter)
 	}
+	ix.total.Counter = all
+	ix.total.Round()
 }
 
 // nameMarks works out which addresses mark rules name as those of services, and reports

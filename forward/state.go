@@ -96,7 +96,7 @@ func (st *State) Attach(adopted bool) {
 	now := tickOf(st.clock())
 	if st.kept != nil {
 		st.index.states.kept = st.kept
-		st.nextEst, st.index.trashAt = &st.kept.estimatorAt, &st.kept.trashAt
+		st.nextEst, st.index.trashAt, st.index.total = &st.kept.estimatorAt, &st.kept.trashAt, &st.kept.total
 		if left := int32(*st.nextEst - now); !adopted || left < 0 || left > int32(estimatorPeriod) {
 			*st.nextEst = now + estimatorPeriod
 		}
@@ -279,8 +279,15 @@ type state struct {
 type kept struct {
 	estimatorAt uint32 // tick of the estimator's next round
 	trashAt     uint32 // tick at which the trash is looked at next
+	total       total
 	servers     [stateCount]state
 	services    [stateCount]state
+}
+
+// total is what all services have counted, those that are gone too (struct netns_ipvs, tot_stats).
+type total struct {
+	estimator.Estimator
+	ended estimator.Counter // of services that are gone
 }
 
 // states gives out the states, by a real server's number and by a service's own.

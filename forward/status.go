@@ -39,6 +39,13 @@ func rate(e *estimator.Estimator) ulvs.Rate {
 	return ulvs.Rate{CPS: r.Conns, InPPS: r.Packets, InBPS: r.Bytes}
 }
 
+// Total serves ulvs.Control.
+func (ls *Listing) Total() (ulvs.Total, error) {
+	ls.lock()
+	defer ls.unlock()
+	return ulvs.Total{Stats: stats(&ls.index.total.Estimator), Rate: rate(&ls.index.total.Estimator)}, nil
+}
+
 // Services serves ulvs.Control.
 func (ls *Listing) Services() ([]ulvs.ServiceStatus, error) {
 	ls.lock()

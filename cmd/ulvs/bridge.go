@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/ulvs/ulvs/internal/bridge"
 	"github.com/ulvs/ulvs/internal/control"
 	"github.com/ulvs/ulvs/internal/ipvsnl"
+	"github.com/ulvs/ulvs/internal/procfs"
 )
 
 // bridgeCommand runs programs that speak to the kernel's IPVS.
@@ -35,7 +37,7 @@ const (
 
 func bridgeExec() *cobra.Command {
 	var socket string
-	var ifNeeded bool
+	var ifNeeded, proc bool
 	c := &cobra.Command{
 		Use:   "exec [flags] -- PROGRAM [ARGUMENTS]",
 		Short: "Become a program whose requests to IPVS reach the daemon",
@@ -52,7 +54,7 @@ reach the daemon, and those of all that it starts. It keeps its process id.`,
 				return status(statusNotRun)
 			}
 			err = bridge.Run(bridge.Program{Path: path, Args: args, Env: os.Environ(), IfNeeded: ifNeeded,
-				Supervisor: []string{"/proc/self/exe", "bridge", "supervise", "--control", socket}})
+				Proc: proc, Supervisor: []string{"/proc/self/exe", "bridge", "supervise", "--control", socket}})
 			fmt.Fprintf(os.Stderr, "ulvs bridge exec: %s: %v\n", args[0], err)
 			if errors.Is(err, unix.ENOEXEC) || errors.Is(err, unix.EACCES) {
 				return status(statusNotRun)
@@ -62,6 +64,7 @@ reach the daemon, and those of all that it starts. It keeps its process id.`,
 	}
 	c.Flags().SetInterspersed(false)
 	c.Flags().StringVar(&socket, "control", socketFromEnv(), "the daemon's control socket")
+	c.Flags().BoolVar(&proc, "proc", false, "it finds /proc/net/ip_vs… and /proc/sys/net/ipv4/vs too, as ipvsadm -Lc and sysctl need; opening any file takes some 30 us more")
 	c.Flags().BoolVar(&ifNeeded, "if-needed", false, "run the program as it is where IPVS answers already: the kernel's, or another bridge's")
 	return c
 }
@@ -74,7 +77,7 @@ func bridgeSupervise() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			return bridge.Supervise(args[0], bridgedDaemon{control.Dial(socket)}, bridgeErrno)
+			return bridge.Supervise(args[0], bridgedDaemon{control.Bridge{Client: control.Dial(socket)}}, bridgeErrno)
 		},
 	}
 	c.Flags().StringVar(&socket, "control", control.DefaultSocket, "the daemon's control socket")
@@ -90,21 +93,29 @@ func (t *handover) IPVS(request json.RawMessage) (any, error) {
 	return ipvsnl.Do(t, r), nil
 }
 
+// ReadProc implements control.Bridged.
+func (t *handover) ReadProc(w io.Writer, name string) error { return procfs.Write(w, name, t) }
+
+// WriteProc implements control.Bridged.
+func (t *handover) WriteProc(name, text string) error { return procfs.Set(name, text, t) }
+
 // bridgedDaemon is the daemon as a supervisor asks it.
-type bridgedDaemon struct{ *control.Client }
+type bridgedDaemon struct{ control.Bridge }
 
 // IPVS implements bridge.Daemon.
 func (d bridgedDaemon) IPVS(r ipvsnl.Request) (reply ipvsnl.Reply, err error) {
-	err = d.Client.IPVS(r, &reply)
+	err = d.Bridge.IPVS(r, &reply)
 	return reply, err
 }
 
-// bridgeErrno is what a program is told where the daemon does not answer: without one, that there
-// is no module.
+// bridgeErrno is what a program is told that the daemon says or, where that does not answer: without
+// one, that there is no module.
 func bridgeErrno(err error) unix.Errno {
 	switch {
-	case errors.Is(err, ulvs.ErrUnreachable):
+	case errors.Is(err, ulvs.ErrUnreachable), errors.Is(err, ulvs.ErrUnsupported):
 		return unix.ENOENT
+	case errors.Is(err, ulvs.ErrInvalid):
+		return unix.EINVAL
 	case errors.Is(err, ulvs.ErrPermission):
 		return unix.EPERM
 	}

@@ -33,6 +33,7 @@ type daemon struct {
 	connections int
 	templates   int
 	rsts        int
+	procfs      string
 	pin         string
 	fresh       bool
 	takeover    bool
@@ -82,6 +83,7 @@ standard error. The control socket appears when it is ready.`,
 	f.IntVar(&d.connections, "connections", director.DefaultConnections, "`N`: how many connections there can be")
 	f.IntVar(&d.templates, "templates", 0, "`N`: how many connection templates there can be (default a quarter of --connections; at least 65536, but no more than --connections)")
 	f.IntVar(&d.rsts, "rst-limit", director.DefaultRSTs, "`N`: how many RSTs a second are given in the host's place, for each interface; 0 is any number")
+	f.StringVar(&d.procfs, "procfs", "", "keep the files that IPVS has under /proc (net/ip_vs, net/ip_vs_stats, …) in the folder `DIR`, for programs that are told where /proc is")
 	pinFlag(c, &d.pin)
 	f.BoolVar(&d.fresh, "fresh", false, "begin without what an earlier daemon left in --pin")
 	f.BoolVar(&d.takeover, "takeover", false, "take the place of the daemon that has the control socket: end it, and go on with what it leaves")
@@ -91,6 +93,9 @@ standard error. The control socket appears when it is ready.`,
 
 func (d *daemon) run(ctx context.Context) error {
 	if err := d.checkOptions(); err != nil {
+		return err
+	}
+	if err := checkProcfs(d.procfs); err != nil {
 		return err
 	}
 	mac, err := parseMAC(d.mac)

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -197,6 +198,7 @@ type handover struct {
 	pinned bool
 	end    func()
 	ended  chan struct{} // closed when no more packets are carried
+	given  atomic.Bool   // to another daemon
 }
 
 // Handover implements control.Handoverer.
@@ -205,6 +207,7 @@ func (t *handover) Handover() error {
 		return fmt.Errorf("%w: it keeps nothing for another one", ulvs.ErrUnsupported)
 	}
 	t.log.Info("another daemon takes over; this one ends")
+	t.given.Store(true)
 	t.end()
 	<-t.ended
 	return nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,7 @@ const (
 // soakLoad are the clients: connections that stay, and clients who come anew.
 type soakLoad struct {
 	*soak
+	onWire  *tcpWatch
 	flows   []net.Conn
 	beats   []atomic.Int64 // exchanges of each; negative where it has ended
 	end     chan bool
@@ -49,7 +51,7 @@ type soakLoad struct {
 // newSoakLoad opens the connections that stay, and has clients come.
 func newSoakLoad(k *soak) *soakLoad {
 	k.t.Helper()
-	l := &soakLoad{soak: k, end: make(chan bool)}
+	l := &soakLoad{soak: k, onWire: watchTCP(k.t, k.client, k.servers), end: make(chan bool)}
 	keep := func(c net.Conn, err error) {
 		k.t.Helper()
 		if err == nil {
@@ -140,6 +142,7 @@ func (l *soakLoad) comeAnew() {
 		case <-l.end:
 			return
 		case <-tick.C:
+			l.onWire.forget()
 			l.running.Go(func() {
 				l.freshGate.RLock()
 				defer l.freshGate.RUnlock()
@@ -174,8 +177,12 @@ func (l *soakLoad) client(port int) (again int, err error) {
 		return 1, nil
 	}
 	if err != nil {
-		l.lost = append(l.lost, fmt.Sprintf("%s: a client of port %d, that began %v before, failed: %s", l.event, port,
-			took.Round(time.Millisecond), kind(err)))
+		local := netip.AddrPort{}
+		if e := (*net.OpError)(nil); errors.As(err, &e) && e.Source != nil {
+			local = unmapped(e.Source)
+		}
+		l.lost = append(l.lost, fmt.Sprintf("%s: a client of port %d, that began %v before, failed: %s; on the wire of %v %s",
+			l.event, port, took.Round(time.Millisecond), kind(err), local, l.onWire.said(local)))
 	}
 	return again, err
 }

@@ -106,6 +106,16 @@ func (s *started) serve(ctx context.Context) error {
 		defer close(leaving.ended)
 		return s.lvs.Run(carrying)
 	})
+	if s.procfs != "" {
+		g.Go(func() error {
+			files := &procFiles{dir: s.procfs, from: leaving, log: s.log}
+			files.keep(ctx)
+			if !leaving.given.Load() {
+				files.remove()
+			}
+			return nil
+		})
+	}
 	s.server.Ready(leaving)
 	g.Go(func() error { return s.server.Run(ctx) })
 	s.announce()

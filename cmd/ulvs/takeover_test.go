@@ -1,13 +1,14 @@
 package main
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -23,16 +24,17 @@ import (
 // of an established connection is lost, no client sees a reset or an error, and none has
 // to send a SYN a third time.
 func TestTakeover(t *testing.T) {
-	k := &takeover{pinSite: newPinSite(t), end: make(chan bool), resets: map[uint16]string{}}
-	k.watchResets()
-	before := k.run()
+	k := &takeover{pinSite: newPinSite(t), end: make(chan bool)}
+	k.onWire = watchTCP(t, k.client, k.servers)
+	proc := t.TempDir()
+	before := k.run("--procfs", proc)
 	k.configure()
 	k.load()
 	k.opens(100)
 	first := k.status()
 	maps.DeleteFunc(first, func(_ string, n int) bool { return n == 0 })
 	established := k.established()
-	after := k.run("--takeover")
+	after := k.run("--procfs", proc, "--takeover")
 	k.part("the daemon that was replaced ends without an error", func() {
 		if err := before.Wait(); err != nil {
 			k.t.Errorf("%v\n%s", err, before.Stderr)
@@ -41,6 +43,11 @@ func TestTakeover(t *testing.T) {
 			if log := fmt.Sprint(before.Stderr); !strings.Contains(log, want) {
 				k.t.Errorf("not %s in %s", want, log)
 			}
+		}
+	})
+	k.part("what is read of IPVS's files is still there", func() {
+		if _, err := os.ReadFile(filepath.Join(proc, "net/ip_vs_stats")); err != nil {
+			k.t.Error(err)
 		}
 	})
 	k.opens(100)
@@ -61,20 +68,20 @@ func TestTakeover(t *testing.T) {
 // after the other, each kept and used until the end.
 type takeover struct {
 	*pinSite
+	onWire  *tcpWatch
 	end     chan bool
 	stop    func()
 	running sync.WaitGroup
 
-	mu     sync.Mutex
-	conns  []*takeoverConn
-	resets map[uint16]string // a client's port: what reset its connection
+	mu    sync.Mutex
+	conns []*takeoverConn
 }
 
 // takeoverConn is a client's connection; the load's lock is for all of it.
 type takeoverConn struct {
 	tcp    *net.TCPConn
-	port   uint16 // the client's
-	again  int    // how often its SYN was sent again
+	local  netip.AddrPort // the client's
+	again  int            // how often its SYN was sent again
 	echoes int
 	err    error
 }
@@ -145,7 +152,7 @@ func (k *takeover) use(c *takeoverConn) {
 		info, err = tcpInfo(conn.(*net.TCPConn))
 		k.mu.Lock()
 		c.tcp = conn.(*net.TCPConn)
-		c.port = uint16(conn.LocalAddr().(*net.TCPAddr).Port)
+		c.local = unmapped(conn.LocalAddr())
 		if err == nil {
 			c.again = int(info.Total_retrans)
 		}
@@ -267,36 +274,9 @@ func (k *takeover) nothingLost(list []*takeoverConn) {
 func (k *takeover) noError() {
 	for i, c := range k.conns {
 		if c.err != nil {
-			k.t.Errorf("connection %d, after %d echoes: %v (reset by %q)", i, c.echoes, c.err, k.resets[c.port])
+			k.t.Errorf("connection %d, after %d echoes: %v; on the wire %s", i, c.echoes, c.err, k.onWire.said(c.local))
 		}
 	}
-}
-
-// watchResets notes who resets a client's connections: the director in a host's place, or a
-// server that got what was another's.
-func (k *takeover) watchResets() {
-	who := map[string]string{k.director.MAC().String(): "the director"}
-	for i, h := range k.servers {
-		who[h.MAC().String()] = fmt.Sprintf("server %d", i)
-	}
-	conn := socketOn(k.t, k.client, "eth0")
-	go func() {
-		buf := make([]byte, 2048)
-		for begin := time.Now(); ; {
-			n, _, err := conn.ReadFrom(buf)
-			if err != nil {
-				return
-			}
-			const tcp, flags, rst = 14 + 20, 14 + 20 + 13, 4
-			if n <= flags || buf[23] != unix.IPPROTO_TCP || buf[flags]&rst == 0 {
-				continue
-			}
-			from := who[net.HardwareAddr(buf[6:12]).String()]
-			k.mu.Lock()
-			k.resets[binary.BigEndian.Uint16(buf[tcp+2:])] = fmt.Sprintf("%s after %v", from, time.Since(begin))
-			k.mu.Unlock()
-		}
-	}()
 }
 
 // twoSYNs looks at how often clients have sent SYNs. On a machine so busy that nobody was there

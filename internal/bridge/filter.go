@@ -1,7 +1,9 @@
 package bridge
 
 import (
+	"maps"
 	"math"
+	"slices"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -36,8 +38,9 @@ func lowerHalf(arg int) uint32 { return uint32(offArgs + 8*arg) }
 var onWindow = []int{unix.SYS_SENDTO, unix.SYS_SENDMSG, unix.SYS_SENDMMSG, unix.SYS_WRITE, unix.SYS_WRITEV,
 	unix.SYS_RECVFROM, unix.SYS_RECVMSG, unix.SYS_RECVMMSG, unix.SYS_READ, unix.SYS_READV}
 
-// filter is the program's: ask about what may be for IPVS, allow everything else.
-func filter(w window) ([]bpf.RawInstruction, error) {
+// filter is the program's: ask about what may be for IPVS, with proc also about what names a file,
+// allow everything else.
+func filter(w window, proc bool) ([]bpf.RawInstruction, error) {
 	ask, allow := bpf.RetConstant{Val: unix.SECCOMP_RET_USER_NOTIF}, bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}
 	load := func(off uint32) bpf.Instruction { return bpf.LoadAbsolute{Off: off, Size: 4} }
 	// A piece is a system call's: it skips what follows of it for any other number.
@@ -61,6 +64,17 @@ func filter(w window) ([]bpf.RawInstruction, error) {
 	}
 	for _, number := range []int{unix.SYS_GETSOCKOPT, unix.SYS_SETSOCKOPT} {
 		piece(number, append(is(1, unix.IPPROTO_IP, 4), between(2, ipvsnl.FirstOption, ipvsnl.LastOption)...)...)
+	}
+	if proc {
+		for _, number := range slices.Sorted(maps.Keys(pathCalls)) {
+			p := pathCalls[number]
+			rest := []bpf.Instruction{ask, allow}
+			if p.flags != 0 { // what a descriptor is needs no name
+				rest = append([]bpf.Instruction{load(lowerHalf(p.flags)),
+					bpf.JumpIf{Cond: bpf.JumpBitsSet, Val: unix.AT_EMPTY_PATH, SkipTrue: 1}}, rest...)
+			}
+			piece(number, rest...)
+		}
 	}
 	list = append(list, allow)
 	if len(list) > math.MaxUint16 {

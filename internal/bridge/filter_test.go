@@ -12,7 +12,7 @@ import (
 // the window, and about IPVS's options, and about nothing else.
 func TestFilter(t *testing.T) {
 	w := windowBelow(4096)
-	raw, err := filter(w)
+	raw, err := filter(w, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,8 @@ type Program struct {
 	Args, Env []string // Args[0] is its name
 	// Supervisor are the words of a command that calls Supervise.
 	Supervisor []string
+	// Proc has the program find IPVS's files under /proc too.
+	Proc bool
 	// IfNeeded runs the program as it is where IPVS answers already: the kernel's, or a
 	// bridge's that was there before.
 	IfNeeded bool
@@ -42,7 +44,7 @@ func Run(p Program) error {
 	if err != nil {
 		return err
 	}
-	program, err := filter(window)
+	program, err := filter(window, p.Proc)
 	if err != nil {
 		return err
 	}

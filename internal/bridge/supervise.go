@@ -42,7 +42,7 @@ func Supervise(first string, daemon Daemon, absent func(error) unix.Errno) error
 	}
 	_ = unix.Close(pairFD)
 	s := &supervisor{listener: listener{fd}, window: window{at}, daemon: daemon, absent: absent,
-		senders: map[uint64]*sender{}, queues: map[uint64]*queue{}}
+		senders: map[uint64]*sender{}, queues: map[uint64]*queue{}, written: written{files: map[uint64]*writtenFile{}}}
 	return s.serve()
 }
 

@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"errors"
+	"io"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -13,6 +14,10 @@ import (
 // that nobody answered.
 type Daemon interface {
 	IPVS(ipvsnl.Request) (ipvsnl.Reply, error)
+	// ReadProc writes the contents of a file of /proc, named as it is there, and WriteProc takes
+	// what is written into one.
+	ReadProc(w io.Writer, name string) error
+	WriteProc(name, text string) error
 }
 
 // supervisor answers the system calls of one program and its children.
@@ -27,6 +32,7 @@ type supervisor struct {
 	mu      sync.Mutex // guards senders and queues
 	senders map[uint64]*sender
 	queues  map[uint64]*queue
+	written
 }
 
 // serve answers until the last process that has the filter has ended.
@@ -58,6 +64,14 @@ func (s *supervisor) serve() error {
 // kernel's.
 func (s *supervisor) answer(n *notification) {
 	r := response{id: n.id, flags: flagContinue}
+	if p, is := pathCalls[int(n.number)]; is {
+		// Most names are nobody's, and cost no more than to be read.
+		glance := &call{s, &thread{tid: int(n.thread), process: int(n.thread)}, n}
+		if _, is := glance.procName(p); !is {
+			s.respond(r)
+			return
+		}
+	}
 	t, err := threadOf(s.listener, n)
 	if err != nil {
 		s.respond(r)
@@ -92,6 +106,9 @@ func (c *call) carryOut() (value int64, errno unix.Errno, ours bool) {
 	case unix.SYS_GETSOCKOPT, unix.SYS_SETSOCKOPT:
 		return c.option()
 	}
+	if p, is := pathCalls[int(c.number)]; is {
+		return c.path(p)
+	}
 	fd, err := c.descriptor(int(int32(c.args[0])))
 	if err != nil {
 		return 0, 0, false
@@ -99,7 +116,7 @@ func (c *call) carryOut() (value int64, errno unix.Errno, ours bool) {
 	defer unix.Close(fd)
 	k, err := socketOf(fd)
 	if err != nil {
-		return 0, 0, false
+		return c.writeFile(fd)
 	}
 	switch c.number {
 	case unix.SYS_SENDTO, unix.SYS_SENDMSG, unix.SYS_SENDMMSG, unix.SYS_WRITE, unix.SYS_WRITEV:
@@ -110,6 +127,7 @@ func (c *call) carryOut() (value int64, errno unix.Errno, ours bool) {
 
 // ask has the daemon answer.
 func (s *supervisor) ask(r ipvsnl.Request) ipvsnl.Reply {
+	s.settle()
 	reply, err := s.daemon.IPVS(r)
 	if err != nil {
 		return ipvsnl.Refuse(r, s.absent(err))

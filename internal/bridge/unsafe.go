@@ -85,3 +85,17 @@ func install(program []bpf.RawInstruction) (listener, unix.Errno) {
 	}
 	return listener{int(fd)}, 0
 }
+
+// statBytes is what stat(2) tells of a file, as it is in memory.
+func statBytes(path string) ([]byte, error) {
+	var st unix.Stat_t
+	err := unix.Stat(path, &st)
+	return unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st)), err
+}
+
+// statxBytes is what statx(2) tells of one.
+func statxBytes(path string, flags int) ([]byte, error) {
+	var st unix.Statx_t
+	err := unix.Statx(unix.AT_FDCWD, path, flags&^unix.AT_EMPTY_PATH, unix.STATX_BASIC_STATS, &st)
+	return unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st)), err
+}

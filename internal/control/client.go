@@ -151,6 +151,10 @@ func (c *Client) Services() ([]ulvs.ServiceStatus, error) {
 	return fetch[[]ulvs.ServiceStatus](c, http.MethodGet, "services", nil)
 }
 
+func (c *Client) Total() (ulvs.Total, error) {
+	return fetch[ulvs.Total](c, http.MethodGet, "total", nil)
+}
+
 func (c *Client) Service(k ulvs.ServiceKey) (ulvs.ServiceStatus, error) {
 	return fetch[ulvs.ServiceStatus](c, http.MethodPost, "service/get", k)
 }

@@ -74,6 +74,7 @@ func session() []step {
 	mark10, mark6 := ulvs.ServiceKey{Mark: 10}, ulvs.ServiceKey{Mark: 10, IPv6: true}
 	looks := []step{
 		look("Services", ulvs.Control.Services),
+		look("Total", ulvs.Control.Total),
 		look("Service", func(c ulvs.Control) (ulvs.ServiceStatus, error) { return c.Service(tcp(web)) }),
 		look("Service", func(c ulvs.Control) (ulvs.ServiceStatus, error) { return c.Service(mark6) }),
 		look("Timeouts", ulvs.Control.Timeouts),

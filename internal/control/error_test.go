@@ -71,6 +71,7 @@ func (b *broken) AddDestination(ulvs.ServiceKey, ulvs.Destination) error    { re
 func (b *broken) EditDestination(ulvs.ServiceKey, ulvs.Destination) error   { return b.err }
 func (b *broken) DeleteDestination(ulvs.ServiceKey, netip.AddrPort) error   { return b.err }
 func (b *broken) Services() ([]ulvs.ServiceStatus, error)                   { return nil, b.err }
+func (b *broken) Total() (ulvs.Total, error)                                { return ulvs.Total{}, b.err }
 func (b *broken) Service(ulvs.ServiceKey) (s ulvs.ServiceStatus, err error) { return s, b.err }
 func (b *broken) Conns(func(ulvs.ConnStatus) bool) error                    { return b.err }
 func (b *broken) Zero(ulvs.ServiceKey) error                                { return b.err }

@@ -56,9 +56,10 @@ func Handler(c ulvs.Control) http.Handler {
 		return sysctlRequest{Name: r.Name, Value: v}, err
 	})
 	if b, ok := c.(Bridged); ok {
-		post(m, "ipvs", b.IPVS)
+		bridged(m, b)
 	}
 	get(m, "services", func() (any, error) { return c.Services() })
+	get(m, "total", func() (any, error) { return c.Total() })
 	get(m, "timeouts", func() (any, error) { return c.Timeouts() })
 	get(m, "sysctls", func() (any, error) { return c.Sysctls() })
 	get(m, "facts", func() (any, error) { return c.Facts() })
@@ -123,12 +124,6 @@ func post[R any](m *http.ServeMux, path string, f func(R) (any, error)) {
 		v, err := f(req)
 		reply(w, v, err)
 	})
-}
-
-// Bridged is a Control that answers what programs ask of the kernel's IPVS. What the request and
-// the answer hold is a matter between it and who calls Client.IPVS.
-type Bridged interface {
-	IPVS(request json.RawMessage) (any, error)
 }
 
 // caution is a warning about a real server, of a director that has any to give.

@@ -152,6 +152,7 @@ func TestWireFormat(t *testing.T) {
 	for _, l := range []step{
 		look("Service", func(c ulvs.Control) (ulvs.ServiceStatus, error) { return c.Service(tcp(web)) }),
 		look("Services", ulvs.Control.Services),
+		look("Total", ulvs.Control.Total),
 		look("Conns", conns),
 		look("Timeouts", ulvs.Control.Timeouts),
 		mark(true, "-t", "mangle", "-S"),

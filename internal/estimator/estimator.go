@@ -12,6 +12,13 @@ const Period = 2 * time.Second
 // routing.
 type Counter struct{ Conns, Packets, Bytes uint64 }
 
+// Add counts what another one has.
+func (c *Counter) Add(o Counter) {
+	c.Conns += o.Conns
+	c.Packets += o.Packets
+	c.Bytes += o.Bytes
+}
+
 // Rate is per second.
 type Rate struct{ Conns, Packets, Bytes uint64 }
 
