@@ -11,6 +11,9 @@ type Claim struct {
 	Last  uint16 // the last port of a range that starts at Port; 0: Port alone
 	// Service is the number of the service, for a Opener.
 	Service uint32
+	// Away says that it is not served now, as the host has not the address
+	// (Claims.WhileLocal): a plane takes none of it from the host by itself.
+	Away bool
 }
 
 // AddrMatch is a condition on an address: addr AND Mask equals Addr. Masks
@@ -128,4 +131,7 @@ type Claims struct {
 	// director's.
 	Marks4, Marks6 []uint32
 	Rules4, Rules6 []MarkRule
+	// WhileLocal has all of this be claimed only while the host has the destination
+	// address of a packet.
+	WhileLocal bool
 }

@@ -181,6 +181,13 @@ func (h *NextHop) want() {
 	}
 }
 
+// Noticing is a Resolver that says at once that the host's own addresses have changed.
+type Noticing interface {
+	// LocalsChanged has a message when Locals may have changed since the last one was
+	// taken. It is for one reader.
+	LocalsChanged() <-chan struct{}
+}
+
 // Resolver finds next hops and keeps them current.
 type Resolver interface {
 	// NextHop returns the live next hop of addr, and starts resolving it. The

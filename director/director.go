@@ -60,6 +60,8 @@ type Options struct {
 	// the host's are, where the plane knows that (dataplane.Limiting), and otherwise by the
 	// kernel's defaults.
 	RSTs int
+	// While says while what is served; the zero value is always.
+	While While
 	// Logger is told what an operator should know; nil means slog.Default(). Nothing is
 	// logged for a packet.
 	Logger *slog.Logger
@@ -94,6 +96,7 @@ type Director struct {
 	marks4       *fwmark.Table // guarded by ctl
 	marks6       *fwmark.Table
 	limits       errorLimits
+	standby      standby
 	claims       claims
 	announced    announced  // guarded by ctl
 	marking      sync.Mutex // one change of mark rules at a time; taken before ctl
@@ -124,12 +127,14 @@ func New(o Options) (_ *Director, err error) {
 	d := &Director{effects: replayed{}, plane: o.Plane, resolver: o.Resolver, log: o.Logger, clock: o.Clock,
 		marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true),
 		announced: announced{services: map[*forward.Service]bool{}}}
+	d.standby = standby{Director: d, while: o.While}
 	var block []byte
 	d.limits.init(o.Plane, o.Logger, o.Clock())
 	d.path, block, d.adopted, err = forward.New(forward.Options{
 		Plane: o.Plane, Resolver: o.Resolver, Connections: o.Connections, Templates: o.Templates,
 		MAC: o.MAC, Logger: o.Logger, Clock: o.Clock, Journal: journalSize,
 		Limits: d.limits.last, RSTs: max(o.RSTs, 0),
+		While: o.While.forward(),
 	})
 	if err != nil {
 		return nil, err
@@ -169,6 +174,7 @@ func (o Options) Sizes() map[string]int {
 func (d *Director) start() error {
 	d.path.State.Attach(d.adopted)
 	d.effects = live{d}
+	d.path.Upkeep.StandBy()
 	d.path.Prepare()
 	d.path.State.SetLoaded(d.adopted)
 	if d.adopted {
@@ -196,6 +202,10 @@ var ErrKept = accel.ErrKept
 func (d *Director) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.plane.Run(ctx, d.path) })
+	var moved <-chan struct{}
+	if n, notifies := d.resolver.(dataplane.Noticing); notifies {
+		moved = n.LocalsChanged()
+	}
 	g.Go(func() error {
 		// Packets move the clock too; this is for quiet times.
 		t := time.NewTicker(50 * time.Millisecond)
@@ -205,6 +215,8 @@ func (d *Director) Run(ctx context.Context) error {
 			case <-ctx.Done():
 				return nil
 			case <-t.C:
+				d.Tick(d.clock())
+			case <-moved:
 				d.Tick(d.clock())
 			case <-d.path.Upkeep.Due():
 				d.path.Upkeep.Settle(nil)
@@ -224,6 +236,7 @@ func (d *Director) Tick(now time.Duration) {
 			d.log.Error("the host cannot be kept from the services' packets, and may answer them too", "err", err)
 		}
 	}
+	d.standby.follow(now)
 	if shed {
 		d.path.Upkeep.Shed(now)
 	}

@@ -11,7 +11,7 @@ func (d *Director) Facts() ([]ulvs.Fact, error) {
 	if p, ok := d.plane.(dataplane.Described); ok {
 		facts = append(facts, p.Facts()...)
 	}
-	return facts, nil
+	return append(facts, d.standby.facts()...), nil
 }
 
 // Services returns all services, in the kernel's order (ip_vs_genl_dump_services). Each is

@@ -56,6 +56,9 @@ func (cm *Commands) AddService(s *Service) (isakmp bool) {
 		cm.remember(s)
 		cm.opener.withDisabled(cm.opener.anyPortSibling(s.ServiceKey), func() { cm.index.addService(s) })
 		isakmp = cm.index.nameMark(s.ServiceKey)
+		if cm.standby.Limited() {
+			cm.place(s)
+		}
 	})
 	return isakmp
 }
@@ -91,6 +94,7 @@ func (cm *Commands) SetMarks(ipv6 bool, set *fwmark.Set, some bool) (isakmp bool
 	cm.change(func() {
 		cm.index.sets[family(ipv6)], cm.index.ruled[family(ipv6)] = set, some
 		isakmp = cm.index.nameMarks()
+		cm.placeAll()
 	})
 	return isakmp
 }
@@ -102,6 +106,7 @@ func (cm *Commands) Claims() (c dataplane.Claims) {
 	cm.lock()
 	cm.claimDue = false
 	cm.index.leavingClaims(&c)
+	c.WhileLocal = cm.standby.Virtual || cm.standby.away
 	cm.unlock()
 	cm.index.claims(&c)
 	return c

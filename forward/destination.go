@@ -14,7 +14,8 @@ type Dest struct {
 	svc       *Service
 	hop       *dataplane.NextHop
 	available bool
-	trashed   int // its place in the trash, where it is there
+	suspended bool // it is not available as its service is away
+	trashed   int  // its place in the trash, where it is there
 	// pushed is what the plane was told last of where the server is. Until graceUntil, what
 	// it knows from an earlier process holds; 0: no grace.
 	pushed     *dataplane.Neighbor
@@ -39,6 +40,9 @@ func ownerBits(destPort bool, m ulvs.ForwardMethod) uint8 {
 }
 
 func methodOf(owner uint8) ulvs.ForwardMethod { return ulvs.ForwardMethod(owner >> 1) }
+
+// gone reports whether it was removed.
+func (dst *Dest) gone() bool { return !dst.available && !dst.suspended }
 
 // once counts a connection of one packet, which is over at once but may have
 // brought the server to its upper threshold.

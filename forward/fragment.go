@@ -79,6 +79,10 @@ func (fr *fragmenter) laterFragment(f *dataplane.Frame, p *packet.Packet, tick u
 		return false
 	}
 	dst := fr.index.dests[id]
+	if dst != nil && dst.suspended {
+		fr.fragmentToHost(f, p)
+		return false
+	}
 	if dst == nil || !dst.available {
 		fr.drop(f, dropDestGone)
 		return false

@@ -55,6 +55,10 @@ func (in *Path) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 		}
 		return
 	}
+	if p.Is6 && p.ICMPType == neighborAdvertisement {
+		in.hears(f, p)
+		return
+	}
 	echo := uint8(echoRequest)
 	if p.Is6 {
 		echo = echoRequest6
@@ -65,7 +69,8 @@ func (in *Path) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 }
 
 const (
-	echoRequest          = 8
-	echoRequest6         = 128
-	neighborSolicitation = 135
+	echoRequest           = 8
+	echoRequest6          = 128
+	neighborSolicitation  = 135
+	neighborAdvertisement = 136
 )

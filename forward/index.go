@@ -129,7 +129,7 @@ func (ix *index) addDest(s *Service, d *Dest) {
 		ix.mirror.numbered(d)
 	}
 	d.svc = s
-	d.available = true
+	d.available, d.suspended = !s.away, s.away
 	ix.mirror.pushServer(d)
 	s.dests = append([]*Dest{d}, s.dests...)
 	s.scheduler.Added(s.schedDests(), &d.Dest)

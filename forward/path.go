@@ -36,6 +36,8 @@ type Options struct {
 	// and interface; 0 is any number.
 	Limits dataplane.ErrorLimits
 	RSTs   int
+	// While says while what services are served.
+	While While
 	// Journal is how many bytes the journal of commands takes at first, where the plane has
 	// memory that outlives the process.
 	Journal int
@@ -73,7 +75,7 @@ func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 		fragments: fragment.New(fragments, fragmentLife),
 		early:     fragment.NewHold[dataplane.Frame](earlyFragments, earlyBytes, fragmentLife),
 		limiter:   ratelimit.New(o.Limits, o.RSTs, hz, now), scratch: make(chan *scratch, 64),
-		settle: make(chan struct{}, 1),
+		settle: make(chan struct{}, 1), standby: standby{While: o.While},
 	}
 	tb.now.Store(now)
 	tb.opener = &opener{tables: tb}

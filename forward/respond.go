@@ -16,6 +16,7 @@ const arpRequest = 1
 
 // arp answers for virtual addresses that the host does not have.
 func (r *responder) arp(f *dataplane.Frame, p *packet.Packet) {
+	r.hears(f, p)
 	if p.ARPOp != arpRequest || !r.answersFor(p.ARPTarget) {
 		return
 	}
@@ -96,10 +97,6 @@ func unroutable4(word uint32) bool {
 func unroutable6(p *packet.Packet) bool {
 	return p.Flow.ClientWord()>>24 == 0xff || p.Source() == netip.IPv6Loopback()
 }
-
-// isVIP reports whether an address is that of a service, or named by a mark
-// rule of one.
-func (r *responder) isVIP(a netip.Addr) bool { return r.index.vips[a] > 0 || r.index.markVIPs[a] }
 
 // answersFor reports whether the director answers for an address in the place
 // of a host: a virtual address that the host does not have.

@@ -25,6 +25,7 @@ type Service struct {
 	dests      []*Dest          // newest first, as the kernel's list; replaced, never edited
 	form       persist.Form
 	number     uint32 // of its state
+	away       bool   // it is not served now (While)
 	// picks is what programs may open its connections by, or nil; usesPicks says that
 	// its scheduler's picks lie there, and low that they may need a refill.
 	picks          *preselect.Service
@@ -75,7 +76,7 @@ func (s *Service) Claim() []dataplane.Claim {
 	if s.Mark != 0 {
 		return nil
 	}
-	c := dataplane.Claim{Addr: s.Addr, Proto: uint8(s.Protocol), Port: s.Port, Service: s.number}
+	c := dataplane.Claim{Addr: s.Addr, Proto: uint8(s.Protocol), Port: s.Port, Service: s.number, Away: s.away}
 	if s.hasISAKMP() {
 		return append(isakmpClaims(s.Addr), c)
 	}

@@ -144,7 +144,7 @@ func (ls *Listing) Counters() (map[string]uint64, error) {
 	for i, n := range ls.drops {
 		c[dropNames[i]] = n
 	}
-	c["answers"] = ls.answered
+	c["answers"], c["address_conflicts"] = ls.answered, ls.conflicting
 	unsent := ls.limiter.Suppressed()
 	c["icmp_limited_client"], c["icmp_limited_global"], c["rst_limited"] = unsent.Host, unsent.Global, unsent.RSTs
 	c["shed"] = ls.shedCount

@@ -40,6 +40,7 @@ type tables struct {
 
 	fwd       sync.Mutex
 	index     index
+	standby   standby
 	conns     *conn.Table
 	templates *persist.Table
 	fragments *fragment.Table
@@ -54,7 +55,9 @@ type tables struct {
 	spareConns, spareTemplates spare
 	// Half-open connections that made room.
 	halfOpenEvicted uint64
-	parkedLost      uint64  // by servers that are gone
+	parkedLost      uint64 // by servers that are gone
+	conflicts       []Conflict
+	conflicting     uint64  // answers of others that were no mistake of ours
 	answered        uint64  // answers given in the place of the host or of IPVS
 	nextEst         *uint32 // tick of the estimator's next round
 	opener          *opener
@@ -122,9 +125,18 @@ func (tb *tables) templateKey(s *Service, f *packet.Flow, e *early) {
 }
 
 // service returns the virtual service of a packet or, when it is an ICMP error, of
-// the packet that it quotes. The mark is worked out here, as a connection's
-// packets do not need it.
+// the packet that it quotes, if it is served now.
 func (tb *tables) service(f *dataplane.Frame, p, of *packet.Packet) *Service {
+	s := tb.lookup(f, p, of)
+	if s != nil && s.away {
+		return nil
+	}
+	return s
+}
+
+// lookup returns it in any case. The mark is worked out here, as a connection's packets do not
+// need it.
+func (tb *tables) lookup(f *dataplane.Frame, p, of *packet.Packet) *Service {
 	mark := tb.mark(f, p)
 	if !of.Is6 {
 		var b [8]byte

@@ -71,7 +71,7 @@ func (t *trash) all() []*Dest {
 // connection, or to be added again (__ip_vs_del_dest).
 func (ix *index) discard(d *Dest, now uint32) {
 	ix.mirror.collectCounters(d)
-	d.available = false
+	d.available, d.suspended = false, false
 	ix.mirror.pushServer(d)
 	d.idle = 0
 	if ix.trash.len() == 0 {

@@ -157,7 +157,7 @@ func (up *Upkeep) SweepNoDest() {
 	for at, more := conn.ID(0), true; more; {
 		up.lock()
 		at, more = up.conns.Each(at, chunk, func(id conn.ID) {
-			if !up.index.dests[up.conns.Dest(id)].available {
+			if up.index.dests[up.conns.Dest(id)].gone() {
 				up.removeConn(id)
 			}
 		})
@@ -166,7 +166,7 @@ func (up *Upkeep) SweepNoDest() {
 	for at, more := persist.ID(0), true; more; {
 		up.lock()
 		at, more = up.templates.Each(at, chunk, func(id persist.ID) {
-			if up.templates.Controls(id) == 0 && !up.index.dests[up.templates.Dest(id)].available {
+			if up.templates.Controls(id) == 0 && up.index.dests[up.templates.Dest(id)].gone() {
 				up.templates.Remove(id)
 			}
 		})

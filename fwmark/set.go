@@ -92,6 +92,7 @@ func (p *program) compile(rules []Rule) {
 	for n := range chains {
 		fill(int32(n))
 	}
+	p.flatten()
 }
 
 // Mark is the mark that the rules give an IP packet that came in with mark 0:

@@ -1,6 +1,8 @@
 package fwmark
 
 import (
+	"slices"
+
 	"github.com/ulvs/ulvs/packet"
 )
 
@@ -9,6 +11,9 @@ import (
 type program struct {
 	ipv6     bool
 	sections []section
+	// flat are the steps of both hooks, where they are few and none does anything but mark:
+	// the usual rules, which cost a loop.
+	flat []step
 }
 
 // state is a packet on its way through the chains.
@@ -20,6 +25,9 @@ type state struct {
 // mark carries a packet through both hooks. What ends a hook does not keep the
 // packet from the next one.
 func (p *program) mark(in *Input) uint32 {
+	if p.flat != nil {
+		return markFlat(p.flat, in)
+	}
 	k := state{Input: in}
 	for i := range min(2, len(p.sections)) {
 		if len(p.sections[i].steps) > 0 {
@@ -27,6 +35,34 @@ func (p *program) mark(in *Input) uint32 {
 		}
 	}
 	return k.mark
+}
+
+func markFlat(steps []step, in *Input) (mark uint32) {
+	f, fragment := &in.Packet.Flow, in.Packet.FragOffset != 0
+	for i := range steps {
+		s := &steps[i]
+		m, w := &s.mask, &s.want // as matches does, which is not inlined
+		if f[1]&m[1] != w[1] || f[0]&m[0] != w[0] ||
+			(f[2]&m[2]^w[2])|(f[3]&m[3]^w[3])|(f[4]&m[4]^w[4]) != 0 ||
+			s.unfragmented && fragment || s.rest != nil && !s.rest.holds(&state{in, mark}) {
+			continue
+		}
+		mark = mark&s.clear ^ s.flip
+	}
+	return mark
+}
+
+// flatten finds out whether both hooks only mark.
+func (p *program) flatten() {
+	var all []step
+	for i := range min(2, len(p.sections)) {
+		c := &p.sections[i]
+		if c.index != nil || slices.ContainsFunc(c.steps, func(s step) bool { return s.target != TargetMark }) {
+			return
+		}
+		all = append(all, c.steps...)
+	}
+	p.flat = all
 }
 
 // walk carries a packet through a chain and those that it jumps to, and reports

@@ -170,6 +170,9 @@ func FuzzAnswers(f *testing.F) {
 		if target, ok := p.NDTarget(frame); ok {
 			check("advertisement", packet.AppendNeighborAdvert(room[:0], frame, &p, target, mac))
 		}
+		if a, mac, ok := p.Claimed(frame); ok && (!a.IsValid() || mac[0]&1 != 0) {
+			t.Fatalf("%v claims to be at %x: %x", a, mac, frame)
+		}
 		for _, m := range errorMakers {
 			got := m.make(room[:0], frame, &p, netip.Addr{})
 			if a := check(m.name, got); len(got) > 0 && (a.AnswerableByError(got) || !bytes.HasPrefix(frame[p.L3:p.End], got[a.L4+8:])) {

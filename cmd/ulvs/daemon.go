@@ -34,6 +34,7 @@ type daemon struct {
 	templates   int
 	rsts        int
 	procfs      string
+	while       []string
 	pin         string
 	fresh       bool
 	takeover    bool
@@ -83,6 +84,7 @@ standard error. The control socket appears when it is ready.`,
 	f.IntVar(&d.connections, "connections", director.DefaultConnections, "`N`: how many connections there can be")
 	f.IntVar(&d.templates, "templates", 0, "`N`: how many connection templates there can be (default a quarter of --connections; at least 65536, but no more than --connections)")
 	f.IntVar(&d.rsts, "rst-limit", director.DefaultRSTs, "`N`: how many RSTs a second are given in the host's place, for each interface; 0 is any number")
+	f.StringSliceVar(&d.while, "while-address", nil, "serve only while the host has the address `VIP[,VIP]`, as the master of a VRRP pair; auto: each virtual address while the host has it, as kernel IPVS does")
 	f.StringVar(&d.procfs, "procfs", "", "keep the files that IPVS has under /proc (net/ip_vs, net/ip_vs_stats, …) in the folder `DIR`, for programs that are told where /proc is")
 	pinFlag(c, &d.pin)
 	f.BoolVar(&d.fresh, "fresh", false, "begin without what an earlier daemon left in --pin")

@@ -3,10 +3,12 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/ulvs/ulvs/director"
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
@@ -48,8 +50,39 @@ func (d *daemon) checkOptions() error {
 	if d.busyPoll < 0 || d.busyPoll > time.Second || d.busyPoll%time.Microsecond != 0 {
 		return fmt.Errorf("--af-xdp-busy-poll %v: give whole microseconds, up to a second", d.busyPoll)
 	}
+	if err := d.checkWhile(); err != nil {
+		return err
+	}
 	if d.follow && (d.marks != "" || d.marks6 != "") {
 		return errors.New("--follow-marks takes the rules from the host: leave --marks and --marks6 out")
 	}
 	return nil
+}
+
+// whileAuto is the word of --while-address for all virtual addresses.
+const whileAuto = "auto"
+
+func (d *daemon) checkWhile() error {
+	for _, word := range d.while {
+		if word == whileAuto && len(d.while) == 1 {
+			return nil
+		}
+		a, err := netip.ParseAddr(word)
+		if err != nil || a.Zone() != "" || a.IsUnspecified() || a.IsMulticast() {
+			return fmt.Errorf("--while-address %s: give addresses that a host can have, as 192.0.2.1,2001:db8::1, or auto", strings.Join(d.while, ","))
+		}
+	}
+	return nil
+}
+
+// whileAddress is what director.Options call --while-address.
+func (d *daemon) whileAddress() (w director.While) {
+	for _, word := range d.while {
+		if word == whileAuto {
+			return director.While{Virtual: true}
+		}
+		a, _ := netip.ParseAddr(word)
+		w.Addrs = append(w.Addrs, a.Unmap())
+	}
+	return w
 }

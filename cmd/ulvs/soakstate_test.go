@@ -28,8 +28,18 @@ const insideDir = "ULVS_TEST_INSIDE"
 // insideState is what only the process itself knows.
 type insideState struct {
 	Goroutines int
-	Heap       uint64 // bytes in use
+	Memory     goMemory
 	Stacks     string // of the goroutines
+}
+
+// goMemory is what Go holds of the system, in KiB (runtime.MemStats).
+type goMemory struct {
+	Objects, Spans, Unreleased, Stacks, Structures, Collector, Others uint64
+}
+
+func goMemoryOf(m *runtime.MemStats) goMemory {
+	return goMemory{Objects: m.HeapAlloc >> 10, Spans: m.HeapInuse >> 10, Unreleased: (m.HeapIdle - m.HeapReleased) >> 10,
+		Stacks: m.StackSys >> 10, Structures: (m.MSpanSys + m.MCacheSys + m.BuckHashSys) >> 10, Collector: m.GCSys >> 10, Others: m.OtherSys >> 10}
 }
 
 // tellInside answers at the socket. What the collector has not come to yet is given back
@@ -53,7 +63,7 @@ func tellInside(dir string) {
 			runtime.ReadMemStats(&m)
 			var stacks bytes.Buffer
 			_ = pprof.Lookup("goroutine").WriteTo(&stacks, 1)
-			_ = json.NewEncoder(c).Encode(insideState{runtime.NumGoroutine(), m.HeapAlloc, stacks.String()})
+			_ = json.NewEncoder(c).Encode(insideState{runtime.NumGoroutine(), goMemoryOf(&m), stacks.String()})
 			c.Close()
 		}
 	}()
@@ -85,7 +95,7 @@ type soakState struct {
 	Pins       string
 	Outside    string // programs of interfaces, nftables tables, and how many rules
 	resident   int    // bytes
-	heap       uint64
+	memory     goMemory
 	stacks     string
 	mappings   map[string]int // KiB resident by what is mapped, and how large that is
 }
@@ -96,7 +106,7 @@ var digits = regexp.MustCompile(`[0-9]+`)
 func (k *soak) held() (s soakState) {
 	k.t.Helper()
 	in := k.asked()
-	s = soakState{Files: map[string]int{}, BPF: map[string]int{}, Goroutines: in.Goroutines, heap: in.Heap, stacks: in.Stacks,
+	s = soakState{Files: map[string]int{}, BPF: map[string]int{}, Goroutines: in.Goroutines, memory: in.Memory, stacks: in.Stacks,
 		resident: resident(k.t, k.daemon.Process.Pid)}
 	proc := fmt.Sprintf("/proc/%d/", k.daemon.Process.Pid)
 	s.mappings = mappings(k.t, proc+"smaps")
@@ -188,8 +198,8 @@ func (m *soakMark) String() string {
 	for _, n := range m.Files {
 		files += n
 	}
-	return fmt.Sprintf("after %v: %d KiB resident, %d KiB of them in Go's heap; %d descriptors, %d goroutines, BPF %v, %d pins, outside %d",
-		m.at.Round(time.Second), m.resident>>10, m.heap>>10, files, m.Goroutines, m.BPF, strings.Count(m.Pins, "\n"),
+	return fmt.Sprintf("after %v: %d KiB resident, in KiB of Go's %+v; %d descriptors, %d goroutines, BPF %v, %d pins, outside %d",
+		m.at.Round(time.Second), m.resident>>10, m.memory, files, m.Goroutines, m.BPF, strings.Count(m.Pins, "\n"),
 		strings.Count(m.Outside, "\n"))
 }
 

@@ -36,7 +36,7 @@ func (d *daemon) autoOptions(mac dataplane.MAC) auto.Options {
 
 func (d *daemon) directorOptions(mac dataplane.MAC) director.Options {
 	return director.Options{Connections: d.connections, Templates: d.templates, MAC: mac, RSTs: rstLimit(d.rsts),
-		Logger: d.log}
+		While: d.whileAddress(), Logger: d.log}
 }
 
 // start does all that may fail, and takes it back if it does. server is that of the daemon

@@ -81,6 +81,7 @@ var counterGroups = []struct {
 		{"af_xdp_tx_frames", "sent by AF_XDP"},
 		{"passed", "left to the host"},
 		{"answers", "answers given in the host's or IPVS's place"},
+		{"address_conflicts", "times that another host answered for a virtual address"},
 		{"answered_for_host", "packets among them that were the host's"},
 		{"parked", "waited for their server's MAC address"},
 		{"next_hops_kept", "times that the kernel's table of neighbours threw out a server or gateway; its MAC address was kept"},

@@ -70,6 +70,10 @@ func (c *claims) change(to dataplane.Claims) error {
 	}
 	c.look()
 	next := planOf(&to)
+	if c.active && c.chains != nil && !maps.Equal(awayAmong(&c.last), awayAmong(&to)) && c.now.same(&next) {
+		c.last = to // the kernel knows by itself what is away
+		return nil
+	}
 	next.made = c.now.made
 	known := c.active && c.chains != nil
 	err := errAnew
@@ -87,6 +91,17 @@ func (c *claims) change(to dataplane.Claims) error {
 		c.active, c.last, c.now = true, to, next
 	}
 	return err
+}
+
+// awayAmong are the claims of services that are away.
+func awayAmong(c *dataplane.Claims) map[dataplane.Claim]bool {
+	away := map[dataplane.Claim]bool{}
+	for _, one := range c.Services {
+		if one.Away {
+			away[one] = true
+		}
+	}
+	return away
 }
 
 // errAnew says that the tables cannot be changed in part.
@@ -226,6 +241,10 @@ func (c *claims) addChains(conn *nftables.Conn, name string, to *dataplane.Claim
 			differs(1, c.mac[:]))
 	}
 	b.add(append(others, accept)...)
+	if to.WhileLocal {
+		b.add(&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
+			differs(1, hostOrder(unix.RTN_LOCAL)), accept)
+	}
 	b.services(&ipv4, p.rest.services[0], p.sets)
 	b.services(&ipv6, p.rest.services[1], p.sets)
 	b.marks(to)

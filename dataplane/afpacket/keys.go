@@ -76,7 +76,7 @@ func (f *ipFamily) keys(services []dataplane.Claim) serviceKeys {
 			k.anyPort[to] = struct{}{}
 			continue
 		case s.Last != 0:
-			s.Service = 0 // is nothing to nftables
+			s.Service, s.Away = 0, false // are nothing to nftables
 			k.ranges = append(k.ranges, s)
 		default:
 			one := to
@@ -121,6 +121,7 @@ type planRest struct {
 	services       [2]serviceKeys // without what is in named sets
 	marks4, marks6 []uint32
 	rules4, rules6 []dataplane.MarkRule
+	whileLocal     bool
 }
 
 // kinds are the sets of a family that may have names.
@@ -150,7 +151,7 @@ func planOf(c *dataplane.Claims) plan {
 		p.rest.services[i] = k
 	}
 	p.rest.marks4, p.rest.marks6 = slices.Sorted(slices.Values(c.Marks4)), slices.Sorted(slices.Values(c.Marks6))
-	p.rest.rules4, p.rest.rules6 = c.Rules4, c.Rules6
+	p.rest.rules4, p.rest.rules6, p.rest.whileLocal = c.Rules4, c.Rules6, c.WhileLocal
 	return p
 }
 
@@ -158,6 +159,11 @@ func planOf(c *dataplane.Claims) plan {
 type change struct {
 	name       string
 	come, gone [][]byte
+}
+
+// same reports whether two plans make the same tables.
+func (p *plan) same(to *plan) bool {
+	return reflect.DeepEqual(p.sets, to.sets) && reflect.DeepEqual(p.rest, to.rest)
 }
 
 // changes returns what named sets have to gain and to lose for a plan to become another, or

@@ -94,6 +94,10 @@ func (r *Resolver) resync(all bool) error {
 	now := time.Now()
 	r.mu.Lock()
 	r.snap.Store(s)
+	select {
+	case r.moved <- struct{}{}:
+	default: // nobody has taken the last one
+	}
 	r.unsettled = false
 	if all {
 		for k, e := range r.entries {

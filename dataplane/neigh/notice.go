@@ -42,6 +42,7 @@ type notice struct {
 type batch struct {
 	notices []notice
 	other   bool // something else than a neighbour changed
+	address bool // it is an address of the host's
 }
 
 // batchLimit bounds how many notifications are collected before they are carried out.
@@ -96,6 +97,7 @@ func (b *batch) add(message []byte) {
 		removed := m.Header.Type == unix.RTM_DELNEIGH
 		if m.Header.Type != unix.RTM_NEWNEIGH && !removed {
 			b.other = true
+			b.address = b.address || m.Header.Type == unix.RTM_NEWADDR || m.Header.Type == unix.RTM_DELADDR
 			continue
 		}
 		if k, s, ok := decodeMessage(m.Data); ok {

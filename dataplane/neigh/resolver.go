@@ -55,6 +55,7 @@ type Resolver struct {
 	events *socket
 	wire   *solicitor // nil without CAP_NET_RAW
 	wants  chan *hop
+	moved  chan struct{} // LocalsChanged
 	snap   atomic.Pointer[snapshot]
 	closed sync.Once
 
@@ -71,7 +72,10 @@ type Resolver struct {
 	kept, asked atomic.Uint64
 }
 
-var _ dataplane.Resolver = (*Resolver)(nil)
+var (
+	_ dataplane.Resolver = (*Resolver)(nil)
+	_ dataplane.Noticing = (*Resolver)(nil)
+)
 
 // hop is one address that somebody asked for.
 type hop struct {
@@ -102,6 +106,7 @@ func New(opt Options) (*Resolver, error) {
 		opt:     opt,
 		log:     opt.Logger,
 		wants:   make(chan *hop, 1024),
+		moved:   make(chan struct{}, 1),
 		hops:    make(map[netip.Addr]*hop),
 		entries: make(map[key]*entry),
 	}
@@ -228,6 +233,9 @@ func (r *Resolver) Broadcast(addr netip.Addr) bool {
 	_, ok := r.snap.Load().broadcasts[addr]
 	return ok
 }
+
+// LocalsChanged implements dataplane.Noticing. There may be a message though nothing changed.
+func (r *Resolver) LocalsChanged() <-chan struct{} { return r.moved }
 
 // Locals implements dataplane.Resolver.
 func (r *Resolver) Locals() *dataplane.Locals { return r.snap.Load().locals }

@@ -14,6 +14,9 @@ const (
 	// settle is how long changes of routes, links and addresses are collected
 	// before they are looked at: they come in bursts.
 	settle = 20 * time.Millisecond
+	// settleAddress is how long those of addresses are, by which a virtual router becomes
+	// another host's.
+	settleAddress = 2 * time.Millisecond
 	// readAllEvery is how often all is read while notifications are lost.
 	readAllEvery = time.Second
 )
@@ -52,7 +55,10 @@ func (r *Resolver) follow(ctx context.Context, batches <-chan batch, answers <-c
 		case <-ctx.Done():
 			return
 		case b := <-batches:
-			if r.take(b) && settled == nil {
+			switch other := r.take(b); {
+			case other && b.address && !everything:
+				settled = time.After(settleAddress)
+			case other && settled == nil:
 				settled = time.After(settle)
 			}
 		case a := <-answers:

@@ -19,7 +19,10 @@ func macs(own, other dataplane.MAC) []dataplane.MAC {
 // interfaces has programs in front of a plane's interfaces as those come, go and change.
 type interfaces struct{ *Plane }
 
-var _ dataplane.LinkUser = interfaces{}
+var (
+	_ dataplane.LinkUser  = interfaces{}
+	_ dataplane.Following = (*Plane)(nil)
+)
 
 // given are the interfaces as the slow plane follows them, or else as they are now.
 func (p interfaces) given() (links []dataplane.Link, err error) {
@@ -34,6 +37,19 @@ func (p interfaces) given() (links []dataplane.Link, err error) {
 		links = append(links, l)
 	}
 	return links, nil
+}
+
+// Links implements dataplane.Following.
+func (p *Plane) Links() []dataplane.Link {
+	links, _ := interfaces{p}.given()
+	return links
+}
+
+// Follow implements dataplane.Following.
+func (p *Plane) Follow(u dataplane.LinkUser) {
+	if f, follows := p.Plane.(dataplane.Following); follows {
+		f.Follow(u)
+	}
 }
 
 // follow hears from the slow plane what becomes of the interfaces, if that knows.

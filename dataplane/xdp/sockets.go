@@ -171,7 +171,7 @@ func (p *Plane) claimServices() error {
 	m, has := p.sockets.claims, p.sockets.claimed
 	want := make(map[preselect.Key]uint32, len(p.claimed))
 	for _, c := range p.claimed {
-		if c.Last == 0 && (c.Proto == program.ProtoTCP || c.Proto == program.ProtoUDP) {
+		if c.Last == 0 && !c.Away && (c.Proto == program.ProtoTCP || c.Proto == program.ProtoUDP) {
 			want[claimKey(c)] = c.Service
 		}
 	}

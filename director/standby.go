@@ -1,0 +1,104 @@
+package director
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/forward"
+)
+
+// While says while what a director serves: it is one of a pair, of which the other one serves
+// meanwhile. What is not served has its connections kept, and its packets are the host's. The zero
+// value is always.
+type While struct {
+	// Addrs are addresses: all is served while the host has all of them, as a VRRP router has
+	// that is master.
+	Addrs []netip.Addr
+	// Virtual has each virtual address be served while the host has it, as kernel IPVS does, and
+	// answers for none in the host's place. A service by mark is served while the host has one of
+	// the addresses that the mark rules name. Addrs are ignored then.
+	Virtual bool
+}
+
+func (w While) forward() forward.While {
+	if w.Virtual {
+		return forward.While{Virtual: true}
+	}
+	return forward.While{Addrs: w.Addrs}
+}
+
+// standby is what becomes of a director that serves at times. Its methods are Tick's.
+type standby struct {
+	*Director
+	while While
+	// announced are the addresses for which the director answers in the host's place since it
+	// serves, which are to be announced again at a time.
+	announced []netip.Addr
+	again     time.Duration
+	conflicts conflicts
+}
+
+// follow does what is due when what is served has changed.
+func (s *standby) follow(now time.Duration) {
+	if t := s.path.Upkeep.Turned(); t != nil {
+		if err := s.effects.claim(); err != nil {
+			s.log.Error("the host cannot be kept from the services' packets, and may answer them too", "err", err)
+		}
+		s.say(t)
+		s.announced = t.Answered
+		s.announce(now)
+	}
+	if len(s.announced) > 0 && now >= s.again {
+		s.announce(now)
+		s.announced = nil
+	}
+	s.ask(now)
+}
+
+// say logs what is served now.
+func (s *standby) say(t *forward.Turn) {
+	switch {
+	case s.while.Virtual:
+		s.log.Info("services whose address the host has are served, others stand by", "served", t.Served, "standing_by", t.Away)
+	case t.Served > 0 || t.Away == 0 && s.path.Upkeep.Serving():
+		s.log.Info("serving: the host has the address", "while_address", addresses(s.while.Addrs))
+	default:
+		s.log.Info("standing by: the host has not the address", "while_address", addresses(s.while.Addrs))
+	}
+}
+
+func addresses(list []netip.Addr) string {
+	words := make([]string, len(list))
+	for i, a := range list {
+		words[i] = a.String()
+	}
+	return strings.Join(words, ",")
+}
+
+// announceAgain is after what time it is said again at which link address the director answers, as
+// keepalived does by default (vrrp_garp_master_delay).
+const announceAgain = 5 * time.Second
+
+// announce tells the neighbours at which link addresses are.
+func (s *standby) announce(now time.Duration) {
+	s.again = now + announceAgain
+	s.path.Upkeep.Announce(s.announced)
+}
+
+// facts say what is served now.
+func (s *standby) facts() []ulvs.Fact {
+	switch {
+	case s.while.Virtual:
+		served, away := s.path.Upkeep.Placed()
+		return []ulvs.Fact{{Name: "while-address", Value: fmt.Sprintf("auto: %d services are served, "+
+			"%d stand by as the host has not their address", served, away)}}
+	case len(s.while.Addrs) == 0:
+		return nil
+	case s.path.Upkeep.Serving():
+		return []ulvs.Fact{{Name: "while-address", Value: addresses(s.while.Addrs) + ": serving, the host has it"}}
+	}
+	return []ulvs.Fact{{Name: "while-address", Value: addresses(s.while.Addrs) + ": standing by, the host has it not"}}
+}

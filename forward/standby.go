@@ -1,0 +1,174 @@
+package forward
+
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/ulvs/ulvs/dataplane"
+)
+
+// While says while what a path serves: one of a pair of directors, of which the other one serves
+// meanwhile. The zero value is always.
+type While struct {
+	// Addrs are addresses: services are served while the host has all of them.
+	Addrs []netip.Addr
+	// Virtual has each virtual address be served while the host has it, as kernel IPVS does,
+	// which only sees what is for the host (ip_vs_core.c, ip_vs_ops: NF_INET_LOCAL_IN). A
+	// service by mark is served while the host has one of the addresses that the rules name.
+	Virtual bool
+}
+
+// Limited reports whether there are such times.
+func (w While) Limited() bool { return w.Virtual || len(w.Addrs) > 0 }
+
+// standby is what a path knows of its times. Services that are away have their connections kept,
+// and their packets are the host's.
+type standby struct {
+	While
+	locals *dataplane.Locals // that were looked at last
+	away   bool              // the host lacks one of Addrs
+	turned bool              // since Turned was asked
+	told   bool              // away, when it was asked
+}
+
+// Turn is what has changed of what is served.
+type Turn struct {
+	Served, Away int  // services
+	Flipped      bool // the host has got While.Addrs, or has lost them
+	// Answered are the addresses for which the director begins to answer.
+	Answered []netip.Addr
+}
+
+// isAway reports whether a service is not served now.
+func (tb *tables) isAway(s *Service) bool {
+	switch w := &tb.standby; {
+	case !w.Virtual:
+		return w.away
+	case s.Mark == 0:
+		return !tb.resolver.Local(s.Addr)
+	}
+	named := tb.index.sets[family(s.IPv6)].Destinations([]uint32{s.Mark})
+	return len(named) > 0 && !slices.ContainsFunc(named, tb.resolver.Local)
+}
+
+// place serves a service, or has it stand by, as is due now.
+func (tb *tables) place(s *Service) {
+	away := tb.isAway(s)
+	if away == s.away {
+		return
+	}
+	tb.opener.withDisabled(s, func() {
+		s.away = away
+		for _, d := range s.dests {
+			tb.index.suspend(d, away)
+		}
+	})
+	tb.standby.turned = true
+}
+
+// placeAll does so with all services, if there are times in which they are not served.
+func (tb *tables) placeAll() {
+	if tb.standby.Limited() {
+		for s := range tb.index.Each {
+			tb.place(s)
+		}
+	}
+}
+
+// suspend has a real server's connections be the host's, or the director's again.
+func (ix *index) suspend(d *Dest, away bool) {
+	ix.mirror.collectCounters(d)
+	d.available, d.suspended = !away, away
+	ix.mirror.pushServer(d)
+}
+
+// StandBy looks at the host's addresses for the first time, before anything is claimed.
+func (up *Upkeep) StandBy() {
+	up.lock()
+	defer up.unlock()
+	up.look()
+	up.standby.turned, up.standby.told = up.standby.Limited(), !up.standby.Virtual
+}
+
+// look looks at the host's addresses, if they have changed.
+func (up *Upkeep) look() {
+	w := &up.standby
+	if l := up.resolver.Locals(); w.Limited() && l != w.locals {
+		w.locals = l
+		away := slices.ContainsFunc(w.Addrs, func(a netip.Addr) bool { return !up.resolver.Local(a) })
+		w.turned = w.turned || away != w.away
+		w.away = away
+		up.placeAll()
+	}
+}
+
+// Turned returns what has changed since it was asked last, or nil.
+func (up *Upkeep) Turned() *Turn {
+	up.lock()
+	defer up.unlock()
+	up.look()
+	if !up.standby.turned {
+		return nil
+	}
+	w := &up.standby
+	t := &Turn{Flipped: w.away != w.told}
+	w.turned, w.told = false, w.away
+	t.Served, t.Away = up.placed()
+	if t.Flipped && !w.away {
+		t.Answered = up.index.answered(up.resolver)
+	}
+	return t
+}
+
+// placed returns how many services are served and away. The caller holds the lock.
+func (up *Upkeep) placed() (served, away int) {
+	for s := range up.index.Each {
+		if s.away {
+			away++
+		} else {
+			served++
+		}
+	}
+	return served, away
+}
+
+// Placed returns how many services are served now, and how many are away.
+func (up *Upkeep) Placed() (served, away int) {
+	up.lock()
+	defer up.unlock()
+	return up.placed()
+}
+
+// Serving reports whether the host has While.Addrs.
+func (up *Upkeep) Serving() bool {
+	up.lock()
+	defer up.unlock()
+	return !up.standby.away
+}
+
+// answered are the virtual addresses that the host does not have.
+func (ix *index) answered(r dataplane.Resolver) (list []netip.Addr) {
+	for a := range ix.vips {
+		list = append(list, a)
+	}
+	for a := range ix.markVIPs {
+		if ix.vips[a] == 0 {
+			list = append(list, a)
+		}
+	}
+	list = slices.DeleteFunc(list, r.Local)
+	slices.SortFunc(list, netip.Addr.Compare)
+	return list
+}
+
+// awayFrom reports whether a virtual address is not served now.
+func (tb *tables) awayFrom(a netip.Addr) bool {
+	w := &tb.standby
+	return w.away || w.Virtual && !tb.resolver.Local(a)
+}
+
+// isVIP reports whether an address is that of a service, or named by a mark
+// rule of one, and is served now.
+func (tb *tables) isVIP(a netip.Addr) bool {
+	return (tb.index.vips[a] > 0 || tb.index.markVIPs[a]) && !tb.awayFrom(a)
+}
