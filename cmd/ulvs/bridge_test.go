@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -107,11 +108,30 @@ func (s *bridgeSite) says(words ...string) (string, int) {
 	return string(out), c.ProcessState.ExitCode()
 }
 
+// alike gives commands to Debian's ipvsadm, which program runs, and compares what it lists with what
+// ours does.
+func (s *bridgeSite) alike(program []string, lines string) {
+	s.t.Helper()
+	for line := range strings.Lines(lines) {
+		words := strings.Fields(line)
+		got, status := s.says(slices.Concat(program, words)...)
+		switch words[0] {
+		case "-Ln", "-Sn", "-L":
+			want, wantStatus := s.ulvs("", append([]string{"ipvsadm"}, words...)...)
+			if got != want || status != wantStatus {
+				s.t.Errorf("ipvsadm %s: %d\n%sours: %d\n%s", strings.TrimSpace(line), status, got, wantStatus, want)
+			}
+		default:
+			s.t.Logf("ipvsadm %s: %d %s", strings.TrimSpace(line), status, strings.TrimSpace(got))
+		}
+	}
+}
+
 // Debian's ipvsadm under the bridge says and does what ours does.
 func TestBridge(t *testing.T) {
 	t.Parallel()
 	s := newBridgeSite(t)
-	for line := range strings.Lines(`-A -t 192.168.10.101:80 -s rr -p 300
+	s.alike([]string{s.ipvsadm}, `-A -t 192.168.10.101:80 -s rr -p 300
 -a -t 192.168.10.101:80 -r 192.168.10.200:80 -g
 -a -t 192.168.10.101:80 -r 192.168.10.201:80 -g -w 3 -x 100 -y 50
 -A -u 192.168.10.101:53 -s mh -b mh-port -o
@@ -141,19 +161,7 @@ func TestBridge(t *testing.T) {
 -L --daemon
 -Sn
 -Z
-`) {
-		words := strings.Fields(line)
-		got, status := s.says(append([]string{s.ipvsadm}, words...)...)
-		switch words[0] {
-		case "-Ln", "-Sn", "-L":
-			want, wantStatus := s.ulvs("", append([]string{"ipvsadm"}, words...)...)
-			if got != want || status != wantStatus {
-				t.Errorf("ipvsadm %s: %d\n%sours: %d\n%s", strings.TrimSpace(line), status, got, wantStatus, want)
-			}
-		default:
-			t.Logf("ipvsadm %s: %d %s", strings.TrimSpace(line), status, strings.TrimSpace(got))
-		}
-	}
+`)
 	if got, _ := s.says("sh", "-c", s.ipvsadm+" -C && "+s.ipvsadm+" -Sn"); got != "" {
 		t.Errorf("after -C: %s", got)
 	}

@@ -38,9 +38,15 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case sends:
 			os.Exit(sendMany())
+		case dump:
+			os.Exit(dumpTwice())
 		case unread:
 			os.Exit(sendUnread())
 		}
+	}
+	if len(os.Args) > 2 && os.Args[1] == options {
+		fmt.Fprintln(os.Stderr, becomeWithoutNetlink(os.Args[2:]))
+		os.Exit(1)
 	}
 	if os.Getenv(asProgram) != "" {
 		if dir := os.Getenv(insideDir); dir != "" {

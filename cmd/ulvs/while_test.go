@@ -26,6 +26,9 @@ func (s *liveSite) has(addr string, yes bool) {
 	}
 }
 
+// linkAddr is where a frame goes.
+func linkAddr(frame []byte) net.Addr { return &wire.Addr{HardwareAddr: frame[:6]} }
+
 // nextFrame waits for a frame for a while; nil is none.
 func nextFrame(t *testing.T, c *wire.Conn, wait time.Duration) (*packet.Packet, []byte) {
 	t.Helper()
@@ -59,7 +62,7 @@ func (s *liveSite) arpAnswered(due bool) bool {
 	until := time.Now().Add(wait)
 	for last := (time.Time{}); time.Now().Before(until); {
 		if time.Since(last) > time.Second { // it may be lost, or be asked too early
-			_, err := c.WriteTo(frame, &wire.Addr{HardwareAddr: frame[:6]})
+			_, err := c.WriteTo(frame, linkAddr(frame))
 			s.must(err)
 			last = time.Now()
 		}
