@@ -198,7 +198,9 @@ func (d *Director) Handle(now time.Duration, batch []dataplane.Frame) { d.path.H
 var ErrKept = accel.ErrKept
 
 // Run carries packets until ctx ends, and then returns nil; or until the plane
-// fails, and then returns why.
+// fails, and then returns why. A plane's goroutines wait for frames in poll(2), and each holds one
+// of GOMAXPROCS for up to ten milliseconds then: a program does well to raise that by one for each
+// interface, and for each queue that has an AF_XDP socket.
 func (d *Director) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.plane.Run(ctx, d.path) })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 
@@ -85,10 +86,23 @@ func (d *daemon) start(ctx context.Context, mac dataplane.MAC, name *control.Res
 	return s, nil
 }
 
+// schedule has Go run more goroutines at once than there are CPUs. Each that waits for frames in
+// poll(2) holds its place until the runtime misses that, which takes it up to ten milliseconds
+// (runtime/proc.go, retake): for so long nobody would hear of a neighbour, an address or a command.
+func (s *started) schedule() {
+	if os.Getenv("GOMAXPROCS") != "" {
+		return // somebody knows better
+	}
+	cpus := runtime.GOMAXPROCS(0)
+	// AF_PACKET has one for each interface, and AF_XDP one for each queue.
+	runtime.GOMAXPROCS(cpus + len(s.interfaces)*(1+cpus))
+}
+
 // serve carries packets and answers commands until ctx ends.
 func (s *started) serve(ctx context.Context) error {
 	defer s.lvs.Close()
 	defer s.server.Close()
+	s.schedule()
 	ctx, end := context.WithCancel(ctx)
 	defer end()
 	leaving := &handover{warned: s.operated, pinned: s.pins != "", end: end, ended: make(chan struct{})}

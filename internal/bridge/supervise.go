@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"strconv"
 	"syscall"
 
@@ -41,6 +42,8 @@ func Supervise(first string, daemon Daemon, absent func(error) unix.Errno) error
 		return err
 	}
 	_ = unix.Close(pairFD)
+	// One goroutine waits in poll(2), and is no reason for others to wait (runtime/proc.go, retake).
+	runtime.GOMAXPROCS(1 + runtime.GOMAXPROCS(0))
 	s := &supervisor{listener: listener{fd}, window: window{at}, daemon: daemon, absent: absent,
 		senders: map[uint64]*sender{}, queues: map[uint64]*queue{}, written: written{files: map[uint64]*writtenFile{}}}
 	return s.serve()
