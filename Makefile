@@ -42,8 +42,8 @@ flood: ## floods of SYNs at every plane, 16 cases of two minutes: alone on a mac
 	$(GO) test ./cmd/ulvs -count=1 -v -run TestFloods -flood -timeout 3h $(FLOOD)
 
 .PHONY: pair
-pair: ## two directors with keepalived fail over, on each plane and beside kernel IPVS in user-mode Linux: alone on a machine (root; 2 minutes)
-	$(GO) test ./cmd/ulvs -count=1 -v -run TestPair -pair -timeout 30m
+pair: ## keepalived: two directors fail over, on each plane and beside kernel IPVS in user-mode Linux; what it makes of its configuration, beside that too: alone on a machine (root; 5 minutes)
+	$(GO) test ./cmd/ulvs -count=1 -v -run 'TestPair|TestKeepalived' -pair -keepalived -timeout 30m
 
 .PHONY: soak
 soak: ## an hour of kills, commands, floods and changes of the interface by chance, on each plane: alone on a machine (root; 2 hours)
