@@ -11,8 +11,8 @@ import (
 )
 
 // While says while what a director serves: it is one of a pair, of which the other one serves
-// meanwhile. What is not served has its connections kept, and its packets are the host's. The zero
-// value is always.
+// meanwhile. What is not served has its connections kept, whose packets are dropped; all else is the
+// host's. The zero value is always.
 type While struct {
 	// Addrs are addresses: all is served while the host has all of them, as a VRRP router has
 	// that is master.

@@ -69,7 +69,7 @@ func arpFrame(op byte, mac dataplane.MAC, sender, target string) []byte {
 }
 
 // Each virtual address is served while the host has it: connections of another time are kept, and
-// are the host's meanwhile, as all else is.
+// their packets dropped meanwhile. All else is the host's.
 func TestWhileVirtual(t *testing.T) {
 	var log bytes.Buffer
 	b := standing(t, director.While{Virtual: true}, &log)
@@ -90,7 +90,7 @@ func TestWhileVirtual(t *testing.T) {
 	six := pkt{src: "[fd01::1]:1", dst: "[" + vip6 + "]:80", flags: "S"}
 	expect(t, "the other family", b.send(six), "pass")
 	b.has(vip, false)
-	expect(t, "a connection, and another one, in the meantime", b.sends(data, pkt{src: "10.1.1.2:1", dst: vip + ":80", flags: "S"}), "pass pass")
+	expect(t, "a connection, and another one, in the meantime", b.sends(data, pkt{src: "10.1.1.2:1", dst: vip + ":80", flags: "S"}), "drop pass")
 	if n := len(b.conns()); n != 2 { // and its template
 		t.Errorf("%d connections and templates are kept, want 2", n)
 	}
@@ -103,7 +103,7 @@ func TestWhileVirtual(t *testing.T) {
 	b.must(b.DeleteDestination(tcp(80), netip.MustParseAddrPort(serverAddr(1)+":80")))
 	b.has(vip, false)
 	b.must(b.AddDestination(tcp(80), dest(tcp(80), 2, 1)))
-	expect(t, "a server that comes meanwhile", b.send(syn), "pass")
+	expect(t, "a server that comes meanwhile, and one that is gone", b.send(syn), "pass")
 	b.has(vip, true)
 	expect(t, "and is there then", b.sends(pkt{src: "10.1.1.3:1", dst: vip + ":80", flags: "S"}, pkt{src: "10.1.1.4:1", dst: vip + ":80", flags: "S"}), "r2 r0")
 	if want := "services whose address the host has are served, others stand by"; !strings.Contains(log.String(), want) {
@@ -171,7 +171,7 @@ func TestWhileAddrs(t *testing.T) {
 		t.Errorf("later: %v", n)
 	}
 	b.has(router, false)
-	expect(t, "without it again", b.send(syn)+" "+b.deliver(ask), "pass pass")
+	expect(t, "without it again", b.send(syn)+" "+b.deliver(ask), "drop pass")
 	for _, want := range []string{"standing by: the host has not the address", "serving: the host has the address"} {
 		if !strings.Contains(log.String(), want) {
 			t.Errorf("the log has no %q:\n%s", want, &log)
@@ -252,7 +252,7 @@ func TestWhileMark(t *testing.T) {
 	expect(t, "rules that name none", b.send(syn), "r0")
 	mark("-D PREROUTING")
 	mark("-A PREROUTING -d " + vip)
-	expect(t, "one that the host has not", b.send(syn), "pass")
+	expect(t, "one that the host has not", b.sends(syn, pkt{src: "10.1.1.9:1", dst: vip + ":443", flags: "S"}), "drop pass")
 	b.has(vip, true)
 	expect(t, "and has", b.send(syn), "r0")
 	b.has(vip, false)

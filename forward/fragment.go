@@ -80,7 +80,7 @@ func (fr *fragmenter) laterFragment(f *dataplane.Frame, p *packet.Packet, tick u
 	}
 	dst := fr.index.dests[id]
 	if dst != nil && dst.suspended {
-		fr.fragmentToHost(f, p)
+		fr.drop(f, dropAway)
 		return false
 	}
 	if dst == nil || !dst.available {

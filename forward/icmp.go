@@ -30,7 +30,7 @@ func (in *Path) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 		} else if in.sysctl.ScheduleICMP != 0 {
 			id, dst, oneShot = in.scheduleQuoted(f, p, hash, tick)
 		}
-		if dst == nil || in.unhooked(dst, p) {
+		if dst == nil || in.unhooked(f, dst, p) {
 			return
 		}
 		// The kernel looks at IPv4's only (ip_vs_in_icmp_v6 does not).

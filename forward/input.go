@@ -166,7 +166,7 @@ func (in *Path) damaged(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 		return
 	}
 	dst := in.index.dests[in.conns.Dest(id)]
-	if in.unhooked(dst, p) {
+	if in.unhooked(f, dst, p) {
 		return
 	}
 	if !dst.available {
@@ -189,7 +189,7 @@ func (in *Path) transport(f *dataplane.Frame, p *packet.Packet, e *early, tick u
 	over := e.opens && in.reschedules(id, dst)
 	switch {
 	case dst.available:
-	case in.unhooked(dst, p):
+	case in.unhooked(f, dst, p):
 		return
 	case !over && in.sysctl.ExpireNodestConn == 0:
 		in.drop(f, dropDestGone)

@@ -38,7 +38,7 @@ func (in *Path) ipsec(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	}
 	dst := in.index.dests[in.conns.Dest(id)]
 	switch {
-	case in.unhooked(dst, p):
+	case in.unhooked(f, dst, p):
 		return
 	case !dst.available && in.sysctl.ExpireNodestConn == 0:
 		in.drop(f, dropDestGone)

@@ -14,10 +14,18 @@ import (
 // (ip_vs_ctl.c, __ip_vs_del_service). So such a service's packets stay claimed, and those
 // without a connection are given to the host.
 
-// unhooked reports whether the family of a packet's connection has no service any more, or its
-// service is away: then the packet is the host's.
-func (tb *tables) unhooked(dst *Dest, p *packet.Packet) bool {
-	return !dst.available && (dst.suspended || tb.index.served[family(p.Is6)] == 0)
+// unhooked reports whether the family of a packet's connection has no service any more: then the
+// packet is the host's. Where the service is away it is nobody's: the host may have the address
+// again a moment before that is known here, and would reset the connection.
+func (r *responder) unhooked(f *dataplane.Frame, dst *Dest, p *packet.Packet) bool {
+	switch {
+	case dst.available:
+		return false
+	case dst.suspended:
+		r.drop(f, dropAway)
+		return true
+	}
+	return r.index.served[family(p.Is6)] == 0
 }
 
 // leave notes a service that is gone but for its connections, where the plane has a way to

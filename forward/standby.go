@@ -22,7 +22,7 @@ type While struct {
 func (w While) Limited() bool { return w.Virtual || len(w.Addrs) > 0 }
 
 // standby is what a path knows of its times. Services that are away have their connections kept,
-// and their packets are the host's.
+// whose packets are dropped; all else is the host's.
 type standby struct {
 	While
 	locals *dataplane.Locals // that were looked at last

@@ -6,6 +6,7 @@ const (
 	dropOptions
 	dropSourceRoute
 	dropDestGone
+	dropAway
 	dropNoServer
 	dropConnsFull
 	dropTemplatesFull
@@ -30,6 +31,7 @@ var dropNames = [dropCauses]string{
 	dropOptions:       "drop_ip_options",     // broken: parameter problem
 	dropSourceRoute:   "drop_source_route",   // LSRR and SSRR
 	dropDestGone:      "drop_server_removed", // their connection's server was removed
+	dropAway:          "drop_away",           // their connection's service is not served now
 	dropNoServer:      "drop_no_server",      // no usable server: port unreachable
 	dropConnsFull:     "drop_connections_full",
 	dropTemplatesFull: "drop_templates_full",
