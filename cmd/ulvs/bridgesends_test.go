@@ -16,6 +16,25 @@ import (
 	"github.com/ulvs/ulvs/internal/ipvsnl"
 )
 
+// becomeBridged has this binary be a program that tests run under the bridge, if its first argument
+// says so.
+func becomeBridged() {
+	if len(os.Args) < 2 {
+		return
+	}
+	switch os.Args[1] {
+	case sends:
+		os.Exit(sendMany())
+	case dump:
+		os.Exit(dumpTwice())
+	case unread:
+		os.Exit(sendUnread())
+	case options:
+		fmt.Fprintln(os.Stderr, becomeWithoutNetlink(os.Args[2:]))
+		os.Exit(1)
+	}
+}
+
 // sends is the word with which this binary is the program that TestBridgeSignals runs.
 const sends = "test-sends"
 

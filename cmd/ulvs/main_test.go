@@ -34,20 +34,7 @@ const asProgram = "ULVS_TEST_PROGRAM"
 const waiting = "4"
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 2 {
-		switch os.Args[1] {
-		case sends:
-			os.Exit(sendMany())
-		case dump:
-			os.Exit(dumpTwice())
-		case unread:
-			os.Exit(sendUnread())
-		}
-	}
-	if len(os.Args) > 2 && os.Args[1] == options {
-		fmt.Fprintln(os.Stderr, becomeWithoutNetlink(os.Args[2:]))
-		os.Exit(1)
-	}
+	becomeBridged()
 	if os.Getenv(asProgram) != "" {
 		if dir := os.Getenv(insideDir); dir != "" {
 			tellInside(dir)
