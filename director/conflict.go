@@ -58,7 +58,7 @@ func (s *standby) ask(now time.Duration) {
 	if n := s.path.Upkeep.CountVirtual(); n != c.count {
 		c.count, c.next = n, min(c.next, now+askSoon)
 	}
-	if now >= c.next {
+	if now >= c.next && c.asked >= len(c.all) {
 		c.all, c.asked, c.next = s.path.Upkeep.Virtual(c.all[:0]), 0, now+askEach
 	}
 	for n := 0; n < askAtOnce && c.asked < len(c.all); n++ {

@@ -38,24 +38,44 @@ type standby struct {
 	// serves, which are to be announced again at a time.
 	announced []netip.Addr
 	again     time.Duration
-	conflicts conflicts
+	// unclaimed says that the plane has not taken what is claimed now: it was refused, and is
+	// tried at claimAt.
+	unclaimed, refused bool
+	claimAt            time.Duration
+	conflicts          conflicts
 }
 
 // follow does what is due when what is served has changed.
 func (s *standby) follow(now time.Duration) {
-	if t := s.path.Upkeep.Turned(); t != nil {
-		if err := s.effects.claim(); err != nil {
-			s.log.Error("the host cannot be kept from the services' packets, and may answer them too", "err", err)
+	t := s.path.Upkeep.Turned()
+	if t != nil {
+		if t.Claim {
+			s.unclaimed, s.refused, s.claimAt = true, false, now
 		}
 		s.say(t)
+	}
+	if s.unclaimed && now >= s.claimAt {
+		s.claim(now)
+	}
+	switch {
+	case t != nil: // neighbours send here from now on
 		s.announced = t.Answered
 		s.announce(now)
-	}
-	if len(s.announced) > 0 && now >= s.again {
+	case len(s.announced) > 0 && now >= s.again:
 		s.announce(now)
 		s.announced = nil
 	}
 	s.ask(now)
+}
+
+// claim tells the plane what is claimed, again and again until it takes that: an interface may have
+// vanished at the same time.
+func (s *standby) claim(now time.Duration) {
+	err := s.effects.claim()
+	if err != nil && !s.refused {
+		s.log.Error("the host cannot be kept from the services' packets, and may answer them too", "err", err)
+	}
+	s.unclaimed, s.refused, s.claimAt = err != nil, err != nil, now+time.Second
 }
 
 // say logs what is served now.

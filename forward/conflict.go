@@ -103,7 +103,11 @@ func (up *Upkeep) Announce(list []netip.Addr) {
 // Ask asks on each of the plane's networks who has an address.
 func (up *Upkeep) Ask(a netip.Addr) {
 	up.broadcast(func(l dataplane.Link) ([]byte, bool) {
-		return packet.Question(a, up.resolver.Source(l.Index, a), l.MAC)
+		from := up.resolver.Source(l.Index, a)
+		if from == a { // that would announce it
+			from = netip.Addr{}
+		}
+		return packet.Question(a, from, l.MAC)
 	})
 }
 

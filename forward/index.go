@@ -129,7 +129,8 @@ func (ix *index) addDest(s *Service, d *Dest) {
 		ix.mirror.numbered(d)
 	}
 	d.svc = s
-	d.available, d.suspended = !s.away, s.away
+	d.suspended = s.away.Load()
+	d.available = !d.suspended
 	ix.mirror.pushServer(d)
 	s.dests = append([]*Dest{d}, s.dests...)
 	s.scheduler.Added(s.schedDests(), &d.Dest)

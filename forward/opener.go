@@ -233,7 +233,7 @@ func (o *opener) enable(s *Service) {
 // openable says by what the plane may open a service's connections: 0, or as
 // preselect.Open has it.
 func (o *opener) openable(s *Service) (by uint32) {
-	if s.away || s.Mark != 0 || s.Protocol != ulvs.TCP && s.Protocol != ulvs.UDP || s.OnePacket ||
+	if s.away.Load() || s.Mark != 0 || s.Protocol != ulvs.TCP && s.Protocol != ulvs.UDP || s.OnePacket ||
 		s.Persistence.Engine != "" || s.Port == ftpPort || len(s.dests) == 0 {
 		return 0
 	}

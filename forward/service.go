@@ -3,6 +3,7 @@ package forward
 import (
 	"fmt"
 	"net/netip"
+	"sync/atomic"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
@@ -24,8 +25,8 @@ type Service struct {
 	positioned sched.Positioned // the scheduler, or nil
 	dests      []*Dest          // newest first, as the kernel's list; replaced, never edited
 	form       persist.Form
-	number     uint32 // of its state
-	away       bool   // it is not served now (While)
+	number     uint32      // of its state
+	away       atomic.Bool // it is not served now (While); written under the forwarding lock
 	// picks is what programs may open its connections by, or nil; usesPicks says that
 	// its scheduler's picks lie there, and low that they may need a refill.
 	picks          *preselect.Service
@@ -76,7 +77,7 @@ func (s *Service) Claim() []dataplane.Claim {
 	if s.Mark != 0 {
 		return nil
 	}
-	c := dataplane.Claim{Addr: s.Addr, Proto: uint8(s.Protocol), Port: s.Port, Service: s.number, Away: s.away}
+	c := dataplane.Claim{Addr: s.Addr, Proto: uint8(s.Protocol), Port: s.Port, Service: s.number, Away: s.away.Load()}
 	if s.hasISAKMP() {
 		return append(isakmpClaims(s.Addr), c)
 	}

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -28,13 +29,17 @@ type standby struct {
 	locals *dataplane.Locals // that were looked at last
 	away   bool              // the host lacks one of Addrs
 	turned bool              // since Turned was asked
-	told   bool              // away, when it was asked
+	// claimDue says that what is claimed has changed since then.
+	claimDue bool
+	// has is which virtual addresses the host had when that was looked at.
+	has  map[netip.Addr]bool
+	told bool // away, when it was asked
 }
 
 // Turn is what has changed of what is served.
 type Turn struct {
 	Served, Away int  // services
-	Flipped      bool // the host has got While.Addrs, or has lost them
+	Claim        bool // the plane is to hear what is claimed
 	// Answered are the addresses for which the director begins to answer.
 	Answered []netip.Addr
 }
@@ -54,16 +59,17 @@ func (tb *tables) isAway(s *Service) bool {
 // place serves a service, or has it stand by, as is due now.
 func (tb *tables) place(s *Service) {
 	away := tb.isAway(s)
-	if away == s.away {
+	if away == s.away.Load() {
 		return
 	}
 	tb.opener.withDisabled(s, func() {
-		s.away = away
+		s.away.Store(away)
 		for _, d := range s.dests {
 			tb.index.suspend(d, away)
 		}
 	})
 	tb.standby.turned = true
+	tb.standby.claimDue = tb.standby.claimDue || s.Mark == 0 // by a mark it is claimed as before
 }
 
 // placeAll does so with all services, if there are times in which they are not served.
@@ -87,7 +93,17 @@ func (up *Upkeep) StandBy() {
 	up.lock()
 	defer up.unlock()
 	up.look()
-	up.standby.turned, up.standby.told = up.standby.Limited(), !up.standby.Virtual
+	w := &up.standby
+	w.turned, w.claimDue, w.told = w.Limited(), w.Limited(), !w.Virtual
+	// What was placed while an earlier process's commands were carried out again, the plane has not
+	// heard of.
+	for s := range up.index.Each {
+		for _, d := range s.dests {
+			if d.suspended {
+				up.index.suspend(d, true)
+			}
+		}
+	}
 }
 
 // look looks at the host's addresses, if they have changed.
@@ -96,10 +112,27 @@ func (up *Upkeep) look() {
 	if l := up.resolver.Locals(); w.Limited() && l != w.locals {
 		w.locals = l
 		away := slices.ContainsFunc(w.Addrs, func(a netip.Addr) bool { return !up.resolver.Local(a) })
-		w.turned = w.turned || away != w.away
-		w.away = away
-		up.placeAll()
+		turned := away != w.away
+		w.turned, w.away = w.turned || turned, away
+		if turned || w.Virtual && up.moved() {
+			up.placeAll()
+		}
 	}
+}
+
+// moved reports whether the host has got or lost a virtual address since it was asked: routes change
+// too, and often.
+func (up *Upkeep) moved() bool {
+	has := map[netip.Addr]bool{}
+	for a := range up.index.vips {
+		has[a] = up.resolver.Local(a)
+	}
+	for a := range up.index.markVIPs {
+		has[a] = up.resolver.Local(a)
+	}
+	moved := !maps.Equal(has, up.standby.has)
+	up.standby.has = has
+	return moved
 }
 
 // Turned returns what has changed since it was asked last, or nil.
@@ -111,10 +144,11 @@ func (up *Upkeep) Turned() *Turn {
 		return nil
 	}
 	w := &up.standby
-	t := &Turn{Flipped: w.away != w.told}
-	w.turned, w.told = false, w.away
+	flipped := w.away != w.told
+	t := &Turn{Claim: w.claimDue || flipped}
+	w.turned, w.claimDue, w.told = false, false, w.away
 	t.Served, t.Away = up.placed()
-	if t.Flipped && !w.away {
+	if flipped && !w.away {
 		t.Answered = up.index.answered(up.resolver)
 	}
 	return t
@@ -123,7 +157,7 @@ func (up *Upkeep) Turned() *Turn {
 // placed returns how many services are served and away. The caller holds the lock.
 func (up *Upkeep) placed() (served, away int) {
 	for s := range up.index.Each {
-		if s.away {
+		if s.away.Load() {
 			away++
 		} else {
 			served++

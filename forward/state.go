@@ -132,7 +132,7 @@ func (st *State) adopt(now uint32) {
 		if dst == nil {
 			st.index.free = append(st.index.free, uint32(id+1))
 			st.index.mirror.vacant(uint32(id + 1))
-		} else if dst.available {
+		} else if !dst.gone() {
 			dst.graceUntil = max(now+grace, 1)
 		}
 	}

@@ -128,7 +128,7 @@ func (tb *tables) templateKey(s *Service, f *packet.Flow, e *early) {
 // the packet that it quotes, if it is served now.
 func (tb *tables) service(f *dataplane.Frame, p, of *packet.Packet) *Service {
 	s := tb.lookup(f, p, of)
-	if s != nil && s.away {
+	if s != nil && s.away.Load() {
 		return nil
 	}
 	return s

@@ -47,6 +47,7 @@ type pair struct {
 	directors [2]*pairMember
 	visits    pairVisits
 	answers   pairAnswers
+	dead      bool // the first one's host, which keeps the address
 }
 
 // pairMember is one of the two directors.
@@ -152,7 +153,7 @@ func (p *pair) run() {
 		{"it comes back, and preempts", func() { p.must(nl.LinkSetUp(link)) }, first},
 		{"the master ends", func() { p.end(first) }, second},
 		{"it is started, and preempts", func() { p.begin(first) }, first},
-		{"the master's host dies", func() { p.kill(first); p.must(nl.LinkSetDown(link)) }, second},
+		{"the master's host dies", func() { p.dead = true; p.kill(first); p.must(nl.LinkSetDown(link)) }, second},
 	} {
 		p.visits.mark()
 		x.happen()
@@ -257,7 +258,7 @@ func (p *pair) kill(d *pairMember) {
 func (p *pair) awaitMaster(d *pairMember) {
 	p.t.Helper()
 	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		if p.has(d) {
+		if p.has(d) && (d == p.directors[0] || !p.has(p.directors[0]) || p.dead) && (d == p.directors[1] || !p.has(p.directors[1])) {
 			return
 		}
 		if time.Since(began) > patience {

@@ -63,7 +63,10 @@ func (p *procFiles) keep(ctx context.Context) {
 			if began.Before(due[name]) {
 				continue
 			}
-			failed = append(failed, p.write(name))
+			failed = append(failed, p.write(ctx, name))
+			if ctx.Err() != nil {
+				return
+			}
 			due[name] = began.Add(procShare * time.Since(began))
 		}
 		p.say(errors.Join(failed...))
@@ -87,7 +90,7 @@ func (p *procFiles) say(err error) {
 }
 
 // write puts a new file into an old one's place: who reads finds the one or the other.
-func (p *procFiles) write(name string) (err error) {
+func (p *procFiles) write(ctx context.Context, name string) (err error) {
 	path := filepath.Join(p.dir, name)
 	if err := os.Mkdir(filepath.Dir(path), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
@@ -101,7 +104,7 @@ func (p *procFiles) write(name string) (err error) {
 			err = errors.Join(err, os.Remove(f.Name()))
 		}
 	}()
-	err = procfs.Write(f, name, p.from)
+	err = procfs.Write(untilDone{ctx, f}, name, p.from)
 	if err == nil {
 		err = f.Chmod(0o444)
 	}
@@ -109,6 +112,19 @@ func (p *procFiles) write(name string) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// untilDone is a file that takes no more when the daemon ends, whom another one may be waiting for.
+type untilDone struct {
+	context.Context
+	*os.File
+}
+
+func (u untilDone) Write(b []byte) (int, error) {
+	if err := u.Err(); err != nil {
+		return 0, err
+	}
+	return u.File.Write(b)
 }
 
 // unwritten is where a file is until it is whole.

@@ -13,6 +13,7 @@ import (
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/auto"
+	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/director"
 	"github.com/ulvs/ulvs/internal/control"
 )
@@ -93,9 +94,11 @@ func (s *started) schedule() {
 	if os.Getenv("GOMAXPROCS") != "" {
 		return // somebody knows better
 	}
-	cpus := runtime.GOMAXPROCS(0)
-	// AF_PACKET has one for each interface, and AF_XDP one for each queue.
-	runtime.GOMAXPROCS(cpus + len(s.interfaces)*(1+cpus))
+	waiting := len(s.interfaces) // AF_PACKET has one for each, and AF_XDP one for each queue
+	if x, ok := s.opened.Plane.(*xdp.Plane); ok {
+		waiting += x.Queues()
+	}
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + waiting)
 }
 
 // serve carries packets and answers commands until ctx ends.

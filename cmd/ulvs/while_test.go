@@ -2,14 +2,18 @@ package main
 
 import (
 	"errors"
+	"io"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	wire "github.com/mdlayher/packet"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs/packet"
 )
@@ -117,6 +121,49 @@ func TestWhileAddress(t *testing.T) {
 			}
 		}
 	})
+}
+
+// An address that goes while no daemon runs is not served by the next one, nor by the program that is
+// still there.
+func TestWhileAddressKept(t *testing.T) {
+	t.Parallel()
+	if os.Getuid() != 0 {
+		t.Skip("BPF needs root")
+	}
+	fs := t.TempDir() // before the hosts are made, which see what is mounted then
+	if err := unix.Mount("bpf", fs, "bpf", 0, ""); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(fs, unix.MNT_DETACH) })
+	s := &liveSite{site: newSite(t), plane: "xdp"}
+	answers(t, s.server, netip.MustParseAddr(loadVIP))
+	s.knows(s.server, "eth0", "192.168.10.1", s.client.MAC())
+	s.up("eth0")
+	options := []string{"--while-address", "auto", "--pin", filepath.Join(fs, "ulvs")}
+	s.has(loadVIP, true)
+	daemon := s.begin("eth0", options...)
+	c, err := s.dial(patience)
+	s.must(err)
+	defer c.Close()
+	for range 3 {
+		_, err = exchange(c, patience)
+		s.must(err)
+	}
+	s.must(daemon.Process.Kill())
+	_ = daemon.Wait()
+	s.has(loadVIP, false)
+	s.begin("eth0", options...)
+	before := s.status()["xdp_frames"]
+	if _, err := exchange(c, 500*time.Millisecond); err == nil {
+		t.Error("a connection goes on without the address")
+	}
+	if n := s.status()["xdp_frames"] - before; n > 0 {
+		t.Errorf("the program has forwarded %d packets without the address", n)
+	}
+	s.has(loadVIP, true)
+	s.must(c.SetDeadline(time.Now().Add(patience)))
+	_, err = io.ReadFull(c, make([]byte, 8)) // what was sent in vain is sent again
+	s.must(err)
 }
 
 // With an address of the host's own, as a VRRP router's, the director answers for all virtual

@@ -48,6 +48,7 @@ func (r *Resolver) follow(ctx context.Context, batches <-chan batch, answers <-c
 	ticker := time.NewTicker(tickEvery)
 	defer ticker.Stop()
 	var settled <-chan time.Time
+	soon := false // it is of addresses
 	var readAll time.Time
 	everything := false
 	for {
@@ -56,8 +57,8 @@ func (r *Resolver) follow(ctx context.Context, batches <-chan batch, answers <-c
 			return
 		case b := <-batches:
 			switch other := r.take(b); {
-			case other && b.address && !everything:
-				settled = time.After(settleAddress)
+			case other && b.address && !everything && !soon:
+				settled, soon = time.After(settleAddress), true
 			case other && settled == nil:
 				settled = time.After(settle)
 			}
@@ -71,7 +72,7 @@ func (r *Resolver) follow(ctx context.Context, batches <-chan batch, answers <-c
 				settled = time.After(max(settle, readAll.Add(readAllEvery).Sub(now)))
 			}
 		case <-settled:
-			settled = nil
+			settled, soon = nil, false
 			if everything {
 				readAll = time.Now()
 			}

@@ -164,6 +164,17 @@ func (p *Plane) Claim(c dataplane.Claims) error {
 	return p.claimServices()
 }
 
+// Queues returns how many queues have AF_XDP sockets now, each of which has a goroutine that waits
+// for frames while the plane runs.
+func (p *Plane) Queues() (n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, at := range p.attached {
+		n += len(at.queues)
+	}
+	return n
+}
+
 func (p *Plane) claimServices() error {
 	if p.sockets == nil {
 		return nil

@@ -46,7 +46,9 @@ func Supervise(first string, daemon Daemon, absent func(error) unix.Errno) error
 	runtime.GOMAXPROCS(1 + runtime.GOMAXPROCS(0))
 	s := &supervisor{listener: listener{fd}, window: window{at}, daemon: daemon, absent: absent,
 		senders: map[uint64]*sender{}, queues: map[uint64]*queue{}, written: written{files: map[uint64]*writtenFile{}}}
-	return s.serve()
+	err = s.serve()
+	s.settle() // what the last program has written and nobody has read
+	return err
 }
 
 // taken takes the listener from the process that says which of its descriptors it is.

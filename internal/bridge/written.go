@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"os"
 	"strings"
 	"sync"
 
@@ -13,10 +14,10 @@ const sysctlDir = "sys/net/ipv4/vs"
 // isSysctl reports whether a file of IPVS's is one of those that can be written.
 func isSysctl(name string) bool { return strings.HasPrefix(name, sysctlDir+"/") }
 
-// written are the files that programs have open to write. Each is one end of a pair of sockets:
-// what is written to a descriptor of the window is asked about, so that a value which is refused is
-// an error of the write. What is written to a copy elsewhere, as a shell's echo does, comes out of
-// the other end, and is carried out before anything else that is asked.
+// written are the files that programs have open to write. Each is one end of a pair of sockets, which
+// keep writes apart. What is written to a descriptor of the window is asked about, so that a value
+// which is refused is an error of the write. What is written to a copy elsewhere, as a shell's echo
+// does, comes out of the other end, and is carried out before anything else that is asked.
 type written struct {
 	writing sync.Mutex
 	files   map[uint64]*writtenFile // by the number of the program's end
@@ -24,7 +25,8 @@ type written struct {
 
 type writtenFile struct {
 	name string
-	end  int // ours
+	end  int // ours, which file closes
+	file *os.File
 }
 
 // mostWritten bounds how many are open at once.
@@ -38,7 +40,10 @@ func (c *call) openToWrite(name string, how int) (value int64, errno unix.Errno,
 	if !c.sets(name) {
 		return 0, unix.EACCES, true
 	}
-	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.SetNonblock(ends[0], true) // the other end waits as a file would
+	}
 	if err != nil {
 		return 0, unix.EMFILE, true
 	}
@@ -74,8 +79,22 @@ func (c *call) openToWrite(name string, how int) (value int64, errno unix.Errno,
 	if value, errno, ours = c.give(ends[1], how, at); value != answered {
 		return refuse(errno)
 	}
-	c.files[cookie] = &writtenFile{name, ends[0]}
+	f := &writtenFile{name, ends[0], os.NewFile(uintptr(ends[0]), name)}
+	c.files[cookie] = f
+	go c.await(cookie, f)
 	return value, errno, ours
+}
+
+// await carries out what is written to copies of a file as it comes, until all are closed.
+func (s *supervisor) await(cookie uint64, f *writtenFile) {
+	defer f.file.Close()
+	if conn, err := f.file.SyscallConn(); err == nil {
+		_ = conn.Read(func(uintptr) (over bool) {
+			s.writing.Lock()
+			defer s.writing.Unlock()
+			return s.drain(cookie, f)
+		})
+	}
 }
 
 // writeFile carries out a write to such a file.
@@ -104,26 +123,41 @@ func (c *call) writeFile(fd int) (value int64, errno unix.Errno, ours bool) {
 	return int64(len(text)), 0, true
 }
 
-// settle carries out what was written to copies of such files, and forgets those that are closed.
+// settle carries out what was written to copies of such files before.
 func (s *supervisor) settle() {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	buf := make([]byte, 4096)
 	for cookie, f := range s.files {
-		for {
-			n, _, err := unix.Recvfrom(f.end, buf, unix.MSG_DONTWAIT)
-			if err == unix.EINTR {
-				continue
-			}
-			if n > 0 {
-				_ = s.daemon.WriteProc(f.name, string(buf[:n])) // the program goes on already
-				continue
-			}
-			if err == nil || err != unix.EAGAIN { // closed
-				_ = unix.Close(f.end)
-				delete(s.files, cookie)
-			}
-			break
+		s.drain(cookie, f)
+	}
+}
+
+// drain carries out what waits in a file, and forgets it when all copies are closed. The caller holds
+// writing.
+func (s *supervisor) drain(cookie uint64, f *writtenFile) (over bool) {
+	if s.files[cookie] != f {
+		return true
+	}
+	buf := make([]byte, 4096)
+	for {
+		n, _, err := unix.Recvfrom(f.end, buf, unix.MSG_DONTWAIT)
+		switch {
+		case err == unix.EINTR:
+		case n > 0:
+			_ = s.daemon.WriteProc(f.name, string(buf[:n])) // the program goes on already
+		case err == unix.EAGAIN:
+			return false
+		case err == nil && !hungUp(f.end): // a write of nothing
+		default:
+			delete(s.files, cookie)
+			return true
 		}
 	}
+}
+
+// hungUp reports whether all copies of the other end are closed.
+func hungUp(fd int) bool {
+	poll := []unix.PollFd{{Fd: int32(fd)}}
+	n, err := unix.Poll(poll, 0)
+	return err != nil || n > 0 && poll[0].Revents&unix.POLLHUP != 0
 }
