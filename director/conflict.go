@@ -22,6 +22,9 @@ type conflicts struct {
 	seen  []conflict // that are to be said, or not, when they are old enough
 	said  map[conflictKey]bool
 	since time.Duration // when the first of them was said
+	// own are the link addresses of this host, as they were at ownAt.
+	own   []net.HardwareAddr
+	ownAt time.Duration
 }
 
 type conflict struct {
@@ -82,7 +85,7 @@ func (s *standby) ask(now time.Duration) {
 // tell counts that another host answers for an address that is still served, unless it is one of
 // this host's own interfaces, and says so where it was not named before.
 func (s *standby) tell(x conflict, now time.Duration) {
-	if !s.path.Upkeep.Confirm(x.Conflict) {
+	if s.own(x.MAC, now) || !s.path.Upkeep.Confirm(x.Conflict) {
 		return
 	}
 	c, k := &s.conflicts, conflictKey{x.Addr, x.MAC}
@@ -104,4 +107,21 @@ func advice(a netip.Addr) string {
 		return fmt.Sprintf("have the address on lo alone (ip -6 addr add %v/128 dev lo)", a)
 	}
 	return "sysctl -w net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2"
+}
+
+// ownEach is how often this host's link addresses are read at most.
+const ownEach = 10 * time.Second
+
+// own reports whether a link address is one of this host's, also of an interface that the plane does
+// not have.
+func (s *standby) own(mac dataplane.MAC, now time.Duration) bool {
+	c := &s.conflicts
+	if c.own == nil || now >= c.ownAt+ownEach {
+		c.own, c.ownAt = []net.HardwareAddr{}, now
+		list, _ := net.Interfaces() // without, the plane's own are known
+		for _, i := range list {
+			c.own = append(c.own, i.HardwareAddr)
+		}
+	}
+	return slices.ContainsFunc(c.own, func(a net.HardwareAddr) bool { return slices.Equal(a, mac[:]) })
 }

@@ -3,6 +3,7 @@ package director
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -34,9 +35,11 @@ func (w While) forward() forward.While {
 type standby struct {
 	*Director
 	while While
-	// announced are the addresses for which the director answers in the host's place since it
-	// serves, which are to be announced again at a time.
+	// announced are the addresses for which the director answers in the host's place and has said
+	// so, counted how many virtual addresses there were then, and again when it is to say so
+	// again; 0: not.
 	announced []netip.Addr
+	counted   int
 	again     time.Duration
 	// unclaimed says that the plane has not taken what is claimed now: it was refused, and is
 	// tried at claimAt.
@@ -52,18 +55,15 @@ func (s *standby) follow(now time.Duration) {
 		if t.Claim {
 			s.unclaimed, s.refused, s.claimAt = true, false, now
 		}
-		s.say(t)
+		if t.Moved {
+			s.say(t)
+		}
 	}
 	if s.unclaimed && now >= s.claimAt {
 		s.claim(now)
 	}
-	switch {
-	case t != nil: // neighbours send here from now on
-		s.announced = t.Answered
-		s.announce(now)
-	case len(s.announced) > 0 && now >= s.again:
-		s.announce(now)
-		s.announced = nil
+	if len(s.while.Addrs) > 0 && !s.while.Virtual {
+		s.announce(now, t != nil && t.Moved)
 	}
 	s.ask(now)
 }
@@ -102,10 +102,27 @@ func addresses(list []netip.Addr) string {
 // keepalived does by default (vrrp_garp_master_delay).
 const announceAgain = 5 * time.Second
 
-// announce tells the neighbours at which link addresses are.
-func (s *standby) announce(now time.Duration) {
-	s.again = now + announceAgain
-	s.path.Upkeep.Announce(s.announced)
+// announce tells the neighbours of addresses for which the director answers: of all when the host has
+// got the address, and of those that are new then; and of all once more after a while.
+func (s *standby) announce(now time.Duration, moved bool) {
+	n, repeat := s.path.Upkeep.CountVirtual(), s.again != 0 && now >= s.again
+	if !moved && !repeat && n == s.counted {
+		return
+	}
+	if moved {
+		s.announced = nil
+	}
+	answered := s.path.Upkeep.Answered()
+	fresh := slices.DeleteFunc(slices.Clone(answered), func(a netip.Addr) bool { return slices.Contains(s.announced, a) })
+	list := fresh
+	if repeat {
+		s.again, list = 0, answered
+	}
+	if len(fresh) > 0 {
+		s.again = now + announceAgain
+	}
+	s.announced, s.counted = answered, n
+	s.path.Upkeep.Announce(list)
 }
 
 // facts say what is served now.

@@ -86,15 +86,15 @@ func TestWhileVirtual(t *testing.T) {
 	syn := pkt{src: "10.1.1.1:1", dst: vip + ":80", flags: "S"}
 	ack, data := syn, syn
 	ack.flags, data.flags = "A", "PA"
-	expect(t, "without the address", b.sends(syn, ack), "pass pass")
+	expect(t, "without the address", b.sends(syn, ack), "drop drop")
 	expect(t, "who asks for it", b.deliver(arpFrame(1, clientMAC, "192.168.10.1", vip)), "pass")
 	b.has(vip, true)
 	expect(t, "with it", b.sends(syn, ack), "r1 r1")
 	expect(t, "who asks for it then", b.deliver(arpFrame(1, clientMAC, "192.168.10.1", vip)), "pass") // the host answers
 	six := pkt{src: "[fd01::1]:1", dst: "[" + vip6 + "]:80", flags: "S"}
-	expect(t, "the other family", b.send(six), "pass")
+	expect(t, "the other family", b.send(six), "drop")
 	b.has(vip, false)
-	expect(t, "a connection, and another one, in the meantime", b.sends(data, pkt{src: "10.1.1.2:1", dst: vip + ":80", flags: "S"}), "drop pass")
+	expect(t, "a connection, and another one, in the meantime", b.sends(data, pkt{src: "10.1.1.2:1", dst: vip + ":80", flags: "S"}), "drop drop")
 	if n := len(b.conns()); n != 2 { // and its template
 		t.Errorf("%d connections and templates are kept, want 2", n)
 	}
@@ -107,7 +107,7 @@ func TestWhileVirtual(t *testing.T) {
 	b.must(b.DeleteDestination(tcp(80), netip.MustParseAddrPort(serverAddr(1)+":80")))
 	b.has(vip, false)
 	b.must(b.AddDestination(tcp(80), dest(tcp(80), 2, 1)))
-	expect(t, "a server that comes meanwhile, and one that is gone", b.send(syn), "pass")
+	expect(t, "a server that comes meanwhile, and one that is gone", b.send(syn), "drop")
 	b.has(vip, true)
 	expect(t, "and is there then", b.sends(pkt{src: "10.1.1.3:1", dst: vip + ":80", flags: "S"}, pkt{src: "10.1.1.4:1", dst: vip + ":80", flags: "S"}), "r2 r0")
 	if want := "services whose address the host has are served, others stand by"; !strings.Contains(log.String(), want) {
@@ -137,7 +137,7 @@ func TestWhileAddrs(t *testing.T) {
 		}
 		return text
 	}
-	expect(t, "without it", b.send(syn)+" "+b.deliver(ask), "pass pass")
+	expect(t, "without it", b.send(syn)+" "+b.deliver(ask), "drop pass")
 	expect(t, "status", facts(), router+": standing by, the host has it not")
 	if c, _ := b.plane.Claims(); !c.WhileLocal {
 		t.Error("what the host does not have is claimed")
@@ -171,6 +171,16 @@ func TestWhileAddrs(t *testing.T) {
 	b.move(10 * time.Second)
 	if n := count(); n["announces "+vip] != 0 {
 		t.Errorf("later: %v", n)
+	}
+	b.must(b.AddService(ulvs.Service{ServiceKey: ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: netip.MustParseAddr("192.168.10.102"), Port: 80}}))
+	b.move(50 * time.Millisecond)
+	if n := count(); n["announces 192.168.10.102"] != 5 || n["announces "+vip] != 0 {
+		t.Errorf("one that is new: %v", n)
+	}
+	b.must(b.DeleteService(ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: netip.MustParseAddr("192.168.10.102"), Port: 80}))
+	b.move(6 * time.Second)
+	if n := count(); n["announces 192.168.10.102"] != 0 {
+		t.Errorf("one that is gone: %v", n)
 	}
 	b.has(router, false)
 	expect(t, "without it again", b.send(syn)+" "+b.deliver(ask), "drop pass")
@@ -255,7 +265,7 @@ func TestWhileMark(t *testing.T) {
 	expect(t, "rules that name none", b.send(syn), "r0")
 	mark("-D PREROUTING")
 	mark("-A PREROUTING -d " + vip)
-	expect(t, "one that the host has not", b.sends(syn, pkt{src: "10.1.1.9:1", dst: vip + ":443", flags: "S"}), "drop pass")
+	expect(t, "one that the host has not", b.sends(syn, pkt{src: "10.1.1.9:1", dst: vip + ":443", flags: "S"}), "drop drop")
 	b.has(vip, true)
 	expect(t, "and has", b.send(syn), "r0")
 	b.has(vip, false)

@@ -104,7 +104,9 @@ func (up *Upkeep) Announce(list []netip.Addr) {
 func (up *Upkeep) Ask(a netip.Addr) {
 	up.broadcast(func(l dataplane.Link) ([]byte, bool) {
 		from := up.resolver.Source(l.Index, a)
-		if from == a { // that would announce it
+		if a.Is4() || from == a {
+			// A host answers that though its table of neighbours is full (arp_process). From a, it
+			// would be an announcement.
 			from = netip.Addr{}
 		}
 		return packet.Question(a, from, l.MAC)

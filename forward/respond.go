@@ -45,6 +45,9 @@ func intact(f *dataplane.Frame, p *packet.Packet) bool {
 // host's answer is given here: that of a host on which nothing listens.
 func (r *responder) passToHost(f *dataplane.Frame, p *packet.Packet, s *Service) {
 	switch local := r.resolver.Local(p.Dest()); {
+	case !local && r.isAwayVIP(p.Dest()): // the host may have the address a moment before that is known here
+		r.drop(f, dropAway)
+		return
 	case !r.keeps(f, p, s, local):
 		return
 	case local && r.plane.Injects():

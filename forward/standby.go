@@ -38,10 +38,11 @@ type standby struct {
 
 // Turn is what has changed of what is served.
 type Turn struct {
+	// Moved says that the host has got or lost an address that counts. Without it services were
+	// added or edited.
+	Moved        bool
 	Served, Away int  // services
 	Claim        bool // the plane is to hear what is claimed
-	// Answered are the addresses for which the director begins to answer.
-	Answered []netip.Addr
 }
 
 // isAway reports whether a service is not served now.
@@ -68,7 +69,6 @@ func (tb *tables) place(s *Service) {
 			tb.index.suspend(d, away)
 		}
 	})
-	tb.standby.turned = true
 	tb.standby.claimDue = tb.standby.claimDue || s.Mark == 0 // by a mark it is claimed as before
 }
 
@@ -115,6 +115,7 @@ func (up *Upkeep) look() {
 		turned := away != w.away
 		w.turned, w.away = w.turned || turned, away
 		if turned || w.Virtual && up.moved() {
+			w.turned = true
 			up.placeAll()
 		}
 	}
@@ -140,17 +141,14 @@ func (up *Upkeep) Turned() *Turn {
 	up.lock()
 	defer up.unlock()
 	up.look()
-	if !up.standby.turned {
+	if !up.standby.turned && !up.standby.claimDue {
 		return nil
 	}
 	w := &up.standby
 	flipped := w.away != w.told
-	t := &Turn{Claim: w.claimDue || flipped}
+	t := &Turn{Moved: w.turned, Claim: w.claimDue || flipped}
 	w.turned, w.claimDue, w.told = false, false, w.away
 	t.Served, t.Away = up.placed()
-	if flipped && !w.away {
-		t.Answered = up.index.answered(up.resolver)
-	}
 	return t
 }
 
@@ -180,17 +178,23 @@ func (up *Upkeep) Serving() bool {
 	return !up.standby.away
 }
 
-// answered are the virtual addresses that the host does not have.
-func (ix *index) answered(r dataplane.Resolver) (list []netip.Addr) {
-	for a := range ix.vips {
+// Answered are the addresses for which the director answers in the host's place while it has
+// While.Addrs, sorted.
+func (up *Upkeep) Answered() (list []netip.Addr) {
+	up.lock()
+	defer up.unlock()
+	if up.standby.Virtual || up.standby.away {
+		return nil
+	}
+	for a := range up.index.vips {
 		list = append(list, a)
 	}
-	for a := range ix.markVIPs {
-		if ix.vips[a] == 0 {
+	for a := range up.index.markVIPs {
+		if up.index.vips[a] == 0 {
 			list = append(list, a)
 		}
 	}
-	list = slices.DeleteFunc(list, r.Local)
+	list = slices.DeleteFunc(list, up.resolver.Local)
 	slices.SortFunc(list, netip.Addr.Compare)
 	return list
 }
@@ -199,6 +203,11 @@ func (ix *index) answered(r dataplane.Resolver) (list []netip.Addr) {
 func (tb *tables) awayFrom(a netip.Addr) bool {
 	w := &tb.standby
 	return w.away || w.Virtual && !tb.resolver.Local(a)
+}
+
+// isAwayVIP reports whether an address is a virtual one that is not served now.
+func (tb *tables) isAwayVIP(a netip.Addr) bool {
+	return tb.standby.Limited() && (tb.index.vips[a] > 0 || tb.index.markVIPs[a]) && tb.awayFrom(a)
 }
 
 // isVIP reports whether an address is that of a service, or named by a mark

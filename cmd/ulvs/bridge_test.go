@@ -215,6 +215,15 @@ func TestBridgeRights(t *testing.T) {
 	if status == 0 || !strings.Contains(out, "Permission denied (you must be root)") {
 		t.Errorf("%d: %s", status, out)
 	}
+	// Who has a network namespace of his own has none of the daemon's.
+	s.marked()
+	out, status = s.says("setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups", "unshare", "-Urn", s.ipvsadm, "-C")
+	if status == 0 {
+		t.Errorf("somebody else has cleared the table: %s", out)
+	}
+	if out, _ := s.says(s.ipvsadm, "-Sn"); out != "-A -f 10 -s rr\n" {
+		t.Errorf("the table is %q", out)
+	}
 }
 
 // In whatever network namespace a child is, it speaks to the daemon, and gets its answers there.

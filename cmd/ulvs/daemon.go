@@ -35,6 +35,7 @@ type daemon struct {
 	rsts        int
 	procfs      string
 	while       []string
+	whileSaid   bool
 	pin         string
 	fresh       bool
 	takeover    bool
@@ -57,7 +58,8 @@ func daemonCommand() *cobra.Command {
 		Long: `Run the director in the foreground, until SIGTERM or SIGINT. Its log goes to
 standard error. The control socket appears when it is ready.`,
 		Args: noWords("run"),
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(c *cobra.Command, _ []string) error {
+			d.whileSaid = c.Flags().Changed("while-address")
 			ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
 			d.log = slog.New(slog.NewTextHandler(os.Stderr, nil))

@@ -231,6 +231,7 @@ func TestBadInput(t *testing.T) {
 		"ulvs run --interface eth0 --templates -1",
 		"ulvs run --interface eth0 --rst-limit -1",
 		"ulvs run --interface eth0 --while-address vip",
+		"ulvs run --interface eth0 --while-address=",
 		"ulvs run --interface eth0 --while-address auto,192.0.2.1",
 		"ulvs run --interface eth0 --while-address 224.0.0.1",
 		"ulvs run --interface eth0 --procfs /nonexistent",

@@ -63,6 +63,9 @@ func (d *daemon) checkOptions() error {
 const whileAuto = "auto"
 
 func (d *daemon) checkWhile() error {
+	if d.whileSaid && len(d.while) == 0 {
+		return errors.New("--while-address is empty: give addresses, or auto")
+	}
 	for _, word := range d.while {
 		if word == whileAuto && len(d.while) == 1 {
 			return nil

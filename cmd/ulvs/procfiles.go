@@ -95,7 +95,9 @@ func (p *procFiles) write(ctx context.Context, name string) (err error) {
 	if err := os.Mkdir(filepath.Dir(path), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	f, err := os.Create(unwritten(path))
+	// Whoever may write into the folder may have put a link there, to what is not his.
+	_ = os.Remove(unwritten(path))
+	f, err := os.OpenFile(unwritten(path), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return err
 	}

@@ -91,7 +91,7 @@ var counterGroups = []struct {
 	{"dropped by the rules", [][2]string{
 		{"dropped", "by AF_PACKET's verdicts, in all"},
 		{"drop_server_removed", "their connection's server was removed"},
-		{"drop_away", "of connections to an address that the host has not: --while-address"},
+		{"drop_away", "to an address that the host has not: --while-address"},
 		{"drop_no_server", "no usable server: port unreachable was answered"},
 		{"drop_connections_full", "there are as many connections as there may be"},
 		{"drop_templates_full", "every template controls a connection"},

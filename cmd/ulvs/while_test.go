@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -119,6 +121,46 @@ func TestWhileAddress(t *testing.T) {
 			if time.Since(began) > patience {
 				s.t.Fatal(out)
 			}
+		}
+	})
+}
+
+// However often the address comes and goes, nobody who comes meanwhile is refused.
+func TestWhileAddressFlaps(t *testing.T) {
+	onLivePlanes(t, func(s *liveSite) {
+		s.begin("eth0", "--while-address", "auto")
+		end := make(chan bool)
+		var running sync.WaitGroup
+		var refused, served atomic.Int64
+		for range 8 {
+			running.Go(func() {
+				for {
+					select {
+					case <-end:
+						return
+					default:
+					}
+					c, err := s.dial(100 * time.Millisecond)
+					if err == nil {
+						served.Add(1)
+						c.Close()
+					}
+					if errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ECONNRESET) {
+						refused.Add(1)
+					}
+				}
+			})
+		}
+		for range 40 {
+			s.has(loadVIP, true)
+			time.Sleep(40 * time.Millisecond)
+			s.has(loadVIP, false)
+			time.Sleep(15 * time.Millisecond)
+		}
+		close(end)
+		running.Wait()
+		if refused.Load() > 0 || served.Load() == 0 {
+			s.t.Errorf("%d were refused, %d served", refused.Load(), served.Load())
 		}
 	})
 }

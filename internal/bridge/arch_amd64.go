@@ -9,6 +9,7 @@ const arch = unix.AUDIT_ARCH_X86_64
 // oldPathCalls are those that newer architectures do without.
 var oldPathCalls = map[int]pathCall{
 	unix.SYS_OPEN:     {does: opens, dir: none, name: 0, how: 1},
+	unix.SYS_CREAT:    {does: opens, dir: none, name: 0, how: none},
 	unix.SYS_STAT:     {does: stats, dir: none, name: 0, into: 1},
 	unix.SYS_LSTAT:    {does: stats, dir: none, name: 0, into: 1},
 	unix.SYS_ACCESS:   {does: asks, dir: none, name: 0, how: 1},

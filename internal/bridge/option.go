@@ -19,12 +19,7 @@ func (c *call) option() (value int64, errno unix.Errno, ours bool) {
 	if domain, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_DOMAIN); err != nil || domain != unix.AF_INET {
 		return 0, 0, false
 	}
-	netns, err := namespaceOf(fd)
-	if err != nil {
-		return 0, 0, false
-	}
-	defer unix.Close(netns)
-	r := ipvsnl.Request{Caller: ipvsnl.Caller{Admin: c.admin(netns)}, Option: int(int32(c.args[2])),
+	r := ipvsnl.Request{Caller: ipvsnl.Caller{Admin: c.admin()}, Option: int(int32(c.args[2])),
 		Get: c.number == unix.SYS_GETSOCKOPT, Length: int(int32(c.args[4]))}
 	at, lengthAt := c.args[3], c.args[4]
 	if r.Get {

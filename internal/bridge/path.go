@@ -18,7 +18,7 @@ type pathCall struct {
 	does  deed
 	dir   int // the directory's descriptor, or none
 	name  int
-	how   int // open flags, or what access is asked about; of openat2 where they are
+	how   int // open flags, or none; what access is asked about; of openat2 where they are
 	into  int // of a stat: where its answer goes
 	flags int // AT_EMPTY_PATH is among them; 0: there are none
 }
@@ -72,6 +72,9 @@ func (c *call) path(p pathCall) (value int64, errno unix.Errno, ours bool) {
 		if err != nil || name == sysctlDir {
 			return 0, 0, false
 		}
+		if how&unix.O_DIRECTORY != 0 && c.has(name) {
+			return 0, unix.ENOTDIR, true
+		}
 		if how&unix.O_ACCMODE != unix.O_RDONLY {
 			return c.openToWrite(name, how)
 		}
@@ -79,7 +82,12 @@ func (c *call) path(p pathCall) (value int64, errno unix.Errno, ours bool) {
 			return 0, 0, false
 		}
 		defer contents.Close()
-		return c.give(int(contents.Fd()), how, none)
+		only, err := unix.Open(fmt.Sprint("/proc/self/fd/", contents.Fd()), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return 0, unix.EMFILE, true
+		}
+		defer unix.Close(only)
+		return c.give(only, how, none)
 	}
 	if !c.has(name) {
 		return 0, 0, false
@@ -153,7 +161,10 @@ func procNameOf(full string) (name string, is bool) {
 
 // openFlags are those that a call opens a file with.
 func (c *call) openFlags(p pathCall) (int, error) {
-	if p.does == opens {
+	switch {
+	case p.does == opens && p.how == none: // creat(2)
+		return unix.O_CREAT | unix.O_WRONLY | unix.O_TRUNC, nil
+	case p.does == opens:
 		return int(int32(c.args[p.how])), nil
 	}
 	raw, err := c.read(c.args[p.how], 8) // struct open_how begins with them

@@ -189,7 +189,7 @@ func (c *call) exchange(k kernelSocket, data []byte) error {
 	}
 	defer unix.Close(netns)
 	reply := c.ask(ipvsnl.Request{Datagram: data,
-		Caller: ipvsnl.Caller{Port: k.port, Admin: c.admin(netns), CapAck: k.capAck}})
+		Caller: ipvsnl.Caller{Port: k.port, Admin: c.admin(), CapAck: k.capAck}})
 	if err := c.deliver(k, netns, reply.Datagrams); err != nil {
 		return unix.ENOBUFS
 	}

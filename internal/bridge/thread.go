@@ -101,10 +101,10 @@ func (t *thread) netns() (int, error) {
 	return unix.Open(fmt.Sprintf("/proc/%d/ns/net", t.tid), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 }
 
-// admin reports whether the thread has CAP_NET_ADMIN over a network namespace: in the user
-// namespace that owns that, or in the supervisor's, which is above (GENL_ADMIN_PERM,
-// netlink_capable).
-func (t *thread) admin(netns int) bool {
+// admin reports whether the thread has CAP_NET_ADMIN in the supervisor's user namespace, as the kernel
+// asks for the first one's (GENL_ADMIN_PERM, netlink_capable): there is one daemon, and whoever owns a
+// network namespace of his own has no say in it.
+func (t *thread) admin() bool {
 	if t.effective>>unix.CAP_NET_ADMIN&1 == 0 {
 		return false
 	}
@@ -112,16 +112,8 @@ func (t *thread) admin(netns int) bool {
 	if err != nil {
 		return false
 	}
-	if ours, err := os.Readlink("/proc/self/ns/user"); err == nil && ours == its {
-		return true
-	}
-	owner, err := unix.IoctlRetInt(netns, unix.NS_GET_USERNS)
-	if err != nil {
-		return false
-	}
-	defer unix.Close(owner)
-	name, err := os.Readlink("/proc/self/fd/" + strconv.Itoa(owner))
-	return err == nil && name == its
+	ours, err := os.Readlink("/proc/self/ns/user")
+	return err == nil && ours == its
 }
 
 // free returns a descriptor of the window that the process does not have, or -1.
