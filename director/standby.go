@@ -113,7 +113,12 @@ func (s *standby) announce(now time.Duration, moved bool) {
 		s.announced = nil
 	}
 	answered := s.path.Upkeep.Answered()
-	fresh := slices.DeleteFunc(slices.Clone(answered), func(a netip.Addr) bool { return slices.Contains(s.announced, a) })
+	var fresh []netip.Addr
+	for _, a := range answered {
+		if !slices.Contains(s.announced, a) {
+			fresh = append(fresh, a)
+		}
+	}
 	list := fresh
 	if repeat {
 		s.again, list = 0, answered

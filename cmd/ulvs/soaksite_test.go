@@ -146,12 +146,15 @@ func (k *soak) replaceKilled(pause time.Duration, options []string) {
 
 // replace ends the daemon, and starts another one after a while. On AF_PACKET, where
 // nothing is kept, what clients send meanwhile gets nowhere, and a connection is unknown until
-// its client has sent something.
+// its client has sent something: by services other than the first he may find another server then,
+// so that nobody is on a visit meanwhile.
 func (k *soak) replace(end func(), pause time.Duration, options []string) {
 	k.t.Helper()
 	if k.plane == "afpacket" {
 		k.gate.Lock()
 		defer k.gate.Unlock()
+		k.load.freshGate.Lock()
+		defer k.load.freshGate.Unlock()
 		k.wire(lab.MAC(0xdead))
 		k.wireFar(lab.MAC(0xdead))
 		defer func() {
