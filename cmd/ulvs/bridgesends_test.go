@@ -29,11 +29,18 @@ func becomeBridged() {
 		os.Exit(dumpTwice())
 	case unread:
 		os.Exit(sendUnread())
+	case directory:
+		_, err := unix.Open(os.Args[2], unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		fmt.Println(err)
+		os.Exit(0)
 	case options:
 		fmt.Fprintln(os.Stderr, becomeWithoutNetlink(os.Args[2:]))
 		os.Exit(1)
 	}
 }
+
+// directory is the word for a program that opens a file as if it were a directory.
+const directory = "test-directory"
 
 // sends is the word with which this binary is the program that TestBridgeSignals runs.
 const sends = "test-sends"

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -47,12 +48,16 @@ func TestBridgeProc(t *testing.T) {
 		{"ls -l /proc/net/ip_vs_conn " + dir + "conntrack | cut -c-11; ls -ld " + dir + " | cut -c-11", "-r--r--r-- \n-rw-r--r-- \ndr-xr-xr-x \n", 0},
 		{"test -w " + dir + "conntrack && test -r /proc/net/ip_vs && ! test -w /proc/net/ip_vs && ! test -x /proc/net/ip_vs", "", 0},
 		{"setpriv --reuid 65534 --clear-groups sh -c 'echo 1 > " + dir + "drop_entry'", "sh: 1: cannot create " + dir + "drop_entry: Permission denied\n", 2},
-		{"python3 -c 'import os; os.open(\"/proc/net/ip_vs\", os.O_DIRECTORY)' 2>&1 | tail -n 1 | cut -c-18", "NotADirectoryError\n", 0},
+		{program(t) + " " + directory + " /proc/net/ip_vs", "not a directory\n", 0},
 		{"cat /proc/net/ip_vs_nosuch", "cat: /proc/net/ip_vs_nosuch: No such file or directory\n", 1},
 		{"sysctl net.ipv4.vs.nosuch", "sysctl: cannot stat /proc/sys/net/ipv4/vs/nosuch: No such file or directory\n", 1},
 		{"sysctl -n net.ipv4.ip_forward", "0\n", 0},
 		{"cat /proc/sys/net/ipv4/../ipv4/vs//drop_entry", "3\n", 0},
 	} {
+		if _, err := exec.LookPath("sysctl"); err != nil && strings.HasPrefix(x.script, "sysctl") {
+			t.Log(err)
+			continue
+		}
 		if out, status := proc("LC_ALL=C; export LC_ALL; " + x.script); out != x.says || status != x.status {
 			t.Errorf("%s: exit %d, %q, want %d, %q", x.script, status, out, x.status, x.says)
 		}
