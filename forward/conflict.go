@@ -68,17 +68,7 @@ func (up *Upkeep) CountVirtual() int {
 func (up *Upkeep) Virtual(list []netip.Addr) []netip.Addr {
 	up.lock()
 	defer up.unlock()
-	for a := range up.index.vips {
-		list = append(list, a)
-	}
-	for a := range up.index.markVIPs {
-		if up.index.vips[a] == 0 {
-			list = append(list, a)
-		}
-	}
-	list = slices.DeleteFunc(list, up.awayFrom)
-	slices.SortFunc(list, netip.Addr.Compare)
-	return list
+	return up.index.virtual(list, up.awayFrom)
 }
 
 // announceTimes is how often an address is announced at once, as keepalived does by default

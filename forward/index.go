@@ -229,3 +229,21 @@ func (ix *index) claimed(s *Service, to netip.Addr, p *packet.Packet) bool {
 func (ix *index) marked(family int) bool {
 	return ix.sets[family] != nil && ix.markServices[family] > 0
 }
+
+// isVirtual reports whether an address is a service's, or one that the rules of the marks name.
+func (ix *index) isVirtual(a netip.Addr) bool { return ix.vips[a] > 0 || ix.markVIPs[a] }
+
+// virtual appends to an empty list the virtual addresses but those that are left out, sorted.
+func (ix *index) virtual(list []netip.Addr, without func(netip.Addr) bool) []netip.Addr {
+	for a := range ix.vips {
+		list = append(list, a)
+	}
+	for a := range ix.markVIPs {
+		if ix.vips[a] == 0 {
+			list = append(list, a)
+		}
+	}
+	list = slices.DeleteFunc(list, without)
+	slices.SortFunc(list, netip.Addr.Compare)
+	return list
+}

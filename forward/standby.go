@@ -113,7 +113,7 @@ func (up *Upkeep) look() {
 		w.locals = l
 		away := slices.ContainsFunc(w.Addrs, func(a netip.Addr) bool { return !up.resolver.Local(a) })
 		turned := away != w.away
-		w.turned, w.away = w.turned || turned, away
+		w.away = away
 		if turned || w.Virtual && up.moved() {
 			w.turned = true
 			up.placeAll()
@@ -186,17 +186,7 @@ func (up *Upkeep) Answered() (list []netip.Addr) {
 	if up.standby.Virtual || up.standby.away {
 		return nil
 	}
-	for a := range up.index.vips {
-		list = append(list, a)
-	}
-	for a := range up.index.markVIPs {
-		if up.index.vips[a] == 0 {
-			list = append(list, a)
-		}
-	}
-	list = slices.DeleteFunc(list, up.resolver.Local)
-	slices.SortFunc(list, netip.Addr.Compare)
-	return list
+	return up.index.virtual(nil, up.resolver.Local)
 }
 
 // awayFrom reports whether a virtual address is not served now.
@@ -207,11 +197,11 @@ func (tb *tables) awayFrom(a netip.Addr) bool {
 
 // isAwayVIP reports whether an address is a virtual one that is not served now.
 func (tb *tables) isAwayVIP(a netip.Addr) bool {
-	return tb.standby.Limited() && (tb.index.vips[a] > 0 || tb.index.markVIPs[a]) && tb.awayFrom(a)
+	return tb.standby.Limited() && tb.index.isVirtual(a) && tb.awayFrom(a)
 }
 
 // isVIP reports whether an address is that of a service, or named by a mark
 // rule of one, and is served now.
 func (tb *tables) isVIP(a netip.Addr) bool {
-	return (tb.index.vips[a] > 0 || tb.index.markVIPs[a]) && !tb.awayFrom(a)
+	return tb.index.isVirtual(a) && !tb.awayFrom(a)
 }

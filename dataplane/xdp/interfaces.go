@@ -53,11 +53,7 @@ func (p *Plane) Follow(u dataplane.LinkUser) {
 }
 
 // follow hears from the slow plane what becomes of the interfaces, if that knows.
-func (p interfaces) follow() {
-	if f, follows := p.Plane.Plane.(dataplane.Following); follows {
-		f.Follow(p)
-	}
-}
+func (p interfaces) follow() { p.Plane.Follow(p) }
 
 // Take implements dataplane.LinkUser.
 func (p interfaces) Take(l dataplane.Link) error {
