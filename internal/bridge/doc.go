@@ -9,6 +9,10 @@
 // own socket in the same network namespace, so that the program polls, waits and reads as
 // ever. All other system calls run as without a filter.
 //
+// With --proc the supervisor is also asked about system calls that name a file. One of IPVS's under
+// /proc is opened as a file in memory with what the daemon says, and one of its sysctls to write is
+// a socket, whose writes the daemon carries out.
+//
 // The filter is inherited, so that the program's children speak to the same daemon, in
 // whatever network namespace they are.
 package bridge
