@@ -98,6 +98,7 @@ func (w *walker) effect(e effect) {
 		return
 	}
 	e.when, e.exact = w.rules()
+	e.exact = e.exact && !slices.ContainsFunc(e.when, w.unsaid)
 	sets := e.kind == marks || e.kind == marksUnknown
 	switch {
 	case !sets && w.marked > 0 && slices.ContainsFunc(e.when, func(r fwmark.Rule) bool { return onMark(&r) != 0 }):
@@ -133,15 +134,14 @@ func (w *walker) mark(value, mask uint32) {
 		if w.marked > 1 && onMark(r) != 0 {
 			e.exact = false // the condition saw the mark before the first change
 		}
-		if !e.exact {
-			continue
-		}
-		// What cannot be said to iptables cannot be evaluated.
-		if err := w.scratch.Append(*r); err != nil {
-			e.exact = false
-		}
-		w.scratch.Flush()
 	}
+}
+
+// unsaid reports that iptables has no words for a rule's conditions: those cannot be
+// evaluated.
+func (w *walker) unsaid(r fwmark.Rule) bool {
+	defer w.scratch.Flush()
+	return w.scratch.Append(r) != nil
 }
 
 // step is the rule that was read.
