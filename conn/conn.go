@@ -81,7 +81,11 @@ func New(o Options) (*Table, error) {
 	t.Table, err = expiring.New[ID, record](expiring.Options[ID]{
 		Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt,
 		Quarantine: o.Quarantine, Prefetch: o.Prefetch,
-	}, t.onExpire)
+	}, func(id ID) { // End's body: this is done for each connection
+		t.expired(id)
+		t.halfOpen.ended(t.State(id))
+		t.Table.End(id)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +127,7 @@ func (t *Table) Insert(f *packet.Flow, hash uint64, dest, template, now uint32, 
 		return 0, err
 	}
 	t.Record(id).template = template
-	t.arrive(id, now)
+	t.halfOpen.arrive(id, now)
 	t.Arm(id, t.Ticks(3*time.Second), now)
 	return id, nil
 }
@@ -143,13 +147,6 @@ func (t *Table) InsertSYN(f *packet.Flow, hash uint64, dest, template, now uint3
 	c := Change{Activated: tcpActive>>to&1 != 0}
 	t.open(id, template, t.timeouts.tcp[to], kept|to, now, c)
 	return id, c, nil
-}
-
-// onExpire ends a connection whose time is over.
-func (t *Table) onExpire(id ID) {
-	t.expired(id)
-	t.halfOpen.ended(t.State(id)) // not End, which is a call
-	t.Table.End(id)
 }
 
 // Flow returns the connection's flow, from the client to the virtual service.
@@ -204,7 +201,7 @@ func (t *Table) open(id ID, template, timeout, state, now uint32, c Change) {
 		state |= flagActive
 	}
 	t.Record(id).template = template
-	t.arrive(id, now)
+	t.halfOpen.arrive(id, now)
 	t.ArmFromStamp(id, timeout)
 	t.SetState(id, state)
 }

@@ -8,9 +8,11 @@ import "slices"
 // in which they came, and can make room for others. (The kernel's table has no bound. What
 // it has against them is drop_entry: ip_vs_conn.c, ip_vs_random_dropentry.)
 //
-// It is a ring of arrivals. What was answered or has ended is left in it, until it is the
-// oldest. Eight bytes a connection are memory that is not there before it is needed.
+// It is a ring of arrivals, while they are listed. What was answered or has ended is left in
+// it, until it is the oldest. Eight bytes a connection are memory that is not there before it
+// is needed.
 type halfOpen struct {
+	listed bool
 	ring   []arrival
 	oldest int
 	next   int // where the next one goes
@@ -30,13 +32,28 @@ func newHalfOpen(max int) halfOpen { return halfOpen{ring: make([]arrival, max+1
 // it may count some that were answered.
 func (t *Table) HalfOpen() int { return t.halfOpen.count }
 
-// arrive puts a connection that came at tick now, and has flagHalfOpen, behind the others.
-// Where the ring is full, so many came after the oldest that it is not worth a place.
-func (t *Table) arrive(id ID, now uint32) {
+// ListHalfOpen has the half-open connections that come from now on be listed, or forgets those
+// that are. A table begins without, or if it was adopted with all that it has.
+func (t *Table) ListHalfOpen(on bool) {
 	h := &t.halfOpen
-	at := h.next
-	h.ring[at] = arrival{id, now}
+	if h.listed = on; !on {
+		h.oldest = h.next
+	}
+}
+
+// arrive notes a connection that came at tick now, and has flagHalfOpen.
+func (h *halfOpen) arrive(id ID, now uint32) {
 	h.count++
+	if h.listed {
+		h.list(arrival{id, now})
+	}
+}
+
+// list puts an arrival behind the others. Where the ring is full, so many came after the
+// oldest that it is not worth a place.
+func (h *halfOpen) list(a arrival) {
+	at := h.next
+	h.ring[at] = a
 	if at++; at == len(h.ring) {
 		at = 0
 	}
@@ -85,8 +102,8 @@ func (t *Table) Answered(id ID) bool {
 	return t.Packets(id) > 1
 }
 
-// OldestHalfOpen returns the half-open connection that came first, if it has had no packet
-// for so many ticks. It looks at some hundred arrivals, beyond which it says none.
+// OldestHalfOpen returns the listed half-open connection that came first, if it has had no
+// packet for so many ticks. It looks at some hundred arrivals, beyond which it says none.
 func (t *Table) OldestHalfOpen(now, age uint32) (ID, bool) {
 	h := &t.halfOpen
 	for budget := 256; budget > 0 && h.oldest != h.next; budget-- {
@@ -111,7 +128,8 @@ func (t *Table) rearrive() {
 		}
 	}
 	slices.SortFunc(list, func(a, b ID) int { return int(int32(t.Stamp(a) - t.Stamp(b))) })
+	t.ListHalfOpen(true)
 	for _, id := range list {
-		t.arrive(id, t.Stamp(id))
+		t.halfOpen.arrive(id, t.Stamp(id))
 	}
 }

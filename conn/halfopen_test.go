@@ -47,6 +47,7 @@ func TestOldestHalfOpen(t *testing.T) {
 func playHalfOpen(t *testing.T, rng *rand.Rand) {
 	const most = 60
 	tab := newTable(t, most, nil)
+	tab.ListHalfOpen(true)
 	var list []*known
 	now := uint32(0)
 	serial, came := 0, 0
@@ -152,6 +153,7 @@ func playHalfOpen(t *testing.T, rng *rand.Rand) {
 func TestHalfOpenBound(t *testing.T) {
 	const most = 64
 	tab := newTable(t, most, nil)
+	tab.ListHalfOpen(true)
 	first := flow(2, protoTCP)
 	id, _, err := tab.InsertSYN(&first, tab.Hash(&first), 1, 0, 0, 0)
 	if err != nil {
@@ -170,6 +172,32 @@ func TestHalfOpenBound(t *testing.T) {
 	}
 	if !tab.Live(id) || tab.HalfOpen() != 1 {
 		t.Fatalf("live: %v, half-open: %d", tab.Live(id), tab.HalfOpen())
+	}
+}
+
+// What comes while nothing is listed is not found, and what was listed is forgotten with the
+// list; both are counted.
+func TestHalfOpenUnlisted(t *testing.T) {
+	tab := newTable(t, 64, nil)
+	open := func(n int) ID {
+		f := flow((n+1)<<8, protoTCP)
+		id, _, err := tab.InsertSYN(&f, tab.Hash(&f), 1, 0, uint32(n), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	open(0)
+	tab.ListHalfOpen(true)
+	second := open(1)
+	tab.ListHalfOpen(true)
+	if id, ok := tab.OldestHalfOpen(9, 0); !ok || id != second {
+		t.Fatalf("the oldest is %d (%v), want %d", id, ok, second)
+	}
+	tab.ListHalfOpen(false)
+	open(2)
+	if id, ok := tab.OldestHalfOpen(9, 0); ok || tab.HalfOpen() != 3 {
+		t.Fatalf("%d is found of %d", id, tab.HalfOpen())
 	}
 }
 

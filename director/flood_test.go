@@ -110,6 +110,32 @@ func TestFlood(t *testing.T) {
 	}
 }
 
+// What was half-open while the tables were nearly empty is not listed, and stays until its time
+// is over: an eighth of a table at most. All else makes room as ever, and again after a time in
+// which nothing was listed.
+func TestFloodOfEmptyTable(t *testing.T) {
+	b := newBed(t, director.Options{Connections: 512, Templates: 512})
+	b.service(ulvs.Service{ServiceKey: tcp(80), Scheduler: "rr"}, 4)
+	for round := range 3 {
+		slow := fmt.Sprintf("10.2.%d.1:1000", round)
+		server := b.send(pkt{src: slow, dst: vip + ":80", flags: "S"})
+		b.flood(0, 50, vip+":80")
+		b.flood(1000, 5000, vip+":80")
+		b.establish(fmt.Sprintf("10.2.%d.2:1000", round), vip+":80")
+		expect(t, "who answers late", b.send(pkt{src: slow, dst: vip + ":80", flags: "A"}), server)
+		if n := b.counter("drop_connections_full"); n > 0 || b.counter("connections") > 512 {
+			t.Errorf("%d connections, %d drops", b.counter("connections"), n)
+		}
+		for range 2 {
+			b.move(70 * time.Second)
+			b.flood(7000, 1, vip+":80") // a batch, after which nothing is listed
+		}
+	}
+	if n := b.counter("half_open_evicted"); n < 3*4500 {
+		t.Errorf("%d half-open connections made room", n)
+	}
+}
+
 // A client who has answered keeps its real server for the persistent timeout, also when its
 // connections are over, whatever flood there is meanwhile.
 func TestFloodPersistence(t *testing.T) {

@@ -83,7 +83,11 @@ func (r *responder) keeps(f *dataplane.Frame, p *packet.Packet, s *Service, loca
 // martian reports a source address that no packet from the wire has; the kernel
 // drops such packets before IPVS (net/ipv4/route.c, ip_route_input_slow).
 func (r *responder) martian(p *packet.Packet) bool {
-	if !p.Is6 && unroutable4(p.Flow.ClientWord()) || p.Is6 && unroutable6(p) {
+	if p.Is6 {
+		if unroutable6(p) {
+			return true
+		}
+	} else if unroutable4(p.Flow.ClientWord()) {
 		return true
 	}
 	return r.locals.May(p.Flow.ClientFold(), p.Is6) && r.resolver.Local(p.Source())

@@ -21,6 +21,10 @@ const (
 	// slackDen is which part of what programs may have opened is room beyond that, once room is
 	// made for them: else they could open none until the next packet makes some.
 	slackDen = 8
+	// listDen is from which part of a table on half-open connections are listed in the order in
+	// which they come; below half of that they are not, which is cheaper. Those that are not
+	// may have so much of a table, until their time is over.
+	listDen = 8
 	// evictBudget is how many entries make room under one hold of the lock, beyond those
 	// without which a packet would find none.
 	evictBudget = 2048
@@ -33,6 +37,7 @@ func nearFull(max int) int { return max * nearFullNum / nearFullDen }
 // makeRoom has entries make room that nobody has answered, before a table is full. The
 // caller holds the lock, and the director is started.
 func (tb *tables) makeRoom() {
+	tb.listHalfOpen()
 	conns, templates := tb.conns.Len() > nearFull(tb.conns.Max()), tb.templates.Len() > nearFull(tb.templates.Max())
 	if conns {
 		tb.makeConnRoom()
@@ -50,6 +55,17 @@ func (tb *tables) makeRoom() {
 		case tb.settle <- struct{}{}:
 		default:
 		}
+	}
+}
+
+// listHalfOpen has half-open connections be listed where they may have to make room.
+func (tb *tables) listHalfOpen() {
+	c, t := tb.conns, tb.templates
+	switch {
+	case c.Len()*listDen > c.Max() || t.Len()*listDen > t.Max():
+		c.ListHalfOpen(true)
+	case c.Len()*2*listDen < c.Max() && t.Len()*2*listDen < t.Max():
+		c.ListHalfOpen(false)
 	}
 }
 

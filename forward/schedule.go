@@ -284,13 +284,13 @@ func (sc *scheduling) connect(a *attempt, dst *Dest, template uint32, destPort b
 	var c conn.Change
 	var err error
 	owner := ownerBits(destPort, dst.conf.Forward)
-	if sc.conns.Len() >= sc.conns.Max() {
-		sc.evictHalfOpen(0) // its slot may be in quarantine, and the table is full then
-	}
 	if a.syn { // insert, without a call
 		id, c, err = sc.conns.InsertSYN(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
 	} else {
 		id, err = sc.conns.Insert(&a.p.Flow, a.hash, dst.ID, template, a.tick, owner)
+	}
+	if err != nil && sc.conns.Len() >= sc.conns.Max() && sc.evictHalfOpen(0) {
+		id, c, err = sc.insert(a, dst, template, owner) // or its slot is in quarantine
 	}
 	if err != nil && sc.spareConn(a.tick) {
 		sc.conns.KeepSpare(0)

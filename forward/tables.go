@@ -125,27 +125,23 @@ func (tb *tables) templateKey(s *Service, f *packet.Flow, e *early) {
 }
 
 // service returns the virtual service of a packet or, when it is an ICMP error, of
-// the packet that it quotes, if it is served now.
-func (tb *tables) service(f *dataplane.Frame, p, of *packet.Packet) *Service {
-	s := tb.lookup(f, p, of)
-	if s != nil && s.away.Load() {
-		return nil
-	}
-	return s
-}
-
-// lookup returns it in any case. The mark is worked out here, as a connection's packets do not
-// need it.
-func (tb *tables) lookup(f *dataplane.Frame, p, of *packet.Packet) *Service {
+// the packet that it quotes, if it is served now. The mark is worked out here, as a
+// connection's packets do not need it.
+func (tb *tables) service(f *dataplane.Frame, p, of *packet.Packet) (s *Service) {
 	mark := tb.mark(f, p)
 	if !of.Is6 {
 		var b [8]byte
 		binary.NativeEndian.PutUint64(b[:], of.Flow[0])
-		return tb.index.LookupIPv4(binary.BigEndian.Uint32(b[4:]), of.Flow.VirtualPort(), of.Proto, mark)
+		s = tb.index.LookupIPv4(binary.BigEndian.Uint32(b[4:]), of.Flow.VirtualPort(), of.Proto, mark)
+	} else {
+		k := svctable.Key{Port: of.Flow.VirtualPort(), Proto: of.Proto, IPv6: of.Is6}
+		virtualAddr(&of.Flow, of.Is6, &k.Addr)
+		s = tb.index.Lookup(k, mark)
 	}
-	k := svctable.Key{Port: of.Flow.VirtualPort(), Proto: of.Proto, IPv6: of.Is6}
-	virtualAddr(&of.Flow, of.Is6, &k.Addr)
-	return tb.index.Lookup(k, mark)
+	if s != nil && s.away.Load() {
+		return nil
+	}
+	return s
 }
 
 // mark returns the firewall mark that the rules give a packet.
