@@ -55,6 +55,8 @@ type entry struct {
 	// askedAt is when the kernel was asked to resolve it; zero when it is not
 	// being asked.
 	askedAt time.Time
+	// joined is set if the kernel was asking already: when it fails, it is asked once more.
+	joined bool
 	// deadUntil is the end of the time in which a failed neighbour counts as
 	// unreachable.
 	deadUntil time.Time
@@ -92,6 +94,7 @@ func (e *entry) settle(verifyAt time.Time) {
 // resolve has e resolved from the beginning: frames wait for an address.
 func (r *Resolver) resolve(e *entry, now time.Time) {
 	e.state, e.own = state{nud: netlink.NUD_INCOMPLETE}, false
+	e.joined = r.inKernel(e.key).nud&netlink.NUD_INCOMPLETE != 0
 	r.ask(e, everybody, now)
 }
 
@@ -190,6 +193,17 @@ func (r *Resolver) solicit(e *entry, try int, now time.Time) {
 	e.solicitedAt, e.tries, e.askNext = now, try+1, now.Add(retransmit)
 }
 
+// assist asks e's neighbour beside the kernel, whose first question had no answer: with a full
+// table of its own, it answers none that gives a sender.
+func (r *Resolver) assist(e *entry, now time.Time) {
+	if r.wire == nil || now.Before(e.solicitedAt.Add(retransmit)) || !r.budget.take(now) {
+		return
+	}
+	link := r.snap.Load().links[e.key.ifindex]
+	_ = r.askWire(e.key, &link, question{anonymous: true}) // the kernel's word is due in any case
+	e.solicitedAt = now
+}
+
 // complain logs at most each ten seconds.
 func (r *Resolver) complain(last *time.Time, now time.Time, text string, args ...any) {
 	if now.Sub(*last) > 10*time.Second {
@@ -258,6 +272,8 @@ func (r *Resolver) learn(e *entry, s state, removed bool, now time.Time) bool {
 	case e.valid():
 		// It has not failed: it was removed, by hand or to make room.
 		r.vanish(e, now)
+	case failed && !e.askedAt.IsZero() && e.joined:
+		r.resolve(e, now)
 	case failed && !e.askedAt.IsZero():
 		e.fail(now, r.opt.HoldDown)
 	case removed && !e.askedAt.IsZero():
@@ -273,8 +289,11 @@ func (r *Resolver) tick(e *entry, now time.Time) {
 	const steady = netlink.NUD_REACHABLE | netlink.NUD_STALE | netlink.NUD_DELAY
 	switch {
 	case !e.askedAt.IsZero():
-		if !now.Before(e.askedAt.Add(patience)) {
+		switch passed := now.Sub(e.askedAt); {
+		case passed >= patience:
 			r.solicit(e, everybody, now)
+		case passed >= retransmit:
+			r.assist(e, now)
 		}
 	case !e.askNext.IsZero():
 		if !now.Before(e.askNext) {

@@ -145,7 +145,7 @@ func (r *Resolver) tickAll() {
 	asking := false
 	for _, e := range r.entries {
 		r.tick(e, now)
-		asking = asking || e.own || !e.askNext.IsZero()
+		asking = asking || e.own || e.asking()
 	}
 	if !asking {
 		r.hush()
