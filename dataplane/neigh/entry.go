@@ -118,7 +118,7 @@ func (r *Resolver) ask(e *entry, try int, now time.Time) {
 		return
 	}
 	e.settle(now)
-	err := r.kernel.NeighSet(&netlink.Neigh{
+	err := r.setNeighbor(&netlink.Neigh{
 		LinkIndex: e.key.ifindex,
 		Family:    family(e.key.addr),
 		Flags:     netlink.NTF_USE,
@@ -140,7 +140,7 @@ func (r *Resolver) ask(e *entry, try int, now time.Time) {
 // It gives no link address, so the kernel keeps the one that it has: giving
 // the one that we know could undo a change that happened just now.
 func (r *Resolver) probe(e *entry) error {
-	return r.kernel.NeighSet(&netlink.Neigh{
+	return r.setNeighbor(&netlink.Neigh{
 		LinkIndex: e.key.ifindex,
 		Family:    family(e.key.addr),
 		State:     netlink.NUD_PROBE,

@@ -52,12 +52,14 @@ type Resolver struct {
 	log    *slog.Logger
 	kernel *netlink.Handle
 	one    map[int]*nl.SocketHandle // for requests that kernel has no method for
-	events *socket
-	wire   *solicitor // nil without CAP_NET_RAW
-	wants  chan *hop
-	moved  chan struct{} // LocalsChanged
-	snap   atomic.Pointer[snapshot]
-	closed sync.Once
+	// setNeighbor is kernel.NeighSet, which tests have refused.
+	setNeighbor func(*netlink.Neigh) error
+	events      *socket
+	wire        *solicitor // nil without CAP_NET_RAW
+	wants       chan *hop
+	moved       chan struct{} // LocalsChanged
+	snap        atomic.Pointer[snapshot]
+	closed      sync.Once
 
 	mu      sync.Mutex
 	hops    map[netip.Addr]*hop
@@ -120,6 +122,7 @@ func New(opt Options) (*Resolver, error) {
 	}
 	r.kernel, err = netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err == nil {
+		r.setNeighbor = r.kernel.NeighSet
 		r.one, err = query()
 	}
 	if err != nil {

@@ -3,36 +3,21 @@ package neigh
 import (
 	"encoding/binary"
 	"net/netip"
-	"runtime"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// startRefused is start where the kernel resolves nobody: the resolver lacks
-// CAP_NET_ADMIN. Its table being full is the same to us, but that is one for all
-// namespaces.
-func (l *lab) startRefused(opt Options) (r *Resolver) {
+// startRefused is start where the kernel resolves nobody. That its table is full cannot be
+// had here: it is one for all namespaces.
+func (l *lab) startRefused(opt Options) *Resolver {
 	l.t.Helper()
-	l.in(l.director, func() {
-		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		var caps [2]unix.CapUserData
-		err := unix.Capget(&header, &caps[0])
-		caps[0].Effective &^= 1 << unix.CAP_NET_ADMIN
-		if err == nil {
-			err = unix.Capset(&header, &caps[0]) // of this thread, which ends with f
-		}
-		if err == nil {
-			r, err = New(opt)
-		}
-		if err != nil {
-			l.t.Error(err)
-			runtime.Goexit()
-		}
-	})
+	r := l.open(opt)
+	r.setNeighbor = func(*netlink.Neigh) error { return unix.ENOBUFS }
 	runUntilEnd(l.t, r)
 	return r
 }
