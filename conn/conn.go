@@ -48,6 +48,9 @@ type Options struct {
 	// them ends, to read what Expired will need: that is loaded for all of them at
 	// the same time. What it returns means nothing.
 	Prefetch func(ID) uint32
+	// Answered, if it is not nil, is told of the template of a connection, not 0, that is found
+	// to have been answered: of those without states it is not seen when that happens.
+	Answered func(template uint32)
 }
 
 // MemorySize returns how many bytes of shared memory a table for max connections
@@ -68,6 +71,7 @@ type Table struct {
 	timeouts timeouts
 	secure   bool
 	expired  func(ID)
+	answered func(template uint32)
 	halfOpen halfOpen
 }
 
@@ -76,7 +80,7 @@ func New(o Options) (*Table, error) {
 	if o.Expired == nil {
 		return nil, errors.New("conn.Options need Expired")
 	}
-	t := &Table{expired: o.Expired, timeouts: defaultTimeouts(o.Hz)}
+	t := &Table{expired: o.Expired, answered: o.Answered, timeouts: defaultTimeouts(o.Hz)}
 	var err error
 	t.Table, err = expiring.New[ID, record](expiring.Options[ID]{
 		Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt,
@@ -102,7 +106,7 @@ func New(o Options) (*Table, error) {
 func (t *Table) endEmbryos() {
 	for id := range ID(t.Slots()) {
 		if state := t.State(id); t.Live(id) && !t.recordSet(state) {
-			t.End(id)
+			t.Table.End(id) // which is not counted yet
 		}
 	}
 }

@@ -9,10 +9,13 @@ import "slices"
 // it has against them is drop_entry: ip_vs_conn.c, ip_vs_random_dropentry.)
 //
 // It is a ring of arrivals, while they are listed. What was answered or has ended is left in
-// it, until it is the oldest. Eight bytes a connection are memory that is not there before it
-// is needed.
+// it, until it is the oldest. Those that came before the listing began are found by sweeping
+// the slots, and stand in front of all others, in the order of their slots. Eight bytes a
+// connection are memory that is not there before it is needed.
 type halfOpen struct {
 	listed bool
+	since  uint32 // tick at which the listing began
+	swept  ID     // slots before it have been looked at since then
 	ring   []arrival
 	oldest int
 	next   int // where the next one goes
@@ -32,12 +35,54 @@ func newHalfOpen(max int) halfOpen { return halfOpen{ring: make([]arrival, max+1
 // it may count some that were answered.
 func (t *Table) HalfOpen() int { return t.halfOpen.count }
 
-// ListHalfOpen has the half-open connections that come from now on be listed, or forgets those
-// that are. A table begins without, or if it was adopted with all that it has.
-func (t *Table) ListHalfOpen(on bool) {
+// ListHalfOpen has the half-open connections that come from now on be listed, and those that
+// there are be swept, or forgets all that are listed. A table begins without, or if it was
+// adopted with all that it has.
+func (t *Table) ListHalfOpen(on bool, now uint32) {
 	h := &t.halfOpen
-	if h.listed = on; !on {
+	switch {
+	case !on:
 		h.oldest = h.next
+	case !h.listed:
+		h.since, h.swept = now, 0
+	}
+	h.listed = on
+}
+
+// SweepHalfOpen looks in so many slots for those that came before the listing began.
+func (t *Table) SweepHalfOpen(slots int) {
+	h := &t.halfOpen
+	if !h.listed {
+		return
+	}
+	for end := min(int(h.swept)+slots, t.Slots()); int(h.swept) < end; h.swept++ {
+		id := h.swept
+		switch {
+		case !t.Live(id) || t.State(id)&flagHalfOpen == 0:
+		case t.Answered(id):
+			t.foundAnswered(id)
+		case int32(t.Stamp(id)-h.since) <= 0 || t.Packets(id) > 1: // others were listed
+			h.before(arrival{id, t.Stamp(id)})
+		}
+	}
+}
+
+// foundAnswered notes that a connection was answered, some time ago.
+func (t *Table) foundAnswered(id ID) {
+	t.answer(id)
+	if ct := t.Template(id); ct != 0 && t.answered != nil {
+		t.answered(ct)
+	}
+}
+
+// before puts an arrival in front of all others, if there is a place.
+func (h *halfOpen) before(a arrival) {
+	at := h.oldest
+	if at--; at < 0 {
+		at = len(h.ring) - 1
+	}
+	if at != h.next {
+		h.ring[at], h.oldest = a, at
 	}
 }
 
@@ -102,17 +147,23 @@ func (t *Table) Answered(id ID) bool {
 	return t.Packets(id) > 1
 }
 
-// OldestHalfOpen returns the listed half-open connection that came first, if it has had no
-// packet for so many ticks. It looks at some hundred arrivals, beyond which it says none.
+// sweepAtOnce is how many slots OldestHalfOpen sweeps.
+const sweepAtOnce = 1024
+
+// OldestHalfOpen returns the half-open connection that came first of those that are listed, if
+// it has had no packet for so many ticks. It looks at some hundred arrivals and slots, beyond
+// which it says none.
 func (t *Table) OldestHalfOpen(now, age uint32) (ID, bool) {
 	h := &t.halfOpen
+	t.ListHalfOpen(true, now)
+	t.SweepHalfOpen(sweepAtOnce)
 	for budget := 256; budget > 0 && h.oldest != h.next; budget-- {
 		a := h.ring[h.oldest]
 		if id := a.id; t.arrived(a) {
 			if !t.Answered(id) {
 				return id, t.Idle(id, now) >= age
 			}
-			t.answer(id)
+			t.foundAnswered(id)
 		}
 		h.shift()
 	}
@@ -128,7 +179,8 @@ func (t *Table) rearrive() {
 		}
 	}
 	slices.SortFunc(list, func(a, b ID) int { return int(int32(t.Stamp(a) - t.Stamp(b))) })
-	t.ListHalfOpen(true)
+	t.ListHalfOpen(true, t.Now())
+	t.halfOpen.swept = ID(t.Slots())
 	for _, id := range list {
 		t.halfOpen.arrive(id, t.Stamp(id))
 	}

@@ -47,7 +47,7 @@ func TestOldestHalfOpen(t *testing.T) {
 func playHalfOpen(t *testing.T, rng *rand.Rand) {
 	const most = 60
 	tab := newTable(t, most, nil)
-	tab.ListHalfOpen(true)
+	tab.ListHalfOpen(true, 0)
 	var list []*known
 	now := uint32(0)
 	serial, came := 0, 0
@@ -153,7 +153,7 @@ func playHalfOpen(t *testing.T, rng *rand.Rand) {
 func TestHalfOpenBound(t *testing.T) {
 	const most = 64
 	tab := newTable(t, most, nil)
-	tab.ListHalfOpen(true)
+	tab.ListHalfOpen(true, 0)
 	first := flow(2, protoTCP)
 	id, _, err := tab.InsertSYN(&first, tab.Hash(&first), 1, 0, 0, 0)
 	if err != nil {
@@ -175,29 +175,69 @@ func TestHalfOpenBound(t *testing.T) {
 	}
 }
 
-// What comes while nothing is listed is not found, and what was listed is forgotten with the
-// list; both are counted.
-func TestHalfOpenUnlisted(t *testing.T) {
-	tab := newTable(t, 64, nil)
-	open := func(n int) ID {
-		f := flow((n+1)<<8, protoTCP)
-		id, _, err := tab.InsertSYN(&f, tab.Hash(&f), 1, 0, uint32(n), 0)
-		if err != nil {
-			t.Fatal(err)
+// What comes while nothing is listed is found by a sweep, and goes before all that was listed:
+// what was answered meanwhile does not, and its template hears of that.
+func TestHalfOpenSwept(t *testing.T) {
+	var answered []uint32
+	tab, err := New(Options{Max: 64, Hz: hz, Expired: func(ID) {}, Answered: func(ct uint32) { answered = append(answered, ct) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tab.Close()
+	for round := range 3 {
+		var early, late []ID
+		now := uint32(1000 * round)
+		for n := range 20 {
+			proto := []uint8{protoTCP, protoUDP}[n%2]
+			f := flow((n+1)<<9, proto)
+			id, err := tab.Insert(&f, tab.Hash(&f), 1, uint32(n), now, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if proto == protoTCP {
+				tab.TCP(id, packet.SYN, now)
+			} else {
+				tab.UDP(id, now)
+			}
+			switch {
+			case n >= 10:
+				late = append(late, id)
+			case n == 3:
+				tab.Touched(id, now) // has talked
+			case n == 4:
+				tab.TCP(id, packet.ACK, now)
+			default:
+				early = append(early, id)
+			}
+			if n == 9 {
+				now++
+				tab.ListHalfOpen(true, now-1)
+			}
 		}
-		return id
-	}
-	open(0)
-	tab.ListHalfOpen(true)
-	second := open(1)
-	tab.ListHalfOpen(true)
-	if id, ok := tab.OldestHalfOpen(9, 0); !ok || id != second {
-		t.Fatalf("the oldest is %d (%v), want %d", id, ok, second)
-	}
-	tab.ListHalfOpen(false)
-	open(2)
-	if id, ok := tab.OldestHalfOpen(9, 0); ok || tab.HalfOpen() != 3 {
-		t.Fatalf("%d is found of %d", id, tab.HalfOpen())
+		answered = nil
+		for i := range len(early) + len(late) {
+			id, ok := tab.OldestHalfOpen(now+9, 0)
+			at := slices.Index(early, id)
+			if i >= len(early) {
+				at = slices.Index(late, id)
+			}
+			if !ok || at < 0 || i >= len(early) && at != i-len(early) {
+				t.Fatalf("round %d: number %d is %d (%v) of %v and %v", round, i, id, ok, early, late)
+			}
+			tab.End(id)
+		}
+		if id, ok := tab.OldestHalfOpen(now+9, 0); ok || tab.HalfOpen() != 0 {
+			t.Fatalf("%d is found of %d", id, tab.HalfOpen())
+		}
+		if fmt.Sprint(answered) != "[3]" {
+			t.Fatalf("templates that hear of an answer: %v", answered)
+		}
+		for id := range ID(tab.Slots()) {
+			if tab.Live(id) {
+				tab.End(id)
+			}
+		}
+		tab.ListHalfOpen(false, now)
 	}
 }
 

@@ -22,9 +22,10 @@ const (
 	// made for them: else they could open none until the next packet makes some.
 	slackDen = 8
 	// listDen is from which part of a table on half-open connections are listed in the order in
-	// which they come; below half of that they are not, which is cheaper. Those that are not
-	// may have so much of a table, until their time is over.
+	// which they come; below half of that they are not, which is cheaper. sweep is how many
+	// slots are looked at each time then, for those that came before.
 	listDen = 8
+	sweep   = 4096
 	// evictBudget is how many entries make room under one hold of the lock, beyond those
 	// without which a packet would find none.
 	evictBudget = 2048
@@ -63,9 +64,10 @@ func (tb *tables) listHalfOpen() {
 	c, t := tb.conns, tb.templates
 	switch {
 	case c.Len()*listDen > c.Max() || t.Len()*listDen > t.Max():
-		c.ListHalfOpen(true)
+		c.ListHalfOpen(true, c.Now())
+		c.SweepHalfOpen(sweep)
 	case c.Len()*2*listDen < c.Max() && t.Len()*2*listDen < t.Max():
-		c.ListHalfOpen(false)
+		c.ListHalfOpen(false, c.Now())
 	}
 }
 

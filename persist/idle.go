@@ -28,6 +28,9 @@ func (t *Table) answer(id ID) {
 	}
 }
 
+// Answer says that a client has answered by a connection that a template controls.
+func (t *Table) Answer(id ID) { t.answer(id) }
+
 // idleList returns the list that a template is on while it controls nothing.
 func (t *Table) idleList(id ID) *list {
 	if t.Record(id).uses&answered != 0 {

@@ -145,7 +145,7 @@ func (r *Resolver) accept(a answer, now time.Time) bool {
 	if a.has && (!e.valid() || a.mac != e.mac) {
 		e.mac, e.has, e.movedAt = a.mac, true, now
 	}
-	e.nud, e.own = netlink.NUD_REACHABLE, true
+	e.nud, e.own, e.silent = netlink.NUD_REACHABLE, true, false
 	e.settle(now.Add(r.opt.Verify))
 	if !a.solicited {
 		e.verifyAt = now // as STALE

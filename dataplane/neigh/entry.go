@@ -55,8 +55,12 @@ type entry struct {
 	// askedAt is when the kernel was asked to resolve it; zero when it is not
 	// being asked.
 	askedAt time.Time
-	// joined is set if the kernel was asking already: when it fails, it is asked once more.
+	// joined is set if the kernel was asking before us: when it fails, it is asked once more.
 	joined bool
+	// silent is set from when e has failed until it has an address, and hiddenAt is when it was
+	// asked last without our address.
+	silent   bool
+	hiddenAt time.Time
 	// deadUntil is the end of the time in which a failed neighbour counts as
 	// unreachable.
 	deadUntil time.Time
@@ -70,7 +74,7 @@ type entry struct {
 }
 
 func newEntry(k key, s state, verify time.Duration) *entry {
-	e := &entry{state: s, key: k}
+	e := &entry{state: s, key: k, joined: s.nud&netlink.NUD_INCOMPLETE != 0}
 	if s.nud&netlink.NUD_REACHABLE != 0 {
 		// Spread, so that a thousand servers are not probed at once.
 		e.verifyAt = time.Now().Add(time.Duration(rand.Int64N(int64(verify))))
@@ -81,6 +85,11 @@ func newEntry(k key, s state, verify time.Duration) *entry {
 // patience is how long the kernel's word is waited for before it is assumed that it was
 // lost. The kernel gives up after three seconds, unless it was configured otherwise.
 const patience = 4 * time.Second
+
+// heard reports whether answers on the wire matter to e.
+func (e *entry) heard() bool {
+	return e.own || !e.askNext.IsZero() || !e.askedAt.IsZero() && e.solicitedAt.After(e.askedAt)
+}
 
 // asking reports whether the kernel or the wire is being asked for e.
 func (e *entry) asking() bool { return !e.askedAt.IsZero() || !e.askNext.IsZero() }
@@ -94,7 +103,6 @@ func (e *entry) settle(verifyAt time.Time) {
 // resolve has e resolved from the beginning: frames wait for an address.
 func (r *Resolver) resolve(e *entry, now time.Time) {
 	e.state, e.own = state{nud: netlink.NUD_INCOMPLETE}, false
-	e.joined = r.inKernel(e.key).nud&netlink.NUD_INCOMPLETE != 0
 	r.ask(e, everybody, now)
 }
 
@@ -175,7 +183,7 @@ func (r *Resolver) solicit(e *entry, try int, now time.Time) {
 		return
 	}
 	link := r.snap.Load().links[e.key.ifindex]
-	q := question{anonymous: try%2 == everybody%2}
+	q := question{anonymous: try%2 == everybody%2 && e.mayHide(now)}
 	if try < everybody && e.valid() {
 		q.at = &e.mac
 	}
@@ -191,17 +199,28 @@ func (r *Resolver) solicit(e *entry, try int, now time.Time) {
 		return
 	}
 	e.solicitedAt, e.tries, e.askNext = now, try+1, now.Add(retransmit)
+	if q.anonymous {
+		e.hiddenAt = now
+	}
+}
+
+// mayHide reports whether e may be asked without our address now. Who has failed is seldom asked
+// so: a host that comes back takes such a question for another's claim to its address (RFC 5227,
+// 2.1.1).
+func (e *entry) mayHide(now time.Time) bool {
+	const seldom = 30 * time.Second
+	return !e.silent || now.Sub(e.hiddenAt) >= seldom
 }
 
 // assist asks e's neighbour beside the kernel, whose first question had no answer: with a full
 // table of its own, it answers none that gives a sender.
 func (r *Resolver) assist(e *entry, now time.Time) {
-	if r.wire == nil || now.Before(e.solicitedAt.Add(retransmit)) || !r.budget.take(now) {
+	if r.wire == nil || !e.mayHide(now) || now.Before(e.solicitedAt.Add(retransmit)) || !r.budget.take(now) {
 		return
 	}
 	link := r.snap.Load().links[e.key.ifindex]
 	_ = r.askWire(e.key, &link, question{anonymous: true}) // the kernel's word is due in any case
-	e.solicitedAt = now
+	e.solicitedAt, e.hiddenAt = now, now
 }
 
 // complain logs at most each ten seconds.
@@ -233,7 +252,7 @@ func (b *budget) take(now time.Time) bool {
 
 func (e *entry) fail(now time.Time, hold time.Duration) {
 	e.settle(now)
-	e.state, e.own = state{nud: netlink.NUD_FAILED}, false
+	e.state, e.own, e.silent = state{nud: netlink.NUD_FAILED}, false, true
 	e.deadUntil = now.Add(hold)
 }
 
@@ -250,7 +269,7 @@ func (r *Resolver) learn(e *entry, s state, removed bool, now time.Time) bool {
 			}
 		}
 		same := e.valid() && e.mac == s.mac
-		e.state, e.own = s, false
+		e.state, e.own, e.silent = s, false, false
 		e.settle(verifyAt)
 		return !same
 	}
@@ -273,6 +292,7 @@ func (r *Resolver) learn(e *entry, s state, removed bool, now time.Time) bool {
 		// It has not failed: it was removed, by hand or to make room.
 		r.vanish(e, now)
 	case failed && !e.askedAt.IsZero() && e.joined:
+		e.joined = false
 		r.resolve(e, now)
 	case failed && !e.askedAt.IsZero():
 		e.fail(now, r.opt.HoldDown)

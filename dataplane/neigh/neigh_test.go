@@ -1,6 +1,7 @@
 package neigh
 
 import (
+	"fmt"
 	"net/netip"
 	"os/exec"
 	"testing"
@@ -43,9 +44,7 @@ func TestResolves(t *testing.T) {
 		{"10.9.0.1", dataplane.HopLocal}, {"127.3.2.1", dataplane.HopLocal}, {"fd09::1", dataplane.HopLocal},
 		{"10.9.7.1", dataplane.HopUnreachable}, {"192.0.2.1", dataplane.HopUnreachable}, {"2001:db8::1", dataplane.HopUnreachable},
 	} {
-		if got := r.NextHop(addr(c.addr)).Neighbor(); got.State != c.want {
-			t.Errorf("%s: %+v, want state %d", c.addr, *got, c.want)
-		}
+		await(t, r.NextHop(addr(c.addr)), fmt.Sprintf("in state %d", c.want), is(c.want))
 	}
 }
 

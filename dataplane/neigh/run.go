@@ -145,7 +145,7 @@ func (r *Resolver) tickAll() {
 	asking := false
 	for _, e := range r.entries {
 		r.tick(e, now)
-		asking = asking || e.own || e.asking()
+		asking = asking || e.heard()
 	}
 	if !asking {
 		r.hush()

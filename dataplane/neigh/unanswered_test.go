@@ -122,3 +122,45 @@ func TestBeginsLate(t *testing.T) {
 		return reaches(mac1)(n)
 	})
 }
+
+// Who does not answer is given up, however much the host sends to it meanwhile, and is seldom
+// asked without a sender from then on: it may be one that comes back, and takes that for
+// another's claim to its address (RFC 5227, 2.1.1).
+func TestDeadIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	var given, anonymous atomic.Int32
+	l.answerARP(func(sender netip.Addr) bool {
+		if sender.IsUnspecified() {
+			anonymous.Add(1)
+		} else {
+			given.Add(1)
+		}
+		return false
+	})
+	r := l.start(Options{HoldDown: 100 * time.Millisecond})
+	h := r.NextHop(addr("10.9.0.2"))
+	var c net.Conn
+	l.in(l.director, func() {
+		var err error
+		if c, err = net.Dial("udp4", "10.9.0.2:9"); err != nil {
+			t.Error(err)
+		}
+	})
+	defer c.Close()
+	giveUp := func() {
+		t.Helper()
+		lost := h.Lost()
+		h.Park(&dataplane.Frame{Data: []byte{1}, Hop: h}, func(*dataplane.Frame) {})
+		await(t, h, "given up", func(*dataplane.Neighbor) bool {
+			_, _ = c.Write([]byte{1}) // the host's own, all the time
+			return h.Lost() > lost
+		})
+	}
+	giveUp()
+	first := anonymous.Load()
+	giveUp()
+	if again := anonymous.Load() - first; again > 1 || given.Load() == 0 {
+		t.Errorf("asked %d times without a sender, then %d times; %d times with one", first, anonymous.Load()-first, given.Load())
+	}
+}

@@ -66,7 +66,7 @@ func TestVanished(t *testing.T) {
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
-	r := l.startRefused(Options{Verify: 300 * time.Millisecond, HoldDown: 100 * time.Millisecond})
+	r := l.startRefused(Options{Verify: 300 * time.Millisecond, HoldDown: 20 * time.Second})
 	hops := both(r)
 	all := func(what string, ok func(*dataplane.Neighbor) bool) {
 		t.Helper()
