@@ -9,8 +9,9 @@ type Claim struct {
 	Proto uint8  // IP protocol: 6, 17 or 132; or one without ports
 	Port  uint16 // 0: every port, or none
 	Last  uint16 // the last port of a range that starts at Port; 0: Port alone
-	// Service is the number of the service, for a Opener.
-	Service uint32
+	// Service is the number of the service, for an accel.Opener, and Serial which of the
+	// services it is that have had the number.
+	Service, Serial uint32
 	// Away says that it is not served now, as the host has not the address
 	// (Claims.WhileLocal): a plane takes none of it from the host by itself.
 	Away bool
@@ -131,6 +132,11 @@ type Claims struct {
 	// director's.
 	Marks4, Marks6 []uint32
 	Rules4, Rules6 []MarkRule
+	// Marked is what Marks and Rules come to where an address, a protocol and a port decide
+	// it, for an accel.Opener: it goes before what Services has of the same. What they have
+	// in common with no port of their own is Port 0. Numbers that no service has are
+	// internal/preselect's.
+	Marked []Claim
 	// WhileLocal has all of this be claimed only while the host has the destination
 	// address of a packet.
 	WhileLocal bool

@@ -9,6 +9,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/forward"
 	"github.com/ulvs/ulvs/fwmark"
+	"github.com/ulvs/ulvs/internal/accel"
 )
 
 // claims has the plane hear of what the director answers for. Commands that wait while it
@@ -94,8 +95,12 @@ func (e live) claimed() dataplane.Claims {
 		}
 	}
 	c.Rules4, c.Rules6 = markRules(rules[0].Rules()), markRules(rules[1].Rules())
+	marked := e.path.Commands.ByMark()
 	for s := range e.announced.services {
 		c.Services = append(c.Services, s.Claim()...)
+		if s.Mark != 0 {
+			marked = append(marked, s)
+		}
 		switch {
 		case s.Mark == 0:
 		case s.IPv6:
@@ -103,6 +108,9 @@ func (e live) claimed() dataplane.Claims {
 		default:
 			c.Marks4 = append(c.Marks4, s.Mark)
 		}
+	}
+	if _, opens := e.plane.(accel.Opener); opens {
+		c.Marked = e.marked.claims(rules, marked, &c)
 	}
 	return c
 }

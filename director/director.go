@@ -98,6 +98,7 @@ type Director struct {
 	limits       errorLimits
 	standby      standby
 	claims       claims
+	marked       marked     // guarded by ctl
 	announced    announced  // guarded by ctl
 	marking      sync.Mutex // one change of mark rules at a time; taken before ctl
 }

@@ -36,6 +36,7 @@ func (cm *Commands) NewService(c ulvs.Service, number uint32) (*Service, error) 
 	s.form = persist.FormFor(c.Is6(), c.Mark, c.Persistence.Netmask)
 	cm.change(func() {
 		s.number, s.state = cm.index.states.service(number)
+		s.serial = cm.opener.serial(s.number, number == 0)
 		cm.index.served[family(c.Is6())]++ // it is claimed before it is served
 	})
 	return s, nil
@@ -110,6 +111,16 @@ func (cm *Commands) Claims() (c dataplane.Claims) {
 	cm.unlock()
 	cm.index.claims(&c)
 	return c
+}
+
+// ByMark returns the services that have a mark. The caller holds the control lock.
+func (cm *Commands) ByMark() (list []*Service) {
+	for s := range cm.index.Each {
+		if s.Mark != 0 {
+			list = append(list, s)
+		}
+	}
+	return list
 }
 
 // EditDest gives a real server another configuration.

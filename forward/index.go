@@ -24,9 +24,7 @@ type index struct {
 	total   *total
 	sets    [2]*fwmark.Set // IPv4, IPv6
 	ruled   [2]bool        // there are mark rules, by family
-	// markServices is how many services there are by mark, by family.
-	markServices [2]int
-	states       states
+	states  states
 	// vips are the addresses of services, with how many, and protocols the same
 	// by protocol; markVIPs are those that mark rules name as the destination of
 	// a service's packets, and markISAKMP those of them to which ISAKMP is.
@@ -77,7 +75,6 @@ func (ix *index) find(k ulvs.ServiceKey) *Service {
 func (ix *index) addService(s *Service) {
 	if s.Mark != 0 {
 		ix.AddMark(s.Mark, s.IPv6, s)
-		ix.markServices[family(s.IPv6)]++
 		return
 	}
 	ix.Add(tableKey(s.ServiceKey), s)
@@ -90,7 +87,6 @@ func (ix *index) removeService(s *Service, now uint32) {
 	ix.served[family(s.Is6())]--
 	if s.Mark != 0 {
 		ix.RemoveMark(s.Mark, s.IPv6)
-		ix.markServices[family(s.IPv6)]--
 	} else {
 		ix.Remove(tableKey(s.ServiceKey))
 		release(ix.vips, s.Addr)
@@ -223,11 +219,6 @@ func (ix *index) claimed(s *Service, to netip.Addr, p *packet.Packet) bool {
 		return balanced(p.Proto)
 	}
 	return claimedIn(ix.Table, to, p)
-}
-
-// marked reports whether a packet of a family may belong to a service by its mark.
-func (ix *index) marked(family int) bool {
-	return ix.sets[family] != nil && ix.markServices[family] > 0
 }
 
 // isVirtual reports whether an address is a service's, or one that the rules of the marks name.

@@ -5,6 +5,7 @@ import (
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/svctable"
 	"github.com/ulvs/ulvs/packet"
 )
@@ -75,9 +76,6 @@ func (ix *index) settleLeaving() (settled bool) {
 	return len(over) > 0
 }
 
-// unserved is the number of a service in claims for which nothing is opened.
-const unserved = ^uint32(0)
-
 // leavingClaims adds the claims of services that are gone but for their connections.
 func (ix *index) leavingClaims(c *dataplane.Claims) {
 	ix.settleLeaving()
@@ -86,7 +84,7 @@ func (ix *index) leavingClaims(c *dataplane.Claims) {
 			continue
 		}
 		for _, one := range s.Claim() {
-			one.Service = unserved
+			one.Service = preselect.Undecided
 			c.Services = append(c.Services, one)
 		}
 		c.Services = append(c.Services, ix.leavingMarkClaims(s)...)
@@ -112,7 +110,7 @@ func (ix *index) leavingMarkClaims(s *Service) (claims []dataplane.Claim) {
 		}
 	}
 	for i := range claims {
-		claims[i].Service = unserved
+		claims[i].Service = preselect.Undecided
 	}
 	return claims
 }

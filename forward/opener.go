@@ -1,7 +1,6 @@
 package forward
 
 import (
-	"encoding/binary"
 	"errors"
 
 	"github.com/ulvs/ulvs"
@@ -17,8 +16,8 @@ import (
 // picks that it may use, and what it says it has opened. The forwarding lock guards it.
 //
 // Programs open a connection as schedule would, and where a packet is one of those that
-// schedule looks at more closely, they leave it to Go: with mark rules, with a defence
-// under way, with thresholds, FTP, one-packet scheduling or a persistence engine, from
+// schedule looks at more closely, they leave it to Go: whose mark depends on more than its
+// destination, with a defence under way, with thresholds, FTP, one-packet scheduling or a persistence engine, from
 // the host's own addresses; and where a scheduler is to be asked that is not
 // Positioned.
 type opener struct {
@@ -200,6 +199,17 @@ func (o *opener) refill(s *Service) {
 	s.picks.Publish(n)
 }
 
+// serial returns which service it is that has a number: with fresh another one than before.
+func (o *opener) serial(number uint32, fresh bool) uint32 {
+	switch {
+	case int(number) >= len(o.services):
+		return 0
+	case fresh:
+		return o.services[number].Renew()
+	}
+	return o.services[number].Serial()
+}
+
 // enable lets the plane open connections to a service, if it can do that as the
 // director would.
 func (o *opener) enable(s *Service) {
@@ -210,14 +220,8 @@ func (o *opener) enable(s *Service) {
 	if by == 0 {
 		return
 	}
-	var key preselect.Key
-	copy(key[:], s.Addr.AsSlice())
-	binary.BigEndian.PutUint16(key[16:], s.Port)
-	key[18], key[19] = byte(s.Protocol), 4
-	if s.Is6() {
-		key[19] = 6
-	}
-	keep, _ := s.form.Keep(s.Port != 0)
+	keep, put := s.form.Words(s.Port != 0)
+	form := preselect.Form{Keep: keep, Put: put[preselect.PutWord(s.Is6())]}
 	s.picks, s.usesPicks = &o.services[s.number], by&preselect.ByPicks != 0
 	last := preselect.Pick{}
 	if s.usesPicks {
@@ -226,14 +230,14 @@ func (o *opener) enable(s *Service) {
 			last.Dest = at.ID
 		}
 	}
-	s.picks.Open(by, key, keep, last)
+	s.picks.Open(by, form, last)
 	o.refill(s)
 }
 
 // openable says by what the plane may open a service's connections: 0, or as
 // preselect.Open has it.
 func (o *opener) openable(s *Service) (by uint32) {
-	if s.away.Load() || s.Mark != 0 || s.Protocol != ulvs.TCP && s.Protocol != ulvs.UDP || s.OnePacket ||
+	if s.away.Load() || s.Mark == 0 && s.Protocol != ulvs.TCP && s.Protocol != ulvs.UDP || s.OnePacket ||
 		s.Persistence.Engine != "" || s.Port == ftpPort || len(s.dests) == 0 {
 		return 0
 	}
@@ -244,12 +248,13 @@ func (o *opener) openable(s *Service) (by uint32) {
 		}
 	}
 	switch {
-	case s.Port == 0 && o.index.find(ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: s.Addr, Port: ftpPort}) != nil:
+	case s.Mark != 0 && s.Persistence.Timeout == 0:
+	case s.Mark == 0 && s.Port == 0 && o.index.find(ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: s.Addr, Port: ftpPort}) != nil:
 		return 0 // some ports are that one's
 	case s.Persistence.Timeout != 0:
 		by = preselect.ByTemplate
 	case s.Port == 0:
-		return 0
+		return 0 // for want of persistence it serves nobody
 	}
 	if s.positioned != nil {
 		by |= preselect.ByPicks
@@ -310,8 +315,8 @@ func (o *opener) update() {
 	able := o.conns.Len()+o.margin(o.conns.Max()) <= o.conns.Max() &&
 		o.sysctl.ExpireQuiescentTemplate == 0 && o.defense.rate == 0 && !o.conns.Secure()
 	open := accel.Opening{
-		IPv4:      able && o.apart[0] && !o.index.marked(0),
-		IPv6:      able && o.apart[1] && !o.index.marked(1),
+		IPv4:      able && o.apart[0],
+		IPv6:      able && o.apart[1],
 		Templates: o.templates.Len()+o.margin(o.templates.Max()) <= o.templates.Max(),
 	}
 	if open != o.open {

@@ -26,6 +26,7 @@ type Service struct {
 	dests      []*Dest          // newest first, as the kernel's list; replaced, never edited
 	form       persist.Form
 	number     uint32      // of its state
+	serial     uint32      // among the services that have had the number (preselect.Service.Renew)
 	away       atomic.Bool // it is not served now (While); written under the forwarding lock
 	// picks is what programs may open its connections by, or nil; usesPicks says that
 	// its scheduler's picks lie there, and low that they may need a refill.
@@ -36,6 +37,9 @@ type Service struct {
 
 // Number returns the number of the service's state.
 func (s *Service) Number() uint32 { return s.number }
+
+// Serial returns which of the services it is that have had the number.
+func (s *Service) Serial() uint32 { return s.serial }
 
 // Dests returns the service's real servers, newest first. The caller holds the control lock.
 func (s *Service) Dests() []*Dest { return s.dests }
@@ -77,7 +81,8 @@ func (s *Service) Claim() []dataplane.Claim {
 	if s.Mark != 0 {
 		return nil
 	}
-	c := dataplane.Claim{Addr: s.Addr, Proto: uint8(s.Protocol), Port: s.Port, Service: s.number, Away: s.away.Load()}
+	c := dataplane.Claim{Addr: s.Addr, Proto: uint8(s.Protocol), Port: s.Port, Service: s.number, Serial: s.serial,
+		Away: s.away.Load()}
 	if s.hasISAKMP() {
 		return append(isakmpClaims(s.Addr), c)
 	}

@@ -77,14 +77,14 @@ func (f *Form) Fill(k *Key, flow *[5]uint64, keepPort bool) {
 	k[4] = flow[4]&c.keep[4] | c.put[4]
 }
 
-// Keep returns which bits of a flow are a template's key, for a program that makes keys by
-// itself. False: the key has more in it, which is so with marks.
-func (f *Form) Keep(keepPort bool) (bits [5]uint64, all bool) {
+// Words returns which bits of a flow are a template's key, and what is put to them, for a
+// program that makes keys by itself.
+func (f *Form) Words(keepPort bool) (keep, put [5]uint64) {
 	c := &f.other
 	if keepPort {
 		c = &f.own
 	}
-	return c.keep, c.put == Key{}
+	return c.keep, c.put
 }
 
 // Client, Virtual and Protocol take a key apart, for listing. The virtual

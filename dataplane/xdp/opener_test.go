@@ -36,6 +36,7 @@ type pair struct {
 	plain    *director.Director
 	log      []string
 	restarts bool
+	marks    bool // there are services by mark, and rules
 }
 
 const pairServers = 4
@@ -118,13 +119,20 @@ func choose[E any](r *rand.Rand, list ...E) E { return list[r.IntN(len(list))] }
 
 func (w *pair) key() ulvs.ServiceKey {
 	six := w.rng.IntN(3) == 0
+	if w.marks && w.rng.IntN(2) == 0 {
+		return ulvs.ServiceKey{Mark: choose[uint32](w.rng, 10, 11), IPv6: six}
+	}
 	return ulvs.ServiceKey{Protocol: choose(w.rng, ulvs.TCP, ulvs.TCP, ulvs.UDP), Addr: pairVIP(six), Port: choose[uint16](w.rng, 80, 80, 81, 0, 21)}
 }
 
 // command gives both a random command.
 func (w *pair) command() {
 	r, k := w.rng, w.key()
-	six := k.Addr.Is6()
+	if w.marks && r.IntN(5) == 0 {
+		w.rule()
+		return
+	}
+	six := k.Is6()
 	d := ulvs.Destination{Addr: pairServer(six, r.IntN(pairServers)), Port: k.Port, Weight: int32(r.IntN(4))}
 	if r.IntN(40) == 0 {
 		d.UpperThreshold = 2
@@ -133,7 +141,7 @@ func (w *pair) command() {
 		d.Forward = ulvs.Masquerade
 	}
 	s := ulvs.Service{ServiceKey: k, Scheduler: choose(r, "rr", "rr", "wrr", "wrr", "wlc", "sh")}
-	if k.Port == 0 || r.IntN(2) == 0 {
+	if k.Port == 0 && k.Mark == 0 || r.IntN(2) == 0 {
 		s.Persistence.Timeout = time.Duration(1+r.IntN(300)) * time.Second
 		if r.IntN(2) == 0 {
 			s.Persistence.Netmask = netip.MustParseAddr("255.255.255.0")
@@ -172,6 +180,40 @@ func (w *pair) command() {
 	}
 }
 
+// rule gives both a random rule that marks, or takes all away.
+func (w *pair) rule() {
+	r := w.rng
+	six := r.IntN(3) == 0
+	words := "-t mangle -F PREROUTING"
+	if r.IntN(6) > 0 {
+		words = "-t mangle -A PREROUTING "
+		if r.IntN(6) > 0 {
+			words += "-d " + pairVIP(six).String() + " "
+		}
+		if r.IntN(8) == 0 {
+			words += choose(r, "-i eth0 ", "-i lo ", "! -i eth+ ")
+		}
+		if r.IntN(8) == 0 {
+			words += "-s " + map[bool]string{false: "10.0.0.0/24", true: "fd01::/64"}[six] + " "
+		}
+		switch r.IntN(4) {
+		case 0:
+			words += choose(r, "-p tcp ", "-p udp ", "")
+		case 1:
+			words += choose(r, "-p tcp ", "-p udp ") + "-m multiport --dports " + choose(r, "80,81", "80,4000:4010", "21,80", "1024:65535") + " "
+		default:
+			words += choose(r, "-p tcp ", "-p udp ") + "--dport " + choose(r, "80", "80", "81", "4000", "80:4100", "0:80") + " "
+		}
+		words += "-j MARK --set-mark " + choose(r, "10", "10", "11", "12", "0")
+	}
+	w.log = append(w.log, fmt.Sprint(six, " ", words))
+	for _, d := range []*director.Director{w.fast, w.plain} {
+		if _, err := d.MarkCommand(six, strings.Fields(words)); err != nil {
+			w.fail("%s: %v", words, err)
+		}
+	}
+}
+
 // frame is a random packet.
 func (w *pair) frame() []byte {
 	r := w.rng
@@ -190,7 +232,7 @@ func (w *pair) frame() []byte {
 		h := &layers.IPv4{Version: 4, TTL: ttl, Protocol: proto, SrcIP: netip.MustParseAddr(src).AsSlice(), DstIP: pairVIP(false).AsSlice(), Id: 7}
 		ip, network = h, h
 	}
-	sport, dport := uint16(1000+r.IntN(400)), choose[uint16](r, 80, 80, 80, 81, 4000, 21)
+	sport, dport := uint16(1000+r.IntN(400)), choose[uint16](r, 80, 80, 80, 81, 4000, choose[uint16](r, 21, 21, 0))
 	if r.IntN(30) == 0 {
 		sport = 20
 	}
@@ -323,7 +365,11 @@ var pairSeeds = flag.Int("pairs", 16, "how many random courses TestOpens takes")
 func TestOpens(t *testing.T) {
 	opened := uint64(0)
 	for seed := range *pairSeeds {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) { opened += pairCourse(newPair(t, uint64(seed)), seed%2 == 0) })
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			w := newPair(t, uint64(seed))
+			w.marks = seed/2%2 == 1
+			opened += pairCourse(w, seed%2 == 0)
+		})
 	}
 	t.Logf("the program opened %d connections", opened)
 	if opened < 30*uint64(*pairSeeds) {

@@ -87,7 +87,7 @@ type Plane struct {
 
 	closed  atomic.Bool
 	claimMu sync.Mutex // guards what the services are
-	claimed []dataplane.Claim
+	claimed dataplane.Claims
 
 	mu sync.Mutex
 	// From Memory to Release: the arrays, each by what is in it, and what is in three of

@@ -3,6 +3,7 @@ package xdp
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -39,7 +40,7 @@ type sockets struct {
 	gone   []int             // interfaces since the last one was taken; Plane.mu guards both
 	past   map[string]uint64 // counters of sockets that are closed
 	// claimed is what is in it; Plane.claimMu guards it.
-	claimed map[preselect.Key]uint32
+	claimed map[preselect.Claim]preselect.Found
 }
 
 // queue is a socket, and what it hands to Go.
@@ -127,22 +128,23 @@ func (p *Plane) makeSockets() error {
 	if err != nil {
 		return err
 	}
-	claims, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_claims", Type: ebpf.Hash, KeySize: program.ClaimSize, ValueSize: 4,
-		MaxEntries: 1 << 16, Flags: unix.BPF_F_NO_PREALLOC})
+	claims, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_claims", Type: ebpf.Hash, KeySize: program.ClaimSize,
+		ValueSize: program.FoundSize, MaxEntries: maxClaims, Flags: unix.BPF_F_NO_PREALLOC})
 	if err != nil {
 		_ = umem.Close()
 		return fmt.Errorf("cannot make a map of services: %w", permitted(err))
 	}
 	p.claimMu.Lock()
 	defer p.claimMu.Unlock()
-	p.sockets = &sockets{umem: umem, claims: claims, claimed: map[preselect.Key]uint32{},
+	p.sockets = &sockets{umem: umem, claims: claims, claimed: map[preselect.Claim]preselect.Found{},
 		past: map[string]uint64{}}
 	return p.claimServices()
 }
 
-// A claim in the map has the service's number, by the key that package preselect has too.
+// maxClaims is how many claims the map has room for. The rest is the slow plane's.
+const maxClaims = 1 << 16
 
-func claimKey(c dataplane.Claim) (k preselect.Key) {
+func claimKey(c dataplane.Claim) (k preselect.Claim) {
 	copy(k[:], c.Addr.AsSlice())
 	k[16], k[17], k[18], k[19] = byte(c.Port>>8), byte(c.Port), c.Proto, 4
 	if c.Addr.Is6() {
@@ -152,15 +154,15 @@ func claimKey(c dataplane.Claim) (k preselect.Key) {
 }
 
 // Claim implements dataplane.Plane: the program gives first packets to the services
-// to the sockets. What is claimed in other ways, by a mark or as a range of ports,
-// and SCTP, whose checksum sockets cannot leave to a card, are the slow plane's.
+// to the sockets. What is claimed in other ways, by a mark that depends on more than the
+// destination or as a range of ports, and SCTP, whose checksum sockets cannot leave to a card, are the slow plane's.
 func (p *Plane) Claim(c dataplane.Claims) error {
 	if err := p.Plane.Claim(c); err != nil {
 		return err
 	}
 	p.claimMu.Lock()
 	defer p.claimMu.Unlock()
-	p.claimed = c.Services
+	p.claimed = c
 	return p.claimServices()
 }
 
@@ -180,30 +182,45 @@ func (p *Plane) claimServices() error {
 		return nil
 	}
 	m, has := p.sockets.claims, p.sockets.claimed
-	want := make(map[preselect.Key]uint32, len(p.claimed))
-	for _, c := range p.claimed {
-		if c.Last == 0 && !c.Away && (c.Proto == program.ProtoTCP || c.Proto == program.ProtoUDP) {
-			want[claimKey(c)] = c.Service
-		}
-	}
+	want := p.wanted()
 	for k := range has {
 		if _, ok := want[k]; !ok {
 			_ = m.Delete(k) // it cannot fail
 			delete(has, k)
 		}
 	}
-	for k, service := range want {
-		if was, ok := has[k]; ok && was == service {
+	for k, found := range want {
+		if was, ok := has[k]; ok && was == found {
 			continue
 		}
-		if err := m.Put(k, service); errors.Is(err, unix.E2BIG) {
-			return nil // the rest is the slow plane's
+		if err := m.Put(k, found); errors.Is(err, unix.E2BIG) {
+			return nil
 		} else if err != nil {
 			return fmt.Errorf("cannot tell the program of a service: %w", err)
 		}
-		has[k] = service
+		has[k] = found
 	}
 	return nil
+}
+
+// wanted is what the map is to have.
+func (p *Plane) wanted() map[preselect.Claim]preselect.Found {
+	marked := p.claimed.Marked
+	if p.serviceArray == nil || p.lookupHelper { // nothing is opened
+		marked = nil
+	}
+	want := make(map[preselect.Claim]preselect.Found, len(p.claimed.Services)+len(marked))
+	for _, list := range [][]dataplane.Claim{p.claimed.Services, marked} {
+		for _, c := range list {
+			if c.Last == 0 && !c.Away && (c.Proto == program.ProtoTCP || c.Proto == program.ProtoUDP) {
+				want[claimKey(c)] = preselect.Found{Number: c.Service, Serial: c.Serial}
+			}
+		}
+	}
+	if len(want) > maxClaims { // a port whose own claim has no room is not to fall to that of every port
+		maps.DeleteFunc(want, func(k preselect.Claim, _ preselect.Found) bool { return k[16] == 0 && k[17] == 0 })
+	}
+	return want
 }
 
 // carry begins to hand frames of an attachment's sockets to h, if there is one yet.

@@ -5,9 +5,10 @@ import "unsafe"
 // The layout of a service's memory, which programs compile in.
 //
 //	  0  turns   8  the first pick that is not there yet 32 | the next pick 32
-//	  8  key    20
-//	 28  by      4  0: closed
-//	 64  keep   40
+//	  8  serial   4  the service's, of those that have had the number
+//	 12  by       4  0: closed
+//	 64  keep    40
+//	104  put      8
 //	128  picks      the real server's number 32 | the scheduler's own 32
 const (
 	// Services is how many services there is room for, by number, 0 included; those
@@ -19,16 +20,18 @@ const (
 	Stride = 128 + 8*Picks
 
 	OffPosition = 0
-	OffKey      = 8
-	OffBy       = 28
+	OffSerial   = 8
+	OffBy       = 12
 	OffKeep     = 64
+	OffPut      = 104
 	OffPicks    = 128
 )
 
 var (
 	_ = [1]struct{}{}[unsafe.Sizeof(Service{})-Stride]
-	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.key)-OffKey]
+	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.serial)-OffSerial]
 	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.by)-OffBy]
 	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.keep)-OffKeep]
+	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.put)-OffPut]
 	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.picks)-OffPicks]
 )

@@ -18,10 +18,35 @@ import (
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
-// Key is a service as programs look for it: the address (an IPv4 address first, then
+// Claim is what programs find a service by: the address (an IPv4 address first, then
 // zeros), the port in network byte order, or 0 for every port, the protocol, and the
-// family, 4 or 6.
-type Key [20]byte
+// family, 4 or 6. Found is what they find: the service's number and its serial.
+type Claim [20]byte
+
+// Found is explained at Claim.
+type Found struct{ Number, Serial uint32 }
+
+// Numbers that no service has: of claims whose packets are the owner's to decide about, and of
+// those whose packets are not for any service.
+const (
+	Undecided = 1<<31 - 1
+	Elsewhere = Undecided - 1
+)
+
+// Form is by what a flow's connection template is found: the bits of the flow that are kept,
+// and what is put to them, in word PutWord of its family.
+type Form struct {
+	Keep [5]uint64
+	Put  uint64
+}
+
+// PutWord returns the word of a flow with what a firewall mark takes the place of.
+func PutWord(six bool) int {
+	if six {
+		return 3
+	}
+	return 0
+}
 
 // What programs may open connections by, one or both.
 const (
@@ -46,11 +71,12 @@ func unpackPick(v uint64) Pick { return Pick{uint32(v >> 32), int32(uint32(v))} 
 // goroutine's at a time, beside any programs.
 type Service struct {
 	position uint64 // the first choice that is not there yet 32 | the next choice 32
-	key      Key
+	serial   uint32
 	by       uint32
-	_        [8]uint32
+	_        [6]uint64
 	keep     [5]uint64
-	_        [3]uint64
+	put      uint64
+	_        [2]uint64
 	picks    [Picks]uint64
 }
 
@@ -67,13 +93,20 @@ func Over(block []byte) ([]Service, error) {
 // Size returns how many bytes Services services take.
 func Size() int { return shtab.RecordsSize[Service](Services) }
 
-// Open has programs open connections to a service: by are ByPicks and ByTemplate, keep
-// which bits of a flow its templates are found by, and last where its scheduler
+// Renew gives the number to another service, and returns its serial, which none before it
+// had. Claims of those lead nowhere then. It must be closed.
+func (s *Service) Renew() (serial uint32) { return atomic.AddUint32(&s.serial, 1) }
+
+// Serial returns what the last Renew did.
+func (s *Service) Serial() uint32 { return atomic.LoadUint32(&s.serial) }
+
+// Open has programs open connections to a service: by are ByPicks and ByTemplate, form
+// what its templates are found by, and last where its scheduler
 // stands. It must be closed. (A program that has read the service before it was closed
 // may put old bits and new ones together. It finds no template then, or one that the
 // client had.)
-func (s *Service) Open(by uint32, key Key, keep [5]uint64, last Pick) {
-	s.key, s.keep = key, keep
+func (s *Service) Open(by uint32, form Form, last Pick) {
+	s.keep, s.put = form.Keep, form.Put
 	s.SetLast(last)
 	atomic.StoreUint32(&s.by, by)
 }

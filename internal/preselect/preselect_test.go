@@ -10,7 +10,7 @@ import (
 func newService(t *testing.T) *Service {
 	t.Helper()
 	s := new(Service)
-	s.Open(ByPicks, Key{1}, [5]uint64{2}, Pick{7, -3})
+	s.Open(ByPicks, Form{Keep: [5]uint64{2}}, Pick{7, -3})
 	return s
 }
 
@@ -68,7 +68,7 @@ func TestTurns(t *testing.T) {
 			if rng.IntN(2) == 0 { // the owner's own choice
 				last = Pick{uint32(rng.IntN(9)), 5}
 			}
-			s.Open(ByPicks, Key{1}, [5]uint64{}, last)
+			s.Open(ByPicks, Form{}, last)
 		}
 	}
 	if taken < 1000 {
@@ -102,7 +102,7 @@ func TestFar(t *testing.T) {
 // ends it: every choice is taken once, or given back.
 func TestTakers(t *testing.T) {
 	s := new(Service)
-	s.Open(ByPicks, Key{}, [5]uint64{}, Pick{})
+	s.Open(ByPicks, Form{}, Pick{})
 	var stop atomic.Bool
 	var wg sync.WaitGroup
 	taken := make([][]uint32, 3)
@@ -130,7 +130,7 @@ func TestTakers(t *testing.T) {
 		if rng.IntN(50) == 0 {
 			_, last := s.Close()
 			next = last.Dest + 1
-			s.Open(ByPicks, Key{}, [5]uint64{}, last)
+			s.Open(ByPicks, Form{}, last)
 		}
 	}
 	for s.Room() < Picks-1 {

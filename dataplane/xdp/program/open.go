@@ -54,32 +54,35 @@ func (o *opener) checkService() {
 	defer o.step("checkService", "may connections of the service be opened, and does this packet open one?")()
 	no := o.label("go")
 	o.emit(
-		asm.LoadMem(asm.R1, asm.R0, 0, asm.Word),
-		o.leaveIf(asm.JGE, asm.R1, preselect.Services),
+		asm.LoadMem(asm.R1, asm.R0, claimNumber, asm.Word),
+		asm.JLT.Imm(asm.R1, preselect.Services, o.label("numbered")),
+		passIf(asm.JEq, asm.R1, preselect.Elsewhere),
+		asm.Ja.Label(no),
+	)
+	o.mark("numbered")
+	o.emit(
 		asm.Mul.Imm(asm.R1, preselect.Stride),
 		asm.LoadMapValue(service, o.Services, 0),
 		asm.Add.Reg(service, asm.R1),
 		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
 		o.leaveIf(asm.JEq, asm.R1, 0),
+		// The claims come later than the services.
+		asm.LoadMem(asm.R1, service, preselect.OffSerial, asm.Word),
+		asm.LoadMem(asm.R2, asm.R0, claimSerial, asm.Word),
+		asm.JNE.Reg(asm.R1, asm.R2, no),
 	)
 	o.setting(asm.R1, SettingsOpening)
 	o.emit(
 		asm.And.Imm(asm.R1, int32(OpeningBit(o.six))),
 		o.leaveIf(asm.JEq, asm.R1, 0),
 	)
-	// The claims come later than the services.
-	for off := int16(0); off < int16(ClaimSize); off += 4 {
-		o.emit(
-			asm.LoadMem(asm.R1, service, preselect.OffKey+off, asm.Word),
-			asm.LoadMem(asm.R2, asm.RFP, stackClaim+off, asm.Word),
-			asm.JNE.Reg(asm.R1, asm.R2, no),
-		)
-	}
 	at := o.atPorts()
 	const ftpData, synRst, syn = 20, 0x06, 0x02
 	o.emit(
 		asm.LoadMem(asm.R1, data, at, asm.Half),
 		o.leaveIf(asm.JEq, asm.R1, int32(bits.ReverseBytes16(ftpData))),
+		asm.LoadMem(asm.R1, data, at+2, asm.Half),
+		o.leaveIf(asm.JEq, asm.R1, 0), // a claim of every port has that too
 		asm.LoadMem(asm.R1, data, o.atProto(), asm.Byte),
 		asm.JEq.Imm(asm.R1, ProtoUDP, o.label("source")),
 		o.leaveIf(asm.JNE, asm.R1, ProtoTCP),
@@ -253,6 +256,15 @@ func (o *opener) makeTemplateKey(t entries) {
 		restore(addrs, stackKey),
 		asm.LoadMem(asm.R0, service, preselect.OffKeep, asm.DWord),
 		asm.And.Reg(addrs, asm.R0),
+	)
+	put := int16(preselect.PutWord(o.six))
+	if put == 0 {
+		o.emit(
+			asm.LoadMem(asm.R0, service, preselect.OffPut, asm.DWord),
+			asm.Or.Reg(addrs, asm.R0),
+		)
+	}
+	o.emit(
 		restore(ports, stackKey+8),
 		asm.LoadMem(asm.R0, service, preselect.OffKeep+8, asm.DWord),
 		asm.And.Reg(ports, asm.R0),
@@ -266,6 +278,12 @@ func (o *opener) makeTemplateKey(t entries) {
 				asm.LoadMem(asm.R0, data, o.atIP()+w.off, asm.DWord),
 				asm.LoadMem(asm.R1, service, preselect.OffKeep+8*w.word, asm.DWord),
 				asm.And.Reg(asm.R0, asm.R1),
+			)
+		}
+		if o.six && w.word == put {
+			o.emit(
+				asm.LoadMem(asm.R1, service, preselect.OffPut, asm.DWord),
+				asm.Or.Reg(asm.R0, asm.R1),
 			)
 		}
 		o.emit(save(stackTemplate+8*w.word, asm.R0))

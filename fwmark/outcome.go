@@ -1,0 +1,224 @@
+package fwmark
+
+import (
+	"net/netip"
+	"slices"
+)
+
+// Outcome is what rules come to for packets to some ports of an address and protocol.
+type Outcome struct {
+	First, Last uint16 // ports, both included
+	Mark        uint32
+	// Certain says that every such packet that is no later fragment gets Mark. Otherwise it
+	// depends on its client, its interface or what else rules look at, and Mark is 0.
+	Certain bool
+}
+
+// Outcomes returns what a family's rules come to for packets of TCP, UDP or SCTP to an
+// address, by destination port: consecutive outcomes for all ports, of which no two
+// neighbours are equal.
+func (s *Set) Outcomes(to netip.Addr, protocol uint8) []Outcome {
+	if s == nil {
+		return []Outcome{{Last: 65535, Certain: true}}
+	}
+	w := foresight{to: to, protocol: protocol, chains: map[string][]*Rule{}}
+	starts := []int{0}
+	for i := range s.rules {
+		r := &s.rules[i]
+		if r.IPv6 != to.Is6() || r.Target == TargetNone || w.addressed(r) == no {
+			continue
+		}
+		w.chains[r.Chain] = append(w.chains[r.Chain], r)
+		for _, m := range r.Matches {
+			for _, p := range append(slices.Clone(m.Ports), m.Dest) {
+				if p.Given {
+					starts = append(starts, int(p.First), int(p.Last)+1)
+				}
+			}
+		}
+	}
+	slices.Sort(starts)
+	starts = slices.Compact(starts)
+	var list []Outcome
+	for i, first := range starts {
+		if first > 65535 {
+			break
+		}
+		last := 65535
+		if i+1 < len(starts) {
+			last = starts[i+1] - 1
+		}
+		o := w.outcome(uint16(first))
+		o.First, o.Last = uint16(first), uint16(last)
+		if n := len(list); n > 0 && list[n-1].Mark == o.Mark && list[n-1].Certain == o.Certain {
+			list[n-1].Last = o.Last
+			continue
+		}
+		list = append(list, o)
+	}
+	return list
+}
+
+// truth is whether a condition holds, as far as is known.
+type truth uint8
+
+const (
+	no truth = iota
+	unknown
+	yes
+)
+
+func known(holds bool) truth {
+	if holds {
+		return yes
+	}
+	return no
+}
+
+// foresight carries packets through the rules of which only destination and protocol are
+// known, and one after the other their ports.
+type foresight struct {
+	to       netip.Addr
+	protocol uint8
+	chains   map[string][]*Rule
+	port     uint16
+	mark     uint32
+	depth    int
+}
+
+// ending is how a packet leaves a chain.
+type ending uint8
+
+const (
+	through ending = iota // at its end, or by RETURN
+	accepted
+	astray // it is not known where it goes, or with what mark
+)
+
+func (w *foresight) outcome(port uint16) Outcome {
+	w.port, w.mark, w.depth = port, 0, 0
+	for _, hook := range []string{"", input} {
+		if w.walk(hook) == astray {
+			return Outcome{}
+		}
+	}
+	return Outcome{Mark: w.mark, Certain: true}
+}
+
+// walk carries a packet through a chain and those that it jumps to.
+func (w *foresight) walk(chain string) ending {
+	// A chain that is entered more often than there are chains is entered in a circle.
+	if w.depth++; w.depth > len(w.chains)+2 {
+		return astray
+	}
+	defer func() { w.depth-- }()
+	for _, r := range w.chains[chain] {
+		holds := w.holds(r)
+		after := w.mark&^r.Mask ^ r.Value
+		switch {
+		case holds == no || r.Target == TargetMark && after == w.mark:
+			continue
+		case holds == unknown:
+			return astray
+		}
+		switch r.Target {
+		case TargetMark:
+			w.mark = after
+		case TargetAccept:
+			return accepted
+		case TargetReturn:
+			return through
+		case TargetGoto:
+			return w.walk(r.To)
+		case TargetJump:
+			if end := w.walk(r.To); end != through {
+				return end
+			}
+		}
+	}
+	return through
+}
+
+// addressed is holds for the conditions that are the same for all ports.
+func (w *foresight) addressed(r *Rule) truth {
+	least := yes
+	if r.Protocol != 0 {
+		least = known((r.Protocol == w.protocol) != r.NotProtocol)
+	}
+	if n := r.Dest; !n.Any() {
+		least = min(least, known(n.contains(w.to)))
+	}
+	switch {
+	case r.In == Interface{Name: "+", Not: true}:
+		least = no
+	case !r.Source.Any() || r.In.Name != "" && r.In != Interface{Name: "+"}:
+		least = min(least, unknown)
+	}
+	return least
+}
+
+func (w *foresight) holds(r *Rule) truth {
+	least := w.addressed(r)
+	for i := range r.Matches {
+		least = min(least, w.match(&r.Matches[i]))
+	}
+	return least
+}
+
+func (w *foresight) match(m *Match) truth {
+	switch m.Kind {
+	case MatchComment:
+		return yes
+	case MatchPorts:
+		switch {
+		case !m.Dest.Contains(w.port):
+			return no
+		case m.Source.Given || !m.Flags.Any():
+			return unknown
+		}
+		return yes
+	case MatchMultiport:
+		in := slices.ContainsFunc(m.Ports, func(p PortRange) bool { return p.Contains(w.port) })
+		if m.Side == DestSide || m.Side == EitherSide && in {
+			return known(in != m.Not)
+		}
+		return unknown
+	case MatchMark:
+		return known((w.mark&m.Mask == m.Value) != m.Not)
+	case MatchICMP:
+		return no
+	case MatchIPRange:
+		switch {
+		case !m.DestRange.Contains(w.to):
+			return no
+		case m.SourceRange.Any():
+			return yes
+		}
+	}
+	return unknown
+}
+
+// contains reports whether the condition holds for an address of the rule's family.
+func (n Network) contains(a netip.Addr) bool {
+	mask, b, want := n.Mask.AsSlice(), a.AsSlice(), n.Addr.AsSlice()
+	same := true
+	for i := range b {
+		same = same && b[i]&mask[i] == want[i]
+	}
+	return same != n.Not
+}
+
+// Addressed returns the single addresses that a family's rules name as destinations (-d with a
+// full mask, not negated), sorted, each once.
+func (s *Set) Addressed(ipv6 bool) (list []netip.Addr) {
+	if s == nil {
+		return nil
+	}
+	for i := range s.rules {
+		if r := &s.rules[i]; r.IPv6 == ipv6 && r.Dest.single() {
+			list = append(list, r.Dest.Addr)
+		}
+	}
+	slices.SortFunc(list, netip.Addr.Compare)
+	return slices.Compact(list)
+}
