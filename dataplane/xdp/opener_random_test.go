@@ -1,0 +1,91 @@
+package xdp
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+
+	"github.com/ulvs/ulvs/director"
+)
+
+// rule gives both a random rule that marks, or takes all away.
+func (w *pair) rule() {
+	r := w.rng
+	six := r.IntN(3) == 0
+	words := "-t mangle -F PREROUTING"
+	if r.IntN(6) > 0 {
+		words = "-t mangle -A PREROUTING "
+		if r.IntN(6) > 0 {
+			words += "-d " + pairVIP(six).String() + " "
+		}
+		if r.IntN(8) == 0 {
+			words += choose(r, "-i eth0 ", "-i lo ", "! -i eth+ ")
+		}
+		if r.IntN(8) == 0 {
+			words += "-s " + map[bool]string{false: "10.0.0.0/24", true: "fd01::/64"}[six] + " "
+		}
+		switch r.IntN(4) {
+		case 0:
+			words += choose(r, "-p tcp ", "-p udp ", "")
+		case 1:
+			words += choose(r, "-p tcp ", "-p udp ") + "-m multiport --dports " + choose(r, "80,81", "80,4000:4010", "21,80", "1024:65535") + " "
+		default:
+			words += choose(r, "-p tcp ", "-p udp ") + "--dport " + choose(r, "80", "80", "81", "4000", "80:4100", "0:80") + " "
+		}
+		words += "-j MARK --set-mark " + choose(r, "10", "10", "11", "12", "0")
+	}
+	w.log = append(w.log, fmt.Sprint(six, " ", words))
+	for _, d := range []*director.Director{w.fast, w.plain} {
+		if _, err := d.MarkCommand(six, strings.Fields(words)); err != nil {
+			w.fail("%s: %v", words, err)
+		}
+	}
+}
+
+// frame is a random packet.
+func (w *pair) frame() []byte {
+	r := w.rng
+	eth := &layers.Ethernet{SrcMAC: []byte{2, 0, 0, 0, 0, 7}, DstMAC: own[:], EthernetType: layers.EthernetTypeIPv4}
+	proto := choose(r, layers.IPProtocolTCP, layers.IPProtocolTCP, layers.IPProtocolUDP)
+	var ip gopacket.SerializableLayer
+	var network gopacket.NetworkLayer
+	if ttl := uint8(64 - 63*(r.IntN(30)/29)); r.IntN(3) == 0 {
+		eth.EthernetType = layers.EthernetTypeIPv6
+		src := choose(r, "fd01::1", "fd01::1", "fd01::2", "fd01::2", "fd01:0:0:1::1", "fd01:0:0:1::2", choose(r, "::1", "ff02::1"))
+		h := &layers.IPv6{Version: 6, HopLimit: ttl, NextHeader: proto, SrcIP: netip.MustParseAddr(src).AsSlice(), DstIP: pairVIP(true).AsSlice()}
+		ip, network = h, h
+	} else {
+		src := choose(r, "10.0.0.1", "10.0.0.1", "10.0.0.2", "10.0.0.2", "10.0.1.1", "198.51.100.7", "203.0.113.9", "203.0.113.8",
+			choose(r, "10.0.0.3", "127.0.0.1", "0.1.1.1", "240.0.0.1", "224.0.0.1"))
+		h := &layers.IPv4{Version: 4, TTL: ttl, Protocol: proto, SrcIP: netip.MustParseAddr(src).AsSlice(), DstIP: pairVIP(false).AsSlice(), Id: 7}
+		ip, network = h, h
+	}
+	sport, dport := uint16(1000+r.IntN(400)), choose[uint16](r, 80, 80, 80, 81, 4000, choose[uint16](r, 21, 21, 0))
+	if r.IntN(30) == 0 {
+		sport = 20
+	}
+	var upper gopacket.SerializableLayer
+	if proto == layers.IPProtocolTCP {
+		f := choose(r, "S", "S", "S", "S", "A", "A", "F", "R", "SA", "SR", "")
+		h := &layers.TCP{
+			SrcPort: layers.TCPPort(sport), DstPort: layers.TCPPort(dport), Window: 9,
+			SYN: strings.Contains(f, "S"), ACK: strings.Contains(f, "A"), FIN: strings.Contains(f, "F"), RST: strings.Contains(f, "R"),
+		}
+		upper = h
+		w.must(h.SetNetworkLayerForChecksum(network))
+	} else {
+		h := &layers.UDP{SrcPort: layers.UDPPort(sport), DstPort: layers.UDPPort(dport)}
+		upper = h
+		w.must(h.SetNetworkLayerForChecksum(network))
+	}
+	buf := gopacket.NewSerializeBuffer()
+	size := choose(r, 1, 10, 1400)
+	if r.IntN(30) == 0 {
+		size = 1500
+	}
+	w.must(gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, eth, ip, upper, gopacket.Payload(make([]byte, size))))
+	return buf.Bytes()
+}
