@@ -17,6 +17,13 @@ type Claim struct {
 	Away bool
 }
 
+// Numbers that no service has (Claim.Service): of claims whose packets are the Handler's to
+// decide about, and of those whose packets are passed as if there were no claim.
+const (
+	Undecided = 1<<31 - 1
+	Elsewhere = Undecided - 1
+)
+
 // AddrMatch is a condition on an address: addr AND Mask equals Addr. Masks
 // need not be contiguous. The zero value matches every address.
 type AddrMatch struct {
@@ -133,9 +140,8 @@ type Claims struct {
 	Marks4, Marks6 []uint32
 	Rules4, Rules6 []MarkRule
 	// Marked is what Marks and Rules come to where an address, a protocol and a port decide
-	// it, for an accel.Opener: it goes before what Services has of the same. What they have
-	// in common with no port of their own is Port 0. Numbers that no service has are
-	// internal/preselect's.
+	// it, for an accel.Opener: it goes before what Services has of the same. Port 0 is every
+	// port that has none of its own.
 	Marked []Claim
 	// WhileLocal has all of this be claimed only while the host has the destination
 	// address of a packet.

@@ -3,11 +3,10 @@ package director
 import (
 	"net/netip"
 
+	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/forward"
 	"github.com/ulvs/ulvs/fwmark"
-	"github.com/ulvs/ulvs/internal/preselect"
-	"github.com/ulvs/ulvs/packet"
 )
 
 // Programs know no rules. What those come to for an address, a protocol and a port is worked
@@ -47,7 +46,7 @@ func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service,
 	}
 	at := map[endpoint]*ports{}
 	for _, c := range c.Services {
-		if c.Last == 0 && !c.Away && (c.Proto == packet.ProtoTCP || c.Proto == packet.ProtoUDP) {
+		if c.Last == 0 && !c.Away && (c.Proto == uint8(ulvs.TCP) || c.Proto == uint8(ulvs.UDP)) {
 			e := endpoint{c.Addr, c.Proto}
 			if at[e] == nil {
 				at[e] = new(ports)
@@ -61,7 +60,7 @@ func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service,
 		}
 		m.follow(i, rules[i])
 		for _, a := range m[i].set.Addressed(i == 1) {
-			for _, proto := range []uint8{packet.ProtoTCP, packet.ProtoUDP} {
+			for _, proto := range []uint8{uint8(ulvs.TCP), uint8(ulvs.UDP)} {
 				if e := (endpoint{a, proto}); at[e] == nil {
 					at[e] = new(ports)
 				}
@@ -133,10 +132,12 @@ func (p *ports) add(c dataplane.Claim) {
 
 // claim has a port, 0 for every other one, lead to a service.
 func (p *ports) claim(port uint16, f fate) {
-	p.claims = append(p.claims, dataplane.Claim{Addr: p.addr, Proto: p.proto, Port: port, Service: f.number, Serial: f.serial})
+	p.claims = append(p.claims, dataplane.Claim{
+		Addr: p.addr, Proto: p.proto, Port: port, Service: f.number, Serial: f.serial,
+	})
 }
 
-var undecided, elsewhere = fate{number: preselect.Undecided}, fate{number: preselect.Elsewhere}
+var undecided, elsewhere = fate{number: dataplane.Undecided}, fate{number: dataplane.Elsewhere}
 
 // decide works out the claims. With enough said already, Go decides all that may have a mark.
 func (p *ports) decide(outcomes []fwmark.Outcome, byMark map[uint32]fate, room bool) {

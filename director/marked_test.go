@@ -11,7 +11,6 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
 	"github.com/ulvs/ulvs/fwmark"
-	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/packet"
 )
 
@@ -28,10 +27,10 @@ func TestMarkedClaims(t *testing.T) {
 				w.fail("nobody", want)
 			case found == nil:
 				past++
-			case found.Service == preselect.Undecided:
-			case found.Service == preselect.Elsewhere && want != (ulvs.ServiceKey{}) && want.Mark == 0:
+			case found.Service == dataplane.Undecided:
+			case found.Service == dataplane.Elsewhere && want != (ulvs.ServiceKey{}) && want.Mark == 0:
 				w.fail("past the director", want)
-			case found.Service == preselect.Elsewhere:
+			case found.Service == dataplane.Elsewhere:
 				past++
 			case w.number[found.Service] != want:
 				w.fail(fmt.Sprint(w.number[found.Service]), want)

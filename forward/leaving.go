@@ -5,7 +5,6 @@ import (
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/svctable"
 	"github.com/ulvs/ulvs/packet"
 )
@@ -84,7 +83,7 @@ func (ix *index) leavingClaims(c *dataplane.Claims) {
 			continue
 		}
 		for _, one := range s.Claim() {
-			one.Service = preselect.Undecided
+			one.Service = dataplane.Undecided
 			c.Services = append(c.Services, one)
 		}
 		c.Services = append(c.Services, ix.leavingMarkClaims(s)...)
@@ -110,7 +109,7 @@ func (ix *index) leavingMarkClaims(s *Service) (claims []dataplane.Claim) {
 		}
 	}
 	for i := range claims {
-		claims[i].Service = preselect.Undecided
+		claims[i].Service = dataplane.Undecided
 	}
 	return claims
 }

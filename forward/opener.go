@@ -249,7 +249,8 @@ func (o *opener) openable(s *Service) (by uint32) {
 	}
 	switch {
 	case s.Mark != 0 && s.Persistence.Timeout == 0:
-	case s.Mark == 0 && s.Port == 0 && o.index.find(ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: s.Addr, Port: ftpPort}) != nil:
+	case s.Mark == 0 && s.Port == 0 &&
+		o.index.find(ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: s.Addr, Port: ftpPort}) != nil:
 		return 0 // some ports are that one's
 	case s.Persistence.Timeout != 0:
 		by = preselect.ByTemplate

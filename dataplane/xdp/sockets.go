@@ -182,7 +182,8 @@ func (p *Plane) claimServices() error {
 		return nil
 	}
 	m, has := p.sockets.claims, p.sockets.claimed
-	want := p.wanted()
+	opens := p.serviceArray != nil && !p.lookupHelper
+	want := wanted(&p.claimed, opens)
 	for k := range has {
 		if _, ok := want[k]; !ok {
 			_ = m.Delete(k) // it cannot fail
@@ -203,14 +204,14 @@ func (p *Plane) claimServices() error {
 	return nil
 }
 
-// wanted is what the map is to have.
-func (p *Plane) wanted() map[preselect.Claim]preselect.Found {
-	marked := p.claimed.Marked
-	if p.serviceArray == nil || p.lookupHelper { // nothing is opened
-		marked = nil
+// wanted returns what the map is to have: marks only for programs that open connections.
+func wanted(claims *dataplane.Claims, opens bool) map[preselect.Claim]preselect.Found {
+	want := make(map[preselect.Claim]preselect.Found, len(claims.Services)+len(claims.Marked))
+	lists := [][]dataplane.Claim{claims.Services}
+	if opens {
+		lists = append(lists, claims.Marked)
 	}
-	want := make(map[preselect.Claim]preselect.Found, len(p.claimed.Services)+len(marked))
-	for _, list := range [][]dataplane.Claim{p.claimed.Services, marked} {
+	for _, list := range lists {
 		for _, c := range list {
 			if c.Last == 0 && !c.Away && (c.Proto == program.ProtoTCP || c.Proto == program.ProtoUDP) {
 				want[claimKey(c)] = preselect.Found{Number: c.Service, Serial: c.Serial}

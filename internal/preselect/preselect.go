@@ -26,13 +26,6 @@ type Claim [20]byte
 // Found is explained at Claim.
 type Found struct{ Number, Serial uint32 }
 
-// Numbers that no service has: of claims whose packets are the owner's to decide about, and of
-// those whose packets are not for any service.
-const (
-	Undecided = 1<<31 - 1
-	Elsewhere = Undecided - 1
-)
-
 // Form is by what a flow's connection template is found: the bits of the flow that are kept,
 // and what is put to them, in word PutWord of its family.
 type Form struct {

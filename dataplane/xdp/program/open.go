@@ -56,7 +56,7 @@ func (o *opener) checkService() {
 	o.emit(
 		asm.LoadMem(asm.R1, asm.R0, claimNumber, asm.Word),
 		asm.JLT.Imm(asm.R1, preselect.Services, o.label("numbered")),
-		passIf(asm.JEq, asm.R1, preselect.Elsewhere),
+		passIf(asm.JEq, asm.R1, dataplane.Elsewhere),
 		asm.Ja.Label(no),
 	)
 	o.mark("numbered")
