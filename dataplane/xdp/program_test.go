@@ -298,7 +298,7 @@ func TestVariants(t *testing.T) {
 	sockets, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4, MaxEntries: 1})
 	b.must(err)
 	defer sockets.Close()
-	claims, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: program.ClaimSize, ValueSize: 4, MaxEntries: 10})
+	claims, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: program.ClaimSize, ValueSize: program.FoundSize, MaxEntries: 10})
 	b.must(err)
 	defer claims.Close()
 	table, err := newElements("ulvs_slots", 64, 2000)
