@@ -74,10 +74,10 @@ func (g *Generator) assemble() asm.Instructions {
 		asm.Add.Reg(asm.R3, asm.R1),
 	)
 	if t.six() {
-		out = append(out, asm.StoreMem(asm.R7, atIP+8+12, asm.R2, asm.Word))
+		out = append(out, asm.StoreMem(asm.R7, int16(t.atIP()+8+12), asm.R2, asm.Word))
 	} else {
-		out = append(out, asm.StoreMem(asm.R7, atIP+12, asm.R2, asm.Word))
-		out = append(out, g.checksum(asm.R1, asm.R3, atIP+10)...)
+		out = append(out, asm.StoreMem(asm.R7, int16(t.atIP()+12), asm.R2, asm.Word))
+		out = append(out, g.checksum(asm.R1, asm.R3, t.atHeaderSum())...)
 	}
 	out = append(out, asm.Mov.Imm(asm.R1, int32(t.Client.Port())))
 	if t.PortBits > 0 {
@@ -208,7 +208,7 @@ func (g *Generator) draw() (out asm.Instructions) {
 // what differs from packet to packet; the sum of the rest is known.
 func (g *Generator) checksum(by, varies asm.Register, at int16) asm.Instructions {
 	rest := g.t.headerSum(g.frame)
-	if at != atIP+10 {
+	if at != g.t.atHeaderSum() {
 		rest = g.t.transportSum(g.frame)
 	}
 	out := asm.Instructions{asm.Mov.Reg(by, varies), asm.Add.Imm(by, int32(rest))}
@@ -217,7 +217,7 @@ func (g *Generator) checksum(by, varies asm.Register, at int16) asm.Instructions
 			asm.Add.Reg(by, asm.R5))
 	}
 	out = append(out, asm.Xor.Imm(by, 0xffff))
-	if g.t.UDP && at != atIP+10 { // 0 says that there is none (RFC 768)
+	if g.t.UDP && at != g.t.atHeaderSum() { // 0 says that there is none (RFC 768)
 		out = append(out, asm.JNE.Imm(by, 0, "sum"), asm.Mov.Imm(by, 0xffff),
 			asm.HostTo(asm.BE, by, asm.Half).WithSymbol("sum"))
 	} else {
@@ -225,6 +225,8 @@ func (g *Generator) checksum(by, varies asm.Register, at int16) asm.Instructions
 	}
 	return append(out, asm.StoreMem(asm.R7, at, by, asm.Half))
 }
+
+func (t Traffic) atHeaderSum() int16 { return int16(t.atIP() + 10) }
 
 func (t Traffic) atChecksum() int16 {
 	if t.UDP {
@@ -235,7 +237,8 @@ func (t Traffic) atChecksum() int16 {
 
 // headerSum is the sum of the IPv4 header without the client's address.
 func (t Traffic) headerSum(frame []byte) uint32 {
-	return sum(frame[atIP:atIP+12]) + sum(frame[atIP+16:atIP+20])
+	ip := frame[t.atIP():]
+	return sum(ip[:12]) + sum(ip[16:20])
 }
 
 // transportSum is that of the transport header and the pseudo header (RFC 9293,

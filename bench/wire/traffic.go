@@ -18,8 +18,10 @@ type Traffic struct {
 	// port, up to 16; the others are added to the lowest 32 bits of its address.
 	PortBits uint8
 	// UDP: packets are of UDP, not of TCP. SYN: those of TCP ask for a connection;
-	// otherwise they have the flag ACK.
-	UDP, SYN bool
+	// otherwise they have the flag ACK, and with FIN that too.
+	UDP, SYN, FIN bool
+	// VLAN, if not 0, is the VLAN of an 802.1Q tag in each frame.
+	VLAN uint16
 	// Payload is how many bytes are behind the transport header.
 	Payload int
 	// Sequence has the payload begin with the packet's number, eight bytes in network
@@ -63,14 +65,21 @@ func (t Traffic) portMask() uint32 { return 1<<t.PortBits - 1 }
 
 func (t Traffic) six() bool { return t.Client.Addr().Is6() }
 
-// Where the parts of a frame are.
+// atIP is where the IP header is in a frame without a tag.
 const atIP = 14
+
+func (t Traffic) atIP() int {
+	if t.VLAN != 0 {
+		return atIP + 4
+	}
+	return atIP
+}
 
 func (t Traffic) atTransport() int {
 	if t.six() {
-		return atIP + 40
+		return t.atIP() + 40
 	}
-	return atIP + 20
+	return t.atIP() + 20
 }
 
 func (t Traffic) atPayload() int {
@@ -94,8 +103,10 @@ func (t Traffic) check() error {
 		return fmt.Errorf("batches of %d: give up to 128", t.Batch)
 	case t.Rate > 1e9:
 		return fmt.Errorf("%d packets a second: give up to 1000000000", t.Rate)
-	case t.UDP && t.SYN:
-		return fmt.Errorf("UDP has no SYN: leave it out, or use TCP")
+	case t.UDP && (t.SYN || t.FIN):
+		return fmt.Errorf("UDP has no SYN and no FIN: leave it out, or use TCP")
+	case t.VLAN > 4094:
+		return fmt.Errorf("VLAN %d: give one up to 4094", t.VLAN)
 	case t.Payload < 0 || t.Payload > 1400:
 		return fmt.Errorf("a payload of %d bytes: give up to 1400", t.Payload)
 	case t.Sequence && t.Payload < 8:
@@ -119,16 +130,20 @@ func (t Traffic) frame() []byte {
 	if t.UDP {
 		proto = 17
 	}
-	ip := f[atIP:]
+	if t.VLAN != 0 {
+		binary.BigEndian.PutUint16(f[12:], 0x8100)
+		binary.BigEndian.PutUint16(f[14:], t.VLAN)
+	}
+	ip, etherType := f[t.atIP():], f[t.atIP()-2:]
 	src, dst := t.Client.Addr().AsSlice(), t.Service.Addr().AsSlice()
 	if t.six() {
-		binary.BigEndian.PutUint16(f[12:], 0x86dd)
+		binary.BigEndian.PutUint16(etherType, 0x86dd)
 		ip[0], ip[6], ip[7] = 0x60, proto, 64
 		binary.BigEndian.PutUint16(ip[4:], uint16(len(ip)-40))
 		copy(ip[8:], src)
 		copy(ip[24:], dst)
 	} else {
-		binary.BigEndian.PutUint16(f[12:], 0x0800)
+		binary.BigEndian.PutUint16(etherType, 0x0800)
 		ip[0], ip[8], ip[9] = 0x45, 64, proto
 		binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
 		copy(ip[12:], src)
@@ -143,6 +158,9 @@ func (t Traffic) frame() []byte {
 		l4[12], l4[13] = 5<<4, 0x10
 		if t.SYN {
 			l4[13] = 0x02
+		}
+		if t.FIN {
+			l4[13] |= 0x01
 		}
 		binary.BigEndian.PutUint16(l4[14:], 0xffff)
 	}

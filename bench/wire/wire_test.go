@@ -91,8 +91,11 @@ func TestFields(t *testing.T) {
 		for _, udp := range []bool{false, true} {
 			for _, size := range []int{0, 8, 33, 1400} {
 				traffic := family
-				traffic.SYN = !udp && size == 33
+				traffic.SYN, traffic.FIN = !udp && size == 33, !udp && size == 0
 				traffic.UDP, traffic.Payload, traffic.Sequence = udp, size, size >= 8
+				if size == 8 {
+					traffic.VLAN = 7
+				}
 				traffic.PortBits, traffic.Random, traffic.Count = 3, size == 33, true
 				t.Run(fmt.Sprintf("%v, UDP %v, %d bytes", traffic.Client, udp, size), func(t *testing.T) { fields(t, traffic) })
 			}
@@ -118,6 +121,10 @@ func fields(t *testing.T, traffic Traffic) {
 	g := b.generate(traffic)
 	_, err := g.Run(n)
 	b.must(err)
+	if tag := traffic.frame()[12:16]; traffic.VLAN != 0 && string(tag) != "\x81\x00\x00\x07" {
+		t.Fatalf("the tag is % x", tag)
+	}
+	traffic.VLAN = 0 // the kernel takes the tag off
 	want := traffic.frame()
 	seen := map[uint32]uint64{}
 	buf := make([]byte, 2000)
@@ -283,7 +290,8 @@ func TestBadTraffic(t *testing.T) {
 		"give two addresses and ports of one family":             func(t *Traffic) { t.Client = netip.AddrPort{} },
 		"service [fd00:10::101]:80: give two addresses and port": func(t *Traffic) { t.Service = traffic6.Service },
 		"has no room for a sequence number of 8":                 func(t *Traffic) { t.Sequence = true },
-		"UDP has no SYN: leave it out, or use TCP":               func(t *Traffic) { t.UDP, t.SYN = true, true },
+		"UDP has no SYN and no FIN: leave it out":                func(t *Traffic) { t.UDP, t.FIN = true, true },
+		"VLAN 4095: give one up to 4094":                         func(t *Traffic) { t.VLAN = 4095 },
 		"1000000001 packets a second: give up to 1000000000":     func(t *Traffic) { t.Rate = 1e9 + 1 },
 		"batches of 129: give up to 128":                         func(t *Traffic) { t.Batch = 129 },
 		"a payload of 1500 bytes: give up to 1400":               func(t *Traffic) { t.Payload = 1500 },
