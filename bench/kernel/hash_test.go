@@ -23,19 +23,19 @@ const (
 // forward: it does for an established packet what a director must (it looks at the
 // TCP flags, stamps the flow, counts it, the server and the service, takes one off
 // the time to live), and knows IPv4 without options only.
-func startHash(s *site, l load) {
+func startHash(s *site) {
 	flows, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 16, ValueSize: hashEntry, MaxEntries: 1 << 18})
 	s.must(err)
 	s.Cleanup(func() { flows.Close() })
 	counts, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 16 * hashServers, MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE})
 	s.must(err)
 	s.Cleanup(func() { counts.Close() })
-	t := l.traffic()
-	for i := range l.flows {
-		from, server := t.ClientOf(i), 1+i%uint32(len(servers))
-		key := append(from.Addr().AsSlice(), virtual.Addr().AsSlice()...)
+	t, reals := s.steps()[0], uint32(len(s.reals()))
+	for i := range s.flows {
+		from, server := t.ClientOf(i), 1+i%reals
+		key := append(from.Addr().AsSlice(), s.virtual().Addr().AsSlice()...)
 		key = binary.BigEndian.AppendUint16(key, from.Port())
-		key = binary.BigEndian.AppendUint16(key, virtual.Port())
+		key = binary.BigEndian.AppendUint16(key, s.virtual().Port())
 		key = append(key, unix.IPPROTO_TCP, 0, 0, 0)
 		entry := make([]byte, hashEntry)
 		copy(entry[hashMACs:], lab.MAC(server))
@@ -43,7 +43,7 @@ func startHash(s *site, l load) {
 		binary.NativeEndian.PutUint32(entry[hashServer:], server)
 		s.must(flows.Put(key, entry))
 	}
-	s.load(hashForwarder(flows.FD(), counts.FD()))
+	s.program(hashForwarder(flows.FD(), counts.FD()))
 }
 
 // hashServers is how many servers are counted; number 0 is the service.

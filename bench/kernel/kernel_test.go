@@ -9,7 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,11 +23,11 @@ import (
 var (
 	guests = flag.Bool("guests", false, "boot Debian's kernel in qemu, and fetch it from Debian's mirror if need be (BenchmarkKernel)")
 	watch  = flag.Bool("watch", false, "show what the guests print, as it comes")
-	inside = flag.String("inside", "", "this is a guest: its `CONTENDERS`, with commas between them")
+	only   = flag.String("only", "", "only loads whose names match this `EXPRESSION`")
+	inside = flag.String("inside", "", "this is a guest: its `LOADS`, with commas between them")
 )
 
-// TestInside is what BenchmarkKernel runs in a guest: all that its contenders take
-// part in.
+// TestInside is what BenchmarkKernel runs in a guest: loads, each with all contenders.
 func TestInside(t *testing.T) {
 	if *inside == "" {
 		t.Skip("BenchmarkKernel runs it, in a guest")
@@ -34,63 +36,56 @@ func TestInside(t *testing.T) {
 	// goroutines, nor they for its system calls.
 	runtime.GOMAXPROCS(2)
 	for _, name := range strings.Split(*inside, ",") {
-		if name == sinkLoad {
-			t.Run(name, func(t *testing.T) { newSite(t).measureSink() })
-			continue
+		i := slices.IndexFunc(loads, func(l load) bool { return l.name == name })
+		if i < 0 {
+			t.Fatalf("there is no load %s", name)
 		}
-		c, ok := contenderOf(name)
-		if !ok {
-			t.Fatalf("there is no contender %s", name)
-		}
-		for _, l := range loads {
-			if c.takes(l) {
-				t.Run(name+"/"+l.name, func(t *testing.T) {
-					s := newSite(t)
-					s.catch(c.sink(l))
-					c.start(s, l)
-					if c.opens {
-						s.open(l)
-					}
-					s.measure(l, name)
-				})
-			}
-		}
+		t.Run(name, func(t *testing.T) { measure(t, loads[i]) })
 	}
 }
 
-// The guests: one for each size of IPVS's table, which its module is loaded with.
-var tables = []struct {
-	bits       int
-	contenders string
-}{
-	{20, sinkLoad + ",generator,wire,bare,hash,forward,ipvs-1M,ulvs-xdp,ulvs-afpacket"},
-	{12, "ipvs-4k"},
+// machine is a guest: its loads, and the size of IPVS's table, which its module is loaded
+// with.
+type machine struct {
+	bits  int
+	loads []string
 }
 
-// reference is whom all are compared with.
-const reference = "ipvs-1M"
+// machines divides loads among guests. What is compared is in one.
+func machines(loads []load) (list []machine) {
+	list = []machine{{bits: 20}, {bits: 20}, {bits: 12}}
+	for i, l := range loads {
+		at := &list[i%2]
+		if l.small {
+			at = &list[2]
+		}
+		at.loads = append(at.loads, l.name)
+	}
+	return slices.DeleteFunc(list, func(m machine) bool { return len(m.loads) == 0 })
+}
 
-// BenchmarkKernel has all contenders take all loads, and reports the medians of five
-// rounds: instructions/packet; times-fewer, by how much that is less than kernel
-// IPVS's with a million buckets; the spread of the rounds, as a share; and
-// with-wire/packet, from which nothing is subtracted.
+// BenchmarkKernel has all contenders take all loads, and reports the medians of the
+// rounds, for each packet, or for each connection of six packets: with-wire, from which
+// nothing is subtracted; instructions, without what the wire takes; over-bare, without what
+// the least forwarder takes; times-fewer, by how much the instructions are less than kernel
+// IPVS's; and the spread of the rounds, as a share of with-wire.
 func BenchmarkKernel(b *testing.B) {
 	if !*guests {
 		b.Skip("without -guests, no other kernel is asked")
 	}
+	chosen := regexp.MustCompile(*only)
+	asked := slices.DeleteFunc(slices.Clone(loads), func(l load) bool { return !chosen.MatchString(l.name) })
 	r := results{}
-	output, err := bootAll(b)
+	output, err := bootAll(b, machines(asked))
 	if err == nil {
 		err = r.read(strings.NewReader(output))
 	}
 	if err != nil {
 		b.Fatalf("%v\n%s", err, output)
 	}
-	against, _ := contenderOf(reference)
-	for _, l := range loads {
-		base, _ := r.figure(l, against)
+	for _, l := range asked {
 		for _, c := range contenders {
-			if !c.takes(l) || c.sink(l) == noSink || c.sink(l) == wireSink {
+			if !c.takes(l) {
 				continue
 			}
 			b.Run(l.name+"/"+c.name, func(b *testing.B) {
@@ -101,10 +96,15 @@ func BenchmarkKernel(b *testing.B) {
 				for b.Loop() {
 				}
 				b.ReportMetric(0, "ns/op")
-				b.ReportMetric(f.instructions, "instructions/packet")
-				b.ReportMetric(base.instructions/f.instructions, "times-fewer")
+				b.ReportMetric(f.all, "with-wire")
 				b.ReportMetric(f.spread, "spread")
-				b.ReportMetric(f.all, "with-wire/packet")
+				if c.sends {
+					b.ReportMetric(f.net, "instructions")
+					b.ReportMetric(f.fewer, "times-fewer")
+				}
+				if c.name != c.by.wire && c.name != c.by.bare {
+					b.ReportMetric(f.over, "over-bare")
+				}
 			})
 		}
 	}
@@ -112,8 +112,8 @@ func BenchmarkKernel(b *testing.B) {
 
 // bootAll runs the guests, each on a processor of the host's, and returns what they
 // print.
-func bootAll(b *testing.B) (output string, err error) {
-	ctx, cancel := context.WithTimeout(b.Context(), 25*time.Minute)
+func bootAll(b *testing.B, machines []machine) (output string, err error) {
+	ctx, cancel := context.WithTimeout(b.Context(), 50*time.Minute)
 	defer cancel()
 	kernel, err := guest.Kernel(ctx, "6.1")
 	if err != nil {
@@ -125,9 +125,10 @@ func bootAll(b *testing.B) (output string, err error) {
 	if out, err := build.CombinedOutput(); err != nil {
 		return string(out), err
 	}
-	outputs := make([]bytes.Buffer, len(tables))
+	outputs := make([]bytes.Buffer, len(machines))
 	g, ctx := errgroup.WithContext(ctx)
-	for i, t := range tables {
+	g.SetLimit(2) // processors
+	for i, m := range machines {
 		g.Go(func() error {
 			var out io.Writer = &outputs[i]
 			if *watch {
@@ -135,12 +136,12 @@ func bootAll(b *testing.B) (output string, err error) {
 			}
 			code, err := guest.Run(ctx, guest.Options{
 				Kernel: kernel, Binary: binary, Icount: true, Memory: 2048, Stdout: out,
-				Args:       []string{"-test.run=^TestInside$", "-test.timeout=0", "-inside=" + t.contenders},
-				Modules:    []string{"veth", "bridge", "dummy", "sch_ingress", "cls_bpf", "nf_tables", "ip_vs", "ip_vs_rr"},
-				Parameters: map[string]string{"ip_vs": fmt.Sprintf("conn_tab_bits=%d", t.bits)},
+				Args:       []string{"-test.run=^TestInside$", "-test.timeout=0", "-inside=" + strings.Join(m.loads, ",")},
+				Modules:    modules(),
+				Parameters: map[string]string{"ip_vs": fmt.Sprintf("conn_tab_bits=%d", m.bits)},
 			})
 			if err == nil && code != 0 {
-				err = fmt.Errorf("the guest with %s failed", t.contenders)
+				err = fmt.Errorf("the guest with %v failed", m.loads)
 			}
 			return err
 		})
@@ -150,4 +151,15 @@ func bootAll(b *testing.B) (output string, err error) {
 		output += outputs[i].String()
 	}
 	return output, err
+}
+
+// modules are those that the guests load.
+func modules() []string {
+	list := []string{"veth", "bridge", "8021q", "sch_ingress", "cls_bpf", "nf_tables", "ip_vs"}
+	for _, l := range loads {
+		if name := "ip_vs_" + l.schedulerName(); !slices.Contains(list, name) {
+			list = append(list, name)
+		}
+	}
+	return list
 }

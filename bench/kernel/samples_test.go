@@ -12,7 +12,7 @@ import (
 // sample is a round's outcome, which the guest prints as a line and the host reads.
 type sample struct {
 	load, contender string
-	instructions    float64 // a packet, the wire's included
+	instructions    float64 // a packet of each step, with everything
 }
 
 const sampleWord = "sample:"
@@ -43,46 +43,37 @@ func (r results) read(output io.Reader) error {
 	return lines.Err()
 }
 
-// figure is what a packet of a load takes with a contender.
+// figure is what a packet of a load, or a connection of six, takes with a contender: medians.
 type figure struct {
-	instructions float64 // the median, without the generator's and the sink's
-	spread       float64 // from the least to the most, as a share of that
-	all          float64 // the median, with everything
+	all    float64 // with everything
+	net    float64 // without what the wire of its kind takes
+	over   float64 // without what the least forwarder of its kind takes
+	fewer  float64 // how many times less than the reference's net
+	spread float64 // from the least to the most, as a share of all
 }
 
-// figure subtracts what the generator and the sink take. It reports false if a
-// sample is missing.
+// figure subtracts the bases of the contender's kind. It reports false if a sample is
+// missing.
 func (r results) figure(l load, c contender) (f figure, ok bool) {
-	all, ok := r[[2]string{l.name, c.name}]
-	base, known := r.base(l, c.sink(l))
-	if !ok || !known {
+	against, _ := contenderOf(reference)
+	var missing bool
+	median := func(name string) float64 {
+		list := r[[2]string{l.name, name}]
+		if len(list) == 0 {
+			missing = true
+			return 0
+		}
+		return median(list)
+	}
+	f.all = median(c.name)
+	f.net, f.over = f.all-median(c.by.wire), f.all-median(c.by.bare)
+	f.fewer = (median(reference) - median(against.by.wire)) / f.net
+	if missing {
 		return figure{}, false
 	}
-	f.all = median(all)
-	f.instructions = f.all - base
-	f.spread = (slices.Max(all) - slices.Min(all)) / f.instructions
+	list := r[[2]string{l.name, c.name}]
+	f.spread = (slices.Max(list) - slices.Min(list)) / f.all
 	return f, true
-}
-
-// base is what generator and sink take of a packet. An XDP sink counts as it does in
-// the wire's rounds; a plain one, by how much less a socket has to do where there is
-// none.
-func (r results) base(l load, k sinkKind) (instructions float64, ok bool) {
-	if k != plainSink {
-		return r.median(l.name, "wire")
-	}
-	generator, ok1 := r.median(l.name, "generator")
-	into, ok2 := r.median(sinkLoad, intoSink)
-	without, ok3 := r.median(sinkLoad, intoDummy)
-	return generator + into - without, ok1 && ok2 && ok3
-}
-
-func (r results) median(load, contender string) (float64, bool) {
-	list := r[[2]string{load, contender}]
-	if len(list) == 0 {
-		return 0, false
-	}
-	return median(list), true
 }
 
 // median of at least one number.
@@ -95,36 +86,37 @@ func median(list []float64) float64 {
 
 func TestResults(t *testing.T) {
 	r := results{}
-	newPlain := loads[3]
+	const name = "new/rr/2"
+	l := loads[slices.IndexFunc(loads, func(l load) bool { return l.name == name })]
 	output := strings.Join([]string{
 		"time=0 level=WARN something else",
-		sample{"new/plain", "ipvs-1M", 7000}.String(),
-		sample{"new/plain", "wire", 400.25}.String(),
-		sample{"new/plain", "ipvs-1M", 7100}.String(),
-		sample{"new/plain", "ipvs-1M", 6900}.String(),
-		sample{"new/plain", "generator", 300}.String(),
-		sample{"new/plain", "ulvs-xdp", 5000}.String(),
-		sample{"new/plain", "ulvs-afpacket", 7800}.String(),
-		sample{sinkLoad, intoSink, 3800}.String(),
-		sample{sinkLoad, intoDummy, 2000}.String(),
+		sample{name, "ipvs", 7000}.String(),
+		sample{name, "wire-skb", 1400.25}.String(),
+		sample{name, "bare-skb", 3400}.String(),
+		sample{name, "ipvs", 7100}.String(),
+		sample{name, "ipvs", 6900}.String(),
+		sample{name, "wire-xdp", 900}.String(),
+		sample{name, "bare-xdp", 1200}.String(),
+		sample{name, "ulvs-native", 2500}.String(),
 		"PASS",
 	}, "\n")
 	if err := r.read(strings.NewReader(output)); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{
-		"ipvs-1M":       "6599.75 instructions, spread 0.0303, true",
-		"ulvs-xdp":      "4599.75 instructions, spread 0.0000, true",
-		"ulvs-afpacket": "5700.00 instructions, spread 0.0000, true",
-		"ipvs-4k":       "0.00 instructions, spread 0.0000, false",
+	for who, want := range map[string]string{
+		"ipvs":          "7000.00, 5599.75 net, 3600.00 over bare, 1.00 times, spread 0.0286, true",
+		"bare-skb":      "3400.00, 1999.75 net, 0.00 over bare, 2.80 times, spread 0.0000, true",
+		"ulvs-native":   "2500.00, 1600.00 net, 1300.00 over bare, 3.50 times, spread 0.0000, true",
+		"ulvs-afpacket": "0.00, 0.00 net, 0.00 over bare, 0.00 times, spread 0.0000, false",
 	} {
-		c, _ := contenderOf(name)
-		f, ok := r.figure(newPlain, c)
-		if got := fmt.Sprintf("%.2f instructions, spread %.4f, %v", f.instructions, f.spread, ok); got != want {
-			t.Errorf("%s: %s, not %s", name, got, want)
+		c, _ := contenderOf(who)
+		f, ok := r.figure(l, c)
+		got := fmt.Sprintf("%.2f, %.2f net, %.2f over bare, %.2f times, spread %.4f, %v", f.all, f.net, f.over, f.fewer, f.spread, ok)
+		if got != want {
+			t.Errorf("%s: %s, not %s", who, got, want)
 		}
 	}
-	if err := r.read(strings.NewReader(sampleWord + " new/plain ipvs-1M")); err == nil {
+	if err := r.read(strings.NewReader(sampleWord + " new/rr/2 ipvs")); err == nil {
 		t.Error("a line that is cut off is taken")
 	}
 	if m := median([]float64{4, 1, 3, 2}); m != 2.5 {

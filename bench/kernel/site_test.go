@@ -1,14 +1,10 @@
 package kernel
 
 import (
-	"fmt"
 	"net"
 	"net/netip"
-	"runtime"
 	"testing"
-	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
 	"github.com/vishvananda/netlink"
 
@@ -16,23 +12,28 @@ import (
 	"github.com/ulvs/ulvs/internal/lab"
 )
 
-// site is the generator's interface and the director's, which has addresses and
-// knows the real servers.
+// site is a contender with a load: the generator's interface, the sink, and the
+// director's interface, which has addresses and knows the real servers.
 type site struct {
 	*testing.T
+	load
+	who            contender
 	node, director wire.End
-	sink           *wire.Sink // or nil
+	sink           *wire.Sink
+	senders        []*wire.Generator // of the load's steps
 }
 
-func newSite(t *testing.T) *site {
+// newSite has a contender ready for a load, its connections opened.
+func newSite(t *testing.T, l load, who contender) *site {
 	t.Helper()
-	s := &site{T: t}
+	s := &site{T: t, load: l, who: who}
 	n, err := wire.NewNet()
 	s.must(err)
 	t.Cleanup(func() { s.must(n.Close()) })
 	s.node, s.director, err = n.Loop()
 	s.must(err)
-	h := s.director.Space
+	s.number(&s.node, generatorMAC)
+	s.number(&s.director, directorMAC)
 	for _, c := range [][2]string{
 		{"net.ipv4.ip_forward", "1"},
 		{"net.ipv4.conf.all.rp_filter", "0"},
@@ -41,20 +42,81 @@ func newSite(t *testing.T) *site {
 		{"net.ipv4.conf.all.send_redirects", "0"},
 		{"net.ipv4.conf.dir0.send_redirects", "0"},
 	} {
-		s.must(h.Sysctl(c[0], c[1]))
+		s.must(s.director.Space.Sysctl(c[0], c[1]))
 	}
-	link, err := h.Netlink().LinkByName(s.director.Name)
-	s.must(err)
-	s.must(h.Netlink().AddrAdd(link, &netlink.Addr{IPNet: ipNet(own)}))
-	for i, a := range servers {
-		s.must(h.Netlink().NeighSet(&netlink.Neigh{
-			LinkIndex: s.director.Index, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: lab.MAC(uint32(i + 1)),
-		}))
+	if s.six {
+		s.allow6()
 	}
-	// The clients' network: answers would go there, if there were any.
-	s.must(h.Netlink().RouteAdd(&netlink.Route{LinkIndex: s.director.Index, Dst: ipNet(netip.MustParsePrefix("10.0.0.0/8")), Scope: netlink.SCOPE_LINK}))
+	s.settleOn(s.link(s.director.Name))
+	s.catch()
+	who.start(s)
+	if who.opens {
+		s.open()
+	}
+	for _, t := range l.steps() {
+		s.senders = append(s.senders, s.generator(t))
+	}
 	return s
 }
+
+// The last byte of a link address is what sinks count by: real servers have their
+// numbers, from 1 on, the director has 0, and the generator one that does not count.
+var generatorMAC, directorMAC = lab.MAC(0x1ff), lab.MAC(0x100)
+
+// number gives an interface its link address.
+func (s *site) number(e *wire.End, mac net.HardwareAddr) {
+	s.Helper()
+	nl := e.Space.Netlink()
+	link, err := nl.LinkByName(e.Name)
+	s.must(err)
+	s.must(nl.LinkSetHardwareAddr(link, mac))
+	e.MAC = mac
+}
+
+// allow6 gives the director IPv6, of which it sends nothing by itself.
+func (s *site) allow6() {
+	s.Helper()
+	for _, c := range [][2]string{
+		{"net.ipv6.conf.dir0.addr_gen_mode", "1"}, // no link-local address
+		{"net.ipv6.conf.dir0.router_solicitations", "0"},
+		{"net.ipv6.conf.dir0.accept_dad", "0"},
+		{"net.ipv6.conf.lo.disable_ipv6", "0"},
+		{"net.ipv6.conf.dir0.disable_ipv6", "0"},
+		{"net.ipv6.conf.all.forwarding", "1"},
+	} {
+		s.must(s.director.Space.Sysctl(c[0], c[1]))
+	}
+}
+
+// link is one of the director's interfaces.
+func (s *site) link(name string) netlink.Link {
+	s.Helper()
+	link, err := s.director.Space.Netlink().LinkByName(name)
+	s.must(err)
+	return link
+}
+
+// settleOn has the director be on an interface: its address, its neighbours and the
+// clients' network, where answers would go, if there were any.
+func (s *site) settleOn(link netlink.Link) {
+	s.Helper()
+	nl, index := s.director.Space.Netlink(), link.Attrs().Index
+	s.must(nl.AddrAdd(link, &netlink.Addr{IPNet: ipNet(s.address())}))
+	for i, a := range s.reals() {
+		s.must(nl.NeighSet(&netlink.Neigh{
+			LinkIndex: index, State: netlink.NUD_PERMANENT, IP: a.AsSlice(), HardwareAddr: lab.MAC(uint32(i + 1)),
+		}))
+	}
+	s.must(nl.RouteAdd(&netlink.Route{LinkIndex: index, Dst: ipNet(s.clients()), Scope: netlink.SCOPE_LINK}))
+}
+
+// own puts the virtual address on the director.
+func (s *site) own() {
+	s.Helper()
+	s.must(s.director.Space.Netlink().AddrAdd(s.link("lo"), &netlink.Addr{IPNet: ipNet(host(s.virtual().Addr()))}))
+}
+
+func host(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
 
 func ipNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
@@ -67,125 +129,25 @@ func (s *site) must(err error) {
 	}
 }
 
-// own puts the virtual address on the director.
-func (s *site) own() {
+// catch puts the sink in its place. Only what it is in front of, and where, differs
+// from contender to contender: in the director's place for the wire, and otherwise at
+// the generator's interface. What is sent to many does not count.
+func (s *site) catch() {
 	s.Helper()
-	link, err := s.director.Space.Netlink().LinkByName("lo")
+	at := s.director
+	if s.who.sends {
+		at = s.node
+	}
+	sink, err := wire.NewSink(at, wire.SinkOptions{
+		Rooms: manyServers + 1, Stack: s.who.by == skbs,
+		Room: asm.Instructions{
+			asm.LoadMem(asm.R1, wire.FrameReg, 0, asm.Byte),
+			asm.And.Imm(asm.R1, 1),
+			asm.JNE.Imm(asm.R1, 0, wire.Other),
+			asm.LoadMem(asm.R0, wire.FrameReg, 5, asm.Byte),
+		},
+	})
 	s.must(err)
-	s.must(s.director.Space.Netlink().AddrAdd(link, &netlink.Addr{IPNet: ipNet(netip.PrefixFrom(virtual.Addr(), 32))}))
-}
-
-// attach puts a program of a single verdict in front of the director.
-func (s *site) attach(verdict int32) {
-	s.Helper()
-	s.load(asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()})
-}
-
-// load puts a program in front of the director.
-func (s *site) load(list asm.Instructions) {
-	s.Helper()
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: list})
-	s.must(err)
-	s.Cleanup(func() { p.Close() })
-	l, err := s.director.Attach(p)
-	s.must(err)
-	s.Cleanup(func() { l.Close() })
-}
-
-// XDP's verdicts.
-const (
-	actionPass = 2
-	actionTX   = 3
-)
-
-// Packets come in pieces that the rings of all who forward in a time of their own
-// hold. What a generator's call takes by itself is in the wire's rounds too. Once in
-// a while the kernel leaves a veth interface to ksoftirqd, and its ring of 256 frames
-// overflows: the round is then begun again.
-const (
-	piece    = 1024
-	surely   = 256
-	rounds   = 5
-	attempts = 3 * rounds
-)
-
-func (s *site) generator(t wire.Traffic) *wire.Generator {
-	s.Helper()
-	t.Dst, t.Src = [6]byte(s.director.MAC), [6]byte(s.node.MAC)
-	g, err := wire.NewGenerator(s.node, t)
-	s.must(err)
-	return g
-}
-
-// send sends n packets in pieces, and waits until the sink has seen them all. The
-// error says that it has not.
-func (s *site) send(g *wire.Generator, n, piece uint64) error {
-	s.Helper()
-	var total uint64
-	if s.sink != nil {
-		total = s.sink.Total()
-	}
-	for n > 0 {
-		now := min(n, piece)
-		_, err := g.Run(now)
-		s.must(err)
-		n -= now
-		if s.sink == nil {
-			continue
-		}
-		total += now
-		if err := s.sink.Await(total, 5*time.Second); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// open sends the packets that open a load's connections.
-func (s *site) open(l load) {
-	s.Helper()
-	for _, t := range l.opening() {
-		g := s.generator(t)
-		s.must(s.send(g, uint64(t.Flows), surely))
-		g.Close()
-	}
-}
-
-// measure prints a sample for each round of a load.
-func (s *site) measure(l load, contender string) {
-	s.Helper()
-	g := s.generator(l.traffic())
-	defer g.Close()
-	packets := uint64(64 * piece)
-	if l.flows == 0 {
-		packets /= 2
-	}
-	s.rounds(l.name, contender, packets, func(n uint64) error { return s.send(g, n, piece) })
-}
-
-// rounds prints a sample for each of so many rounds in which send sends packets. Its
-// error says that some were lost.
-func (s *site) rounds(load, contender string, packets uint64, send func(n uint64) error) {
-	s.Helper()
-	done := -1 // the first round is to warm up
-	for range attempts {
-		runtime.GC()
-		s.must(settle())
-		before, err := work()
-		s.must(err)
-		lost := send(packets)
-		after, err := work()
-		s.must(err)
-		if lost != nil {
-			s.Logf("a round does not count: %v", lost)
-			continue
-		}
-		if done++; done > 0 {
-			fmt.Println(sample{load, contender, float64(after-before) / float64(packets)})
-		}
-		if done == rounds {
-			return
-		}
-	}
-	s.Fatalf("of %d rounds, %d lost no packet", attempts, done+1)
+	s.Cleanup(sink.Close)
+	s.sink = sink
 }

@@ -8,9 +8,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// classify is tcx for kernels before 6.6: it puts a program where the stack takes
-// frames from the interface, before anything but packet sockets.
-func (e End) classify(p *ebpf.Program) (remove func(), err error) {
+// Classify is tcx for kernels before 6.6 too: it puts a program (SchedCLS) where the stack
+// takes frames from the interface, before anything but packet sockets, and returns what
+// takes it away.
+func (e End) Classify(p *ebpf.Program) (remove func(), err error) {
 	queue := &netlink.GenericQdisc{QdiscType: "clsact", QdiscAttrs: netlink.QdiscAttrs{
 		LinkIndex: e.Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT,
 	}}

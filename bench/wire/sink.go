@@ -91,7 +91,7 @@ func (s *Sink) open(in End, o SinkOptions) (err error) {
 	}
 	s.link, err = in.attach(s.prog, o)
 	if o.Stack && errors.Is(err, ebpf.ErrNotSupported) {
-		s.remove, err = in.classify(s.prog)
+		s.remove, err = in.Classify(s.prog)
 	}
 	return err
 }

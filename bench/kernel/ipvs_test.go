@@ -1,0 +1,132 @@
+package kernel
+
+import (
+	"net/netip"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"github.com/moby/ipvs"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// startIPVS has the kernel's own IPVS forward.
+func startIPVS(s *site) {
+	s.attach(actionPass)
+	s.own()
+	if s.vlan {
+		s.tag()
+	}
+	s.must(s.director.Space.Do(func() error {
+		h, err := ipvs.New("")
+		if err != nil {
+			return err
+		}
+		defer h.Close()
+		const persistent, onePacket = 1, 4 // IP_VS_SVC_F_PERSISTENT, IP_VS_SVC_F_ONEPACKET
+		service := &ipvs.Service{AddressFamily: unix.AF_INET, Netmask: 0xffffffff, SchedName: s.schedulerName()}
+		if s.six {
+			service.AddressFamily, service.Netmask = unix.AF_INET6, 128
+		}
+		to := uint16(0)
+		if s.rules > 0 {
+			service.FWMark = mark
+			err = s.mark()
+		} else {
+			to = s.virtual().Port()
+			service.Protocol, service.Address, service.Port = uint16(s.protocol()), s.virtual().Addr().AsSlice(), to
+		}
+		if s.onePacket {
+			service.Flags |= onePacket
+		}
+		if s.persistence > 0 {
+			service.Flags |= persistent
+			service.Timeout = s.persistence
+		}
+		if err != nil {
+			return err
+		}
+		if err := h.NewService(service); err != nil {
+			return err
+		}
+		upper, lower := s.thresholds()
+		for _, a := range s.reals() {
+			d := &ipvs.Destination{
+				AddressFamily: service.AddressFamily, Address: a.AsSlice(), Port: to, Weight: int(s.weight()),
+				ConnectionFlags: ipvs.ConnectionFlagDirectRoute, UpperThreshold: upper, LowerThreshold: lower,
+			}
+			if err := h.NewDestination(service, d); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
+// protocol is the service's, as IP numbers it.
+func (l load) protocol() byte {
+	if l.udp {
+		return unix.IPPROTO_UDP
+	}
+	return unix.IPPROTO_TCP
+}
+
+// tag has the director's addresses and neighbours be in a VLAN.
+func (s *site) tag() {
+	s.Helper()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.ParentIndex = "dir0.10", s.director.Index
+	nl := s.director.Space.Netlink()
+	s.must(nl.LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: vlan, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}))
+	link, at := s.link(attrs.Name), s.link(s.director.Name)
+	s.must(s.director.Space.Sysctl("net.ipv4.conf.dir0/10.rp_filter", "0"))
+	s.must(s.director.Space.Sysctl("net.ipv4.conf.dir0/10.send_redirects", "0"))
+	s.must(nl.LinkSetUp(link))
+	s.must(nl.AddrDel(at, &netlink.Addr{IPNet: ipNet(s.address())}))
+	s.must(nl.RouteDel(&netlink.Route{LinkIndex: s.director.Index, Dst: ipNet(s.clients()), Scope: netlink.SCOPE_LINK}))
+	s.settleOn(link)
+}
+
+// mark is the firewall mark of services.
+const mark = 1
+
+// ports are those of the rules, of which the last is the service's.
+func (l load) ports() (list []uint16) {
+	for i := range l.rules - 1 {
+		list = append(list, uint16(2000+i))
+	}
+	return append(list, l.virtual().Port())
+}
+
+// mark has the kernel give packets firewall marks, by rules that look at destination,
+// protocol and port.
+func (s *site) mark() error {
+	c, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyIPv4, Name: "mangle"})
+	chain := c.AddChain(&nftables.Chain{
+		Table: table, Name: "PREROUTING", Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityMangle,
+	})
+	for _, port := range s.ports() {
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: marking(s.virtual().Addr(), s.protocol(), port)})
+	}
+	return c.Flush()
+}
+
+// marking is a rule that marks what is sent to an address (IPv4), protocol and port.
+func marking(to netip.Addr, protocol byte, port uint16) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: to.AsSlice()},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{protocol}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
+		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(mark)},
+		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
+	}
+}

@@ -1,0 +1,116 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/afpacket"
+	"github.com/ulvs/ulvs/dataplane/xdp"
+	"github.com/ulvs/ulvs/director"
+)
+
+// mode is where ulvs takes frames.
+type mode int
+
+const (
+	native  mode = iota // XDP in the driver, and AF_XDP
+	generic             // XDP in front of the stack, and AF_PACKET
+	packets             // AF_PACKET alone
+)
+
+// modeWords are how a plane says that it is in a mode.
+var modeWords = map[mode]string{native: "native, AF_XDP ", generic: "generic "}
+
+// startUlvs has a director forward, in this process. It is what "ulvs run" makes,
+// with its defaults, but keeps nothing for another.
+func startUlvs(s *site, m mode) {
+	switch m {
+	case generic: // in whose driver there can be no program; GRO has it take XDP frames
+		s.must(s.director.GRO())
+	case packets:
+		s.attach(actionPass)
+	}
+	s.own()
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	var lvs *director.Director
+	var fast *xdp.Plane
+	s.must(s.director.Space.Do(func() (err error) {
+		interfaces := []string{s.director.Name}
+		slow, err := afpacket.New(afpacket.Options{Interfaces: interfaces, Logger: log})
+		if err != nil {
+			return err
+		}
+		var plane dataplane.Plane = slow
+		if m != packets {
+			fast, err = xdp.New(xdp.Options{Interfaces: interfaces, Native: m == native, Slow: slow, Logger: log})
+			if err != nil {
+				return err
+			}
+			plane = fast
+		}
+		if lvs, err = director.New(director.Options{Plane: plane, Logger: log}); err != nil {
+			return err
+		}
+		return s.configure(lvs)
+	}))
+	if fast != nil && !strings.HasPrefix(fast.Mode(), s.director.Name+" "+modeWords[m]) {
+		s.Fatalf("the program or its sockets are not where they are to be compared: %s", fast.Mode())
+	}
+	ctx, end := context.WithCancel(context.Background())
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return lvs.Run(ctx) })
+	s.Cleanup(func() {
+		end()
+		s.must(g.Wait())
+		if s.Failed() {
+			counters, _ := lvs.Counters()
+			facts, _ := lvs.Facts()
+			s.Log(counters, facts)
+		}
+		lvs.Close()
+	})
+}
+
+// configure gives a director the load's service.
+func (l load) configure(lvs *director.Director) error {
+	service := ulvs.Service{Scheduler: l.schedulerName(), OnePacket: l.onePacket}
+	service.Persistence.Timeout = time.Duration(l.persistence) * time.Second
+	to := uint16(0)
+	if l.rules > 0 {
+		service.Mark = mark
+		if err := lvs.MarkRestore(false, l.iptables()); err != nil {
+			return err
+		}
+	} else {
+		to = l.virtual().Port()
+		service.Protocol, service.Addr, service.Port = ulvs.Protocol(l.protocol()), l.virtual().Addr(), to
+	}
+	err := lvs.AddService(service)
+	upper, lower := l.thresholds()
+	for _, a := range l.reals() {
+		err = errors.Join(err, lvs.AddDestination(service.ServiceKey, ulvs.Destination{
+			Addr: a, Port: to, Weight: l.weight(), UpperThreshold: upper, LowerThreshold: lower,
+		}))
+	}
+	return err
+}
+
+// iptables are the rules that site.mark gives the kernel, as iptables-restore reads them.
+func (l load) iptables() string {
+	var b strings.Builder
+	b.WriteString("*mangle\n")
+	for _, port := range l.ports() {
+		fmt.Fprintf(&b, "-A PREROUTING -d %v -p tcp --dport %d -j MARK --set-mark %d\n", l.virtual().Addr(), port, mark)
+	}
+	b.WriteString("COMMIT\n")
+	return b.String()
+}
