@@ -101,8 +101,8 @@ bench-wire: ## end to end over veth: XDP, AF_XDP, AF_PACKET, and others on the s
 	$(RECORD) wire 1 -- $(GO) test -run '^$$' -bench '^BenchmarkWire$$' -benchtime 1x -timeout 30m -p 1 ./bench/planes ./dataplane/xdp
 
 .PHONY: bench-kernel
-bench-kernel: ## beside kernel IPVS in one guest: instructions a packet (4 minutes)
-	$(RECORD) kernel 1 -- $(GO) test -run '^$$' -bench Kernel -benchtime 1x -cpu 1 -count 1 -timeout 30m ./bench/kernel -guests
+bench-kernel: ## beside kernel IPVS in one guest: instructions a packet, by service and scheduler (15 minutes)
+	$(RECORD) kernel 1 -- $(GO) test -run '^$$' -bench Kernel -benchtime 1x -cpu 1 -count 1 -timeout 60m ./bench/kernel -guests
 
 .PHONY: bench-report
 bench-report: ## BENCHMARKS.md and its plots, from bench/results

@@ -76,15 +76,15 @@ func (l load) protocol() byte {
 func (s *site) tag() {
 	s.Helper()
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.ParentIndex = "dir0.10", s.director.Index
+	attrs.Name, attrs.ParentIndex = "vlan10", s.director.Index
 	nl := s.director.Space.Netlink()
 	s.must(nl.LinkAdd(&netlink.Vlan{LinkAttrs: attrs, VlanId: vlan, VlanProtocol: netlink.VLAN_PROTOCOL_8021Q}))
 	link, at := s.link(attrs.Name), s.link(s.director.Name)
-	s.must(s.director.Space.Sysctl("net.ipv4.conf.dir0/10.rp_filter", "0"))
-	s.must(s.director.Space.Sysctl("net.ipv4.conf.dir0/10.send_redirects", "0"))
+	s.must(s.director.Space.Sysctl("net.ipv4.conf.vlan10.rp_filter", "0"))
+	s.must(s.director.Space.Sysctl("net.ipv4.conf.vlan10.send_redirects", "0"))
 	s.must(nl.LinkSetUp(link))
+	// With its last address an interface loses its routes.
 	s.must(nl.AddrDel(at, &netlink.Addr{IPNet: ipNet(s.address())}))
-	s.must(nl.RouteDel(&netlink.Route{LinkIndex: s.director.Index, Dst: ipNet(s.clients()), Scope: netlink.SCOPE_LINK}))
 	s.settleOn(link)
 }
 
