@@ -45,10 +45,12 @@ var contenders = []contender{
 	{name: "hash", by: frames, takes: bare, sends: true, start: startHash},
 	{name: "forward", by: skbs, takes: bare, sends: true, start: startForward},
 	{name: reference, by: skbs, takes: all, sends: true, opens: true, start: startIPVS},
-	{name: "ulvs-native", by: frames, takes: all, sends: true, opens: true, start: func(s *site) { startUlvs(s, native) }},
-	{name: "ulvs-generic", by: skbs, takes: modes, sends: true, opens: true, start: func(s *site) { startUlvs(s, generic) }},
-	{name: "ulvs-afpacket", by: skbs, takes: modes, sends: true, opens: true, start: func(s *site) { startUlvs(s, packets) }},
+	{name: "ulvs-native", by: frames, takes: all, sends: true, opens: true, start: inMode(native)},
+	{name: "ulvs-generic", by: skbs, takes: modes, sends: true, opens: true, start: inMode(generic)},
+	{name: "ulvs-afpacket", by: skbs, takes: modes, sends: true, opens: true, start: inMode(packets)},
 }
+
+func inMode(m mode) func(*site) { return func(s *site) { startUlvs(s, m) } }
 
 func all(load) bool { return true }
 

@@ -27,7 +27,9 @@ func startHash(s *site) {
 	flows, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: 16, ValueSize: hashEntry, MaxEntries: 1 << 18})
 	s.must(err)
 	s.Cleanup(func() { flows.Close() })
-	counts, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 16 * hashServers, MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE})
+	counts, err := ebpf.NewMap(&ebpf.MapSpec{
+		Type: ebpf.Array, KeySize: 4, ValueSize: 16 * hashServers, MaxEntries: 1, Flags: unix.BPF_F_MMAPABLE,
+	})
 	s.must(err)
 	s.Cleanup(func() { counts.Close() })
 	t, reals := s.steps()[0], uint32(len(s.reals()))

@@ -21,7 +21,7 @@ import (
 )
 
 var (
-	guests = flag.Bool("guests", false, "boot Debian's kernel in qemu, and fetch it from Debian's mirror if need be (BenchmarkKernel)")
+	guests = flag.Bool("guests", false, "boot Debian's kernel in qemu (BenchmarkKernel), fetched if need be")
 	watch  = flag.Bool("watch", false, "show what the guests print, as it comes")
 	only   = flag.String("only", "", "only loads whose names match this `EXPRESSION`")
 	inside = flag.String("inside", "", "this is a guest: its `LOADS`, with commas between them")
@@ -65,6 +65,28 @@ func machines(loads []load) (list []machine) {
 		at.loads = append(at.loads, l.name)
 	}
 	return slices.DeleteFunc(list, func(m machine) bool { return len(m.loads) == 0 })
+}
+
+// Every load is in one guest, and those with a table of another size in another.
+func TestMachines(t *testing.T) {
+	in := map[string]int{}
+	for _, m := range machines(loads) {
+		for _, name := range m.loads {
+			in[name] = m.bits
+		}
+	}
+	for _, l := range loads {
+		want := 20
+		if l.small {
+			want = 12
+		}
+		if in[l.name] != want {
+			t.Errorf("%s is with 2^%d buckets", l.name, in[l.name])
+		}
+	}
+	if len(in) != len(loads) {
+		t.Errorf("%d loads of %d", len(in), len(loads))
+	}
 }
 
 // BenchmarkKernel has all contenders take all loads, and reports the medians of the

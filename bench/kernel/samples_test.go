@@ -111,7 +111,8 @@ func TestResults(t *testing.T) {
 	} {
 		c, _ := contenderOf(who)
 		f, ok := r.figure(l, c)
-		got := fmt.Sprintf("%.2f, %.2f net, %.2f over bare, %.2f times, spread %.4f, %v", f.all, f.net, f.over, f.fewer, f.spread, ok)
+		got := fmt.Sprintf("%.2f, %.2f net, %.2f over bare, %.2f times, spread %.4f, %v",
+			f.all, f.net, f.over, f.fewer, f.spread, ok)
 		if got != want {
 			t.Errorf("%s: %s, not %s", who, got, want)
 		}
