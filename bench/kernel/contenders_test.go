@@ -12,7 +12,7 @@ import (
 // contender is something that forwards, or a base: what all that do take besides.
 type contender struct {
 	name string
-	// by is what it hands on.
+	// by is what it hands on; see unit.
 	by unit
 	// takes reports whether it takes part in a load.
 	takes func(load) bool
@@ -34,8 +34,8 @@ var (
 	skbs   = unit{"wire-skb", "bare-skb"} // skbs, which the stack's sink counts
 )
 
-// reference is whom all are compared with.
-const reference = "ipvs"
+// reference is whom all are compared with, and fast who hands on XDP frames, but not all.
+const reference, fast = "ipvs", "ulvs-native"
 
 var contenders = []contender{
 	{name: frames.wire, by: frames, takes: all, start: func(*site) {}},
@@ -45,9 +45,17 @@ var contenders = []contender{
 	{name: "hash", by: frames, takes: bare, sends: true, start: startHash},
 	{name: "forward", by: skbs, takes: bare, sends: true, start: startForward},
 	{name: reference, by: skbs, takes: all, sends: true, opens: true, start: startIPVS},
-	{name: "ulvs-native", by: frames, takes: all, sends: true, opens: true, start: inMode(native)},
+	{name: fast, by: frames, takes: all, sends: true, opens: true, start: inMode(native)},
 	{name: "ulvs-generic", by: skbs, takes: modes, sends: true, opens: true, start: inMode(generic)},
 	{name: "ulvs-afpacket", by: skbs, takes: modes, sends: true, opens: true, start: inMode(packets)},
+}
+
+// unit is what the contender hands on of a load.
+func (c contender) unit(l load) unit {
+	if l.slow && c.name == fast {
+		return skbs
+	}
+	return c.by
 }
 
 func inMode(m mode) func(*site) { return func(s *site) { startUlvs(s, m) } }

@@ -52,28 +52,43 @@ func idleIn(list string) (time.Duration, error) {
 }
 
 // settle waits until what earlier work has left to the kernel is done, such as
-// clearing namespaces away. Waiting takes no time outside of the guest.
-func settle() error {
+// clearing namespaces away, and returns for which share of the time the processor is not
+// idle then, as who waits to take a turn has timers. Waiting takes no time outside of the
+// guest.
+func settle() (busy float64, err error) {
 	const step, quiet, enough = 100 * time.Millisecond, 2 * time.Millisecond, 5
-	calm := 0
+	var calm int
+	var sum time.Duration
 	for range 600 {
-		before, err := work()
+		took, err := during(func() { time.Sleep(step) })
 		if err != nil {
-			return err
+			return 0, err
 		}
-		time.Sleep(step)
-		after, err := work()
+		asking, err := during(func() {})
 		if err != nil {
-			return err
+			return 0, err
 		}
-		if calm++; after-before > quiet {
-			calm = 0
+		if took > quiet {
+			calm, sum = 0, 0
+			continue
 		}
-		if calm == enough {
-			return nil
+		sum += took - asking
+		if calm++; calm == enough {
+			return float64(sum) / float64(enough*step), nil
 		}
 	}
-	return fmt.Errorf("the guest did not come to rest in a minute of its time")
+	return 0, fmt.Errorf("the guest did not come to rest in a minute of its time")
+}
+
+// during is how much work there was while f ran, and for asking once.
+func during(f func()) (time.Duration, error) {
+	before, err := work()
+	if err != nil {
+		return 0, err
+	}
+	f()
+	after, err := work()
+	return after - before, err
 }
 
 // slacken has the Go runtime's monitor look round each ten milliseconds, and not each 20
