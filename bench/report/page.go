@@ -107,11 +107,15 @@ func (p *pageOf) table(file, path string, units ...string) (string, error) {
 }
 
 // pivot has a line for each name below path but for its last part, and a column for
-// each last part, of the values in one unit.
+// each last part that has values in the unit.
 func (p *pageOf) pivot(file, path, unit string) (string, error) {
 	rows, err := p.below(file, path)
 	if err != nil {
 		return "", err
+	}
+	rows = slices.DeleteFunc(rows, func(r *row) bool { return len(r.values[unit]) == 0 })
+	if len(rows) == 0 {
+		return "", fmt.Errorf("nothing below %s in %s has a %s", path, file, unit)
 	}
 	lines, columns, at := crossed(rows)
 	var b strings.Builder

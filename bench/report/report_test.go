@@ -33,6 +33,8 @@ BenchmarkWire/established/1/bare-2         1  140 ns/packet  1.000 of-bare
 BenchmarkWire/established/1/bare-2         1  120 ns/packet  1.000 of-bare
 BenchmarkWire/established/1/xdp-2          1  125 ns/packet  0.960 of-bare
 BenchmarkWire/established/65536/bare-2     1  1200.4 ns/packet  1.000 of-bare
+BenchmarkWire/net/1/bare-2                 1  100 ns/packet
+BenchmarkWire/net/1/xdp-2                  1  125 ns/packet  25 net
 PASS
 `
 
@@ -65,6 +67,9 @@ func TestTables(t *testing.T) {
 |---|---:|---:|
 | 1 | 120 | 125 |
 | 65,536 | 1,200 |  |`},
+		{"pivot of what some have", func() (string, error) { return p.pivot("wire", "Wire/net", "net") }, `| | xdp |
+|---|---:|
+| 1 | 25.0 |`},
 		{"value", func() (string, error) { return p.value("wire", "Wire/established/1/xdp", "of-bare") }, "0.96"},
 		{"bars", func() (string, error) { return p.bars("wire", "Wire/established", "ns/packet", "Wire & more") }, "![Wire & more](bench/plots/wire-wire-established.svg)"},
 	} {
@@ -84,6 +89,7 @@ func TestTables(t *testing.T) {
 		"a path that is not there":   func() (string, error) { return p.table("wire", "Wire/new", "ns/packet") },
 		"a value that is not there":  func() (string, error) { return p.value("wire", "Wire/established/2/xdp", "of-bare") },
 		"a unit that is not there":   func() (string, error) { return p.value("wire", "Wire/established/1/xdp", "of") },
+		"a unit that nobody has":     func() (string, error) { return p.pivot("wire", "Wire/net", "of") },
 		"a plot of what is not here": func() (string, error) { return p.bars("wire", "W", "ns/packet", "t") },
 	} {
 		if _, err := f(); err == nil {
