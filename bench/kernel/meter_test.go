@@ -57,8 +57,7 @@ func idleIn(list string) (time.Duration, error) {
 // guest.
 func settle() (busy float64, err error) {
 	const step, quiet, enough = 100 * time.Millisecond, 2 * time.Millisecond, 5
-	var calm int
-	var sum time.Duration
+	var calm []float64
 	for range 600 {
 		took, err := during(func() { time.Sleep(step) })
 		if err != nil {
@@ -68,13 +67,11 @@ func settle() (busy float64, err error) {
 		if err != nil {
 			return 0, err
 		}
-		if took > quiet {
-			calm, sum = 0, 0
-			continue
+		if calm = append(calm, float64(took-asking)/float64(step)); took > quiet {
+			calm = nil
 		}
-		sum += took - asking
-		if calm++; calm == enough {
-			return float64(sum) / float64(enough*step), nil
+		if len(calm) == enough {
+			return median(calm), nil // what comes once in a while is not in each round either
 		}
 	}
 	return 0, fmt.Errorf("the guest did not come to rest in a minute of its time")

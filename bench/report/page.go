@@ -217,6 +217,8 @@ func interval(m benchmath.Summary) string {
 // number has three digits that mean something.
 func number(v float64) string {
 	switch {
+	case v < 0:
+		return "-" + number(-v)
 	case v >= 1000:
 		return grouped(strconv.FormatFloat(v, 'f', 0, 64))
 	case v >= 100:

@@ -38,6 +38,14 @@ BenchmarkWire/net/1/xdp-2                  1  125 ns/packet  25 net
 PASS
 `
 
+func TestNumber(t *testing.T) {
+	for v, want := range map[float64]string{0: "0", 1.256: "1.26", -0.5: "-0.50", -388.6: "-389", -123456: "-123,456"} {
+		if got := number(v); got != want {
+			t.Errorf("%v is %s, not %s", v, got, want)
+		}
+	}
+}
+
 // Six results give an interval, and fewer none.
 func TestInterval(t *testing.T) {
 	r := &row{values: map[string][]float64{"ns": {100, 101, 99, 100, 104, 100}, "few": {1, 2, 3}}}
