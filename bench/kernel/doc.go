@@ -7,8 +7,9 @@
 // The guest is Debian's cloud kernel 6.1 in qemu (internal/guest), whose clock
 // counts instructions: one is a nanosecond, and what waits takes none
 // (guest.Options.Icount). So the figures are the same on every machine, however
-// busy, and repeat to a percent. What they leave out is how long an
-// instruction takes: cache misses, above all, cost nothing.
+// busy, and repeat to a percent or two of what they are with everything: some 30
+// instructions of an established packet. What they leave out is how long an instruction
+// takes: cache misses, above all, cost nothing.
 //
 // In the guest there are two namespaces and a veth pair for each contender, the
 // generator's and the sink's end (bench/wire) and the director's:
