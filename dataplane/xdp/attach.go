@@ -120,7 +120,10 @@ func (p interfaces) prepare(l dataplane.Link, a accel.Acceleration, t program.Ti
 		at.generic = native(l.Name)
 	}
 	p.openAll(at)
-	var err error
+	err := p.claims.open(p.serviceArray != nil && !p.lookupHelper)
+	if err != nil {
+		return at, err
+	}
 	if at.prog, err = p.load(a, t, at); err != nil {
 		return at, fmt.Errorf("the program for %s does not load: %w", l.Name, err)
 	}
@@ -198,8 +201,9 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 		LookupHelper: p.lookupHelper, Ifindex: ifindex, MACs: macs, Ticks: t, ServersPerCPU: p.serversPerCPU,
 		CPUs: p.cpus, Path: program.Forward(),
 	}
+	s.Claims = p.claims.fd()
 	if m != nil {
-		s.Sockets, s.Claims = m.FD(), p.sockets.claims.FD()
+		s.Sockets = m.FD()
 	}
 	if p.serviceArray != nil && p.templateArray != nil && len(p.templateArray.memory) < verifierReach {
 		s.Services, s.TemplateTable, s.Rings = p.serviceArray.FD(), p.templateArray.FD(), p.ringArray.FD()

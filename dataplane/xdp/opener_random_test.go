@@ -81,11 +81,23 @@ func (w *pair) frame() []byte {
 		upper = h
 		w.must(h.SetNetworkLayerForChecksum(network))
 	}
+	front := []gopacket.SerializableLayer{eth}
+	for _, id := range choose(r, nil, nil, nil, nil, []uint16{5}, []uint16{5, 6}) {
+		last := front[len(front)-1]
+		tag := &layers.Dot1Q{VLANIdentifier: id, Type: eth.EthernetType}
+		if d, ok := last.(*layers.Dot1Q); ok {
+			tag.Type, d.Type = d.Type, layers.EthernetTypeDot1Q
+		} else {
+			eth.EthernetType = layers.EthernetTypeDot1Q
+		}
+		front = append(front, tag)
+	}
 	buf := gopacket.NewSerializeBuffer()
 	size := choose(r, 1, 10, 1400)
 	if r.IntN(30) == 0 {
 		size = 1500
 	}
-	w.must(gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, eth, ip, upper, gopacket.Payload(make([]byte, size))))
+	w.must(gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
+		append(front, ip, upper, gopacket.Payload(make([]byte, size)))...))
 	return buf.Bytes()
 }

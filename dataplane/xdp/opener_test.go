@@ -27,17 +27,17 @@ import (
 // pair are two directors that are told and sent the same. Of one, the program opens
 // what connections it can; the other decides all by itself.
 type pair struct {
-	t            *testing.T
-	rng          *rand.Rand
-	still        *still
-	slow         *dataplanetest.Plane
-	resolver     *dataplanetest.Resolver
-	fast         *director.Director
-	plain        *director.Director
-	log          []string
-	restarts     bool
-	marks        bool // there are services by mark, and rules
-	openedByMark int
+	t                          *testing.T
+	rng                        *rand.Rand
+	still                      *still
+	slow                       *dataplanetest.Plane
+	resolver                   *dataplanetest.Resolver
+	fast                       *director.Director
+	plain                      *director.Director
+	log                        []string
+	restarts                   bool
+	marks                      bool // there are services by mark, and rules
+	openedByMark, openedTagged int
 }
 
 const pairServers = 4
@@ -65,7 +65,7 @@ func newPair(t *testing.T, seed uint64) *pair {
 	w.must(err)
 	gone(t, p)
 	p.egress.out = map[int]bool{1: true}
-	w.must(p.makeSockets())
+	w.must(p.claims.open(true))
 	w.still.sockets, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4, MaxEntries: 1})
 	w.must(err)
 	t.Cleanup(func() { _ = w.still.sockets.Close() })
@@ -299,17 +299,17 @@ var pairSeeds = flag.Int("pairs", 16, "how many random courses TestOpens takes")
 // TestOpens has a program open connections, and compares each packet, and all that is
 // listed, with a director that has no such program.
 func TestOpens(t *testing.T) {
-	opened, byMark := uint64(0), 0
+	opened, byMark, tagged := uint64(0), 0, 0
 	for seed := range *pairSeeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := newPair(t, uint64(seed))
 			w.marks = seed/2%2 == 1
 			opened += pairCourse(w, seed%2 == 0)
-			byMark += w.openedByMark
+			byMark, tagged = byMark+w.openedByMark, tagged+w.openedTagged
 		})
 	}
-	t.Logf("the program opened %d connections, %d of them by mark", opened, byMark)
-	if opened < 30*uint64(*pairSeeds) || byMark < 2**pairSeeds {
+	t.Logf("the program opened %d connections, %d of them by mark and %d in a VLAN", opened, byMark, tagged)
+	if opened < 30*uint64(*pairSeeds) || byMark < 2**pairSeeds || tagged < 2**pairSeeds {
 		t.Error("that was not much")
 	}
 }
@@ -325,11 +325,14 @@ func pairCourse(w *pair, restarts bool) (opened uint64) {
 		case n < 8:
 			w.command()
 		case n < 92:
-			before, marked := w.openedNow(), w.byMark()
-			w.send(w.frame())
+			before, marked, frame := w.openedNow(), w.byMark(), w.frame()
+			w.send(frame)
 			n := w.openedNow() - before
 			if opened += n; n > 0 && w.byMark() > marked {
 				w.openedByMark++
+			}
+			if n > 0 && frame[12] == 0x81 {
+				w.openedTagged++
 			}
 		case n < 96:
 			w.compare()

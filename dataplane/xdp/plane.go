@@ -85,9 +85,8 @@ type Plane struct {
 	busyPoll      time.Duration
 	log           *slog.Logger
 
-	closed  atomic.Bool
-	claimMu sync.Mutex // guards what the services are
-	claimed dataplane.Claims
+	closed atomic.Bool
+	claims claims
 
 	mu sync.Mutex
 	// From Memory to Release: the arrays, each by what is in it, and what is in three of
@@ -205,6 +204,7 @@ func (p *Plane) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closeSockets()
+	p.claims.close()
 	p.grace.close()
 	if p.pins != nil {
 		p.pins.close()

@@ -3,15 +3,11 @@ package xdp
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	"github.com/cilium/ebpf"
-	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/dataplane/xdp/program"
-	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/xsk"
 	"github.com/ulvs/ulvs/packet"
 )
@@ -35,12 +31,9 @@ const maxQueues = 256
 
 // sockets are the AF_XDP sockets of a plane, an interface's queue each.
 type sockets struct {
-	umem   *xsk.Umem
-	claims *ebpf.Map
-	gone   []int             // interfaces since the last one was taken; Plane.mu guards both
-	past   map[string]uint64 // counters of sockets that are closed
-	// claimed is what is in it; Plane.claimMu guards it.
-	claimed map[preselect.Claim]preselect.Found
+	umem *xsk.Umem
+	gone []int             // interfaces since the last one was taken; Plane.mu guards both
+	past map[string]uint64 // counters of sockets that are closed
 }
 
 // queue is a socket, and what it hands to Go.
@@ -128,42 +121,8 @@ func (p *Plane) makeSockets() error {
 	if err != nil {
 		return err
 	}
-	claims, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_claims", Type: ebpf.Hash, KeySize: program.ClaimSize,
-		ValueSize: program.FoundSize, MaxEntries: maxClaims, Flags: unix.BPF_F_NO_PREALLOC})
-	if err != nil {
-		_ = umem.Close()
-		return fmt.Errorf("cannot make a map of services: %w", permitted(err))
-	}
-	p.claimMu.Lock()
-	defer p.claimMu.Unlock()
-	p.sockets = &sockets{umem: umem, claims: claims, claimed: map[preselect.Claim]preselect.Found{},
-		past: map[string]uint64{}}
-	return p.claimServices()
-}
-
-// maxClaims is how many claims the map has room for. The rest is the slow plane's.
-const maxClaims = 1 << 16
-
-func claimKey(c dataplane.Claim) (k preselect.Claim) {
-	copy(k[:], c.Addr.AsSlice())
-	k[16], k[17], k[18], k[19] = byte(c.Port>>8), byte(c.Port), c.Proto, 4
-	if c.Addr.Is6() {
-		k[19] = 6
-	}
-	return k
-}
-
-// Claim implements dataplane.Plane: the program gives first packets to the services
-// to the sockets. What is claimed in other ways, by a mark that depends on more than the
-// destination or as a range of ports, and SCTP, whose checksum sockets cannot leave to a card, are the slow plane's.
-func (p *Plane) Claim(c dataplane.Claims) error {
-	if err := p.Plane.Claim(c); err != nil {
-		return err
-	}
-	p.claimMu.Lock()
-	defer p.claimMu.Unlock()
-	p.claimed = c
-	return p.claimServices()
+	p.sockets = &sockets{umem: umem, past: map[string]uint64{}}
+	return nil
 }
 
 // Queues returns how many queues have AF_XDP sockets now, each of which has a goroutine that waits
@@ -175,53 +134,6 @@ func (p *Plane) Queues() (n int) {
 		n += len(at.queues)
 	}
 	return n
-}
-
-func (p *Plane) claimServices() error {
-	if p.sockets == nil {
-		return nil
-	}
-	m, has := p.sockets.claims, p.sockets.claimed
-	opens := p.serviceArray != nil && !p.lookupHelper
-	want := wanted(&p.claimed, opens)
-	for k := range has {
-		if _, ok := want[k]; !ok {
-			_ = m.Delete(k) // it cannot fail
-			delete(has, k)
-		}
-	}
-	for k, found := range want {
-		if was, ok := has[k]; ok && was == found {
-			continue
-		}
-		if err := m.Put(k, found); errors.Is(err, unix.E2BIG) {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("cannot tell the program of a service: %w", err)
-		}
-		has[k] = found
-	}
-	return nil
-}
-
-// wanted returns what the map is to have: marks only for programs that open connections.
-func wanted(claims *dataplane.Claims, opens bool) map[preselect.Claim]preselect.Found {
-	want := make(map[preselect.Claim]preselect.Found, len(claims.Services)+len(claims.Marked))
-	lists := [][]dataplane.Claim{claims.Services}
-	if opens {
-		lists = append(lists, claims.Marked)
-	}
-	for _, list := range lists {
-		for _, c := range list {
-			if c.Last == 0 && !c.Away && (c.Proto == program.ProtoTCP || c.Proto == program.ProtoUDP) {
-				want[claimKey(c)] = preselect.Found{Number: c.Service, Serial: c.Serial}
-			}
-		}
-	}
-	if len(want) > maxClaims { // a port whose own claim has no room is not to fall to that of every port
-		maps.DeleteFunc(want, func(k preselect.Claim, _ preselect.Found) bool { return k[16] == 0 && k[17] == 0 })
-	}
-	return want
 }
 
 // carry begins to hand frames of an attachment's sockets to h, if there is one yet.
@@ -361,7 +273,6 @@ func (p *Plane) closeSockets() {
 		return
 	}
 	_ = p.sockets.umem.Close()
-	_ = p.sockets.claims.Close()
 }
 
 func closeQueues(list []*queue) {

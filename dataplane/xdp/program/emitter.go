@@ -110,9 +110,8 @@ func (e *emitter) atProto() int16 {
 	return e.atIP() + 9
 }
 
-// opens reports whether the program opens connections: where there are sockets for
-// what it leaves to Go.
-func (e *emitter) opens() bool { return e.hasSockets() && e.Services != 0 && !e.LookupHelper }
+// opens reports whether the program opens connections.
+func (e *emitter) opens() bool { return e.Claims != 0 && e.Services != 0 && !e.LookupHelper }
 
 // atPorts returns where the transport header is in a frame.
 func (e *emitter) atPorts() int16 {

@@ -2,14 +2,14 @@ package program
 
 import "github.com/cilium/ebpf/asm"
 
-// miss decides about a packet that has no connection. Of those without a VLAN tag,
-// the first packets of a service open one, or are for the sockets; the rest is passed.
+// miss decides about a packet that has no connection. The first packets of a service open
+// one or, without a VLAN tag, are for the sockets; the rest is passed.
 //
 // in: R2 addrs ports data total; out: dest slot; lost: R0 R1 R2 R3 R4 R5
 func (p *Program) miss() {
 	defer p.step("miss", "no connection: is it for a service?")()
 	p.mark("miss")
-	if !p.hasSockets() {
+	if !p.hasSockets() && !p.opens() {
 		p.emit(asm.Ja.Label(PassLabel))
 		return
 	}
@@ -76,12 +76,16 @@ func (p *Program) lookupClaim() {
 }
 
 // redirectToSocket gives a packet to the socket of its queue, if that fits it; otherwise, and
-// where there is no socket, it is passed.
+// where there is no socket, it is passed, to the plane behind.
 //
 // in: data total; out: -; lost: R0 R1 R2 R3 R4 R5
 func (p *Program) redirectToSocket() {
 	defer p.step("redirectToSocket", "Go's, by the socket of its queue")()
 	p.mark("go")
+	if !p.hasSockets() {
+		p.emit(asm.Ja.Label(PassLabel))
+		return
+	}
 	p.emit(
 		passIf(asm.JGT, total, int32(SocketFrame-p.atIP())),
 		asm.LoadMem(asm.R1, data, p.atProto(), asm.Byte),

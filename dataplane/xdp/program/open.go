@@ -209,6 +209,12 @@ func (o *opener) checkReachable(number asm.Register) {
 		asm.LoadMem(asm.R1, asm.R5, ServerMTU, asm.Word),
 		asm.JGT.Reg(total, asm.R1, no),
 	)
+	if o.tags > 0 { // as rewriteMACs has it
+		o.emit(
+			asm.LoadMem(asm.R1, asm.R5, ServerIfindex, asm.Word),
+			o.leaveIf(asm.JNE, asm.R1, int32(o.Ifindex)),
+		)
+	}
 }
 
 // chooseByTemplate finds the client's template, and restarts its time. If it has none, there

@@ -26,7 +26,7 @@ var (
 // in: R1; out: data end; lost: R1 R2
 func (p *parser) filterMAC() {
 	defer p.step("filterMAC", "only frames to this interface")()
-	if p.Sockets != 0 {
+	if p.Claims != 0 {
 		p.emit(save(stackContext, asm.R1))
 	}
 	p.emit(

@@ -22,8 +22,8 @@ type Config struct {
 	accel.Acceleration
 	// Conns, Servers, Counts and Settings are file descriptors of maps.
 	Conns, Servers, Counts, Settings int
-	// Sockets are those of the interface's queues, and Claims the services whose first
-	// packets they get; 0 where there are none.
+	// Sockets are those of the interface's queues, 0 where there are none, and Claims the
+	// services whose connections are opened, or whose first packets the sockets get.
 	Sockets, Claims int
 	// Services, TemplateTable and Rings are what connections are opened by; 0 where none
 	// are.

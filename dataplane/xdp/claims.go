@@ -1,0 +1,138 @@
+package xdp
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
+	"github.com/ulvs/ulvs/internal/preselect"
+)
+
+// claims are what services there are, and the map by which programs find the service of a first
+// packet. The zero value is ready.
+type claims struct {
+	mu    sync.Mutex
+	list  dataplane.Claims
+	opens bool                                // programs open connections
+	m     *ebpf.Map                           // or nil
+	has   map[preselect.Claim]preselect.Found // what is in it
+}
+
+// open makes the map, if there is none yet.
+func (c *claims) open(opens bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.m != nil {
+		return nil
+	}
+	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_claims", Type: ebpf.Hash, KeySize: program.ClaimSize,
+		ValueSize: program.FoundSize, MaxEntries: maxClaims, Flags: unix.BPF_F_NO_PREALLOC})
+	if err != nil {
+		return fmt.Errorf("cannot make a map of services: %w", permitted(err))
+	}
+	c.m, c.opens, c.has = m, opens, map[preselect.Claim]preselect.Found{}
+	return c.put()
+}
+
+// set tells the programs of other services than before.
+func (c *claims) set(list dataplane.Claims) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.list = list
+	return c.put()
+}
+
+// fd is the map's file descriptor, or 0.
+func (c *claims) fd() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.m == nil {
+		return 0
+	}
+	return c.m.FD()
+}
+
+// close gives the map back.
+func (c *claims) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.m != nil {
+		_ = c.m.Close()
+		c.m = nil
+	}
+}
+
+// maxClaims is how many claims the map has room for. The rest is the slow plane's.
+const maxClaims = 1 << 16
+
+func claimKey(c dataplane.Claim) (k preselect.Claim) {
+	copy(k[:], c.Addr.AsSlice())
+	k[16], k[17], k[18], k[19] = byte(c.Port>>8), byte(c.Port), c.Proto, 4
+	if c.Addr.Is6() {
+		k[19] = 6
+	}
+	return k
+}
+
+// Claim implements dataplane.Plane: the program opens the services' connections, or gives their
+// first packets to the sockets. What is claimed in other ways, by a mark that depends on more
+// than the destination or as a range of ports, and SCTP, whose checksum sockets cannot leave to a
+// card, are the slow plane's.
+func (p *Plane) Claim(c dataplane.Claims) error {
+	if err := p.Plane.Claim(c); err != nil {
+		return err
+	}
+	return p.claims.set(c)
+}
+
+// put has the map be as it is to be.
+func (c *claims) put() error {
+	if c.m == nil {
+		return nil
+	}
+	m, has, want := c.m, c.has, wanted(&c.list, c.opens)
+	for k := range has {
+		if _, ok := want[k]; !ok {
+			_ = m.Delete(k) // it cannot fail
+			delete(has, k)
+		}
+	}
+	for k, found := range want {
+		if was, ok := has[k]; ok && was == found {
+			continue
+		}
+		if err := m.Put(k, found); errors.Is(err, unix.E2BIG) {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("cannot tell the program of a service: %w", err)
+		}
+		has[k] = found
+	}
+	return nil
+}
+
+// wanted returns what the map is to have: marks only for programs that open connections.
+func wanted(claims *dataplane.Claims, opens bool) map[preselect.Claim]preselect.Found {
+	want := make(map[preselect.Claim]preselect.Found, len(claims.Services)+len(claims.Marked))
+	lists := [][]dataplane.Claim{claims.Services}
+	if opens {
+		lists = append(lists, claims.Marked)
+	}
+	for _, list := range lists {
+		for _, c := range list {
+			if c.Last == 0 && !c.Away && (c.Proto == program.ProtoTCP || c.Proto == program.ProtoUDP) {
+				want[claimKey(c)] = preselect.Found{Number: c.Service, Serial: c.Serial}
+			}
+		}
+	}
+	if len(want) > maxClaims { // a port whose own claim has no room is not to fall to that of every port
+		maps.DeleteFunc(want, func(k preselect.Claim, _ preselect.Found) bool { return k[16] == 0 && k[17] == 0 })
+	}
+	return want
+}
