@@ -2,6 +2,7 @@ package forward
 
 import (
 	"errors"
+	"math"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/conn"
@@ -10,6 +11,7 @@ import (
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/persist"
+	"github.com/ulvs/ulvs/sched"
 )
 
 // opener is the director's side of a plane that opens connections by itself: the
@@ -230,6 +232,9 @@ func (o *opener) enable(s *Service) {
 			last.Dest = at.ID
 		}
 	}
+	if by&preselect.ByHash != 0 {
+		o.deal(s)
+	}
 	s.picks.Open(by, form, last)
 	o.refill(s)
 }
@@ -260,7 +265,39 @@ func (o *opener) openable(s *Service) (by uint32) {
 	if s.positioned != nil {
 		by |= preselect.ByPicks
 	}
+	if h, ok := s.scheduler.(sched.Hashing); ok {
+		by |= hashOf(h.Hashed())
+	}
 	return by
+}
+
+// hashOf says by what hash programs choose: 0, or as preselect.Open has it.
+func hashOf(h sched.Hash, buckets []*sched.Dest) (by uint32) {
+	if len(buckets) > preselect.Buckets {
+		return 0
+	}
+	by = preselect.ByHash
+	for bit, has := range map[uint32]bool{
+		preselect.OfVirtual: h.Virtual, preselect.WithPort: h.Port, preselect.BySip: h.Sip,
+	} {
+		if has {
+			by |= bit
+		}
+	}
+	return by
+}
+
+// deal writes the real servers of a service's buckets. Go chooses where there is none that can
+// be used.
+func (o *opener) deal(s *Service) {
+	_, buckets := s.scheduler.(sched.Hashing).Hashed()
+	for i, d := range buckets {
+		number := uint16(0)
+		if d != nil && d.Usable() && d.ID <= math.MaxUint16 {
+			number = uint16(d.ID)
+		}
+		s.picks.SetBucket(i, number)
+	}
 }
 
 // disable ends that the plane opens a service's connections. Picks that it has not used are

@@ -33,6 +33,9 @@ func (s *dh) Schedule(r *Request) *Dest {
 	return d
 }
 
+// Hashed implements Hashing.
+func (s *dh) Hashed() (Hash, []*Dest) { return Hash{Virtual: true}, s.buckets[:] }
+
 func (s *dh) Added(dests []*Dest, _ *Dest)   { s.assign(dests) }
 func (s *dh) Removed(dests []*Dest, _ *Dest) { s.assign(dests) }
 func (s *dh) Updated([]*Dest, *Dest)         {}

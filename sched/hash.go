@@ -17,7 +17,7 @@ func fold(addr *[16]byte, ipv6 bool) uint32 {
 
 // multiplicative is the kernel's hash_32: the upper n bits of the product with
 // 2^32 divided by the square of the golden ratio (include/linux/hash.h).
-func multiplicative(v uint32, n uint) uint32 { return v * 0x61c88647 >> (32 - n) }
+func multiplicative(v uint32, n uint) uint32 { return v * Golden >> (32 - n) }
 
 // halfSip is the kernel's hsiphash of one 32-bit number. On 64-bit machines,
 // which are meant here, that is SipHash-1-3 cut to 32 bits, with a key of two

@@ -127,6 +127,9 @@ func (s *mh) Schedule(r *Request) *Dest {
 // SetFlags keeps the table, as the kernel does.
 func (s *mh) SetFlags(f Flags) { s.flags = f }
 
+// Hashed implements Hashing.
+func (s *mh) Hashed() (Hash, []*Dest) { return Hash{Port: s.flags&Flag2 != 0, Sip: true}, s.lookup[:] }
+
 func (s *mh) Added(dests []*Dest, _ *Dest)   { s.populate(dests) }
 func (s *mh) Updated(dests []*Dest, _ *Dest) { s.populate(dests) }
 

@@ -71,6 +71,29 @@ type Positioned interface {
 	SetPosition(last *Dest, current int32)
 }
 
+// Hashing is a Scheduler that chooses by a hash of a packet alone, through a table: sh, dh, mh.
+type Hashing interface {
+	// Hashed returns how, and the destinations by their buckets, of which some may be nil or
+	// unusable. They are the scheduler's own, and stay until it hears of a change.
+	Hashed() (Hash, []*Dest)
+}
+
+// Hash is how a Hashing scheduler finds a packet's bucket: by the 32-bit words of one of its
+// addresses, by exclusive or, and maybe its client's port, which is added.
+type Hash struct {
+	// Virtual is of the virtual address, and not of the client's. Port adds the client's port.
+	Virtual, Port bool
+	// Sip is the remainder of SipHash-1-3, keyed with MHKey twice, by the number of buckets. Without it there
+	// are 256 buckets, and it is the upper eight bits of the product with Golden.
+	Sip bool
+}
+
+// Constants of Hash.
+const (
+	MHKey  = mhKey1
+	Golden = 0x61c88647
+)
+
 // Forgetful is a Scheduler that forgets what was not used for a time: lblc,
 // lblcr. SetExpiration is sysctl net.ipv4.vs.lblc_expiration, or
 // lblcr_expiration, which goes for what is remembered already too.

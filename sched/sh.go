@@ -67,6 +67,9 @@ func (s *sh) Schedule(r *Request) *Dest {
 // SetFlags keeps the table, as the kernel does.
 func (s *sh) SetFlags(f Flags) { s.flags = f }
 
+// Hashed implements Hashing.
+func (s *sh) Hashed() (Hash, []*Dest) { return Hash{Port: s.flags&Flag2 != 0}, s.buckets[:] }
+
 func (s *sh) Added(dests []*Dest, _ *Dest)   { s.assign(dests) }
 func (s *sh) Removed(dests []*Dest, _ *Dest) { s.assign(dests) }
 func (s *sh) Updated(dests []*Dest, _ *Dest) { s.assign(dests) }

@@ -22,6 +22,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane/dataplanetest"
 	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/director"
+	"github.com/ulvs/ulvs/sched"
 )
 
 // pair are two directors that are told and sent the same. Of one, the program opens
@@ -141,7 +142,8 @@ func (w *pair) command() {
 	if r.IntN(30) == 0 {
 		d.Forward = ulvs.Masquerade
 	}
-	s := ulvs.Service{ServiceKey: k, Scheduler: choose(r, "rr", "rr", "wrr", "wrr", "wlc", "sh")}
+	s := ulvs.Service{ServiceKey: k, Scheduler: choose(r, "rr", "rr", "wrr", "wrr", "wlc", "sh", "dh", "mh")}
+	s.SchedFlags = sched.Flags(r.IntN(4)) * sched.Flag1 // of sh and mh: fallback, port
 	if k.Port == 0 && k.Mark == 0 || r.IntN(2) == 0 {
 		s.Persistence.Timeout = time.Duration(1+r.IntN(300)) * time.Second
 		if r.IntN(2) == 0 {

@@ -7,9 +7,11 @@ import "unsafe"
 //	  0  turns   8  the first pick that is not there yet 32 | the next pick 32
 //	  8  serial   4  the service's, of those that have had the number
 //	 12  by       4  0: closed
+//	 16  version  4  how often that has changed
 //	 64  keep    40
 //	104  put      8
 //	128  picks      the real server's number 32 | the scheduler's own 32
+//	128  buckets    the real server's number 16, 0: none, in the place of picks
 const (
 	// Services is how many services there is room for, by number, 0 included; those
 	// with higher numbers are Go's. Picks is a ring's size, a power of two, of which
@@ -22,15 +24,23 @@ const (
 	OffPosition = 0
 	OffSerial   = 8
 	OffBy       = 12
+	OffVersion  = 16
 	OffKeep     = 64
 	OffPut      = 104
 	OffPicks    = 128
+
+	// Buckets is how many there is room for.
+	Buckets = 4 * Picks
 )
+
+// buckets are in the place of the picks.
+func (s *Service) buckets() *[Buckets]uint16 { return (*[Buckets]uint16)(unsafe.Pointer(&s.picks)) }
 
 var (
 	_ = [1]struct{}{}[unsafe.Sizeof(Service{})-Stride]
 	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.serial)-OffSerial]
 	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.by)-OffBy]
+	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.version)-OffVersion]
 	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.keep)-OffKeep]
 	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.put)-OffPut]
 	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.picks)-OffPicks]

@@ -48,6 +48,13 @@ const (
 	ByPicks = 1
 	// ByTemplate: by the client's template. The service is persistent.
 	ByTemplate = 2
+	// ByHash: by a bucket, in the place of a choice, which is that of the client's address
+	// or, with OfVirtual, of the virtual one; WithPort adds the client's port; BySip is mh's
+	// hash (sched.Hash).
+	ByHash    = 4
+	OfVirtual = 8
+	WithPort  = 16
+	BySip     = 32
 )
 
 // Pick is one of a scheduler's: the number of a real server, and what else the
@@ -66,7 +73,8 @@ type Service struct {
 	position uint64 // the first choice that is not there yet 32 | the next choice 32
 	serial   uint32
 	by       uint32
-	_        [6]uint64
+	version  uint32
+	_        [11]uint32
 	keep     [5]uint64
 	put      uint64
 	_        [2]uint64
@@ -95,19 +103,27 @@ func (s *Service) Serial() uint32 { return atomic.LoadUint32(&s.serial) }
 
 // Open has programs open connections to a service: by are ByPicks and ByTemplate, form
 // what its templates are found by, and last where its scheduler
-// stands. It must be closed. (A program that has read the service before it was closed
+// stands, which does not matter ByHash. It must be closed. (A program that has read the service before it was closed
 // may put old bits and new ones together. It finds no template then, or one that the
 // client had.)
 func (s *Service) Open(by uint32, form Form, last Pick) {
 	s.keep, s.put = form.Keep, form.Put
-	s.SetLast(last)
+	if by&ByHash == 0 {
+		s.SetLast(last)
+	}
+	atomic.AddUint32(&s.version, 1)
 	atomic.StoreUint32(&s.by, by)
 }
+
+// SetBucket writes which real server a bucket has, 0 for none, while the service is closed: for
+// ByHash. Programs that have read it see that the version has changed.
+func (s *Service) SetBucket(n int, dest uint16) { s.buckets()[n] = dest }
 
 // Close has programs open no more connections. by is what they did it by, 0 if they
 // did not; with ByPicks, last is the last choice that was taken.
 func (s *Service) Close() (by uint32, last Pick) {
 	by = atomic.SwapUint32(&s.by, 0)
+	atomic.AddUint32(&s.version, 1)
 	for {
 		w := atomic.LoadUint64(&s.position)
 		if atomic.CompareAndSwapUint64(&s.position, w, w&0xffff_ffff|w<<32) {

@@ -76,6 +76,33 @@ func TestTurns(t *testing.T) {
 	}
 }
 
+// Buckets hold what they were given, and whoever reads them sees by the version that they may be
+// others'.
+func TestBuckets(t *testing.T) {
+	s := newService(t)
+	s.Close()
+	for i := range Buckets {
+		s.SetBucket(i, uint16(3*i+1))
+	}
+	s.Open(ByHash|BySip, Form{}, Pick{7, 7})
+	was := s.version
+	for i, dest := range s.buckets() {
+		if dest != uint16(3*i+1) {
+			t.Fatalf("bucket %d has %d", i, dest)
+		}
+	}
+	if _, ok := s.Take(); ok {
+		t.Error("a bucket was taken for a pick")
+	}
+	if by, _ := s.Close(); by != ByHash|BySip || s.version == was {
+		t.Errorf("closed with %d, version %d and %d", by, was, s.version)
+	}
+	s.Open(ByPicks, Form{}, Pick{7, -3})
+	if _, last := s.Close(); last != (Pick{7, -3}) {
+		t.Errorf("the last is %v", last)
+	}
+}
+
 // The numbers of the choices start again long before they are all used.
 func TestFar(t *testing.T) {
 	s := newService(t)

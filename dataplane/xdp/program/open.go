@@ -162,7 +162,16 @@ func (o *opener) chooseServer(templates entries) {
 
 	o.mark("pick")
 	o.emit(
+		asm.LoadMem(asm.R3, service, preselect.OffVersion, asm.Word),
 		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
+		asm.Mov.Reg(asm.R2, asm.R1),
+		asm.And.Imm(asm.R2, preselect.ByHash),
+		asm.JEq.Imm(asm.R2, 0, o.label("turn")),
+	)
+	o.chooseByHash()
+	o.emit(asm.Ja.Label(o.label("chosen")))
+	o.mark("turn")
+	o.emit(
 		asm.And.Imm(asm.R1, preselect.ByPicks),
 		o.leaveIf(asm.JEq, asm.R1, 0),
 		// The next choice is read, and is taken if it still is the next (preselect.Take).
@@ -191,6 +200,7 @@ func (o *opener) chooseServer(templates entries) {
 		asm.JNE.Reg(asm.R0, asm.R3, no),
 		asm.Mov.Reg(dest, asm.R2),
 	)
+	o.mark("chosen")
 }
 
 // checkReachable leaves packets to Go that cannot be sent to the real server in a register.

@@ -46,4 +46,6 @@ const (
 	stackNew      = -184 // whether a template is to be made
 	stackConn     = -216 // of the connection to be, see entries
 	stackEntry    = -248 // of the template to be
+	stackVersion  = -256 // of what a service's connections are opened by, and that
+	stackBy       = -264
 )

@@ -1,0 +1,127 @@
+package program
+
+import (
+	"github.com/cilium/ebpf/asm"
+
+	"github.com/ulvs/ulvs/internal/preselect"
+	"github.com/ulvs/ulvs/sched"
+)
+
+// chooseByHash finds the real server of the packet's bucket (sched.Hash). R1 is what connections
+// of the service are opened by, and R3 the version of that, which is to be the same in the end.
+//
+// in: R1 R3 service data total; out: dest; lost: R0 R1 R2 R3 R4 R5
+func (o *opener) chooseByHash() {
+	defer o.step("chooseByHash", "the real server of the address's bucket")()
+	key, number := asm.R2, asm.R2
+	client, virtual, words := o.atIP()+12, o.atIP()+16, int16(1)
+	if o.six {
+		client, virtual, words = o.atIP()+8, o.atIP()+24, 4
+	}
+	o.emit(
+		save(stackVersion, asm.R3),
+		save(stackBy, asm.R1),
+		asm.And.Imm(asm.R1, preselect.OfVirtual),
+		asm.JNE.Imm(asm.R1, 0, o.label("virtual")),
+	)
+	o.foldAddress(key, client, words)
+	o.emit(asm.Ja.Label(o.label("folded")))
+	o.mark("virtual")
+	o.foldAddress(key, virtual, words)
+	o.mark("folded")
+	o.emit(
+		asm.HostTo(asm.BE, key, asm.Word),
+		restore(asm.R1, stackBy),
+		asm.Mov.Reg(asm.R4, asm.R1),
+		asm.And.Imm(asm.R4, preselect.WithPort),
+		asm.JEq.Imm(asm.R4, 0, o.label("portless")),
+		asm.LoadMem(asm.R4, data, o.atPorts(), asm.Half),
+		asm.HostTo(asm.BE, asm.R4, asm.Half),
+		asm.Add.Reg32(key, asm.R4),
+	)
+	o.mark("portless")
+	golden := uint32(sched.Golden)
+	o.emit(
+		asm.And.Imm(asm.R1, preselect.BySip),
+		asm.JNE.Imm(asm.R1, 0, o.label("sip")),
+		asm.Mul.Imm32(key, int32(golden)),
+		asm.RSh.Imm32(key, 24),
+		asm.Ja.Label(o.label("bucket")),
+	)
+	o.mark("sip")
+	o.sipKey()
+	o.emit(
+		asm.Mod.Imm32(key, mhBuckets),
+		o.leaveIf(asm.JGE, key, mhBuckets), // never: for the verifier
+	)
+	o.mark("bucket")
+	o.emit(
+		asm.LSh.Imm(key, 1),
+		asm.Add.Reg(key, service),
+		asm.LoadMem(number, key, preselect.OffPicks, asm.Half),
+	)
+	o.checkReachable(number)
+	o.emit(
+		restore(asm.R0, stackVersion),
+		asm.Mov.Reg(asm.R1, asm.R0),
+		asm.Mov.Reg(asm.R3, asm.R0),
+		compareAndSwap(service, preselect.OffVersion, asm.R1, asm.Word),
+		asm.JNE.Reg(asm.R0, asm.R3, o.label("go")),
+		asm.Mov.Reg(dest, number),
+	)
+}
+
+// mhBuckets is how many buckets the scheduler mh has.
+const mhBuckets = 4093
+
+// foldAddress puts the words of an address together, as they lie.
+func (o *opener) foldAddress(to asm.Register, at, words int16) {
+	o.emit(asm.LoadMem(to, data, at, asm.Word))
+	for i := int16(1); i < words; i++ {
+		o.emit(asm.LoadMem(asm.R4, data, at+4*i, asm.Word), asm.Xor.Reg(to, asm.R4))
+	}
+}
+
+// sipKey hashes the key in R2, which is a number of 32 bits, as the scheduler mh does
+// (sched.halfSip: SipHash-1-3 of one word).
+func (o *opener) sipKey() {
+	const v0, v1, v2, v3, last, scratch = asm.R0, asm.R1, asm.R2, asm.R3, asm.R5, asm.R4
+	rotate := func(v asm.Register, by int32) {
+		o.emit(
+			asm.Mov.Reg(scratch, v),
+			asm.LSh.Imm(v, by),
+			asm.RSh.Imm(scratch, 64-by),
+			asm.Or.Reg(v, scratch),
+		)
+	}
+	round := func() {
+		o.emit(asm.Add.Reg(v0, v1))
+		rotate(v1, 13)
+		o.emit(asm.Xor.Reg(v1, v0))
+		rotate(v0, 32)
+		o.emit(asm.Add.Reg(v2, v3))
+		rotate(v3, 16)
+		o.emit(asm.Xor.Reg(v3, v2), asm.Add.Reg(v0, v3))
+		rotate(v3, 21)
+		o.emit(asm.Xor.Reg(v3, v0), asm.Add.Reg(v2, v1))
+		rotate(v1, 17)
+		o.emit(asm.Xor.Reg(v1, v2))
+		rotate(v2, 32)
+	}
+	key := uint64(sched.MHKey)
+	o.emit(
+		asm.LoadImm(last, 4<<56, asm.DWord), // the length in the top byte
+		asm.Or.Reg(last, asm.R2),
+		asm.LoadImm(v0, int64(0x736f6d6570736575^key), asm.DWord),
+		asm.LoadImm(v1, int64(0x646f72616e646f6d^key), asm.DWord),
+		asm.LoadImm(v2, int64(0x6c7967656e657261^key), asm.DWord),
+		asm.LoadImm(v3, int64(0x7465646279746573^key), asm.DWord),
+		asm.Xor.Reg(v3, last),
+	)
+	round()
+	o.emit(asm.Xor.Reg(v0, last), asm.Xor.Imm(v2, 0xff))
+	for range 3 {
+		round()
+	}
+	o.emit(asm.Xor.Reg(v2, v0), asm.Xor.Reg(v2, v1), asm.Xor.Reg(v2, v3), asm.Mov.Reg32(v2, v2))
+}
