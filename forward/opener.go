@@ -271,9 +271,15 @@ func (o *opener) openable(s *Service) (by uint32) {
 	return by
 }
 
+// Programs hash as schedulers do.
+var (
+	_ = [1]struct{}{}[sched.MHKey-preselect.SipKey]
+	_ = [1]struct{}{}[sched.Golden-preselect.Golden]
+)
+
 // hashOf says by what hash programs choose: 0, or as preselect.Open has it.
 func hashOf(h sched.Hash, buckets []*sched.Dest) (by uint32) {
-	if len(buckets) > preselect.Buckets {
+	if h.Sip && len(buckets) != preselect.SipBuckets || !h.Sip && len(buckets) != 256 {
 		return 0
 	}
 	by = preselect.ByHash

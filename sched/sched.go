@@ -83,8 +83,8 @@ type Hashing interface {
 type Hash struct {
 	// Virtual is of the virtual address, and not of the client's. Port adds the client's port.
 	Virtual, Port bool
-	// Sip is the remainder of SipHash-1-3, keyed with MHKey twice, by the number of buckets. Without it there
-	// are 256 buckets, and it is the upper eight bits of the product with Golden.
+	// Sip is the remainder of SipHash-1-3, keyed with MHKey twice, by the number of buckets.
+	// Without it there are 256 buckets, and it is the upper eight bits of the product with Golden.
 	Sip bool
 }
 

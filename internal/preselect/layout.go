@@ -31,6 +31,12 @@ const (
 
 	// Buckets is how many there is room for.
 	Buckets = 4 * Picks
+
+	// Golden, SipKey and SipBuckets are package sched's, of ByHash and BySip: the factor of
+	// a hash of eight bits, SipHash's key, and how many buckets there are then.
+	Golden     = 0x61c88647
+	SipKey     = 2654435761
+	SipBuckets = 4093
 )
 
 // buckets are in the place of the picks.

@@ -4,7 +4,6 @@ import (
 	"github.com/cilium/ebpf/asm"
 
 	"github.com/ulvs/ulvs/internal/preselect"
-	"github.com/ulvs/ulvs/sched"
 )
 
 // chooseByHash finds the real server of the packet's bucket (sched.Hash). R1 is what connections
@@ -40,7 +39,7 @@ func (o *opener) chooseByHash() {
 		asm.Add.Reg32(key, asm.R4),
 	)
 	o.mark("portless")
-	golden := uint32(sched.Golden)
+	golden := uint32(preselect.Golden)
 	o.emit(
 		asm.And.Imm(asm.R1, preselect.BySip),
 		asm.JNE.Imm(asm.R1, 0, o.label("sip")),
@@ -51,8 +50,8 @@ func (o *opener) chooseByHash() {
 	o.mark("sip")
 	o.sipKey()
 	o.emit(
-		asm.Mod.Imm32(key, mhBuckets),
-		o.leaveIf(asm.JGE, key, mhBuckets), // never: for the verifier
+		asm.Mod.Imm32(key, preselect.SipBuckets),
+		o.leaveIf(asm.JGE, key, preselect.SipBuckets), // never: for the verifier
 	)
 	o.mark("bucket")
 	o.emit(
@@ -70,9 +69,6 @@ func (o *opener) chooseByHash() {
 		asm.Mov.Reg(dest, number),
 	)
 }
-
-// mhBuckets is how many buckets the scheduler mh has.
-const mhBuckets = 4093
 
 // foldAddress puts the words of an address together, as they lie.
 func (o *opener) foldAddress(to asm.Register, at, words int16) {
@@ -108,7 +104,7 @@ func (o *opener) sipKey() {
 		o.emit(asm.Xor.Reg(v1, v2))
 		rotate(v2, 32)
 	}
-	key := uint64(sched.MHKey)
+	key := uint64(preselect.SipKey)
 	o.emit(
 		asm.LoadImm(last, 4<<56, asm.DWord), // the length in the top byte
 		asm.Or.Reg(last, asm.R2),
