@@ -16,7 +16,7 @@ import (
 // marked works out claims by marks. The control lock guards it.
 type marked [2]struct {
 	table *fwmark.Table // whose outcomes these are
-	set   *fwmark.Set
+	rules *fwmark.Foresight
 	known map[endpoint][]fwmark.Outcome
 }
 
@@ -59,7 +59,7 @@ func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service,
 			continue
 		}
 		m.follow(i, rules[i])
-		for _, a := range m[i].set.Addressed(i == 1) {
+		for _, a := range m[i].rules.Addressed() {
 			for _, proto := range []uint8{uint8(ulvs.TCP), uint8(ulvs.UDP)} {
 				if e := (endpoint{a, proto}); at[e] == nil {
 					at[e] = new(ports)
@@ -82,14 +82,15 @@ func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service,
 // follow begins anew with other rules.
 func (m *marked) follow(i int, rules *fwmark.Table) {
 	if m[i].table != rules {
-		m[i].table, m[i].set, m[i].known = rules, fwmark.Compile(rules.Rules()), map[endpoint][]fwmark.Outcome{}
+		m[i].table, m[i].known = rules, map[endpoint][]fwmark.Outcome{}
+		m[i].rules = fwmark.Compile(rules.Rules()).Foresight(i == 1)
 	}
 }
 
 func (m *marked) outcomes(i int, e endpoint) []fwmark.Outcome {
 	list, ok := m[i].known[e]
 	if !ok {
-		list = m[i].set.Outcomes(e.addr, e.proto)
+		list = m[i].rules.Outcomes(e.addr, e.proto)
 		m[i].known[e] = list
 	}
 	return list

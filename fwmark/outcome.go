@@ -1,6 +1,7 @@
 package fwmark
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 )
@@ -14,18 +15,51 @@ type Outcome struct {
 	Certain bool
 }
 
-// Outcomes returns what a family's rules come to for packets of TCP, UDP or SCTP to an
-// address, by destination port: consecutive outcomes for all ports, of which no two
-// neighbours are equal.
-func (s *Set) Outcomes(to netip.Addr, protocol uint8) []Outcome {
+// Foresight is a family's rules by their destinations, to ask what they come to. It is immutable.
+type Foresight struct {
+	rules []*Rule
+	// byDest are the rules of a single destination address (-d with a full mask, not negated),
+	// and rest the others, by their places in rules.
+	byDest map[netip.Addr][]int
+	rest   []int
+}
+
+// Foresight returns that of a family.
+func (s *Set) Foresight(ipv6 bool) *Foresight {
+	f := &Foresight{byDest: map[netip.Addr][]int{}}
 	if s == nil {
-		return []Outcome{{Last: 65535, Certain: true}}
+		return f
 	}
-	w := foresight{to: to, protocol: protocol, chains: map[string][]*Rule{}}
-	starts := []int{0}
 	for i := range s.rules {
 		r := &s.rules[i]
-		if r.IPv6 != to.Is6() || r.Target == TargetNone || w.addressed(r) == no {
+		if r.IPv6 != ipv6 || r.Target == TargetNone {
+			continue
+		}
+		if at := len(f.rules); r.Dest.single() {
+			f.byDest[r.Dest.Addr] = append(f.byDest[r.Dest.Addr], at)
+		} else {
+			f.rest = append(f.rest, at)
+		}
+		f.rules = append(f.rules, r)
+	}
+	return f
+}
+
+// Addressed returns the single addresses that the rules name as destinations, sorted.
+func (f *Foresight) Addressed() []netip.Addr {
+	return slices.SortedFunc(maps.Keys(f.byDest), netip.Addr.Compare)
+}
+
+// Outcomes returns what the rules come to for packets of TCP, UDP or SCTP to an address, by
+// destination port: consecutive outcomes for all ports, of which no two neighbours are equal.
+func (f *Foresight) Outcomes(to netip.Addr, protocol uint8) []Outcome {
+	w := foreseen{to: to, protocol: protocol, chains: map[string][]*Rule{}}
+	starts := []int{0}
+	places := append(slices.Clone(f.byDest[to]), f.rest...)
+	slices.Sort(places)
+	for _, at := range places {
+		r := f.rules[at]
+		if w.addressed(r) == no {
 			continue
 		}
 		w.chains[r.Chain] = append(w.chains[r.Chain], r)
@@ -75,9 +109,9 @@ func known(holds bool) truth {
 	return no
 }
 
-// foresight carries packets through the rules of which only destination and protocol are
+// foreseen carries packets through the rules of which only destination and protocol are
 // known, and one after the other their ports.
-type foresight struct {
+type foreseen struct {
 	to       netip.Addr
 	protocol uint8
 	chains   map[string][]*Rule
@@ -95,7 +129,7 @@ const (
 	astray // it is not known where it goes, or with what mark
 )
 
-func (w *foresight) outcome(port uint16) Outcome {
+func (w *foreseen) outcome(port uint16) Outcome {
 	w.port, w.mark, w.depth = port, 0, 0
 	for _, hook := range []string{"", input} {
 		if w.walk(hook) == astray {
@@ -106,7 +140,7 @@ func (w *foresight) outcome(port uint16) Outcome {
 }
 
 // walk carries a packet through a chain and those that it jumps to.
-func (w *foresight) walk(chain string) ending {
+func (w *foreseen) walk(chain string) ending {
 	// A chain that is entered more often than there are chains is entered in a circle.
 	if w.depth++; w.depth > len(w.chains)+2 {
 		return astray
@@ -140,7 +174,7 @@ func (w *foresight) walk(chain string) ending {
 }
 
 // addressed is holds for the conditions that are the same for all ports.
-func (w *foresight) addressed(r *Rule) truth {
+func (w *foreseen) addressed(r *Rule) truth {
 	least := yes
 	if r.Protocol != 0 {
 		least = known((r.Protocol == w.protocol) != r.NotProtocol)
@@ -157,7 +191,7 @@ func (w *foresight) addressed(r *Rule) truth {
 	return least
 }
 
-func (w *foresight) holds(r *Rule) truth {
+func (w *foreseen) holds(r *Rule) truth {
 	least := w.addressed(r)
 	for i := range r.Matches {
 		least = min(least, w.match(&r.Matches[i]))
@@ -165,7 +199,7 @@ func (w *foresight) holds(r *Rule) truth {
 	return least
 }
 
-func (w *foresight) match(m *Match) truth {
+func (w *foreseen) match(m *Match) truth {
 	switch m.Kind {
 	case MatchComment:
 		return yes
@@ -206,19 +240,4 @@ func (n Network) contains(a netip.Addr) bool {
 		same = same && b[i]&mask[i] == want[i]
 	}
 	return same != n.Not
-}
-
-// Addressed returns the single addresses that a family's rules name as destinations (-d with a
-// full mask, not negated), sorted, each once.
-func (s *Set) Addressed(ipv6 bool) (list []netip.Addr) {
-	if s == nil {
-		return nil
-	}
-	for i := range s.rules {
-		if r := &s.rules[i]; r.IPv6 == ipv6 && r.Dest.single() {
-			list = append(list, r.Dest.Addr)
-		}
-	}
-	slices.SortFunc(list, netip.Addr.Compare)
-	return slices.Compact(list)
 }

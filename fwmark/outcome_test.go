@@ -22,13 +22,14 @@ func TestOutcomes(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := Compile(tb.Rules())
+		f := s.Foresight(ipv6)
 		for range 300 {
 			in := randomPacket(g)
 			p := in.Packet
 			if p.Is6 != ipv6 || portModule(p.Proto) == "" || p.FragOffset > 0 {
 				continue
 			}
-			list := s.Outcomes(p.Dest(), p.Proto)
+			list := f.Outcomes(p.Dest(), p.Proto)
 			o := outcomeAt(t, list, p.Flow.VirtualPort())
 			all++
 			if !o.Certain {
@@ -98,7 +99,7 @@ func TestOutcomesOf(t *testing.T) {
 				}
 			}
 			var got []string
-			list := Compile(tb.Rules()).Outcomes(netip.MustParseAddr("192.0.2.1"), packet.ProtoTCP)
+			list := Compile(tb.Rules()).Foresight(false).Outcomes(netip.MustParseAddr("192.0.2.1"), packet.ProtoTCP)
 			outcomeAt(t, list, 0)
 			for _, o := range list {
 				mark := "?"
