@@ -49,16 +49,16 @@ var loads = slices.Concat([]load{
 }, scheduled("rr", "wlc", "lc", "sed", "nq", "ovf", "fo", "sh"), []load{
 	{name: "new/rr-p300", persistence: 300, modes: true},
 	{name: "new/rr-p300-16-a-client", persistence: 300, portBits: 4},
-	{name: "new/dh", scheduler: "dh", slow: true},
-	{name: "new/mh", scheduler: "mh", slow: true},
+	{name: "new/dh", scheduler: "dh"},
+	{name: "new/mh", scheduler: "mh"},
 	{name: "new/rr-thresholds", limited: true, slow: true},
 	{name: "new/rr-udp", udp: true},
 	{name: "new/rr-udp-ops", udp: true, onePacket: true, slow: true},
-	{name: "new/rr-vlan", vlan: true, slow: true},
+	{name: "new/rr-vlan", vlan: true},
 	{name: "new/rr-ipv6", six: true},
-	{name: "new/mark", rules: 1, modes: true, slow: true},
-	{name: "new/mark-p300", rules: 1, persistence: 300, slow: true},
-	{name: "new/mark-100-rules", rules: 100, slow: true},
+	{name: "new/mark", rules: 1, modes: true},
+	{name: "new/mark-p300", rules: 1, persistence: 300},
+	{name: "new/mark-100-rules", rules: 100},
 	{name: "connection/rr", whole: true, modes: true},
 	{name: "connection/rr-p300", whole: true, persistence: 300},
 	{name: "connection/mark", whole: true, rules: 1},
@@ -73,7 +73,7 @@ func scheduled(schedulers ...string) (list []load) {
 	for _, name := range schedulers {
 		for _, n := range []uint32{2, 16, 64} {
 			l := load{name: fmt.Sprintf("new/%s/%d", name, n), scheduler: name, servers: n}
-			l.modes, l.slow = name == "rr" && n == 2, name != "rr"
+			l.modes, l.slow = name == "rr" && n == 2, name != "rr" && name != "sh"
 			list = append(list, l)
 		}
 	}

@@ -61,8 +61,8 @@ const verifierReach = 1 << 29
 
 // newTable returns memory for the connection table: one element, or as many as there
 // are slots where that is too large, for the verifier or for the kernel.
-func newTable(name string, size int, looked bool) (*array, error) {
-	if size < verifierReach && !looked {
+func newTable(name string, size int, lookupHelper bool) (*array, error) {
+	if size < verifierReach && !lookupHelper {
 		if a, err := newArray(name, size); err == nil || !errors.Is(err, unix.E2BIG) {
 			return a, err
 		}

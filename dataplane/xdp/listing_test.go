@@ -32,6 +32,19 @@ func TestListing(t *testing.T) {
 func TestInstructions(t *testing.T) {
 	var sums strings.Builder
 	all := listed()
+	for name, change := range map[string]func(*program.Config){
+		"generic":       func(p *program.Config) { p.Sockets = 0 },
+		"lookup helper": func(p *program.Config) { p.LookupHelper = true },
+		"three MACs":    func(p *program.Config) { p.MACs = append(p.MACs, router, dataplane.MAC{2, 3}) },
+		"ticks as they are": func(p *program.Config) {
+			p.Ticks = program.Ticks{Mul: 250, Div: 250, Offset: 77}
+		},
+	} {
+		p := *all["opens"]
+		p.MACs = slices.Clone(p.MACs)
+		change(&p)
+		all[name] = &p
+	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		p := all[name]
 		hash := sha256.New()
