@@ -36,6 +36,9 @@ const (
 // of both families, and services those by marks.
 func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service,
 	c *dataplane.Claims) (list []dataplane.Claim) {
+	if len(services) == 0 {
+		return nil
+	}
 	byMark := [2]map[uint32]fate{{}, {}}
 	for _, s := range services {
 		f := fate{verb: served, number: s.Number(), serial: s.Serial()}
