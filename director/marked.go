@@ -75,6 +75,9 @@ func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service,
 		if len(byMark[i]) == 0 {
 			continue
 		}
+		if len(m[i].known) > 2*len(at) { // mostly of addresses that are gone
+			clear(m[i].known)
+		}
 		p.endpoint = e
 		p.decide(m.outcomes(i, e), byMark[i], len(list) < maxMarked)
 		list = append(list, p.claims...)
