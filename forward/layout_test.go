@@ -43,9 +43,9 @@ func TestLayout(t *testing.T) {
 	fmt.Fprintf(&got, "a thousand connections: %d and %d bytes, templates %d and %d\n",
 		conn.MemorySize(1000), conn.RecordsSize(1000), persist.MemorySize(1000), persist.RecordsSize(1000))
 	fmt.Fprintf(&got, "connections' states: owner %d, generation %d, pending %#x\n", conn.OwnerShift, conn.GenShift, conn.PendingFlag)
-	fmt.Fprintf(&got, "picks of %d services, %d each: position %d, serial %d, by %d, version %d, keep %d, put %d, picks %d\n",
+	fmt.Fprintf(&got, "picks of %d services, %d each: position %d, serial %d, by %d, version %d, length %d, wrap %d, keep %d, put %d, picks %d\n",
 		preselect.Services, preselect.Picks, preselect.OffPosition, preselect.OffSerial, preselect.OffBy,
-		preselect.OffVersion, preselect.OffKeep,
+		preselect.OffVersion, preselect.OffLength, preselect.OffWrap, preselect.OffKeep,
 		preselect.OffPut, preselect.OffPicks)
 	file := filepath.Join("testdata", fmt.Sprintf("layout-%d.golden", accel.Layout))
 	if *update {

@@ -2,7 +2,6 @@ package forward
 
 import (
 	"errors"
-	"math"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/conn"
@@ -11,7 +10,6 @@ import (
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/persist"
-	"github.com/ulvs/ulvs/sched"
 )
 
 // opener is the director's side of a plane that opens connections by itself: the
@@ -172,7 +170,7 @@ func (o *opener) acceptAll(known func(uint32) *Dest) {
 // markLow has refillLow look at a service's picks: before the next packets, commands or
 // listing, at the end of a batch.
 func (o *opener) markLow(s *Service) {
-	if s.usesPicks && !s.low {
+	if s.usesPicks && !s.cycles && !s.low {
 		s.low = true
 		o.low = append(o.low, s)
 	}
@@ -180,7 +178,7 @@ func (o *opener) markLow(s *Service) {
 
 // refill adds picks, if it is time.
 func (o *opener) refill(s *Service) {
-	if !s.usesPicks {
+	if !s.usesPicks || s.cycles {
 		return
 	}
 	room := s.picks.Room()
@@ -210,138 +208,6 @@ func (o *opener) serial(number uint32, fresh bool) uint32 {
 		return o.services[number].Renew()
 	}
 	return o.services[number].Serial()
-}
-
-// enable lets the plane open connections to a service, if it can do that as the
-// director would.
-func (o *opener) enable(s *Service) {
-	if !o.begun || s.picks != nil || int(s.number) >= len(o.services) {
-		return
-	}
-	by := o.openable(s)
-	if by == 0 {
-		return
-	}
-	keep, put := s.form.Words(s.Port != 0)
-	form := preselect.Form{Keep: keep, Put: put[preselect.PutWord(s.Is6())]}
-	s.picks, s.usesPicks = &o.services[s.number], by&preselect.ByPicks != 0
-	last := preselect.Pick{}
-	if s.usesPicks {
-		at, current := s.positioned.Position()
-		if last.Current = current; at != nil {
-			last.Dest = at.ID
-		}
-	}
-	if by&preselect.ByHash != 0 {
-		o.deal(s)
-	}
-	s.picks.Open(by, form, last)
-	o.refill(s)
-}
-
-// openable says by what the plane may open a service's connections: 0, or as
-// preselect.Open has it.
-func (o *opener) openable(s *Service) (by uint32) {
-	if s.away.Load() || s.Mark == 0 && s.Protocol != ulvs.TCP && s.Protocol != ulvs.UDP || s.OnePacket ||
-		s.Persistence.Engine != "" || s.Port == ftpPort || len(s.dests) == 0 {
-		return 0
-	}
-	for _, dst := range s.dests {
-		if dst.conf.Forward != ulvs.DirectRoute || dst.conf.UpperThreshold != 0 || dst.conf.LowerThreshold != 0 ||
-			dst.Overloaded() {
-			return 0
-		}
-	}
-	switch {
-	case s.Mark != 0 && s.Persistence.Timeout == 0:
-	case s.Mark == 0 && s.Port == 0 &&
-		o.index.find(ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: s.Addr, Port: ftpPort}) != nil:
-		return 0 // some ports are that one's
-	case s.Persistence.Timeout != 0:
-		by = preselect.ByTemplate
-	case s.Port == 0:
-		return 0 // for want of persistence it serves nobody
-	}
-	if s.positioned != nil {
-		by |= preselect.ByPicks
-	}
-	if h, ok := s.scheduler.(sched.Hashing); ok {
-		by |= hashOf(h.Hashed())
-	}
-	return by
-}
-
-// Programs hash as schedulers do.
-var (
-	_ = [1]struct{}{}[sched.MHKey-preselect.SipKey]
-	_ = [1]struct{}{}[sched.Golden-preselect.Golden]
-)
-
-// hashOf says by what hash programs choose: 0, or as preselect.Open has it.
-func hashOf(h sched.Hash, buckets []*sched.Dest) (by uint32) {
-	if h.Sip && len(buckets) != preselect.SipBuckets || !h.Sip && len(buckets) != 256 {
-		return 0
-	}
-	by = preselect.ByHash
-	for bit, has := range map[uint32]bool{
-		preselect.OfVirtual: h.Virtual, preselect.WithPort: h.Port, preselect.BySip: h.Sip,
-	} {
-		if has {
-			by |= bit
-		}
-	}
-	return by
-}
-
-// deal writes the real servers of a service's buckets. Go chooses where there is none that can
-// be used.
-func (o *opener) deal(s *Service) {
-	_, buckets := s.scheduler.(sched.Hashing).Hashed()
-	for i, d := range buckets {
-		number := uint16(0)
-		if d != nil && d.Usable() && d.ID <= math.MaxUint16 {
-			number = uint16(d.ID)
-		}
-		s.picks.SetBucket(i, number)
-	}
-}
-
-// disable ends that the plane opens a service's connections. Picks that it has not used are
-// void. It comes before each change of a service, of its real servers or of
-// its scheduler.
-func (o *opener) disable(s *Service) {
-	if s.picks == nil {
-		return
-	}
-	o.drain()
-	_, last := s.picks.Close()
-	if s.usesPicks {
-		s.last, s.current = last.Dest, last.Current
-		s.restorePosition()
-	}
-	s.picks, s.usesPicks = nil, false
-}
-
-// withDisabled makes a change to a service, which may be nil, while its opening is disabled.
-func (o *opener) withDisabled(s *Service, change func()) {
-	if s == nil {
-		change()
-		return
-	}
-	o.disable(s)
-	change()
-	if o.index.find(s.ServiceKey) == s {
-		o.enable(s)
-	}
-}
-
-// anyPortSibling returns the service of every port that a service takes ports from, or nil.
-func (o *opener) anyPortSibling(k ulvs.ServiceKey) *Service {
-	if k.Mark != 0 || k.Port != ftpPort || k.Protocol != ulvs.TCP {
-		return nil
-	}
-	k.Port = 0
-	return o.index.find(k)
 }
 
 // update tells the plane whether connections may be opened now.

@@ -32,6 +32,7 @@ type Service struct {
 	// its scheduler's picks lie there, and low that they may need a refill.
 	picks          *preselect.Service
 	usesPicks, low bool
+	cycles         bool // the picks do not end
 	*state
 }
 

@@ -4,10 +4,13 @@ import "unsafe"
 
 // The layout of a service's memory, which programs compile in.
 //
-//	  0  turns   8  the first pick that is not there yet 32 | the next pick 32
+//	  0  turns   8  the first pick that is not there yet 32 | the next pick 32; of a cycle, Cycle and
+//	                the version | the last pick
 //	  8  serial   4  the service's, of those that have had the number
 //	 12  by       4  0: closed
 //	 16  version  4  how often that has changed
+//	 20  length   4  of a cycle, the pick before it included
+//	 24  wrap     4  the pick that follows on a cycle's last
 //	 64  keep    40
 //	104  put      8
 //	128  picks      the real server's number 32 | the scheduler's own 32
@@ -25,9 +28,14 @@ const (
 	OffSerial   = 8
 	OffBy       = 12
 	OffVersion  = 16
+	OffLength   = 20
+	OffWrap     = 24
 	OffKeep     = 64
 	OffPut      = 104
 	OffPicks    = 128
+
+	// Cycle is set in the position of a cycle.
+	Cycle = 1 << 63
 
 	// Buckets is how many there is room for.
 	Buckets = 4 * Picks
@@ -47,6 +55,8 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.serial)-OffSerial]
 	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.by)-OffBy]
 	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.version)-OffVersion]
+	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.length)-OffLength]
+	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.wrap)-OffWrap]
 	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.keep)-OffKeep]
 	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.put)-OffPut]
 	_ = [1]struct{}{}[unsafe.Offsetof(Service{}.picks)-OffPicks]

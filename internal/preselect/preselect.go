@@ -3,7 +3,8 @@
 // bits of a flow its connection templates are found, and its scheduler's next picks.
 // All of it lies in memory that programs read and that outlives the process.
 //
-// The picks are a ring. Where it stands is one word, the number of the next pick
+// Where a scheduler comes back to where it stood after not too many picks, they are a cycle, which
+// does not end: whoever takes one moves on the number of the last. Otherwise the picks are a ring. Where it stands is one word, the number of the next pick
 // and that of the first which is not there yet. Whoever takes a choice reads it and
 // then moves the word on, by compare and swap: the choice was the next one if that
 // succeeds, as none is overwritten before it was taken. The owner adds behind, and
@@ -74,7 +75,9 @@ type Service struct {
 	serial   uint32
 	by       uint32
 	version  uint32
-	_        [11]uint32
+	length   uint32
+	wrap     uint32
+	_        [9]uint32
 	keep     [5]uint64
 	put      uint64
 	_        [2]uint64
@@ -102,9 +105,8 @@ func (s *Service) Renew() (serial uint32) { return atomic.AddUint32(&s.serial, 1
 func (s *Service) Serial() uint32 { return atomic.LoadUint32(&s.serial) }
 
 // Open has programs open connections to a service: by are ByPicks and ByTemplate, form
-// what its templates are found by, and last where its scheduler
-// stands, which does not matter ByHash. It must be closed. (A program that has read the service before it was closed
-// may put old bits and new ones together. It finds no template then, or one that the
+// what its templates are found by, and last where its scheduler stands, which does not matter
+// ByHash. It must be closed. (A program that has read the service before it was closed may put old bits and new ones together. It finds no template then, or one that the
 // client had.)
 func (s *Service) Open(by uint32, form Form, last Pick) {
 	s.keep, s.put = form.Keep, form.Put
@@ -112,6 +114,21 @@ func (s *Service) Open(by uint32, form Form, last Pick) {
 		s.SetLast(last)
 	}
 	atomic.AddUint32(&s.version, 1)
+	atomic.StoreUint32(&s.by, by)
+}
+
+// OpenCycle does what Open does ByPicks, with a cycle: list are the picks from where the scheduler
+// stands on, up to Picks-1, and on its last one follows that of number wrap.
+func (s *Service) OpenCycle(by uint32, form Form, last Pick, list []Pick, wrap int) {
+	s.keep, s.put = form.Keep, form.Put
+	atomic.StoreUint64(&s.picks[0], last.pack())
+	for i, c := range list {
+		atomic.StoreUint64(&s.picks[i+1], c.pack())
+	}
+	atomic.StoreUint32(&s.length, uint32(len(list)+1))
+	atomic.StoreUint32(&s.wrap, uint32(wrap+1))
+	version := atomic.AddUint32(&s.version, 1)
+	atomic.StoreUint64(&s.position, Cycle|uint64(version)<<32)
 	atomic.StoreUint32(&s.by, by)
 }
 
@@ -126,8 +143,12 @@ func (s *Service) Close() (by uint32, last Pick) {
 	atomic.AddUint32(&s.version, 1)
 	for {
 		w := atomic.LoadUint64(&s.position)
-		if atomic.CompareAndSwapUint64(&s.position, w, w&0xffff_ffff|w<<32) {
-			return by, unpackPick(atomic.LoadUint64(&s.picks[uint32(w-1)%Picks]))
+		next := w & 0xffff_ffff
+		if w&Cycle != 0 {
+			next++ // the first of an empty ring behind the last that was taken
+		}
+		if atomic.CompareAndSwapUint64(&s.position, w, next|next<<32) {
+			return by, unpackPick(atomic.LoadUint64(&s.picks[uint32(next-1)%Picks]))
 		}
 	}
 }
@@ -142,6 +163,17 @@ func (s *Service) SetLast(last Pick) {
 func (s *Service) Take() (c Pick, ok bool) {
 	for {
 		w := atomic.LoadUint64(&s.position)
+		if w&Cycle != 0 {
+			next := uint32(w) + 1
+			if next >= atomic.LoadUint32(&s.length) {
+				next = atomic.LoadUint32(&s.wrap)
+			}
+			v := atomic.LoadUint64(&s.picks[next%Picks])
+			if atomic.CompareAndSwapUint64(&s.position, w, w&^0xffff_ffff|uint64(next)) {
+				return unpackPick(v), true
+			}
+			continue
+		}
 		if uint32(w) == uint32(w>>32) {
 			return Pick{}, false
 		}

@@ -2,6 +2,8 @@ package preselect
 
 import (
 	"math/rand/v2"
+	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -73,6 +75,93 @@ func TestTurns(t *testing.T) {
 	}
 	if taken < 1000 {
 		t.Errorf("only %d were taken", taken)
+	}
+}
+
+// Picks of a cycle come round for ever, whether a ring or another cycle was there before.
+func TestCycle(t *testing.T) {
+	s := newService(t)
+	rng := rand.New(rand.NewPCG(7, 8))
+	last := Pick{7, -3}
+	for round := range 300 {
+		if by, at := s.Close(); by != ByPicks || at != last {
+			t.Fatalf("round %d: closed with %d, %v, want %v", round, by, at, last)
+		}
+		if rng.IntN(3) == 0 {
+			s.Open(ByPicks, Form{}, last)
+			n := rng.IntN(20)
+			for i := range n {
+				s.Add(i, Pick{uint32(round), int32(i)})
+			}
+			s.Publish(n)
+			for range rng.IntN(n + 1) {
+				last, _ = s.Take()
+			}
+			continue
+		}
+		list := make([]Pick, 1+rng.IntN([]int{5, Picks - 1}[rng.IntN(2)]))
+		for i := range list {
+			list[i] = Pick{uint32(round), int32(i)}
+		}
+		wrap := rng.IntN(len(list))
+		s.OpenCycle(ByPicks, Form{}, last, list, wrap)
+		for i, at := range make([]int, rng.IntN(3000)) {
+			if at = i; at >= len(list) {
+				at = wrap + (i-wrap)%(len(list)-wrap)
+			}
+			var ok bool
+			if last, ok = s.Take(); !ok || last != list[at] {
+				t.Fatalf("round %d: pick %d is %v (%v), want %v: %d, of which %d lead there", round, i, last, ok, list[at], len(list), wrap)
+			}
+		}
+	}
+}
+
+// Several take from a cycle, which is closed and opened anew meanwhile: each pick is given once a
+// turn.
+func TestCycleTakers(t *testing.T) {
+	const servers = 7
+	s := new(Service)
+	var list []Pick
+	for i := range servers {
+		list = append(list, Pick{Dest: uint32(i)})
+	}
+	s.OpenCycle(ByPicks, Form{}, Pick{}, list, 0)
+	const takers, each = 3, 20_000
+	var wg sync.WaitGroup
+	var taken [servers]atomic.Int64
+	var left atomic.Int64
+	left.Store(takers)
+	for range takers {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			defer left.Add(-1)
+			for n := 0; n < each; {
+				if c, ok := s.Take(); ok {
+					taken[c.Dest].Add(1)
+					n++
+				}
+				if n%16 == 0 {
+					runtime.Gosched()
+				}
+			}
+		}()
+	}
+	for left.Load() > 0 {
+		_, last := s.Close()
+		next := append(slices.Clone(list[(last.Dest+1)%servers:]), list[:(last.Dest+1)%servers]...)
+		s.OpenCycle(ByPicks, Form{}, last, next, 0)
+		runtime.Gosched()
+	}
+	wg.Wait()
+	least, most := taken[0].Load(), taken[0].Load()
+	for i := range taken {
+		least, most = min(least, taken[i].Load()), max(most, taken[i].Load())
+	}
+	// The very first turn begins behind server 0, which nobody had taken.
+	if most-least > 2 {
+		t.Errorf("of %d servers, one was taken %d times and one %d times", servers, least, most)
 	}
 }
 

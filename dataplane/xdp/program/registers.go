@@ -48,4 +48,5 @@ const (
 	stackEntry    = -248 // of the template to be
 	stackVersion  = -256 // of what a service's connections are opened by, and that
 	stackBy       = -264
+	stackMoved    = -272 // the position behind the pick
 )

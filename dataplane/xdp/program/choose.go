@@ -1,0 +1,116 @@
+package program
+
+import (
+	"github.com/cilium/ebpf/asm"
+
+	"github.com/ulvs/ulvs/internal/preselect"
+)
+
+// chooseServer finds the real server: that of the client's template, or the scheduler's next
+// pick, for which a template is to be inserted if the service is persistent. Its number
+// goes to dest, in place of the service.
+//
+// in: service data total; out: dest rings; lost: R0 R1 R2 R3 R4 R5
+func (o *opener) chooseServer(templates entries) {
+	defer o.step("chooseServer", "the real server: of the template, or the next pick")()
+	no := o.label("go")
+	o.emit(
+		asm.Mov.Imm(asm.R1, 0),
+		save(stackNew, asm.R1),
+		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
+		asm.And.Imm(asm.R1, preselect.ByTemplate),
+		asm.JEq.Imm(asm.R1, 0, o.label("pick")),
+	)
+	o.chooseByTemplate(templates)
+
+	o.mark("pick")
+	o.emit(
+		asm.LoadMem(asm.R3, service, preselect.OffVersion, asm.Word),
+		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
+		asm.Mov.Reg(asm.R2, asm.R1),
+		asm.And.Imm(asm.R2, preselect.ByHash),
+		asm.JEq.Imm(asm.R2, 0, o.label("turn")),
+	)
+	o.chooseByHash()
+	o.emit(asm.Ja.Label(o.label("chosen")))
+	o.mark("turn")
+	o.emit(
+		asm.And.Imm(asm.R1, preselect.ByPicks),
+		o.leaveIf(asm.JEq, asm.R1, 0),
+		// The next choice is read, and is taken if it still is the next (preselect.Take): of a
+		// cycle, or of a ring.
+		asm.LoadMem(asm.R3, service, preselect.OffPosition, asm.DWord),
+		asm.JSGE.Imm(asm.R3, 0, o.label("ring")), // no preselect.Cycle
+		asm.Mov.Reg32(asm.R2, asm.R3),
+		asm.Add.Imm(asm.R2, 1),
+		asm.LoadMem(asm.R1, service, preselect.OffLength, asm.Word),
+		asm.JLT.Reg(asm.R2, asm.R1, o.label("after")),
+		asm.LoadMem(asm.R2, service, preselect.OffWrap, asm.Word),
+	)
+	o.mark("after")
+	o.emit(
+		asm.And.Imm(asm.R2, preselect.Picks-1),
+		asm.Mov.Reg(asm.R0, asm.R3),
+		asm.RSh.Imm(asm.R0, 32),
+		asm.LSh.Imm(asm.R0, 32),
+		asm.Or.Reg(asm.R0, asm.R2),
+		save(stackMoved, asm.R0),
+		asm.Ja.Label(o.label("take")),
+	)
+	o.mark("ring")
+	o.emit(
+		asm.Mov.Reg(asm.R1, asm.R3),
+		asm.RSh.Imm(asm.R1, 32),
+		asm.Mov.Reg32(asm.R2, asm.R3),
+		asm.JEq.Reg(asm.R1, asm.R2, no),
+		asm.Sub.Reg(asm.R1, asm.R2),
+		asm.JGE.Imm(asm.R1, preselect.Picks/2, o.label("many")),
+	)
+	o.keepAwake(o.label("many"))
+	o.emit(
+		asm.Mov.Reg(asm.R0, asm.R3),
+		asm.Add.Imm(asm.R0, 1),
+		save(stackMoved, asm.R0),
+		asm.And.Imm(asm.R2, preselect.Picks-1),
+	)
+	o.mark("take")
+	o.emit(
+		asm.LSh.Imm(asm.R2, 3),
+		asm.Add.Reg(asm.R2, service),
+		asm.LoadMem(asm.R2, asm.R2, preselect.OffPicks, asm.DWord),
+		asm.RSh.Imm(asm.R2, 32),
+	)
+	o.checkReachable(asm.R2)
+	o.emit(
+		asm.Mov.Reg(asm.R0, asm.R3),
+		restore(asm.R1, stackMoved),
+		compareAndSwap(service, preselect.OffPosition, asm.R1, asm.DWord),
+		asm.JNE.Reg(asm.R0, asm.R3, no),
+		asm.Mov.Reg(dest, asm.R2),
+	)
+	o.mark("chosen")
+}
+
+// checkReachable leaves packets to Go that cannot be sent to the real server in a register.
+// It clobbers R1, R4 and R5.
+//
+// in: R2 dest total; out: -; lost: R1 R4 R5
+func (o *opener) checkReachable(number asm.Register) {
+	defer o.step("checkReachable", "can the real server be reached?")()
+	no := o.label("go")
+	o.emit(
+		o.leaveIf(asm.JGE, number, int32(o.ServersPerCPU)),
+		asm.Mov.Reg(asm.R4, number),
+	)
+	o.element(asm.R5, o.Servers, asm.R4, ServerShift, 0)
+	o.emit(
+		asm.LoadMem(asm.R1, asm.R5, ServerMTU, asm.Word),
+		asm.JGT.Reg(total, asm.R1, no),
+	)
+	if o.tags > 0 { // as rewriteMACs has it
+		o.emit(
+			asm.LoadMem(asm.R1, asm.R5, ServerIfindex, asm.Word),
+			o.leaveIf(asm.JNE, asm.R1, int32(o.Ifindex)),
+		)
+	}
+}
