@@ -1,7 +1,10 @@
 package director
 
 import (
+	"cmp"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
@@ -23,6 +26,10 @@ type marked [2]struct {
 type endpoint struct {
 	addr  netip.Addr
 	proto uint8
+}
+
+func (e endpoint) compare(o endpoint) int {
+	return cmp.Or(e.addr.Compare(o.addr), cmp.Compare(e.proto, o.proto))
 }
 
 const (
@@ -70,7 +77,8 @@ func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service,
 			}
 		}
 	}
-	for e, p := range at {
+	for _, e := range slices.SortedFunc(maps.Keys(at), endpoint.compare) {
+		p := at[e]
 		i := family(e.addr.Is6())
 		if len(byMark[i]) == 0 {
 			continue

@@ -66,6 +66,9 @@ func (d *Director) changeMarks(ipv6 bool, f func(*fwmark.Table) error) error {
 	d.ctl.Lock()
 	*announced = nil
 	if err != nil {
+		d.ctl.Unlock()
+		_ = d.effects.claim() // what was told already is as it was, as far as that can be
+		d.ctl.Lock()
 		return err
 	}
 	if ipv6 {

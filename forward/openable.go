@@ -94,7 +94,7 @@ func (o *opener) openable(s *Service) (by uint32) {
 	if s.positioned != nil {
 		by |= preselect.ByPicks
 	}
-	if h, ok := s.scheduler.(sched.Hashing); ok {
+	if h, ok := s.scheduler.(sched.Hashing); ok && s.positioned == nil {
 		by |= hashOf(h.Hashed())
 	}
 	return by

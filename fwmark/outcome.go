@@ -1,6 +1,7 @@
 package fwmark
 
 import (
+	"encoding/binary"
 	"maps"
 	"net/netip"
 	"slices"
@@ -15,18 +16,21 @@ type Outcome struct {
 	Certain bool
 }
 
-// Foresight is a family's rules by their destinations, to ask what they come to. It is immutable.
+// Foresight is a family's rules by their destinations, to ask what they come to. Make it with
+// Set.Foresight. It is not safe for concurrent use.
 type Foresight struct {
 	rules []*Rule
 	// byDest are the rules of a single destination address (-d with a full mask, not negated),
 	// and rest the others, by their places in rules.
 	byDest map[netip.Addr][]int
 	rest   []int
+	// known are outcomes by the rules that are left of all and the protocol.
+	known map[string][]Outcome
 }
 
 // Foresight returns that of a family.
 func (s *Set) Foresight(ipv6 bool) *Foresight {
-	f := &Foresight{byDest: map[netip.Addr][]int{}}
+	f := &Foresight{byDest: map[netip.Addr][]int{}, known: map[string][]Outcome{}}
 	if s == nil {
 		return f
 	}
@@ -52,9 +56,13 @@ func (f *Foresight) Addressed() []netip.Addr {
 
 // Outcomes returns what the rules come to for packets of TCP, UDP or SCTP to an address, by
 // destination port: consecutive outcomes for all ports, of which no two neighbours are equal.
+//
+// Where too many rules look at too many ports, nothing is certain.
 func (f *Foresight) Outcomes(to netip.Addr, protocol uint8) []Outcome {
 	w := foreseen{to: to, protocol: protocol, chains: map[string][]*Rule{}}
 	starts := []int{0}
+	var key []byte
+	own := false // there is a condition on the destination that is looked at anew for each port
 	places := append(slices.Clone(f.byDest[to]), f.rest...)
 	slices.Sort(places)
 	for _, at := range places {
@@ -63,7 +71,9 @@ func (f *Foresight) Outcomes(to netip.Addr, protocol uint8) []Outcome {
 			continue
 		}
 		w.chains[r.Chain] = append(w.chains[r.Chain], r)
+		key = binary.NativeEndian.AppendUint32(key, uint32(at))
 		for _, m := range r.Matches {
+			own = own || m.Kind == MatchIPRange
 			for _, p := range append(slices.Clone(m.Ports), m.Dest) {
 				if p.Given {
 					starts = append(starts, int(p.First), int(p.Last)+1)
@@ -71,8 +81,16 @@ func (f *Foresight) Outcomes(to netip.Addr, protocol uint8) []Outcome {
 			}
 		}
 	}
+	// All destinations of which the same rules are left have the same outcomes.
+	k := string(append(key, protocol))
+	if list, ok := f.known[k]; ok && !own {
+		return list
+	}
 	slices.Sort(starts)
 	starts = slices.Compact(starts)
+	if len(starts)*len(key)/4 > maxForesight {
+		return []Outcome{{Last: 65535}}
+	}
 	var list []Outcome
 	for i, first := range starts {
 		if first > 65535 {
@@ -90,8 +108,15 @@ func (f *Foresight) Outcomes(to netip.Addr, protocol uint8) []Outcome {
 		}
 		list = append(list, o)
 	}
+	if !own {
+		f.known[k] = list
+	}
 	return list
 }
+
+// maxForesight is how many rules are looked at, those for each stretch of ports together, to find
+// out what rules come to.
+const maxForesight = 1 << 22
 
 // truth is whether a condition holds, as far as is known.
 type truth uint8

@@ -114,3 +114,26 @@ func TestOutcomesOf(t *testing.T) {
 		})
 	}
 }
+
+// Destinations of which the same rules are left share what is found out, and where that would be
+// too much work nothing is certain.
+func TestOutcomesBound(t *testing.T) {
+	tb := NewTable(false)
+	var text strings.Builder
+	for i := range 2100 {
+		fmt.Fprintf(&text, "-A PREROUTING -p tcp --dport %d -j MARK --set-mark 1\n", 2*i+1)
+	}
+	if err := tb.Restore("*mangle\n" + text.String() + "COMMIT\n"); err != nil {
+		t.Fatal(err)
+	}
+	f := Compile(tb.Rules()).Foresight(false)
+	if got := fmt.Sprint(f.Outcomes(netip.MustParseAddr("192.0.2.1"), tcp)); got != "[{0 65535 0 false}]" {
+		t.Errorf("%.100s", got)
+	}
+	f = Compile(tb.Rules()[:1000]).Foresight(false)
+	for i := range 100 {
+		if n := len(f.Outcomes(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), tcp)); n != 2001 || len(f.known) != 1 {
+			t.Fatalf("%d outcomes, %d lists", n, len(f.known))
+		}
+	}
+}

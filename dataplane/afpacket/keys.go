@@ -76,7 +76,7 @@ func (f *ipFamily) keys(services []dataplane.Claim) serviceKeys {
 			k.anyPort[to] = struct{}{}
 			continue
 		case s.Last != 0:
-			s.Service, s.Away = 0, false // are nothing to nftables
+			s.Service, s.Serial, s.Away = 0, 0, false // are nothing to nftables
 			k.ranges = append(k.ranges, s)
 		default:
 			one := to

@@ -120,7 +120,7 @@ func (p interfaces) prepare(l dataplane.Link, a accel.Acceleration, t program.Ti
 		at.generic = native(l.Name)
 	}
 	p.openAll(at)
-	err := p.claims.open(p.serviceArray != nil && !p.lookupHelper)
+	err := p.claims.open(canOpen(p.Plane) && !p.lookupHelper)
 	if err != nil {
 		return at, err
 	}
@@ -205,10 +205,15 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 	if m != nil {
 		s.Sockets = m.FD()
 	}
-	if p.serviceArray != nil && p.templateArray != nil && len(p.templateArray.memory) < verifierReach {
+	if canOpen(p) {
 		s.Services, s.TemplateTable, s.Rings = p.serviceArray.FD(), p.templateArray.FD(), p.ringArray.FD()
 	}
 	return s
+}
+
+// canOpen reports whether there is what connections are opened by.
+func canOpen(p *Plane) bool {
+	return p.serviceArray != nil && p.templateArray != nil && len(p.templateArray.memory) < verifierReach
 }
 
 // programName is what bpftool lists the program by.

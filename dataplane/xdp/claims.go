@@ -22,6 +22,7 @@ type claims struct {
 	opens bool                                // programs open connections
 	m     *ebpf.Map                           // or nil
 	has   map[preselect.Claim]preselect.Found // what is in it
+	grace func() error                        // of Plane; nil while no program has the map
 }
 
 // open makes the map, if there is none yet.
@@ -40,11 +41,12 @@ func (c *claims) open(opens bool) error {
 	return c.put()
 }
 
-// set tells the programs of other services than before.
-func (c *claims) set(list dataplane.Claims) error {
+// set tells the programs of other services than before. grace returns when none is running that
+// ran before.
+func (c *claims) set(list dataplane.Claims, grace func() error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.list = list
+	c.list, c.grace = list, grace
 	return c.put()
 }
 
@@ -71,6 +73,8 @@ func (c *claims) close() {
 // maxClaims is how many claims the map has room for. The rest is the slow plane's.
 const maxClaims = 1 << 16
 
+func everyPort(k preselect.Claim) bool { return k[16] == 0 && k[17] == 0 }
+
 func claimKey(c dataplane.Claim) (k preselect.Claim) {
 	copy(k[:], c.Addr.AsSlice())
 	k[16], k[17], k[18], k[19] = byte(c.Port>>8), byte(c.Port), c.Proto, 4
@@ -88,33 +92,80 @@ func (p *Plane) Claim(c dataplane.Claims) error {
 	if err := p.Plane.Claim(c); err != nil {
 		return err
 	}
-	return p.claims.set(c)
+	return p.claims.set(c, p.Grace)
 }
 
-// put has the map be as it is to be.
+// put has the map be as it is to be. A port's own claim may be an exception to that of every port,
+// which is put and changed only while all exceptions are there: meanwhile it is Go's to decide.
 func (c *claims) put() error {
 	if c.m == nil {
 		return nil
 	}
-	m, has, want := c.m, c.has, wanted(&c.list, c.opens)
-	for k := range has {
-		if _, ok := want[k]; !ok {
-			_ = m.Delete(k) // it cannot fail
-			delete(has, k)
+	want := wanted(&c.list, c.opens)
+	changes := func(k preselect.Claim) bool {
+		to, stays := want[k]
+		is, has := c.has[k]
+		return stays != has || to != is
+	}
+	var errs []error
+	full, every := false, false
+	for k := range c.has {
+		if everyPort(k) && changes(k) {
+			_, err := c.tell(k, preselect.Found{Number: dataplane.Undecided})
+			errs = append(errs, err)
 		}
 	}
-	for k, found := range want {
-		if was, ok := has[k]; ok && was == found {
-			continue
+	for k := range c.has {
+		if _, stays := want[k]; !stays && !everyPort(k) {
+			c.take(k)
 		}
-		if err := m.Put(k, found); errors.Is(err, unix.E2BIG) {
-			return nil
-		} else if err != nil {
-			return fmt.Errorf("cannot tell the program of a service: %w", err)
-		}
-		has[k] = found
 	}
-	return nil
+	for k, to := range want {
+		switch {
+		case !changes(k):
+		case everyPort(k):
+			every = true
+		default:
+			put, err := c.tell(k, to)
+			full, errs = full || !put, append(errs, err)
+		}
+	}
+	if every && c.grace != nil { // who has not found a port's own claim may be about to look for that of every port
+		errs = append(errs, c.grace())
+	}
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for k := range c.has {
+		if _, stays := want[k]; !stays {
+			c.take(k)
+		}
+	}
+	for k, to := range want {
+		if changes(k) && everyPort(k) && !full {
+			_, err := c.tell(k, to)
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// take takes a claim away.
+func (c *claims) take(k preselect.Claim) {
+	_ = c.m.Delete(k) // it cannot fail
+	delete(c.has, k)
+}
+
+// tell puts a claim, and reports whether there was room for it: else it is the slow plane's.
+func (c *claims) tell(k preselect.Claim, to preselect.Found) (put bool, err error) {
+	switch err := c.m.Put(k, to); {
+	case errors.Is(err, unix.E2BIG):
+		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("cannot tell the program of a service: %w", err)
+	}
+	c.has[k] = to
+	return true, nil
 }
 
 // wanted returns what the map is to have: marks only for programs that open connections.
@@ -132,7 +183,7 @@ func wanted(claims *dataplane.Claims, opens bool) map[preselect.Claim]preselect.
 		}
 	}
 	if len(want) > maxClaims { // a port whose own claim has no room is not to fall to that of every port
-		maps.DeleteFunc(want, func(k preselect.Claim, _ preselect.Found) bool { return k[16] == 0 && k[17] == 0 })
+		maps.DeleteFunc(want, func(k preselect.Claim, _ preselect.Found) bool { return everyPort(k) })
 	}
 	return want
 }

@@ -1,0 +1,115 @@
+package xdp
+
+import (
+	"fmt"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/gopacket"
+	"github.com/google/gopacket/layers"
+
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
+	"github.com/ulvs/ulvs/internal/preselect"
+)
+
+// A claim that changes does so although others find no room, and none of every port is put then.
+func TestClaimsFull(t *testing.T) {
+	newPair(t, 1) // or the test is skipped
+	c := new(claims)
+	if err := c.open(true); err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	list := func(services int, number uint32) (l dataplane.Claims) {
+		for i := range services {
+			l.Services = append(l.Services, dataplane.Claim{
+				Addr: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), Proto: 6, Port: uint16(1 + i>>16), Service: 3,
+			})
+		}
+		for i := range 200 {
+			l.Marked = append(l.Marked, dataplane.Claim{
+				Addr: netip.AddrFrom4([4]byte{192, 0, 2, byte(i / 2)}), Proto: 6, Port: uint16(i % 2 * 80), Service: number, Serial: 1,
+			})
+		}
+		return l
+	}
+	for i, l := range []dataplane.Claims{list(0, 7), list(66000, 7), list(66000, 8), list(10, 9)} {
+		if err := c.set(l, nil); err != nil {
+			t.Fatal(err)
+		}
+		want := uint32(7 + max(i-1, 0))
+		for _, m := range l.Marked {
+			var found preselect.Found
+			err := c.m.Lookup(claimKey(m), &found)
+			switch {
+			case m.Port == 0 && len(l.Services) > 60000:
+				if err == nil && found.Number != dataplane.Undecided {
+					t.Fatalf("list %d: %v of every port leads to %d", i, m.Addr, found.Number)
+				}
+			case err == nil && found.Number != want || err != nil && i != 1 && i != 2:
+				t.Fatalf("list %d: %v leads to %d (%v), want %d", i, m, found.Number, err, want)
+			}
+		}
+	}
+}
+
+// A port that is no service's before and after each command is none's in between.
+func TestClaimsWindow(t *testing.T) {
+	w := newPair(t, 1)
+	k := ulvs.ServiceKey{Mark: 10}
+	w.must(w.fast.AddService(ulvs.Service{ServiceKey: k, Scheduler: "sh"}))
+	w.must(w.fast.AddDestination(k, ulvs.Destination{Addr: pairServer(false, 0), Weight: 1}))
+	vip := pairVIP(false).String()
+	all := "*mangle\n-A PREROUTING -d " + vip + " -j MARK --set-mark 10\n"
+	lists := []string{
+		all + "-A PREROUTING -d " + vip + " -p tcp --dport 22 -j MARK --set-mark 0\nCOMMIT\n",
+		"*mangle\nCOMMIT\n",
+		all + "-A PREROUTING -d " + vip + " -p tcp --dport 20:120 -j MARK --set-mark 0\nCOMMIT\n",
+	}
+	w.fate(w.fast, w.syn("10.0.0.9", 999, 80)) // a hop is known
+	var stop atomic.Bool
+	var wg sync.WaitGroup
+	var sent, taken atomic.Int64
+	wg.Add(1)
+	go func() {
+		defer wg.Done()
+		for i := 0; !stop.Load(); i++ {
+			frame := w.syn(fmt.Sprintf("10.2.%d.%d", i>>8&255, i&255), 1024+uint16(i>>16), 22)
+			o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+64), Context: testContext(len(frame))}
+			action, err := w.still.prog.Run(o)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if sent.Add(1); action == program.ActionTX {
+				taken.Add(1)
+			}
+		}
+	}()
+	for n := 0; n < 200 || sent.Load() < 2000; n++ {
+		w.must(w.fast.MarkRestore(false, lists[n%len(lists)]))
+	}
+	stop.Store(true)
+	wg.Wait()
+	if taken.Load() > 0 {
+		t.Errorf("of %d SYNs to port 22, %d were sent to a real server", sent.Load(), taken.Load())
+	}
+}
+
+// syn is a SYN to the virtual address.
+func (w *pair) syn(from string, sport, dport uint16) []byte {
+	eth := &layers.Ethernet{SrcMAC: []byte{2, 0, 0, 0, 0, 7}, DstMAC: own[:], EthernetType: layers.EthernetTypeIPv4}
+	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: netip.MustParseAddr(from).AsSlice(), DstIP: pairVIP(false).AsSlice()}
+	tcp := &layers.TCP{SrcPort: layers.TCPPort(sport), DstPort: layers.TCPPort(dport), SYN: true}
+	_ = tcp.SetNetworkLayerForChecksum(ip) // it cannot fail for IPv4
+	buf := gopacket.NewSerializeBuffer()
+	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, eth, ip, tcp, gopacket.Payload("x")); err != nil {
+		panic(err)
+	}
+	return buf.Bytes()
+}
