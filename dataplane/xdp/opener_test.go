@@ -305,13 +305,13 @@ func TestOpens(t *testing.T) {
 	for seed := range *pairSeeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := newPair(t, uint64(seed))
-			w.marks = seed/2%2 == 1
+			w.marks = (seed+seed/2)%2 == 1
 			opened += pairCourse(w, seed%2 == 0)
 			byMark, tagged = byMark+w.openedByMark, tagged+w.openedTagged
 		})
 	}
 	t.Logf("the program opened %d connections, %d of them by mark and %d in a VLAN", opened, byMark, tagged)
-	if opened < 30*uint64(*pairSeeds) || byMark < 2**pairSeeds || tagged < 2**pairSeeds {
+	if opened < 15*uint64(*pairSeeds) || byMark < *pairSeeds || tagged < *pairSeeds {
 		t.Error("that was not much")
 	}
 }
