@@ -93,12 +93,21 @@ func New(o Options) (*Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.halfOpen = newHalfOpen(o.Max)
+	if t.halfOpen, err = newHalfOpen(o.Max); err != nil {
+		t.Table.Close()
+		return nil, err
+	}
 	if o.Adopt {
 		t.endEmbryos()
 		t.rearrive()
 	}
 	return t, nil
+}
+
+// Close gives back the memory that New took. The table is gone then.
+func (t *Table) Close() {
+	t.Table.Close()
+	t.halfOpen.free()
 }
 
 // endEmbryos ends what was inserted and has had no packet: the process was

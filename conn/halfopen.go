@@ -1,6 +1,10 @@
 package conn
 
-import "slices"
+import (
+	"slices"
+
+	"github.com/ulvs/ulvs/internal/shtab"
+)
 
 // halfOpen are the connections whose client has not answered: which has not established what
 // it opened or, where a protocol has no states, has sent one packet. A stranger can make
@@ -11,12 +15,14 @@ import "slices"
 // It is a ring of arrivals, while they are listed. What was answered or has ended is left in
 // it, until it is the oldest. Those that came before the listing began are found by sweeping
 // the slots, and stand in front of all others, in the order of their slots. Eight bytes a
-// connection are memory that is not there before it is needed.
+// connection are memory that is there only while it is needed.
 type halfOpen struct {
 	listed bool
 	since  uint32 // tick at which the listing began
 	swept  ID     // slots before it have been looked at since then
 	ring   []arrival
+	memory []byte // the ring's
+	free   func()
 	oldest int
 	next   int // where the next one goes
 	count  int // connections with flagHalfOpen
@@ -29,7 +35,13 @@ type arrival struct {
 
 // newHalfOpen has a place more than there can be connections, so that no full ring looks
 // like an empty one.
-func newHalfOpen(max int) halfOpen { return halfOpen{ring: make([]arrival, max+1)} }
+func newHalfOpen(max int) (h halfOpen, err error) {
+	if h.memory, h.free, err = shtab.Memory(shtab.RecordsSize[arrival](max + 1)); err != nil {
+		return h, err
+	}
+	h.ring, err = shtab.RecordsOver[arrival](h.memory, max+1)
+	return h, err
+}
 
 // HalfOpen returns how many connections are half-open. Of those of protocols without states
 // it may count some that were answered.
@@ -41,8 +53,9 @@ func (t *Table) HalfOpen() int { return t.halfOpen.count }
 func (t *Table) ListHalfOpen(on bool, now uint32) {
 	h := &t.halfOpen
 	switch {
-	case !on:
-		h.oldest = h.next
+	case !on && h.listed:
+		h.oldest, h.next = 0, 0
+		shtab.Discard(h.memory)
 	case !h.listed:
 		h.since, h.swept = now, 0
 	}

@@ -52,6 +52,14 @@ func Populate(block []byte) {
 	writeAll(block)
 }
 
+// Discard gives back the pages of a block from Memory, whose contents are lost. It can be used
+// further.
+func Discard(block []byte) {
+	if !raceEnabled {
+		_ = unix.Madvise(block, unix.MADV_DONTNEED) // else they stay
+	}
+}
+
 // writeAll writes to every page, and changes nothing.
 func writeAll(block []byte) {
 	const page = 4096 / 4
