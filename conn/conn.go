@@ -99,7 +99,7 @@ func New(o Options) (*Table, error) {
 	}
 	if o.Adopt {
 		t.endEmbryos()
-		t.rearrive()
+		rearrive(t)
 	}
 	return t, nil
 }

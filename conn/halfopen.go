@@ -184,7 +184,7 @@ func (t *Table) OldestHalfOpen(now, age uint32) (ID, bool) {
 }
 
 // rearrive makes the ring of an adopted table anew, by the times of the last packets.
-func (t *Table) rearrive() {
+func rearrive(t *Table) {
 	var list []ID
 	for id := range ID(t.Slots()) {
 		if t.Live(id) && t.State(id)&flagHalfOpen != 0 {
