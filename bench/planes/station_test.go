@@ -112,7 +112,7 @@ type station struct {
 const (
 	planeXDP      = "xdp"          // --plane xdp: AF_XDP sockets for what Go decides
 	planeSockets  = "af_xdp"       // the same, where Go opens all connections: servers have a threshold
-	planeBehind   = "xdp+afpacket" // --plane xdp --af-xdp off
+	planeBehind   = "xdp+afpacket" // --plane xdp --af-xdp off, where Go opens all too
 	planeAFPacket = "afpacket"     // --plane afpacket
 )
 
@@ -147,7 +147,7 @@ func newStation(b testing.TB, plane string, connections int, persistence time.Du
 	s.must(s.director.AddService(ulvs.Service{ServiceKey: k, Scheduler: "rr", Persistence: ulvs.Persistence{Timeout: persistence}}))
 	for _, a := range servers {
 		d := ulvs.Destination{Addr: a, Port: vip.Port(), Weight: 1}
-		if plane == planeSockets {
+		if plane == planeSockets || plane == planeBehind {
 			d.UpperThreshold = 1 << 30
 		}
 		s.must(s.director.AddDestination(k, d))
