@@ -292,16 +292,17 @@ func TestReadmeQuotes(t *testing.T) {
 		}
 		return string(other)
 	}
-	_, row, _ := strings.Cut(page("BENCHMARKS.md"), "\n| established, 10,000 |")
-	row, _, _ = strings.Cut(row, "\n")
-	figures := regexp.MustCompile(`\n\| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|\n`).FindStringSubmatch(text)
+	figures := regexp.MustCompile(`\n\| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \| ([\d,]+) \|\n`).FindStringSubmatch(text)
 	if figures == nil {
 		t.Fatal("README has no row of speed")
 	}
-	for _, figure := range figures[1:] {
-		if !strings.Contains(row, " "+figure+" ") {
-			t.Errorf("README says %s instructions, BENCHMARKS.md%s", figure, row)
-		}
+	quoted := slices.ContainsFunc(strings.Split(page("BENCHMARKS.md"), "\n"), func(row string) bool {
+		return strings.HasPrefix(row, "| 10,000 |") && !slices.ContainsFunc(figures[1:], func(figure string) bool {
+			return !strings.Contains(row, " "+figure+" ")
+		})
+	})
+	if !quoted {
+		t.Errorf("README says %v instructions; BENCHMARKS.md has no such row of 10,000 connections", figures[1:])
 	}
 	_, picture, _ := strings.Cut(text, "## The way of a packet\n\n```text\n")
 	picture, _, _ = strings.Cut(picture, "```")
