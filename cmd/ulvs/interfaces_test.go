@@ -60,7 +60,7 @@ func TestTwoInterfaces(t *testing.T) {
 	s.watchOn(0, other, "eth1", far)
 	s.run("--interface", "eth1")
 	s.commands(`
-		ipvsadm -A -t 192.168.10.101:80 -s rr
+		ipvsadm -A -t 192.168.10.101:80 -s wlc
 		ipvsadm -a -t 192.168.10.101:80 -r 192.168.20.200 -g
 	`)
 	const packets = 500
