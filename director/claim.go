@@ -95,12 +95,8 @@ func (e live) claimed() dataplane.Claims {
 		}
 	}
 	c.Rules4, c.Rules6 = markRules(rules[0].Rules()), markRules(rules[1].Rules())
-	marked := e.path.Commands.ByMark()
 	for s := range e.announced.services {
 		c.Services = append(c.Services, s.Claim()...)
-		if s.Mark != 0 {
-			marked = append(marked, s)
-		}
 		switch {
 		case s.Mark == 0:
 		case s.IPv6:
@@ -110,6 +106,12 @@ func (e live) claimed() dataplane.Claims {
 		}
 	}
 	if _, opens := e.plane.(accel.Opener); opens {
+		marked := e.path.Commands.ByMark()
+		for s := range e.announced.services {
+			if s.Mark != 0 {
+				marked = append(marked, s)
+			}
+		}
 		c.Marked = e.marked.claims(rules, marked, &c)
 	}
 	return c

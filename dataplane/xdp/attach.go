@@ -120,7 +120,7 @@ func (p interfaces) prepare(l dataplane.Link, a accel.Acceleration, t program.Ti
 		at.generic = native(l.Name)
 	}
 	p.openAll(at)
-	err := p.claims.open(canOpen(p.Plane) && !p.lookupHelper)
+	err := p.claims.open(canOpen(p.Plane))
 	if err != nil {
 		return at, err
 	}
@@ -211,9 +211,10 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 	return s
 }
 
-// canOpen reports whether there is what connections are opened by.
+// canOpen reports whether programs open connections.
 func canOpen(p *Plane) bool {
-	return p.serviceArray != nil && p.templateArray != nil && len(p.templateArray.memory) < verifierReach
+	return !p.lookupHelper && p.serviceArray != nil && p.templateArray != nil &&
+		len(p.templateArray.memory) < verifierReach
 }
 
 // programName is what bpftool lists the program by.

@@ -108,7 +108,7 @@ func (c *claims) put() error {
 		return stays != has || to != is
 	}
 	var errs []error
-	full, every := false, false
+	full, every, own := false, false, false
 	for k := range c.has {
 		if everyPort(k) && changes(k) {
 			_, err := c.tell(k, preselect.Found{Number: dataplane.Undecided})
@@ -127,10 +127,11 @@ func (c *claims) put() error {
 			every = true
 		default:
 			put, err := c.tell(k, to)
-			full, errs = full || !put, append(errs, err)
+			full, own, errs = full || !put, true, append(errs, err)
 		}
 	}
-	if every && c.grace != nil { // who has not found a port's own claim may be about to look for that of every port
+	if own && every && c.grace != nil {
+		// Who has not found a port's own claim may be about to look for that of every port.
 		errs = append(errs, c.grace())
 	}
 	if err := errors.Join(errs...); err != nil {
