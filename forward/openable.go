@@ -112,12 +112,14 @@ func hashOf(h sched.Hash, buckets []*sched.Dest) (by uint32) {
 		return 0
 	}
 	by = preselect.ByHash
-	for bit, has := range map[uint32]bool{
-		preselect.OfVirtual: h.Virtual, preselect.WithPort: h.Port, preselect.BySip: h.Sip,
-	} {
-		if has {
-			by |= bit
-		}
+	if h.Virtual {
+		by |= preselect.OfVirtual
+	}
+	if h.Port {
+		by |= preselect.WithPort
+	}
+	if h.Sip {
+		by |= preselect.BySip
 	}
 	return by
 }

@@ -36,7 +36,7 @@ func (s *Set) Foresight(ipv6 bool) *Foresight {
 	}
 	for i := range s.rules {
 		r := &s.rules[i]
-		if r.IPv6 != ipv6 || r.Target == TargetNone {
+		if r.IPv6 != ipv6 || !r.acts() {
 			continue
 		}
 		if at := len(f.rules); r.Dest.single() {
@@ -207,10 +207,7 @@ func (w *foreseen) addressed(r *Rule) truth {
 	if n := r.Dest; !n.Any() {
 		least = min(least, known(n.contains(w.to)))
 	}
-	switch {
-	case r.In == Interface{Name: "+", Not: true}:
-		least = no
-	case !r.Source.Any() || r.In.Name != "" && r.In != Interface{Name: "+"}:
+	if !r.Source.Any() || r.In.Name != "" && r.In != (Interface{Name: "+"}) {
 		least = min(least, unknown)
 	}
 	return least

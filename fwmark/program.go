@@ -61,7 +61,7 @@ func (p *place) word() uint64 { return p.dest[0] | p.port }
 
 // add compiles one rule. A rule that cannot match is left out.
 func (c *section) add(r *Rule, to int32) {
-	if r.In.Not && r.In.Name == "+" || r.Target == TargetNone {
+	if !r.acts() {
 		return
 	}
 	s := step{clear: ^r.Mask, flip: r.Value, target: r.Target, to: to}
@@ -115,6 +115,9 @@ func (c *section) add(r *Rule, to int32) {
 	}
 	c.steps = append(c.steps, s)
 }
+
+// acts reports whether the rule does anything, for any packet.
+func (r *Rule) acts() bool { return r.Target != TargetNone && r.In != Interface{Name: "+", Not: true} }
 
 // one reports a condition for exactly one port.
 func one(r PortRange) bool { return r.Given && !r.Not && r.First == r.Last }

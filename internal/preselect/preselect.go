@@ -4,11 +4,11 @@
 // All of it lies in memory that programs read and that outlives the process.
 //
 // Where a scheduler comes back to where it stood after not too many picks, they are a cycle, which
-// does not end: whoever takes one moves on the number of the last. Otherwise the picks are a ring. Where it stands is one word, the number of the next pick
-// and that of the first which is not there yet. Whoever takes a choice reads it and
-// then moves the word on, by compare and swap: the choice was the next one if that
-// succeeds, as none is overwritten before it was taken. The owner adds behind, and
-// ends the ring in the same way: picks that nobody took are void. The last
+// does not end: whoever takes one moves on the number of the last, by compare and swap. Otherwise
+// the picks are a ring. Where it stands is one word, the number of the next pick and that of the
+// first which is not there yet. Whoever takes a choice reads it and then moves the word on: the
+// choice was the next one if that succeeds, as none is overwritten before it was taken. The owner
+// adds behind, and ends the ring in the same way: picks that nobody took are void. The last
 // choice that was taken stays where it is, so that the memory itself says where the
 // scheduler stands.
 package preselect
@@ -42,7 +42,7 @@ func PutWord(six bool) int {
 	return 0
 }
 
-// What programs may open connections by, one or both.
+// What programs may open connections by: ByPicks or ByHash, ByTemplate, or both ways.
 const (
 	// ByPicks: by the next choice; with ByTemplate, if the client has no template, and
 	// then with a template for it.
@@ -104,10 +104,10 @@ func (s *Service) Renew() (serial uint32) { return atomic.AddUint32(&s.serial, 1
 // Serial returns what the last Renew did.
 func (s *Service) Serial() uint32 { return atomic.LoadUint32(&s.serial) }
 
-// Open has programs open connections to a service: by are ByPicks and ByTemplate, form
-// what its templates are found by, and last where its scheduler stands, which does not matter
-// ByHash. It must be closed. (A program that has read the service before it was closed may put old bits and new ones together. It finds no template then, or one that the
-// client had.)
+// Open has programs open connections to a service: by is what by, form what its templates are
+// found by, and last where its scheduler stands, which does not matter ByHash. It must be closed.
+// (A program that has read the service before it was closed may put old bits and new ones
+// together. It finds no template then, or one that the client had.)
 func (s *Service) Open(by uint32, form Form, last Pick) {
 	s.keep, s.put = form.Keep, form.Put
 	if by&ByHash == 0 {
