@@ -19,7 +19,7 @@ import (
 // marked works out claims by marks. The control lock guards it.
 type marked [2]struct {
 	table *fwmark.Table // whose outcomes these are
-	rules *fwmark.Foresight
+	rules *fwmark.Partial
 	known map[endpoint][]fwmark.Outcome
 }
 
@@ -97,7 +97,7 @@ func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service,
 func (m *marked) follow(i int, rules *fwmark.Table) {
 	if m[i].table != rules {
 		m[i].table, m[i].known = rules, map[endpoint][]fwmark.Outcome{}
-		m[i].rules = fwmark.Compile(rules.Rules()).Foresight(i == 1)
+		m[i].rules = fwmark.NewPartial(rules.Rules(), i == 1)
 	}
 }
 

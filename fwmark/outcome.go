@@ -16,9 +16,10 @@ type Outcome struct {
 	Certain bool
 }
 
-// Foresight is a family's rules by their destinations, to ask what they come to. Make it with
-// Set.Foresight. It is not safe for concurrent use.
-type Foresight struct {
+// Partial evaluates a family's rules for packets of which only the destination and the protocol
+// are known, and keeps what it has found out. Make it with NewPartial. It is not safe for
+// concurrent use.
+type Partial struct {
 	rules []*Rule
 	// byDest are the rules of a single destination address (-d with a full mask, not negated),
 	// and rest the others, by their places in rules.
@@ -28,14 +29,11 @@ type Foresight struct {
 	known map[string][]Outcome
 }
 
-// Foresight returns that of a family.
-func (s *Set) Foresight(ipv6 bool) *Foresight {
-	f := &Foresight{byDest: map[netip.Addr][]int{}, known: map[string][]Outcome{}}
-	if s == nil {
-		return f
-	}
-	for i := range s.rules {
-		r := &s.rules[i]
+// NewPartial makes that of a family's rules, which must not change any more.
+func NewPartial(rules []Rule, ipv6 bool) *Partial {
+	f := &Partial{byDest: map[netip.Addr][]int{}, known: map[string][]Outcome{}}
+	for i := range rules {
+		r := &rules[i]
 		if r.IPv6 != ipv6 || !r.acts() {
 			continue
 		}
@@ -50,7 +48,7 @@ func (s *Set) Foresight(ipv6 bool) *Foresight {
 }
 
 // Addressed returns the single addresses that the rules name as destinations, sorted.
-func (f *Foresight) Addressed() []netip.Addr {
+func (f *Partial) Addressed() []netip.Addr {
 	return slices.SortedFunc(maps.Keys(f.byDest), netip.Addr.Compare)
 }
 
@@ -58,8 +56,8 @@ func (f *Foresight) Addressed() []netip.Addr {
 // destination port: consecutive outcomes for all ports, of which no two neighbours are equal.
 //
 // Where too many rules look at too many ports, nothing is certain.
-func (f *Foresight) Outcomes(to netip.Addr, protocol uint8) []Outcome {
-	w := foreseen{to: to, protocol: protocol, chains: map[string][]*Rule{}}
+func (f *Partial) Outcomes(to netip.Addr, protocol uint8) []Outcome {
+	w := evaluation{to: to, protocol: protocol, chains: map[string][]*Rule{}}
 	starts := []int{0}
 	var key []byte
 	own := false // there is a condition on the destination that is looked at anew for each port
@@ -88,7 +86,7 @@ func (f *Foresight) Outcomes(to netip.Addr, protocol uint8) []Outcome {
 	}
 	slices.Sort(starts)
 	starts = slices.Compact(starts)
-	if len(starts)*len(key)/4 > maxForesight {
+	if len(starts)*len(key)/4 > maxPartial {
 		return []Outcome{{Last: 65535}}
 	}
 	var list []Outcome
@@ -114,9 +112,9 @@ func (f *Foresight) Outcomes(to netip.Addr, protocol uint8) []Outcome {
 	return list
 }
 
-// maxForesight is how many rules are looked at, those for each stretch of ports together, to find
+// maxPartial is how many rules are looked at, those for each stretch of ports together, to find
 // out what rules come to.
-const maxForesight = 1 << 22
+const maxPartial = 1 << 22
 
 // truth is whether a condition holds, as far as is known.
 type truth uint8
@@ -134,9 +132,9 @@ func known(holds bool) truth {
 	return no
 }
 
-// foreseen carries packets through the rules of which only destination and protocol are
+// evaluation carries packets through the rules of which only destination and protocol are
 // known, and one after the other their ports.
-type foreseen struct {
+type evaluation struct {
 	to       netip.Addr
 	protocol uint8
 	chains   map[string][]*Rule
@@ -151,13 +149,13 @@ type ending uint8
 const (
 	through ending = iota // at its end, or by RETURN
 	accepted
-	astray // it is not known where it goes, or with what mark
+	unsure // it is not known where it goes, or with what mark
 )
 
-func (w *foreseen) outcome(port uint16) Outcome {
+func (w *evaluation) outcome(port uint16) Outcome {
 	w.port, w.mark, w.depth = port, 0, 0
 	for _, hook := range []string{"", input} {
-		if w.walk(hook) == astray {
+		if w.walk(hook) == unsure {
 			return Outcome{}
 		}
 	}
@@ -165,10 +163,10 @@ func (w *foreseen) outcome(port uint16) Outcome {
 }
 
 // walk carries a packet through a chain and those that it jumps to.
-func (w *foreseen) walk(chain string) ending {
+func (w *evaluation) walk(chain string) ending {
 	// A chain that is entered more often than there are chains is entered in a circle.
 	if w.depth++; w.depth > len(w.chains)+2 {
-		return astray
+		return unsure
 	}
 	defer func() { w.depth-- }()
 	for _, r := range w.chains[chain] {
@@ -178,7 +176,7 @@ func (w *foreseen) walk(chain string) ending {
 		case holds == no || r.Target == TargetMark && after == w.mark:
 			continue
 		case holds == unknown:
-			return astray
+			return unsure
 		}
 		switch r.Target {
 		case TargetMark:
@@ -199,7 +197,7 @@ func (w *foreseen) walk(chain string) ending {
 }
 
 // addressed is holds for the conditions that are the same for all ports.
-func (w *foreseen) addressed(r *Rule) truth {
+func (w *evaluation) addressed(r *Rule) truth {
 	least := yes
 	if r.Protocol != 0 {
 		least = known((r.Protocol == w.protocol) != r.NotProtocol)
@@ -213,7 +211,7 @@ func (w *foreseen) addressed(r *Rule) truth {
 	return least
 }
 
-func (w *foreseen) holds(r *Rule) truth {
+func (w *evaluation) holds(r *Rule) truth {
 	least := w.addressed(r)
 	for i := range r.Matches {
 		least = min(least, w.match(&r.Matches[i]))
@@ -221,7 +219,7 @@ func (w *foreseen) holds(r *Rule) truth {
 	return least
 }
 
-func (w *foreseen) match(m *Match) truth {
+func (w *evaluation) match(m *Match) truth {
 	switch m.Kind {
 	case MatchComment:
 		return yes

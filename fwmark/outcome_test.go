@@ -22,7 +22,7 @@ func TestOutcomes(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := Compile(tb.Rules())
-		f := s.Foresight(ipv6)
+		f := NewPartial(tb.Rules(), ipv6)
 		for range 300 {
 			in := randomPacket(g)
 			p := in.Packet
@@ -99,7 +99,7 @@ func TestOutcomesOf(t *testing.T) {
 				}
 			}
 			var got []string
-			list := Compile(tb.Rules()).Foresight(false).Outcomes(netip.MustParseAddr("192.0.2.1"), packet.ProtoTCP)
+			list := NewPartial(tb.Rules(), false).Outcomes(netip.MustParseAddr("192.0.2.1"), packet.ProtoTCP)
 			outcomeAt(t, list, 0)
 			for _, o := range list {
 				mark := "?"
@@ -126,11 +126,11 @@ func TestOutcomesBound(t *testing.T) {
 	if err := tb.Restore("*mangle\n" + text.String() + "COMMIT\n"); err != nil {
 		t.Fatal(err)
 	}
-	f := Compile(tb.Rules()).Foresight(false)
+	f := NewPartial(tb.Rules(), false)
 	if got := fmt.Sprint(f.Outcomes(netip.MustParseAddr("192.0.2.1"), tcp)); got != "[{0 65535 0 false}]" {
 		t.Errorf("%.100s", got)
 	}
-	f = Compile(tb.Rules()[:1000]).Foresight(false)
+	f = NewPartial(tb.Rules()[:1000], false)
 	for i := range 100 {
 		if n := len(f.Outcomes(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), tcp)); n != 2001 || len(f.known) != 1 {
 			t.Fatalf("%d outcomes, %d lists", n, len(f.known))

@@ -2,12 +2,12 @@
 // packets of connections, from the connection table that it shares with the
 // director, in front of another plane, which gets all other packets.
 //
-// The program is assembled in Go for the table at hand; program.go, forward.go,
-// handover.go and open.go are to be read from top to bottom, as a packet goes through
-// it. It stamps and counts a connection, and leaves its state to Go: a packet that would
-// change it is handed over. So Go alone moves connections from state to state, and
-// counts of connections are exact. It opens connections, in their first state, by what
-// the director has picked, and completes them in rings.
+// The program is assembled in Go for the table at hand; package program's files are to be
+// read in the order in which a packet goes through them. It stamps and counts a connection,
+// and leaves its state to Go: a packet that would change it is handed over. So Go alone
+// moves connections from state to state, and counts of connections are exact. It opens
+// connections, in their first state, by what the director has picked, and completes them in
+// rings.
 package xdp
 
 import (
