@@ -128,6 +128,7 @@ type shape struct {
 	proto layers.IPProtocol
 	flags string
 	port  uint16
+	to    uint16 // 0: port 80
 	ttl   uint8
 	size  int
 	dst   dataplane.MAC
@@ -143,6 +144,9 @@ func (s shape) frame(t testing.TB) []byte {
 	if s.dst == (dataplane.MAC{}) {
 		s.dst = own
 	}
+	if s.to == 0 {
+		s.to = 80
+	}
 	eth := &layers.Ethernet{SrcMAC: []byte{2, 0, 0, 0, 0, 7}, DstMAC: s.dst[:], EthernetType: layers.EthernetTypeIPv4}
 	var ip gopacket.SerializableLayer
 	var network gopacket.NetworkLayer
@@ -157,9 +161,9 @@ func (s shape) frame(t testing.TB) []byte {
 	var upper gopacket.SerializableLayer
 	switch s.proto {
 	case layers.IPProtocolSCTP:
-		upper = &layers.SCTP{SrcPort: layers.SCTPPort(s.port), DstPort: 80}
+		upper = &layers.SCTP{SrcPort: layers.SCTPPort(s.port), DstPort: layers.SCTPPort(s.to)}
 	case layers.IPProtocolTCP:
-		h := &layers.TCP{SrcPort: layers.TCPPort(s.port), DstPort: 80, Window: 9}
+		h := &layers.TCP{SrcPort: layers.TCPPort(s.port), DstPort: layers.TCPPort(s.to), Window: 9}
 		for _, f := range s.flags {
 			switch f {
 			case 'S':
@@ -177,7 +181,7 @@ func (s shape) frame(t testing.TB) []byte {
 		upper = h
 		_ = h.SetNetworkLayerForChecksum(network)
 	default:
-		h := &layers.UDP{SrcPort: layers.UDPPort(s.port), DstPort: 80}
+		h := &layers.UDP{SrcPort: layers.UDPPort(s.port), DstPort: layers.UDPPort(s.to)}
 		upper = h
 		_ = h.SetNetworkLayerForChecksum(network)
 	}

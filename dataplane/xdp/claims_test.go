@@ -1,14 +1,12 @@
 package xdp
 
 import (
-	"fmt"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"testing"
 
 	"github.com/cilium/ebpf"
-	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
 	"github.com/ulvs/ulvs"
@@ -71,7 +69,10 @@ func TestClaimsWindow(t *testing.T) {
 		"*mangle\nCOMMIT\n",
 		all + "-A PREROUTING -d " + vip + " -p tcp --dport 20:120 -j MARK --set-mark 0\nCOMMIT\n",
 	}
-	w.fate(w.fast, w.syn("10.0.0.9", 999, 80)) // a hop is known
+	syn := shape{proto: layers.IPProtocolTCP, flags: "S", port: 999}
+	w.fate(w.fast, syn.frame(t)) // a hop is known
+	syn.to = 22
+	frame := syn.frame(t)
 	var stop atomic.Bool
 	var wg sync.WaitGroup
 	var sent, taken atomic.Int64
@@ -79,7 +80,7 @@ func TestClaimsWindow(t *testing.T) {
 	go func() {
 		defer wg.Done()
 		for i := 0; !stop.Load(); i++ {
-			frame := w.syn(fmt.Sprintf("10.2.%d.%d", i>>8&255, i&255), 1024+uint16(i>>16), 22)
+			from(frame, netip.AddrFrom4([4]byte{10, byte(2 + i>>16), byte(i >> 8), byte(i)}))
 			o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+64), Context: testContext(len(frame))}
 			action, err := w.still.prog.Run(o)
 			if err != nil {
@@ -99,17 +100,4 @@ func TestClaimsWindow(t *testing.T) {
 	if taken.Load() > 0 {
 		t.Errorf("of %d SYNs to port 22, %d were sent to a real server", sent.Load(), taken.Load())
 	}
-}
-
-// syn is a SYN to the virtual address.
-func (w *pair) syn(from string, sport, dport uint16) []byte {
-	eth := &layers.Ethernet{SrcMAC: []byte{2, 0, 0, 0, 0, 7}, DstMAC: own[:], EthernetType: layers.EthernetTypeIPv4}
-	ip := &layers.IPv4{Version: 4, TTL: 64, Protocol: layers.IPProtocolTCP, SrcIP: netip.MustParseAddr(from).AsSlice(), DstIP: pairVIP(false).AsSlice()}
-	tcp := &layers.TCP{SrcPort: layers.TCPPort(sport), DstPort: layers.TCPPort(dport), SYN: true}
-	_ = tcp.SetNetworkLayerForChecksum(ip) // it cannot fail for IPv4
-	buf := gopacket.NewSerializeBuffer()
-	if err := gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true}, eth, ip, tcp, gopacket.Payload("x")); err != nil {
-		panic(err)
-	}
-	return buf.Bytes()
 }
