@@ -67,7 +67,7 @@ func TestKernels(t *testing.T) {
 			defer cancel()
 			var out bytes.Buffer
 			code, err := Run(ctx, Options{
-				Kernel: kernel, Binary: binary, Args: []string{"-test.v", "-test.run=.", "-pairs=2"},
+				Kernel: kernel, Binary: binary, Args: []string{"-test.v", "-test.run=.", "-pairs=3"},
 				Files: map[string]string{"testdata": filepath.Join(folder, "testdata")}, Stdout: &out,
 				Modules: []string{"veth", "bridge", "nf_tables"},
 			})
