@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -69,6 +70,11 @@ reach the daemon, and those of all that it starts. It keeps its process id.`,
 	return c
 }
 
+// bridgePatience is how long a program waits for a daemon that is there and does not answer. The
+// kernel, for which the program takes it, answers however busy the machine is; who sits in front
+// of a command would rather be told.
+const bridgePatience = time.Minute
+
 func bridgeSupervise() *cobra.Command {
 	var socket string
 	c := &cobra.Command{
@@ -77,7 +83,9 @@ func bridgeSupervise() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
-			return bridge.Supervise(args[0], bridgedDaemon{control.Bridge{Client: control.Dial(socket)}}, bridgeErrno)
+			client := control.Dial(socket)
+			client.Patience = bridgePatience
+			return bridge.Supervise(args[0], bridgedDaemon{control.Bridge{Client: client}}, bridgeErrno)
 		},
 	}
 	c.Flags().StringVar(&socket, "control", control.DefaultSocket, "the daemon's control socket")

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/ulvs/ulvs/internal/control"
 	"github.com/ulvs/ulvs/internal/lab"
 )
 
@@ -329,5 +330,19 @@ func TestBridgeMany(t *testing.T) {
 ( for i in $(seq %d); do %s -A -f $((s*100+i)) -s rr || echo failed; done ) & done; wait; %s -Sn | wc -l`, shells, commands, s.ipvsadm, s.ipvsadm)
 	if out, status := s.says("sh", "-c", script); status != 0 || out != fmt.Sprintln(shells*commands) {
 		t.Errorf("%d: %s", status, out)
+	}
+}
+
+// A daemon that is busy for longer than a command waits is waited for, as the kernel is.
+func TestBridgeBusy(t *testing.T) {
+	t.Parallel()
+	s := newBridgeSite(t)
+	_ = s.daemon.Process.Signal(unix.SIGSTOP)
+	time.AfterFunc(control.DefaultPatience+time.Second, func() { _ = s.daemon.Process.Signal(unix.SIGCONT) })
+	if out, status := s.says(s.ipvsadm, "-A", "-f", "10", "-s", "rr"); status != 0 || out != "" {
+		t.Errorf("%d: %s", status, out)
+	}
+	if got, status := s.says(s.ipvsadm, "-Sn"); got != "-A -f 10 -s rr\n" {
+		t.Errorf("the daemon has %q (%d)", got, status)
 	}
 }
