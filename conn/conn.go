@@ -48,6 +48,9 @@ type Options struct {
 	// them ends, to read what Expired will need: that is loaded for all of them at
 	// the same time. What it returns means nothing.
 	Prefetch func(ID) uint32
+	// Changed, if it is not nil, is called for a connection whose time is over as far as Go
+	// knows, if a program has changed its state: it has to call AcceptState.
+	Changed func(ID)
 	// Answered, if it is not nil, is told of the template of a connection, not 0, that is found
 	// to have been answered: of those without states it is not seen when that happens.
 	Answered func(template uint32)
@@ -67,12 +70,8 @@ type record struct {
 // Table is a connection table. Make it with New. It is not safe for concurrent
 // use: the director's forwarding lock guards it.
 type Table struct {
-	*expiring.Table[ID, record]
-	timeouts timeouts
-	secure   bool
-	expired  func(ID)
-	answered func(template uint32)
-	halfOpen halfOpen
+	states
+	expired func(ID)
 }
 
 // New makes an empty table, or adopts one.
@@ -80,12 +79,16 @@ func New(o Options) (*Table, error) {
 	if o.Expired == nil {
 		return nil, errors.New("conn.Options need Expired")
 	}
-	t := &Table{expired: o.Expired, answered: o.Answered, timeouts: defaultTimeouts(o.Hz)}
+	t := &Table{expired: o.Expired, states: states{answered: o.Answered, timeouts: defaultTimeouts(o.Hz)}}
 	var err error
 	t.Table, err = expiring.New[ID, record](expiring.Options[ID]{
 		Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt,
 		Quarantine: o.Quarantine, Prefetch: o.Prefetch,
 	}, func(id ID) { // End's body: this is done for each connection
+		if t.Changed(id) && o.Changed != nil { // it may have another timeout
+			o.Changed(id)
+			return
+		}
 		t.expired(id)
 		t.halfOpen.ended(t.State(id))
 		t.Table.End(id)
@@ -163,7 +166,7 @@ func (t *Table) InsertSYN(f *packet.Flow, hash uint64, dest, template, now uint3
 }
 
 // Flow returns the connection's flow, from the client to the virtual service.
-func (t *Table) Flow(id ID) *packet.Flow { return (*packet.Flow)(t.Key(id)) }
+func (t *states) Flow(id ID) *packet.Flow { return (*packet.Flow)(t.Key(id)) }
 
 // Orphan takes a connection's template away, if that is gone.
 func (t *Table) Orphan(id ID) { t.Record(id).template = 0 }
@@ -185,27 +188,13 @@ func (t *Table) Hide(id ID) {
 func (t *Table) Dest(id ID) uint32 { return uint32(t.Value(id)) }
 
 // Template returns what Insert was given.
-func (t *Table) Template(id ID) uint32 { return t.Record(id).template }
+func (t *states) Template(id ID) uint32 { return t.Record(id).template }
 
 // Active reports whether the connection counts as active, not as inactive.
 func (t *Table) Active(id ID) bool { return t.State(id)&flagActive != 0 }
 
 // Owner returns the owner's bits that Insert was given.
 func (t *Table) Owner(id ID) uint8 { return uint8(t.State(id)>>ownerShift) & 0xf }
-
-// Accept makes of a connection that a program has opened what Insert and its first packet
-// would have, at the time of that packet: template and the owner's bits are Insert's.
-func (t *Table) Accept(id ID, template uint32, owner uint8) Change {
-	to, timeout := t.State(id)&stateMask, t.timeouts.udp
-	c := Change{}
-	if t.Flow(id).Proto() == protoTCP {
-		to %= tcpStates
-		timeout = t.timeouts.tcp[to]
-		c.Activated = tcpActive>>to&1 != 0
-	}
-	t.open(id, template, timeout, uint32(owner&0xf)<<ownerShift|to, t.Stamp(id), c)
-	return c
-}
 
 // open gives a new entry its record and its state, from the time in its stamp on.
 func (t *Table) open(id ID, template, timeout, state, now uint32, c Change) {
@@ -220,4 +209,4 @@ func (t *Table) open(id ID, template, timeout, state, now uint32, c Change) {
 }
 
 // Secure reports what SetSecure said.
-func (t *Table) Secure() bool { return t.secure }
+func (t *states) Secure() bool { return t.secure }

@@ -45,12 +45,12 @@ func newHalfOpen(max int) (h halfOpen, err error) {
 
 // HalfOpen returns how many connections are half-open. Of those of protocols without states
 // it may count some that were answered.
-func (t *Table) HalfOpen() int { return t.halfOpen.count }
+func (t *states) HalfOpen() int { return t.halfOpen.count }
 
 // ListHalfOpen has the half-open connections that come from now on be listed, and those that
 // there are be swept, or forgets all that are listed. A table begins without, or if it was
 // adopted with all that it has.
-func (t *Table) ListHalfOpen(on bool, now uint32) {
+func (t *states) ListHalfOpen(on bool, now uint32) {
 	h := &t.halfOpen
 	switch {
 	case !on && h.listed:
@@ -63,7 +63,7 @@ func (t *Table) ListHalfOpen(on bool, now uint32) {
 }
 
 // SweepHalfOpen looks in so many slots for those that came before the listing began.
-func (t *Table) SweepHalfOpen(slots int) {
+func (t *states) SweepHalfOpen(slots int) {
 	h := &t.halfOpen
 	if !h.listed {
 		return
@@ -81,7 +81,7 @@ func (t *Table) SweepHalfOpen(slots int) {
 }
 
 // foundAnswered notes that a connection was answered, some time ago.
-func (t *Table) foundAnswered(id ID) {
+func (t *states) foundAnswered(id ID) {
 	t.answer(id)
 	if ct := t.Template(id); ct != 0 && t.answered != nil {
 		t.answered(ct)
@@ -136,21 +136,22 @@ func (h *halfOpen) shift() {
 
 // arrived reports whether a connection that came is still half-open. It may be
 // another one, in the same slot, if the client of that has sent its SYN again.
-func (t *Table) arrived(a arrival) bool {
+func (t *states) arrived(a arrival) bool {
 	return t.Live(a.id) && t.State(a.id)&flagHalfOpen != 0 && (t.Stamp(a.id) == a.tick || t.Packets(a.id) > 1)
 }
 
 // answer says that a connection is not half-open any more, or is not to make room.
-func (t *Table) answer(id ID) {
-	if state := t.State(id); state&flagHalfOpen != 0 {
-		t.SetState(id, state&^flagHalfOpen)
-		t.halfOpen.count--
+func (t *states) answer(id ID) {
+	for was := t.State(id); was&flagHalfOpen != 0; was = t.State(id) {
+		if t.SwapState(id, was, was&^flagHalfOpen) {
+			t.halfOpen.count--
+		}
 	}
 }
 
 // Answered reports whether a connection's client has answered, so far as is known.
-func (t *Table) Answered(id ID) bool {
-	if t.State(id)&flagHalfOpen == 0 {
+func (t *states) Answered(id ID) bool {
+	if state := t.State(id); state&flagHalfOpen == 0 || state&flagEstablished != 0 {
 		return true
 	}
 	switch t.Flow(id).Proto() {
@@ -166,7 +167,7 @@ const sweepAtOnce = 1024
 // OldestHalfOpen returns the half-open connection that came first of those that are listed, if
 // it has had no packet for so many ticks. It looks at some hundred arrivals and slots, beyond
 // which it says none.
-func (t *Table) OldestHalfOpen(now, age uint32) (ID, bool) {
+func (t *states) OldestHalfOpen(now, age uint32) (ID, bool) {
 	h := &t.halfOpen
 	t.ListHalfOpen(true, now)
 	t.SweepHalfOpen(sweepAtOnce)

@@ -2,15 +2,39 @@ package conn
 
 import "github.com/ulvs/ulvs/internal/expiring"
 
-// What an XDP program needs to know of an entry's state word, besides the shared
-// table's layout: it forwards a packet by itself that leaves the entry in the
-// state in which it is, and only stamps and counts it. It may make entries of new
-// connections (package dataplane, Opener). All else is Go's.
+// An entry's state word: the protocol's state in the lowest bits, by which an XDP
+// program knows what it may forward; above it, flags and the generation of the
+// timeouts that the record's timeout was taken from. Bit 15 is expiring.Made. Bits 4 and 5
+// are 0, as a program shifts by the lowest six.
+const (
+	stateMask = 0xf
+	// A program has brought the entry into its state, and Go has not accepted that.
+	flagChanged = 1 << 6
+	// One of those states was ESTABLISHED.
+	flagEstablished = 1 << 7
+	flagActive      = 1 << 8 // counts as active; the kernel's IP_VS_CONN_F_INACTIVE, negated
+	// Its client has not answered: it was never established or, without states, has had one
+	// packet when that was last looked at.
+	flagHalfOpen = 1 << 9
+	ownerShift   = 11 // four bits of the owner's
+	ownerBits    = 0xf << ownerShift
+	genShift     = 16
+	genMask      = 0xffff
+)
+
+// What an XDP program needs to know of an entry's state word, besides the shared table's
+// layout, to forward packets by itself, to change TCP's states (changed.go), and to make
+// entries of new connections (package dataplane, Opener). All else is Go's.
 const (
 	// DestMask are the bits of an entry's value that are its real server.
 	DestMask = MaxDest
 	// StateMask are the bits of the state word that are the protocol's state.
 	StateMask = stateMask
+	// ChangedFlag is set by a program that changes the state, and EstablishedFlag if that is
+	// TCPEstablished, until AcceptState.
+	ChangedFlag     = flagChanged
+	EstablishedFlag = flagEstablished
+	TCPEstablished  = tcpEstablished
 	// SetFlag is set once the entry has had a packet.
 	SetFlag = flagSet
 	// OwnerShift is where the owner's four bits are.
@@ -67,4 +91,24 @@ func SCTPEvents() (mask uint32) {
 
 // Generation returns that of the present timeouts; an entry with another one gets
 // its new timeout at its next packet.
-func (t *Table) Generation() uint32 { return t.timeouts.gen }
+func (t *states) Generation() uint32 { return t.timeouts.gen }
+
+// TCPNext are the states that TCP packets without SYN lead to, four bits for each state from
+// the lowest on: OnACK by one that has ACK alone of SYN, FIN, RST and ACK, and so on; OnNone by
+// one that has none of them.
+type TCPNext struct{ OnACK, OnFIN, OnRST, OnNone uint64 }
+
+// NextStates returns them.
+func NextStates() TCPNext {
+	row := func(next *[tcpStates]uint8) (row uint64) {
+		for s, to := range next {
+			row |= uint64(to) << (4 * s)
+		}
+		return row
+	}
+	var none [tcpStates]uint8
+	for s := range none {
+		none[s] = tcpClose
+	}
+	return TCPNext{OnACK: row(&tcpOnACK), OnFIN: row(&tcpOnFIN), OnRST: row(&tcpOnRST), OnNone: row(&none)}
+}

@@ -1,21 +1,18 @@
 package conn
 
-import "github.com/ulvs/ulvs/packet"
-
-// An entry's state word: the protocol's state in the lowest byte, by which an XDP
-// program knows what it may forward; above it, flags and the generation of the
-// timeouts that the record's timeout was taken from. Bit 15 is expiring.Made.
-const (
-	stateMask  = 0xff
-	flagActive = 1 << 8 // counts as active; the kernel's IP_VS_CONN_F_INACTIVE, negated
-	// Its client has not answered: it was never established or, without states, has had one
-	// packet when that was last looked at.
-	flagHalfOpen = 1 << 9
-	ownerShift   = 11 // four bits of the owner's
-	ownerBits    = 0xf << ownerShift
-	genShift     = 16
-	genMask      = 0xffff
+import (
+	"github.com/ulvs/ulvs/internal/expiring"
+	"github.com/ulvs/ulvs/packet"
 )
+
+// states are entries as packets change them.
+type states struct {
+	*expiring.Table[ID, record]
+	timeouts timeouts
+	secure   bool
+	answered func(uint32)
+	halfOpen halfOpen
+}
 
 // Change is what a packet did to its connection.
 type Change struct {
@@ -29,85 +26,95 @@ type Change struct {
 
 // UDP enters the state after a packet of a UDP connection, or of one of a protocol that has
 // no states (ip_vs_proto_udp.c, udp_state_transition).
-func (t *Table) UDP(id ID, now uint32) {
-	t.enter(id, 0, false, t.timeouts.udp, now)
+func (t *states) UDP(id ID, now uint32) {
+	t.Touched(id, now)
+	t.enter(id, t.State(id), 0, false, noState, t.timeouts.udp, now) // programs change no state that it has
 }
+
+// noState is no protocol's.
+const noState = stateMask
 
 // TCP enters the state after a packet of a TCP connection, by its flags
 // (ip_vs_proto_tcp.c, set_tcp_state).
-func (t *Table) TCP(id ID, flags uint8, now uint32) Change {
-	from := t.State(id) & stateMask
-	to := uint32(tcpClose) // a packet without any of the four flags
-	switch {
-	case flags&packet.RST != 0:
-		to = uint32(tcpOnRST[from%tcpStates])
-	case flags&packet.SYN != 0:
-		to = uint32(tcpOnSYN[from%tcpStates])
-		if t.secure && to == tcpSynRecv && from != tcpSynRecv {
-			to = tcpSynAck
+func (t *states) TCP(id ID, flags uint8, now uint32) Change {
+	t.Touched(id, now)
+	for {
+		was := t.State(id)
+		from := was & stateMask
+		to := uint32(tcpClose) // a packet without any of the four flags
+		switch {
+		case flags&packet.RST != 0:
+			to = uint32(tcpOnRST[from%tcpStates])
+		case flags&packet.SYN != 0:
+			to = uint32(tcpOnSYN[from%tcpStates])
+			if t.secure && to == tcpSynRecv && from != tcpSynRecv {
+				to = tcpSynAck
+			}
+		case flags&packet.FIN != 0:
+			to = uint32(tcpOnFIN[from%tcpStates])
+		case flags&packet.ACK != 0:
+			to = uint32(tcpOnACK[from%tcpStates])
 		}
-	case flags&packet.FIN != 0:
-		to = uint32(tcpOnFIN[from%tcpStates])
-	case flags&packet.ACK != 0:
-		to = uint32(tcpOnACK[from%tcpStates])
+		if c, ok := t.enter(id, was, to, tcpActive>>to&1 != 0, tcpEstablished, t.timeouts.tcp[to], now); ok {
+			return c
+		}
 	}
-	c := t.enter(id, to, tcpActive>>to&1 != 0, t.timeouts.tcp[to], now)
-	return t.established(id, c, from, to, tcpEstablished)
 }
 
 // SCTP enters the state after a packet of an SCTP association, by its first chunk's type and,
 // where that is COOKIE ECHO or COOKIE ACK and an ABORT follows it, by ABORT's
 // (ip_vs_proto_sctp.c, set_sctp_state).
-func (t *Table) SCTP(id ID, chunk uint8, now uint32) Change {
-	from := t.State(id) & stateMask
-	to := uint32(sctpNext[sctpEvent(chunk)][from%sctpStates])
-	c := t.enter(id, to, to == sctpEstablished, t.timeouts.sctp[to], now)
-	return t.established(id, c, from, to, sctpEstablished)
-}
-
-// established says of a change whether the connection has come to be established. From then
-// on it is not half-open.
-func (t *Table) established(id ID, c Change, from, to, established uint32) Change {
-	if from != to && to == established {
-		c.Established = true
-		t.answer(id)
+func (t *states) SCTP(id ID, chunk uint8, now uint32) Change {
+	t.Touched(id, now)
+	for {
+		was := t.State(id)
+		to := uint32(sctpNext[sctpEvent(chunk)][was&stateMask%sctpStates])
+		if c, ok := t.enter(id, was, to, to == sctpEstablished, sctpEstablished, t.timeouts.sctp[to], now); ok {
+			return c
+		}
 	}
-	return c
 }
 
-// enter brings an entry into a state, stamps it and counts the packet. In the
-// same state and with timeouts unchanged it touches only the entry's own line.
-func (t *Table) enter(id ID, to uint32, active bool, timeout, now uint32) (c Change) {
-	was := t.State(id)
-	t.SetStamp(id, now)
-	t.Counted(id)
+// enter brings an entry from the state word that it was in into a state, with a timeout from
+// now on, and reports whether it was in that still. In the same state and with timeouts
+// unchanged it touches only the entry's own line. In state established a connection is not
+// half-open.
+func (t *states) enter(id ID, was, to uint32, active bool, established, timeout, now uint32) (c Change, ok bool) {
 	if was&stateMask == to && was>>genShift == t.timeouts.gen && t.recordSet(was) {
-		return c
+		return c, true
 	}
-	is := was&(ownerBits|flagHalfOpen) | to | t.timeouts.gen<<genShift | flagSet
+	is := was&(ownerBits|flagHalfOpen|flagChanged|flagEstablished) | to | t.timeouts.gen<<genShift | flagSet
 	switch {
 	case was&stateMask == to:
 		is |= was & flagActive // a state that stays changes no column
 	case active:
 		is |= flagActive
 		c.Activated = was&flagActive == 0
+		if c.Established = to == established; c.Established {
+			is &^= flagHalfOpen
+		}
 	default:
 		c.Deactivated = was&flagActive != 0
 	}
 	// The state last: it says that the record is its own, to whoever adopts it.
 	t.Restart(id, timeout, now)
-	t.SetState(id, is)
-	return c
+	if !t.SwapState(id, was, is) {
+		return Change{}, false
+	}
+	if (was^is)&flagHalfOpen != 0 {
+		t.halfOpen.count--
+	}
+	return c, true
 }
 
 // flagSet says that the record has a timeout of the entry's state: a new
 // entry, in state NONE, has the one that Insert gave it.
 const flagSet = 1 << 10
 
-func (t *Table) recordSet(state uint32) bool { return state&flagSet != 0 }
+func (t *states) recordSet(state uint32) bool { return state&flagSet != 0 }
 
 // Touched counts a packet that restarts the timer and leaves the state alone.
-func (t *Table) Touched(id ID, now uint32) {
+func (t *states) Touched(id ID, now uint32) {
 	t.SetStamp(id, now)
 	t.Counted(id)
 }
@@ -115,7 +122,7 @@ func (t *Table) Touched(id ID, now uint32) {
 // Over reports whether a connection is so far closed that a packet which opens
 // one may have its ports: TCP in TIME_WAIT or CLOSE, with finWait also in
 // FIN_WAIT; SCTP in CLOSED (ip_vs_core.c, is_new_conn_expected).
-func (t *Table) Over(id ID, finWait bool) bool {
+func (t *states) Over(id ID, finWait bool) bool {
 	s := t.State(id) & stateMask
 	switch t.Flow(id).Proto() {
 	case protoTCP:
@@ -129,7 +136,7 @@ func (t *Table) Over(id ID, finWait bool) bool {
 // SetSecure has new TCP connections wait in SYNACK and not in SYN_RECV, the
 // defence of secure_tcp (ip_vs_proto_tcp.c, tcp_states_dos, of which direct
 // routing sees no other difference).
-func (t *Table) SetSecure(on bool) { t.secure = on }
+func (t *states) SetSecure(on bool) { t.secure = on }
 
 // Worth says whether a connection may be dropped when memory is short.
 type Worth uint8
@@ -143,7 +150,7 @@ const (
 )
 
 // Worth returns what the connection's state says of it.
-func (t *Table) Worth(id ID) Worth {
+func (t *states) Worth(id ID) Worth {
 	s := t.State(id) & stateMask
 	switch t.Flow(id).Proto() {
 	case protoTCP:
@@ -168,7 +175,7 @@ func (t *Table) Worth(id ID) Worth {
 
 // StateName returns the kernel's name of the connection's state, as ipvsadm -Lc
 // shows it.
-func (t *Table) StateName(id ID) string {
+func (t *states) StateName(id ID) string {
 	s := t.State(id) & stateMask
 	switch t.Flow(id).Proto() {
 	case protoTCP:

@@ -42,14 +42,14 @@ func defaultTimeouts(hz uint32) timeouts {
 
 // Timeouts returns the three that ipvsadm --set sets: TCP's ESTABLISHED, TCP's
 // FIN_WAIT, and UDP. All others are constants.
-func (t *Table) Timeouts() (tcp, tcpFin, udp time.Duration) {
+func (t *states) Timeouts() (tcp, tcpFin, udp time.Duration) {
 	return t.Duration(t.timeouts.tcp[tcpEstablished]), t.Duration(t.timeouts.tcp[tcpFinWait]),
 		t.Duration(t.timeouts.udp)
 }
 
 // SetTimeouts sets them; 0 keeps. A connection has its new timeout from its
 // next packet on (ip_vs_ctl.c, ip_vs_set_timeout).
-func (t *Table) SetTimeouts(tcp, tcpFin, udp time.Duration) {
+func (t *states) SetTimeouts(tcp, tcpFin, udp time.Duration) {
 	set := func(ticks *uint32, d time.Duration) {
 		if d != 0 {
 			*ticks = t.Ticks(d)
@@ -63,4 +63,4 @@ func (t *Table) SetTimeouts(tcp, tcpFin, udp time.Duration) {
 
 // SetGeneration says which generation the present timeouts are, for a table that
 // was adopted: its connections know that number.
-func (t *Table) SetGeneration(gen uint32) { t.timeouts.gen = gen & genMask }
+func (t *states) SetGeneration(gen uint32) { t.timeouts.gen = gen & genMask }

@@ -275,6 +275,11 @@ func (in *Path) state(id conn.ID, dst *Dest, p *packet.Packet, tick uint32) {
 		in.conns.UDP(id, tick)
 		return
 	}
+	in.changed(id, dst, c)
+}
+
+// changed counts what has become of a connection, and tells its template.
+func (tb *tables) changed(id conn.ID, dst *Dest, c conn.Change) {
 	if c.Activated {
 		dst.Activate(true)
 	}
@@ -282,8 +287,16 @@ func (in *Path) state(id conn.ID, dst *Dest, p *packet.Packet, tick uint32) {
 		dst.Activate(false)
 	}
 	if c.Established {
-		if t := in.conns.Template(id); t != 0 {
-			in.templates.Assure(persist.ID(t - 1))
+		if t := tb.conns.Template(id); t != 0 {
+			tb.templates.Assure(persist.ID(t - 1))
 		}
+	}
+}
+
+// acceptState accepts the state into which the plane has brought a connection, if it has.
+func (tb *tables) acceptState(id conn.ID) {
+	if tb.conns.Changed(id) {
+		tb.opener.states++
+		tb.changed(id, tb.index.dests[tb.conns.Dest(id)], tb.conns.AcceptState(id))
 	}
 }

@@ -34,6 +34,7 @@ type opener struct {
 	open   accel.Opening
 	low    []*Service
 	opened uint64 // connections that the plane has opened
+	states uint64 // changes of state of connections, by the plane, as far as they were accepted one by one
 }
 
 // adopt takes the memory of the picks, in which an earlier process may
@@ -101,15 +102,20 @@ func (o *opener) refillLow() {
 	o.low = o.low[:0]
 }
 
-// acceptConn accepts a connection that the plane has opened, unless that has been done,
-// and acceptTemplate a template.
-func (o *opener) acceptConn(slot uint32) {
-	if id := conn.ID(slot); o.conns.Opened(id) {
+// acceptConn accepts a connection that the plane has opened, or the state that it has brought
+// one into, unless that has been done, and acceptTemplate a template.
+func (o *opener) acceptConn(slot uint32, opened bool) {
+	switch id := conn.ID(slot); {
+	case !opened:
+		if o.conns.Live(id) {
+			o.acceptState(id)
+		}
+	case o.conns.Opened(id):
 		o.acceptedConn(id)
 	}
 }
 
-func (o *opener) acceptTemplate(slot uint32) {
+func (o *opener) acceptTemplate(slot uint32, _ bool) {
 	if id := persist.ID(slot); o.templates.Opened(id) {
 		o.acceptedTemplate(id)
 	}
@@ -137,6 +143,7 @@ func (o *opener) acceptedConn(id conn.ID) {
 	dst.Bind(false, c.Activated)
 	dst.Conns++
 	s.Conns++
+	o.acceptState(id)
 	o.markLow(s)
 }
 

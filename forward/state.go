@@ -223,10 +223,11 @@ func (st *State) bind() {
 			if t := st.conns.Template(id); t != 0 {
 				if int(t) > st.templates.Slots() || !st.templates.Live(persist.ID(t-1)) {
 					st.conns.Orphan(id)
-					return
+				} else {
+					st.templates.Adopt(persist.ID(t - 1))
 				}
-				st.templates.Adopt(persist.ID(t - 1))
 			}
+			st.acceptState(id)
 		})
 	}
 	st.opener.acceptAll(known)

@@ -102,6 +102,7 @@ func list[ID ~uint32](tb *tables, each func(ID, int, func(ID)) (ID, bool), statu
 }
 
 func (ls *Listing) connStatus(id conn.ID, now uint32) ulvs.ConnStatus {
+	ls.acceptState(id)
 	f, dst := ls.conns.Flow(id), ls.index.dests[ls.conns.Dest(id)].conf
 	port := f.VirtualPort()
 	if ls.conns.Owner(id)&ownDestPort != 0 {
@@ -159,6 +160,7 @@ func (ls *Listing) Counters() (map[string]uint64, error) {
 	c["parked_lost"] = ls.parkedLost
 	if ls.opener.able() {
 		c["opened_by_plane"] = ls.opener.opened
+		c["states_by_plane"] = ls.opener.states
 	}
 	for _, dst := range ls.index.dests {
 		if dst != nil {

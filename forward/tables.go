@@ -102,8 +102,8 @@ func (tb *tables) change(f func()) {
 // find returns the connection of a flow from the client.
 func (tb *tables) find(f *packet.Flow, hash uint64) (id conn.ID, found bool) {
 	id, found = tb.conns.Table.Lookup((*shtab.Key)(f), hash) // conn's own is one call more
-	if found && tb.conns.Pending(id) {
-		tb.opener.acceptConn(uint32(id)) // just opened, on another CPU
+	if found && tb.conns.Unaccepted(id) {                    // just now, on another CPU
+		tb.opener.acceptConn(uint32(id), tb.conns.Pending(id))
 	}
 	return id, found
 }
@@ -112,7 +112,7 @@ func (tb *tables) find(f *packet.Flow, hash uint64) (id conn.ID, found bool) {
 func (tb *tables) findTemplate(k *persist.Key, hash uint64) (ct persist.ID, found bool) {
 	ct, found = tb.templates.Lookup(k, hash)
 	if found && tb.templates.Pending(ct) {
-		tb.opener.acceptTemplate(uint32(ct)) // just opened, on another CPU
+		tb.opener.acceptTemplate(uint32(ct), true) // just opened, on another CPU
 	}
 	return ct, found
 }

@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -47,6 +48,29 @@ func (w *pair) rule() {
 
 // frame is a random packet.
 func (w *pair) frame() []byte {
+	if len(w.sent) > 0 && w.rng.IntN(5) < 2 {
+		return w.again()
+	}
+	frame := w.fresh()
+	w.sent = append(w.sent, frame)
+	return frame
+}
+
+// again is a frame of a connection that had one before. TCP's have other flags; a payload
+// that is as long stands behind them.
+func (w *pair) again() []byte {
+	frame := bytes.Clone(w.sent[max(0, len(w.sent)-1-w.rng.IntN(12))])
+	p := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
+	if tcp, ok := p.TransportLayer().(*layers.TCP); ok {
+		const fin, syn, rst, psh, ack = 1, 2, 4, 8, 16
+		at := len(frame) - len(tcp.Payload) - len(tcp.Contents) + 13
+		frame[at] = choose[byte](w.rng, ack, ack, ack|psh, ack|psh, fin|ack, fin, rst, rst|ack, syn, psh, 0, rst|fin)
+	}
+	return frame
+}
+
+// fresh is a frame of any connection.
+func (w *pair) fresh() []byte {
 	r := w.rng
 	eth := &layers.Ethernet{SrcMAC: []byte{2, 0, 0, 0, 0, 7}, DstMAC: own[:], EthernetType: layers.EthernetTypeIPv4}
 	proto := choose(r, layers.IPProtocolTCP, layers.IPProtocolTCP, layers.IPProtocolUDP)

@@ -37,8 +37,10 @@ type pair struct {
 	plain                      *director.Director
 	log                        []string
 	restarts                   bool
-	marks                      bool // there are services by mark, and rules
+	marks                      bool     // there are services by mark, and rules
+	sent                       [][]byte // frames that were sent
 	openedByMark, openedTagged int
+	states                     uint64
 }
 
 const pairServers = 4
@@ -260,6 +262,13 @@ func (w *pair) openedNow() uint64 {
 	return c["opened_by_plane"]
 }
 
+// statesNow is how many states of connections the program changed since then.
+func (w *pair) statesNow() uint64 {
+	c, err := w.fast.Counters()
+	w.must(err)
+	return c["states_by_plane"]
+}
+
 // byMark is how many connections services by mark have.
 func (w *pair) byMark() (n uint64) {
 	list, err := w.fast.Services()
@@ -301,17 +310,18 @@ var pairSeeds = flag.Int("pairs", 12, "how many random courses TestOpens takes")
 // TestOpens has a program open connections, and compares each packet, and all that is
 // listed, with a director that has no such program.
 func TestOpens(t *testing.T) {
-	opened, byMark, tagged := uint64(0), 0, 0
+	opened, states, byMark, tagged := uint64(0), uint64(0), 0, 0
 	for seed := range *pairSeeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := newPair(t, uint64(seed))
 			w.marks = (seed+seed/2)%2 == 1
 			opened += pairCourse(w, seed%2 == 0)
-			byMark, tagged = byMark+w.openedByMark, tagged+w.openedTagged
+			states, byMark, tagged = states+w.states, byMark+w.openedByMark, tagged+w.openedTagged
 		})
 	}
-	t.Logf("the program opened %d connections, %d of them by mark and %d in a VLAN", opened, byMark, tagged)
-	if opened < 30*uint64(*pairSeeds) || byMark < *pairSeeds || tagged < *pairSeeds {
+	t.Logf("the program opened %d connections, %d of them by mark and %d in a VLAN, and brought them into %d states",
+		opened, byMark, tagged, states)
+	if opened < 30*uint64(*pairSeeds) || states < 12*uint64(*pairSeeds) || byMark < *pairSeeds || tagged < *pairSeeds {
 		t.Error("that was not much")
 	}
 }
@@ -322,13 +332,14 @@ func pairCourse(w *pair, restarts bool) (opened uint64) {
 	for range 80 {
 		w.command()
 	}
-	for range 700 {
-		switch n := w.rng.IntN(100); {
+	for range 1000 {
+		switch n := w.rng.IntN(140); {
 		case n < 8:
 			w.command()
-		case n < 92:
-			before, marked, frame := w.openedNow(), w.byMark(), w.frame()
+		case n < 132:
+			before, states, marked, frame := w.openedNow(), w.statesNow(), w.byMark(), w.frame()
 			w.send(frame)
+			w.states += w.statesNow() - states
 			n := w.openedNow() - before
 			if opened += n; n > 0 && w.byMark() > marked {
 				w.openedByMark++
@@ -336,9 +347,9 @@ func pairCourse(w *pair, restarts bool) (opened uint64) {
 			if n > 0 && frame[12] == 0x81 {
 				w.openedTagged++
 			}
-		case n < 96:
+		case n < 136:
 			w.compare()
-		case n < 98:
+		case n < 138:
 			w.move(time.Duration(1+w.rng.IntN(90)) * time.Second)
 		case w.restarts:
 			for range 4 { // which the daemon may not have seen when it is killed

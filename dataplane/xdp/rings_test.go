@@ -81,7 +81,7 @@ func (r *ringBed) run(times int) uint32 {
 // turn does what a table's owner does, once.
 func (r *ringBed) turn(rng *rand.Rand) {
 	for cpu := range runtime.NumCPU() {
-		for slot, ok := r.rings.Completed(cpu); ok; slot, ok = r.rings.Completed(cpu) {
+		for slot, _, ok := r.rings.Completed(cpu); ok; slot, _, ok = r.rings.Completed(cpu) {
 			r.tab.CountOpened(slot)
 			r.made++
 			k := *r.tab.Key(slot)

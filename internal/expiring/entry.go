@@ -48,9 +48,13 @@ func (t *entries[ID]) Stamp(id ID) uint32            { return t.tab.Stamp(uint32
 func (t *entries[ID]) Idle(id ID, now uint32) uint32 { return now - t.Stamp(id) }
 func (t *entries[ID]) SetStamp(id ID, tick uint32)   { t.tab.SetStamp(uint32(id), tick) }
 
-// State returns the owner's word.
+// State returns the owner's word. SetState sets it where programs do not, and SwapState where
+// they may: if it still is was, and reports whether it was.
 func (t *entries[ID]) State(id ID) uint32           { return t.tab.State(uint32(id)) }
 func (t *entries[ID]) SetState(id ID, state uint32) { t.tab.SetState(uint32(id), state) }
+func (t *entries[ID]) SwapState(id ID, was, is uint32) bool {
+	return t.tab.SwapState(uint32(id), was, is)
+}
 
 // Packets returns how many packets the entry has had, and Counted counts one that changes
 // nothing else.

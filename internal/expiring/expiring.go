@@ -203,14 +203,22 @@ func (t *Table[ID, E]) armFresh() {
 // Restart is a use at tick now of an entry whose timeout may have changed. The
 // timer has to move only if it would fire too late.
 func (t *Table[ID, E]) Restart(id ID, timeout, now uint32) {
-	i := uint32(id)
+	t.tab.SetStamp(uint32(id), now)
+	t.retime(uint32(id), timeout, now)
+}
+
+// Retime gives an entry another timeout, from its stamp on.
+func (t *Table[ID, E]) Retime(id ID, timeout uint32) {
+	t.retime(uint32(id), timeout, t.tab.Stamp(uint32(id)))
+}
+
+func (t *Table[ID, E]) retime(i, timeout, from uint32) {
 	t.recs[i].timeout = timeout
-	t.tab.SetStamp(i, now)
 	if t.fresh == i+1 {
 		t.fresh = 0
 	}
-	if due, ok := t.wheel.Due(i); !ok || int32(due-(now+timeout)) > 0 {
-		t.wheel.Set(i, now+timeout)
+	if due, ok := t.wheel.Due(i); !ok || int32(due-(from+timeout)) > 0 {
+		t.wheel.Set(i, from+timeout)
 	}
 }
 

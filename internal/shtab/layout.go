@@ -61,7 +61,7 @@ type slot struct {
 //	 0     fillAt           4  the programs' position in the fill ring
 //	64     completionAt     4  their position in the completion ring
 //	128    fill         16384  cells of slots that may be used
-//	       completion   16384  cells of slots that were used
+//	       completion   16384  cells of slots that were used, or that have news
 const (
 	RingCells   = 1 << 12
 	RingsStride = 2*SlotSize + 2*RingCells*4
@@ -70,6 +70,10 @@ const (
 	OffCompletionAt = SlotSize
 	OffFill         = 2 * SlotSize
 	OffCompletion   = OffFill + RingCells*4
+
+	// ChangedCell is set in a cell of the completion ring whose slot was not used, but has an
+	// entry whose state a program has changed.
+	ChangedCell = 1 << 31
 )
 
 type cpuRings struct {

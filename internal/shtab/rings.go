@@ -32,7 +32,10 @@ import (
 //   - It puts the slot's number into the completion ring, by compare and swap, and moves
 //     its position on.
 //
-// From then on the entry is the owner's, who counts it (Table.CountOpened). If two inserted entries
+// A program that changes an entry's state tells that in the completion ring, too, with
+// ChangedCell. What the state means, and when a change is to be told, is the owner's.
+//
+// From then on an inserted entry is the owner's, who counts it (Table.CountOpened). If two inserted entries
 // of one key, or the chain's head changed too often, a look-up of the key finds
 // another slot than this: the owner removes what is not found.
 //
@@ -101,20 +104,21 @@ func (r *Rings) Fill(cpu int, slot uint32) bool {
 }
 
 // Completed returns the next slot in which one of a CPU's programs has inserted an entry, for
-// Table.CountOpened.
-func (r *Rings) Completed(cpu int) (slot uint32, ok bool) {
+// Table.CountOpened, or changed an entry's state.
+func (r *Rings) Completed(cpu int) (slot uint32, inserted, ok bool) {
 	if _, ok = r.peek(cpu, 0); !ok {
-		return 0, false
+		return 0, false, false
 	}
 	cell := &r.cpus[cpu].completion[r.at[cpu].completion%RingCells]
 	r.at[cpu].completion++
-	return atomic.SwapUint32(cell, 0) - 1, true
+	v := atomic.SwapUint32(cell, 0)
+	return v&^ChangedCell - 1, v&ChangedCell == 0, true
 }
 
 // peek returns what Completed would say after so many more.
 func (r *Rings) peek(cpu int, after uint32) (slot uint32, ok bool) {
 	v := atomic.LoadUint32(&r.cpus[cpu].completion[(r.at[cpu].completion+after)%RingCells])
-	return v - 1, v != 0 && v != closed
+	return v&^ChangedCell - 1, v != 0 && v != closed
 }
 
 // AllowConcurrentInsert says that programs may insert entries, before the rings are opened:

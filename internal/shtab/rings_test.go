@@ -83,7 +83,7 @@ func TestRings(t *testing.T) {
 	}
 	m := &inserter{tab: tab, c: &rings.cpus[0]}
 	m.run(Key{1, 2})
-	if _, ok := rings.Completed(0); ok || tab.Valid(0) {
+	if _, _, ok := rings.Completed(0); ok || tab.Valid(0) {
 		t.Fatal("something was made while the rings are closed")
 	}
 	tab.AllowConcurrentInsert()
@@ -121,7 +121,7 @@ func TestRings(t *testing.T) {
 		quarantine = append(quarantine, retired{slot, m.runs.Load()})
 	}
 	read := func() {
-		for slot, ok := rings.Completed(0); ok; slot, ok = rings.Completed(0) {
+		for slot, _, ok := rings.Completed(0); ok; slot, _, ok = rings.Completed(0) {
 			tab.CountOpened(slot)
 			made++
 			k := *tab.Key(slot)

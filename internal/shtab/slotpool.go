@@ -49,22 +49,22 @@ func (l *SlotPool) refill() {
 	}
 }
 
-// Drain calls take for the slots in which programs have inserted entries, and reports
-// whether there were any. Of each CPU it takes a ring's cells at most, however fast
-// programs are.
-func (l *SlotPool) Drain(take func(slot uint32)) (some bool) {
+// Drain calls take for the slots in which programs have inserted entries, or changed their
+// state, and reports whether there were any. Of each CPU it takes a ring's cells at most,
+// however fast programs are.
+func (l *SlotPool) Drain(take func(slot uint32, inserted bool)) (some bool) {
 	for cpu := range l.reserved {
 		for range RingCells / prefetched {
 			n := l.prefetch(cpu)
 			for range n {
-				slot, ok := l.rings.Completed(cpu)
+				slot, inserted, ok := l.rings.Completed(cpu)
 				if !ok { // closed meanwhile, by the next daemon
 					return some
 				}
-				if slot >= l.table.Homes() {
+				if inserted && slot >= l.table.Homes() {
 					l.reserved[cpu]--
 				}
-				take(slot)
+				take(slot, inserted)
 			}
 			some = some || n > 0
 			if n < prefetched {

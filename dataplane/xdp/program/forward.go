@@ -22,14 +22,14 @@ func (f *forwarder) TakeServer() {
 	)
 }
 
-// checkState passes what would change the connection: what is not for a real server
-// of direct routing, what is a connection's first packet, one of other timeouts
-// than the present (it gets those from Go), and what moves it to another state
-// (conn.Table.TCP, enter).
+// checkState passes what is not for a real server of direct routing, what is a
+// connection's first packet, and one of other timeouts than the present (it gets those from
+// Go). What moves it to another state goes to changeState, or is passed too (conn.Table.TCP,
+// enter).
 //
-// in: kept word slot; out: dest; lost: R0 R1 R2 R3 R4 R5
+// in: kept word slot; out: dest R1; lost: R0 R2 R3 R4 R5
 func (f *forwarder) checkState() {
-	defer f.step("checkState", "what would change the connection's state is Go's, while a daemon is there")()
+	defer f.step("checkState", "does the packet leave the connection in its state?")()
 	f.TakeServer()
 	f.emit(
 		asm.LoadMem(asm.R1, slot, shtab.OffState, asm.Word),
@@ -41,11 +41,16 @@ func (f *forwarder) checkState() {
 	)
 	f.mark("expected")
 	f.emit(
-		asm.And.Imm(asm.R1, conn.StateMask),
-		asm.RSh.Reg(kept, asm.R1),
+		asm.RSh.Reg(kept, asm.R1), // by the lowest six bits, which are the state
 		asm.JSet.Imm(kept, 1, f.label("stays")),
-		// Nobody will change the state where no daemon has shown itself for a while:
-		// better to send the packet.
+	)
+	if f.opens() {
+		f.emit(asm.Ja.Label(f.label("change")))
+	}
+	// Nobody will change the state where no daemon has shown itself for a while:
+	// better to send the packet.
+	f.mark("unchanged")
+	f.emit(
 		asm.FnJiffies64.Call(),
 	)
 	f.Ticks.emit(&f.emitter)

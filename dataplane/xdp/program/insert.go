@@ -71,17 +71,17 @@ func (o *opener) ringsOf(cpu asm.Register) {
 	)
 }
 
-// findCompletion keeps the address of the completion ring's next cell. R8 are the
-// CPU's rings of the table.
+// findCompletion keeps the address of the completion ring's next cell, or goes to full. R8 are
+// the CPU's rings of the table.
 //
 // in: rings; out: -; lost: R1 R2 R4
-func (o *opener) findCompletion(t entries) {
+func (o *opener) findCompletion(t entries, full string) {
 	defer o.step("findCompletion", "room in the completion ring")()
 	o.emit(asm.LoadMem(asm.R1, asm.R8, shtab.OffCompletionAt, asm.Word))
 	o.cellAddress(asm.R2)
 	o.emit(
 		asm.LoadMem(asm.R1, asm.R2, shtab.OffCompletion, asm.Word),
-		o.leaveIf(asm.JNE, asm.R1, 0),
+		asm.JNE.Imm(asm.R1, 0, full),
 		save(t.stack+entryCompletion, asm.R2),
 		asm.LoadMem(asm.R1, asm.R8, shtab.OffCompletionAt, asm.Word),
 		asm.Add.Imm(asm.R1, shtab.RingCells/2),
@@ -89,9 +89,9 @@ func (o *opener) findCompletion(t entries) {
 	o.cellAddress(asm.R2)
 	o.emit(
 		asm.LoadMem(asm.R1, asm.R2, shtab.OffCompletion, asm.Word),
-		asm.JEq.Imm(asm.R1, 0, t.label(o, "roomy")),
+		asm.JEq.Imm(asm.R1, 0, full+"-"+t.name),
 	)
-	o.keepAwake(t.label(o, "roomy"))
+	o.keepAwake(full + "-" + t.name)
 }
 
 // keepAwake gives one packet of many to Go, if a daemon is there, which has to be awake
@@ -303,6 +303,11 @@ func (o *opener) publish(t entries, value asm.Register) {
 func (o *opener) complete(t entries) {
 	defer o.step("complete", "told in the completion ring")()
 	o.symbol = t.label(o, "complete")
+	o.completeCell(t)
+}
+
+// completeCell puts R2 into the completion ring.
+func (o *opener) completeCell(t entries) {
 	o.emit(
 		restore(asm.R1, t.stack+entryCompletion),
 		asm.Mov.Imm(asm.R0, 0),

@@ -58,6 +58,7 @@ func (p *Program) miss() {
 		p.mark("service")
 		p.openConn()
 		p.acceptPending()
+		p.changeState()
 	}
 	p.redirectToSocket()
 }

@@ -23,7 +23,7 @@ func (o *opener) openConn() {
 	o.checkService()
 	o.checkSource()
 	o.findRings()
-	o.findCompletion(conns)
+	o.findCompletion(conns, o.label("go"))
 	o.findFreeSlot(conns)
 	o.chooseServer(templates)
 	o.insertTemplate(templates)
@@ -174,7 +174,7 @@ func (o *opener) chooseByTemplate(t entries) {
 		save(stackNew, asm.R1),
 		asm.Add.Imm(asm.R8, t.rings),
 	)
-	o.findCompletion(t)
+	o.findCompletion(t, o.label("go"))
 	o.findFreeSlot(t)
 	o.emit(asm.Sub.Imm(asm.R8, t.rings))
 }

@@ -49,4 +49,9 @@ const (
 	stackVersion  = -256 // of what a service's connections are opened by, and that
 	stackBy       = -264
 	stackMoved    = -272 // the position behind the pick
+
+	// Of a change of a connection's state.
+	stackSlot = -280
+	stackWas  = -288 // the state word
+	stackIs   = -296
 )

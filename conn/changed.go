@@ -1,0 +1,82 @@
+package conn
+
+// Two write an entry's state word while there are programs: Go, under the director's forwarding
+// lock, and a program, on as many CPUs as there are. They keep to this.
+//
+//   - A word that has neither flagSet nor PendingFlag is Go's alone: it was just inserted, and
+//     a program leaves its packets to Go. Any other is changed by compare and swap, by both.
+//   - A program changes the state alone, as TCP's tables have it for a packet without SYN, of a
+//     word of the present generation. It sets flagChanged, and flagEstablished if the state is
+//     ESTABLISHED. If the swap fails, the packet is Go's.
+//   - What it has changed it tells in the completion ring (shtab.Rings), after the swap, unless
+//     flagChanged or PendingFlag was set: then that was told, and Go will look at the word. It
+//     changes nothing where the ring has no room for that.
+//   - All that is counted, timed or linked is Go's: flagActive says in which of its real
+//     server's columns the connection is counted, flagHalfOpen whether among those, and the
+//     record which timeout its timer was set by. So whoever ends an entry takes away what was
+//     counted, whatever a program does to the word meanwhile, and who adopts the table counts
+//     the same.
+//   - Go accepts a change (AcceptState) when it reads the ring, which it does whenever it takes
+//     the lock; when it finds the entry of a packet; and before a timer ends it. The record
+//     comes before the word that says so: who is killed in between leaves flagChanged, and the
+//     next process accepts it.
+//   - TCP's tables have no way back without SYN, so that states that came and went
+//     between two looks have changed nothing but what flagEstablished says.
+//
+// A packet's stamp and count are stores of both, as they are without states.
+
+// Changed reports whether a program has changed the state, and Go has not accepted it.
+func (t *states) Changed(id ID) bool { return t.State(id)&flagChanged != 0 }
+
+// Unaccepted reports whether a program has opened the connection or changed its state, and Go
+// has accepted the one or the other not.
+func (t *states) Unaccepted(id ID) bool { return t.State(id)&(flagChanged|PendingFlag) != 0 }
+
+// Accept makes of a connection that a program has opened what Insert and its first packet
+// would have, at the time of that packet: template and the owner's bits are Insert's. If it is
+// Changed then, AcceptState does the rest.
+func (t *Table) Accept(id ID, template uint32, owner uint8) Change {
+	t.Record(id).template = template
+	t.halfOpen.arrive(id, t.Stamp(id))
+	for {
+		was := t.State(id)
+		to, timeout := was&stateMask, t.timeouts.udp
+		is := uint32(owner&0xf)<<ownerShift | was&(stateMask|flagChanged|flagEstablished) |
+			t.timeouts.gen<<genShift | flagSet | flagHalfOpen
+		c := Change{}
+		if t.Flow(id).Proto() == protoTCP {
+			timeout = t.timeouts.tcp[to%tcpStates]
+			if c.Activated = tcpActive>>to&1 != 0; c.Activated {
+				is |= flagActive
+			}
+		}
+		t.ArmFromStamp(id, timeout)
+		if t.SwapState(id, was, is) {
+			return c
+		}
+	}
+}
+
+// AcceptState makes of the state into which programs have brought a connection what TCP would
+// have, by the packets that they were. Without a change it does nothing.
+func (t *states) AcceptState(id ID) (c Change) {
+	for was := t.State(id); was&flagChanged != 0; was = t.State(id) {
+		to := was & stateMask % tcpStates
+		is := was&^(flagChanged|flagEstablished|flagActive|genMask<<genShift) | t.timeouts.gen<<genShift
+		active := tcpActive>>to&1 != 0
+		if active {
+			is |= flagActive
+		}
+		t.Retime(id, t.timeouts.tcp[to])
+		if !t.SwapState(id, was, is) {
+			continue
+		}
+		if c.Established = was&flagEstablished != 0; c.Established {
+			t.answer(id)
+		}
+		c.Activated = active && was&flagActive == 0
+		c.Deactivated = !active && was&flagActive != 0
+		return c
+	}
+	return c
+}

@@ -1,0 +1,113 @@
+package program
+
+import (
+	"github.com/cilium/ebpf/asm"
+
+	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/internal/shtab"
+)
+
+// changeState changes the state of a connection by TCP's tables, whose state word is in R1, and
+// tells that in the completion ring (conn's changed.go says by what rules). What is not to be
+// changed here goes to unchanged, or is Go's.
+//
+// in: R1 dest data total slot; out: slot; lost: R0 R1 R2 R3 R4 R5
+func (o *opener) changeState() {
+	defer o.step("changeState", "the connection's next state, told in the completion ring")()
+	o.mark("change")
+	o.emit(save(stackWas, asm.R1), save(stackSlot, slot))
+	o.nextState()
+	o.checkReachable(dest)
+	o.emit(
+		restore(asm.R1, stackWas),
+		asm.JSet.Imm32(asm.R1, conn.ChangedFlag|conn.PendingFlag, o.label("told")),
+	)
+	conns := o.connTable()
+	o.findRings()
+	// One packet of many keeps the daemon awake: by the ports, which are as good as any number.
+	o.emit(
+		restore(entry, stackSlot),
+		asm.LoadMem(asm.R1, entry, shtab.OffKey+8, asm.DWord),
+		asm.RSh.Imm(asm.R1, 8),
+		save(conns.stack+entryHome, asm.R1),
+	)
+	o.findCompletion(conns, o.label("full"))
+	o.swapState()
+	o.emit(
+		asm.Mov.Reg(asm.R2, entry),
+		asm.LoadMapValue(asm.R1, o.Conns, shtab.HeaderSize),
+		asm.Sub.Reg(asm.R2, asm.R1),
+		asm.RSh.Imm(asm.R2, slotShift),
+		asm.Add.Imm32(asm.R2, 1-1<<31), // shtab.ChangedCell
+	)
+	o.completeCell(conns)
+	o.emit(restore(slot, stackSlot), asm.Ja.Label(o.label("stays")))
+	o.mark("told")
+	o.swapState()
+	o.emit(asm.Ja.Label(o.label("stays")))
+	o.mark("full")
+	o.emit(restore(slot, stackSlot), asm.Ja.Label(o.label("unchanged")))
+}
+
+// swapState puts the next state in the place of the one before, or goes to full.
+//
+// in: -; out: entry; lost: R0 R1
+func (o *opener) swapState() {
+	defer o.step("swapState", "if nobody else has changed it")()
+	o.emit(
+		restore(entry, stackSlot),
+		restore(asm.R0, stackWas),
+		restore(asm.R1, stackIs),
+		compareAndSwap(entry, shtab.OffState, asm.R1, asm.Word),
+		restore(asm.R1, stackWas),
+		asm.JNE.Reg(asm.R0, asm.R1, o.label("full")),
+	)
+}
+
+// nextState keeps the state word that the packet leads to from the one in R1. What is not TCP,
+// or has SYN, goes to unchanged.
+//
+// in: R1 data; out: -; lost: R0 R1 R2 R3
+func (o *opener) nextState() {
+	defer o.step("nextState", "which one that is")()
+	const fin, syn, rst, ack = 1, 2, 4, 16
+	at := o.atPorts()
+	no := o.label("unchanged")
+	next := conn.NextStates()
+	row := func(flag int32, row uint64, name string) {
+		o.emit(
+			asm.LoadImm(asm.R2, int64(row), asm.DWord),
+			asm.JSet.Imm(asm.R0, flag, o.label(name)),
+		)
+	}
+	o.emit(
+		asm.LoadMem(asm.R0, data, o.atProto(), asm.Byte),
+		asm.JNE.Imm(asm.R0, ProtoTCP, no),
+		restore(asm.R2, stackContext),
+		asm.LoadMem(asm.R3, asm.R2, 4, asm.Word),
+		asm.Mov.Reg(asm.R2, data),
+		asm.Add.Imm(asm.R2, int32(at)+20),
+		asm.JGT.Reg(asm.R2, asm.R3, no), // never: for the verifier
+		asm.LoadMem(asm.R0, data, at+13, asm.Byte),
+		asm.JSet.Imm(asm.R0, syn, no),
+	)
+	row(rst, next.OnRST, "row")
+	row(fin, next.OnFIN, "row")
+	row(ack, next.OnACK, "row")
+	o.emit(asm.LoadImm(asm.R2, int64(next.OnNone), asm.DWord))
+	o.mark("row")
+	o.emit(
+		asm.Mov.Reg(asm.R0, asm.R1),
+		asm.And.Imm(asm.R0, conn.StateMask),
+		asm.LSh.Imm(asm.R0, 2),
+		asm.RSh.Reg(asm.R2, asm.R0),
+		asm.And.Imm(asm.R2, conn.StateMask),
+		asm.And.Imm32(asm.R1, ^conn.StateMask),
+		asm.Or.Reg(asm.R1, asm.R2),
+		asm.Or.Imm(asm.R1, conn.ChangedFlag),
+		asm.JNE.Imm(asm.R2, conn.TCPEstablished, o.label("word")),
+		asm.Or.Imm(asm.R1, conn.EstablishedFlag),
+	)
+	o.mark("word")
+	o.emit(save(stackIs, asm.R1))
+}
