@@ -2,6 +2,8 @@
 GO       ?= go
 FUZZTIME ?= 1m
 SEEDS    ?= 1-500
+# How often "make faults" has each mistake be found.
+FAULTS   ?= 1
 # How long a package's tests may take before they count as hung, on a machine far
 # slower than those that the times below are of.
 PATIENCE ?= 40m
@@ -115,6 +117,10 @@ conformance: ## ask the real kernel in user-mode Linux: all recorded scenarios a
 	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane afpacket -timeout $(PATIENCE)
 	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane xdp -timeout $(PATIENCE)
 	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane af_xdp -timeout $(PATIENCE)
+
+.PHONY: faults
+faults: ## deliberate mistakes in what Go and the XDP program change together, each to be found within a minute (root; 5 minutes)
+	$(GO) test ./dataplane/xdp -count=1 -v -run TestStatesFaults -faults $(FAULTS) -timeout $(PATIENCE)
 
 .PHONY: guests
 guests: ## the XDP tests on Debian's kernels 6.1 and 6.12, in qemu (fetches them once)

@@ -292,11 +292,3 @@ func (tb *tables) changed(id conn.ID, dst *Dest, c conn.Change) {
 		}
 	}
 }
-
-// acceptState accepts the state into which the plane has brought a connection, if it has.
-func (tb *tables) acceptState(id conn.ID) {
-	if tb.conns.Changed(id) {
-		tb.opener.states++
-		tb.changed(id, tb.index.dests[tb.conns.Dest(id)], tb.conns.AcceptState(id))
-	}
-}

@@ -121,6 +121,14 @@ func (o *opener) acceptTemplate(slot uint32, _ bool) {
 	}
 }
 
+// acceptState accepts the state into which the plane has brought a connection, if it has.
+func (o *opener) acceptState(id conn.ID) {
+	if o.conns.Changed(id) {
+		o.states++
+		o.changed(id, o.index.dests[o.conns.Dest(id)], o.conns.AcceptState(id))
+	}
+}
+
 // acceptedConn makes a connection that the plane has opened one of the director's: it does
 // what serve, connect and state would have done for its first packet.
 func (o *opener) acceptedConn(id conn.ID) {

@@ -80,7 +80,8 @@ func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 	tb.now.Store(now)
 	tb.opener = &opener{tables: tb}
 	p.Commands, p.Listing, p.State, p.Upkeep = Commands{tb}, Listing{tb}, State{tb}, Upkeep{tb}
-	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Expired: tb.connExpired, Changed: tb.acceptState, Prefetch: tb.prefetchConn,
+	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Expired: tb.connExpired,
+		Changed: tb.opener.acceptState, Prefetch: tb.prefetchConn,
 		Answered: func(ct uint32) { tb.templates.Answer(persist.ID(ct - 1)) }}
 	templates := persist.Options{Max: o.Templates, Hz: hz, Now: now, Ended: tb.templateEnded}
 	if fast, ok := tb.plane.(accel.Accelerator); ok {

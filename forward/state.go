@@ -227,7 +227,7 @@ func (st *State) bind() {
 					st.templates.Adopt(persist.ID(t - 1))
 				}
 			}
-			st.acceptState(id)
+			st.opener.acceptState(id)
 		})
 	}
 	st.opener.acceptAll(known)

@@ -102,7 +102,7 @@ func list[ID ~uint32](tb *tables, each func(ID, int, func(ID)) (ID, bool), statu
 }
 
 func (ls *Listing) connStatus(id conn.ID, now uint32) ulvs.ConnStatus {
-	ls.acceptState(id)
+	ls.opener.acceptState(id)
 	f, dst := ls.conns.Flow(id), ls.index.dests[ls.conns.Dest(id)].conf
 	port := f.VirtualPort()
 	if ls.conns.Owner(id)&ownDestPort != 0 {

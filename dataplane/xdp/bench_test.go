@@ -133,7 +133,8 @@ type shape struct {
 	size  int
 	dst   dataplane.MAC
 	vlans []uint16
-	chunk uint8 // of SCTP
+	chunk uint8   // of SCTP
+	from  [4]byte // if not 0: the client, of IPv4
 }
 
 func (s shape) frame(t testing.TB) []byte {
@@ -155,7 +156,10 @@ func (s shape) frame(t testing.TB) []byte {
 		h := &layers.IPv6{Version: 6, HopLimit: s.ttl, NextHeader: s.proto, SrcIP: netip.MustParseAddr("fd01::1").AsSlice(), DstIP: netip.MustParseAddr("fd00:10::101").AsSlice()}
 		ip, network = h, h
 	} else {
-		h := &layers.IPv4{Version: 4, TTL: s.ttl, Protocol: s.proto, SrcIP: []byte{10, 1, 1, 1}, DstIP: []byte{192, 168, 10, 101}, Id: 7}
+		if s.from == [4]byte{} {
+			s.from = [4]byte{10, 1, 1, 1}
+		}
+		h := &layers.IPv4{Version: 4, TTL: s.ttl, Protocol: s.proto, SrcIP: s.from[:], DstIP: []byte{192, 168, 10, 101}, Id: 7}
 		ip, network = h, h
 	}
 	var upper gopacket.SerializableLayer

@@ -3,6 +3,7 @@ package xdp
 import (
 	"encoding/json"
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,12 +13,16 @@ import (
 	"time"
 )
 
-// writersFaults are deliberate mistakes that TestWriters is to find: pieces of a
-// source file's text, and what they are replaced by.
-var writersFaults = []struct {
+var faultTimes = flag.Int("faults", 0, "TestStatesFaults: how often each mistake is to be found")
+
+// fault is a deliberate mistake that a test is to find: pieces of a source file's text, and
+// what they are replaced by.
+type fault struct {
 	name, file string
 	edits      [][2]string
-}{
+}
+
+var writersFaults = []fault{
 	// The second edit takes away what makes the first harmless: that the key of a
 	// free slot is nobody's.
 	{"word before key", "internal/shtab/shtab.go", [][2]string{
@@ -27,6 +32,76 @@ var writersFaults = []struct {
 	{"no quarantine", "internal/expiring/expiring.go", [][2]string{{"\tif t.quarantine {\n", "\tif false {\n"}}},
 }
 
+var statesFaults = []fault{
+	{"the program stores its state late", "dataplane/xdp/program/change.go", [][2]string{
+		{"\t\tcompareAndSwap(entry, shtab.OffState, asm.R1, asm.Word),\n", "\t\tasm.StoreMem(entry, shtab.OffState, asm.R1, asm.Word),\n"},
+	}},
+	{"Go stores its state late", "conn/state.go", [][2]string{
+		{"\tif !t.SwapState(id, was, is) {\n", "\tif t.SetState(id, is); false {\n"},
+	}},
+	{"what is opened is accepted without its ACK", "conn/changed.go", [][2]string{
+		{"\t\tif t.SwapState(id, was, is) {\n", "\t\tif t.SetState(id, is); true {\n"},
+	}},
+	{"a state is accepted that is over", "conn/changed.go", [][2]string{
+		{"\t\tif !t.SwapState(id, was, is) {\n", "\t\tif t.SetState(id, is); false {\n"},
+	}},
+	{"a column is left without a count", "conn/changed.go", [][2]string{
+		{"!active && was&flagActive != 0", "!active && was&flagActive != 0 && id%64 != 0"},
+	}},
+	{"the program changes who is counted", "dataplane/xdp/program/change.go", [][2]string{
+		{"asm.And.Imm32(asm.R1, ^conn.StateMask)", "asm.And.Imm32(asm.R1, ^(conn.StateMask|1<<8))"},
+	}},
+	{"a change is not told", "dataplane/xdp/program/change.go", [][2]string{{"\to.completeCell(conns)\n", ""}}},
+	{"a change is told of another", "dataplane/xdp/program/change.go", [][2]string{{"1-1<<31", "2-1<<31"}}},
+	{"a template is not told", "conn/changed.go", [][2]string{{"c.Established = was&flagEstablished != 0", "c.Established = false"}}},
+	{"half-open for ever", "conn/changed.go", [][2]string{{"\t\t\tt.answer(id)\n", ""}}},
+}
+
+// test builds the tests with the mistake, and has one of them look for it.
+func (f fault) test(t *testing.T, args ...string) (out []byte, took time.Duration) {
+	t.Helper()
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skip(err)
+	}
+	source, err := filepath.Abs(filepath.Join("../..", f.file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := os.ReadFile(source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(raw)
+	for _, e := range f.edits {
+		if n := strings.Count(text, e[0]); n != 1 {
+			t.Fatalf("%s has %q %d times, want once: write the fault anew", f.file, e[0], n)
+		}
+		text = strings.Replace(text, e[0], e[1], 1)
+	}
+	dir := t.TempDir()
+	wrong, overlay, binary := filepath.Join(dir, "wrong.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "test")
+	list, err := json.Marshal(map[string]map[string]string{"Replace": {source: wrong}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, content := range map[string]string{wrong: text, overlay: string(list)} {
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", overlay, "-o", binary, ".")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build with the fault: %v\n%s", err, out)
+	}
+	start := time.Now()
+	out, err = exec.CommandContext(t.Context(), binary, args...).CombinedOutput()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return out, time.Since(start).Round(time.Millisecond)
+}
+
 // TestWritersFaults builds the tests with a mistake in the table, one at a time, and
 // has TestWriters find it, in each of its ways. A way ends when it has found it, most
 // often within a second; two minutes are for a machine that is busy with something else.
@@ -34,49 +109,10 @@ func TestWritersFaults(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the tests twice")
 	}
-	if _, err := exec.LookPath("go"); err != nil {
-		t.Skip(err)
-	}
 	for _, f := range writersFaults {
 		t.Run(f.name, func(t *testing.T) {
-			source, err := filepath.Abs(filepath.Join("../..", f.file))
-			if err != nil {
-				t.Fatal(err)
-			}
-			raw, err := os.ReadFile(source)
-			if err != nil {
-				t.Fatal(err)
-			}
-			text := string(raw)
-			for _, e := range f.edits {
-				if n := strings.Count(text, e[0]); n != 1 {
-					t.Fatalf("%s has %q %d times, want once: write the fault anew", f.file, e[0], n)
-				}
-				text = strings.Replace(text, e[0], e[1], 1)
-			}
-			dir := t.TempDir()
-			wrong, overlay, binary := filepath.Join(dir, "wrong.go"), filepath.Join(dir, "overlay.json"), filepath.Join(dir, "test")
-			list, err := json.Marshal(map[string]map[string]string{"Replace": {source: wrong}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for path, content := range map[string]string{wrong: text, overlay: string(list)} {
-				if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
-					t.Fatal(err)
-				}
-			}
-			build := exec.CommandContext(t.Context(), "go", "test", "-c", "-overlay", overlay, "-o", binary, ".")
-			if out, err := build.CombinedOutput(); err != nil {
-				t.Fatalf("build with the fault: %v\n%s", err, out)
-			}
-			start := time.Now()
-			out, err := exec.CommandContext(t.Context(), binary, "-test.run=^TestWriters$", "-test.v", "-writers=2m").CombinedOutput()
-			took := time.Since(start).Round(time.Millisecond)
+			out, took := f.test(t, "-test.run=^TestWriters$", "-test.v", "-writers=2m")
 			ways := regexp.MustCompile(`(?m)^ +--- (\w+): TestWriters/.*`).FindAllSubmatch(out, -1)
-			var exit *exec.ExitError
-			if err != nil && !errors.As(err, &exit) {
-				t.Fatal(err)
-			}
 			found := 0
 			for _, w := range ways {
 				switch string(w[1]) {
@@ -91,6 +127,25 @@ func TestWritersFaults(t *testing.T) {
 			reasons := regexp.MustCompile(`to the server of another connection|packets of \d+ were not forwarded`).FindAll(out, -1)
 			if found == 0 || found != len(ways) || len(reasons) < found {
 				t.Errorf("%d ways of %d found it, in %v\n%s", found, len(ways), took, out)
+			}
+		})
+	}
+}
+
+// TestStatesFaults has TestStates find each mistake within a minute, so many times.
+func TestStatesFaults(t *testing.T) {
+	if *faultTimes == 0 {
+		t.Skip("make faults builds the tests ten times")
+	}
+	for _, f := range statesFaults {
+		t.Run(f.name, func(t *testing.T) {
+			for range *faultTimes {
+				out, took := f.test(t, "-test.run=^TestStates$", "-test.v", "-states=1m")
+				reason := regexp.MustCompile(`round \d+: .*`).Find(out)
+				if reason == nil {
+					t.Fatalf("it was not found, in %v\n%s", took, out)
+				}
+				t.Logf("%v: %s", took, reason)
 			}
 		})
 	}

@@ -89,7 +89,7 @@ type Opening struct{ IPv4, IPv6, Templates bool }
 // kept), picks (internal/preselect), the arrays of planes, and the journal's records
 // (director). Whatever of that changes, it changes, so that a daemon does not misread what
 // another one left. Names of parts are names of pins, and stay.
-const Layout = 8
+const Layout = 9
 
 // Names of parts that planes look into themselves.
 const (

@@ -379,28 +379,3 @@ func (t *Table) Release(i uint32) {
 		t.free.push(i)
 	}
 }
-
-// Valid reports whether slot i holds an entry, detached or not.
-func (t *Table) Valid(i uint32) bool {
-	w := atomic.LoadUint64(&t.slots[i].word)
-	return w != 0 && w != limbo
-}
-
-// Key, Value, Stamp, State and Count are the entry's fields.
-func (t *Table) Key(i uint32) *Key     { return &t.slots[i].key }
-func (t *Table) Value(i uint32) uint64 { return atomic.LoadUint64(&t.slots[i].word) & MaxValue }
-func (t *Table) Stamp(i uint32) uint32 { return t.slots[i].stamp }
-func (t *Table) State(i uint32) uint32 { return atomic.LoadUint32(&t.slots[i].state) }
-func (t *Table) Count(i uint32) uint32 { return t.slots[i].count }
-
-// SetStamp and SetCount set what the owner keeps there. An XDP program may do the same at
-// the same time: last come, last served.
-func (t *Table) SetStamp(i, tick uint32) { t.slots[i].stamp = tick }
-func (t *Table) SetCount(i, n uint32)    { t.slots[i].count = n }
-
-// SetState sets the owner's state where programs set none, and SwapState where they may: if
-// it still is was, and reports whether it was.
-func (t *Table) SetState(i, state uint32) { store32(&t.slots[i].state, state) }
-func (t *Table) SwapState(i, was, is uint32) bool {
-	return atomic.CompareAndSwapUint32(&t.slots[i].state, was, is)
-}

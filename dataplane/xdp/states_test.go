@@ -1,0 +1,295 @@
+package xdp
+
+import (
+	"bytes"
+	"encoding/binary"
+	"flag"
+	"fmt"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/google/gopacket/layers"
+	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
+	"github.com/ulvs/ulvs/packet"
+)
+
+var statesFor = flag.Duration("states", 1500*time.Millisecond, "TestStates: how long it takes")
+
+// statesBatch is how many connections are in a state at the same time.
+const statesBatch = 64
+
+// contest is a director and a program that change states of the same connections at the same
+// time. Once they are ESTABLISHED, packets lead to the same state in any order: that is how
+// what comes out is known.
+type contest struct {
+	*pair
+	frames   [statesBatch][]byte
+	services []uint16 // ports
+	serial   int
+	rounds   int
+	changed  uint64
+	deaths   int
+}
+
+// TestStates has the program and Go change states of the same connections at the same time,
+// while Go accepts what the program opens, ticks, lists, and is replaced by another.
+func TestStates(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		t.Skip("the program and Go need a CPU each")
+	}
+	c := &contest{pair: newPair(t, 1), services: []uint16{80, 81, 82}}
+	for _, port := range c.services {
+		s := ulvs.Service{ServiceKey: ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: pairVIP(false), Port: port}, Scheduler: "rr"}
+		switch port {
+		case 81:
+			s.Persistence.Timeout = 5 * time.Minute
+		case 82: // whose connections Go opens
+			s.Scheduler = "wlc"
+		}
+		c.must(c.fast.AddService(s))
+		for i := range pairServers {
+			c.must(c.fast.AddDestination(s.ServiceKey, ulvs.Destination{Addr: pairServer(false, i), Port: port, Weight: 1}))
+		}
+	}
+	for began := time.Now(); time.Since(began) < *statesFor && !t.Failed(); c.rounds++ {
+		c.round()
+		if c.rounds%32 == 31 {
+			c.end()
+		}
+	}
+	c.end()
+	t.Logf("%d rounds of %d connections; the program changed %d states that Go accepted; %d directors were replaced",
+		c.rounds, statesBatch, c.changed, c.deaths)
+	if c.rounds > 100 && c.changed < uint64(c.rounds) {
+		t.Error("that was not much")
+	}
+}
+
+// flags of a packet, and what it leads to from ESTABLISHED.
+var statesLast = []struct {
+	program, director []uint8
+	state             string
+}{
+	{[]uint8{packet.ACK}, []uint8{packet.ACK}, "ESTABLISHED"},
+	{[]uint8{packet.FIN | packet.ACK, packet.ACK}, []uint8{packet.ACK, packet.ACK}, "FIN_WAIT"},
+	{[]uint8{packet.ACK, packet.ACK}, []uint8{packet.FIN | packet.ACK}, "FIN_WAIT"},
+	{[]uint8{packet.FIN | packet.ACK}, []uint8{packet.RST}, "CLOSE"},
+	{[]uint8{packet.RST}, []uint8{packet.FIN | packet.ACK}, "CLOSE"},
+	{[]uint8{packet.FIN | packet.ACK}, []uint8{packet.FIN | packet.ACK}, "FIN_WAIT"},
+	{nil, nil, "CLOSE"}, // which it has come to before
+	{nil, nil, "CLOSE"},
+}
+
+// round opens connections, and has both lead them to a state.
+func (c *contest) round() {
+	for i := range c.frames {
+		c.frames[i] = c.syn(c.serial)
+		c.serial++
+	}
+	way := func(i int) int { return i % len(statesLast) }
+	var at atomic.Int32 // where the program is
+	near := func(i int) {
+		for at.Load() < int32(i) {
+		}
+		for range c.rng.IntN(2000) {
+		}
+	}
+	before := c.statesNow()
+	c.together(
+		func() { // by the program, as Go accepts what it has done
+			for i := range c.frames {
+				at.Store(int32(i))
+				c.run(c.frames[i], packet.SYN)
+				c.run(c.frames[i], packet.ACK)
+				if statesLast[way(i)].program == nil {
+					c.run(c.frames[i], packet.FIN|packet.ACK)
+					c.run(c.frames[i], packet.RST)
+				}
+			}
+			at.Store(statesBatch)
+		},
+		func() {
+			for at.Load() < statesBatch {
+				c.fast.Tick(c.still.now)
+			}
+			at.Store(-1)
+		},
+	)
+	c.together(
+		func() {
+			for i, frame := range c.frames {
+				at.Store(int32(i))
+				for _, flags := range statesLast[way(i)].program {
+					c.run(frame, flags)
+				}
+			}
+		},
+		func() {
+			for i, frame := range c.frames {
+				near(i)
+				for _, flags := range statesLast[way(i)].director {
+					c.handle(frame, flags)
+				}
+			}
+		},
+	)
+	if c.rounds%8 == 7 { // what the program tells now the next director reads
+		for _, frame := range c.frames[:statesBatch/2] {
+			c.run(frame, packet.RST)
+		}
+		c.start()
+		c.deaths++
+		before = c.statesNow()
+	}
+	c.audit(func(i int) string {
+		if c.rounds%8 == 7 && i < statesBatch/2 {
+			return "CLOSE"
+		}
+		return statesLast[way(i)].state
+	})
+	c.changed += c.statesNow() - before
+}
+
+// together carries out the program's part on one CPU and Go's on the other.
+func (c *contest) together(byProgram, byGo func()) {
+	var all sync.WaitGroup
+	for cpu, f := range []func(){byProgram, byGo} {
+		all.Go(func() {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			var was, is unix.CPUSet
+			c.must(unix.SchedGetaffinity(0, &was))
+			is.Set(cpu)
+			c.must(unix.SchedSetaffinity(0, &is))
+			f()
+			c.must(unix.SchedSetaffinity(0, &was))
+		})
+	}
+	all.Wait()
+}
+
+// syn is the n-th connection's frame.
+func (c *contest) syn(n int) []byte {
+	return shape{proto: layers.IPProtocolTCP, flags: "S", port: uint16(1024 + n&3), to: c.services[n%len(c.services)],
+		from: [4]byte{11, byte(n >> 18), byte(n >> 10), byte(n >> 2)}}.frame(c.t)
+}
+
+const statesFlags = 14 + 20 + 13
+
+func withFlags(frame []byte, flags uint8) []byte {
+	frame = bytes.Clone(frame)
+	frame[statesFlags] = flags
+	return frame
+}
+
+// run has the program look at a packet, and Go if that leaves it to Go.
+func (c *contest) run(frame []byte, flags uint8) {
+	frame = withFlags(frame, flags)
+	o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+64), Context: testContext(len(frame))}
+	action, err := c.still.prog.Run(o)
+	c.must(err)
+	if action != program.ActionTX {
+		c.handle(frame, flags)
+	}
+}
+
+// handle has Go look at a packet.
+func (c *contest) handle(frame []byte, flags uint8) {
+	list := []dataplane.Frame{{Data: withFlags(frame, flags), In: 1, Room: make([]byte, 0, 2048)}}
+	c.fast.Handle(c.still.now, list)
+	if list[0].Verdict != dataplane.Transmit {
+		c.t.Errorf("a packet of a connection was not forwarded: verdict %d", list[0].Verdict)
+	}
+}
+
+// audit compares what is listed with what was sent, and with what is counted.
+func (c *contest) audit(want func(i int) (state string)) {
+	c.t.Helper()
+	type client struct{ at, to netip.AddrPort }
+	list, err := c.fast.Services()
+	c.must(err)
+	states := map[client]string{}
+	type counts struct{ active, inactive uint32 }
+	recount := map[netip.AddrPort]counts{}
+	halfOpen := uint64(0)
+	assured := map[netip.Addr]bool{}
+	c.must(c.fast.Conns(func(s ulvs.ConnStatus) bool {
+		if s.Template {
+			assured[s.Client.Addr()] = s.State == "ASSURED"
+			return true
+		}
+		states[client{s.Client, s.Virtual}] = s.State
+		if s.State == "SYN_RECV" {
+			halfOpen++
+		}
+		n := recount[s.Dest]
+		if strings.Contains("ESTABLISHED SYN_RECV", s.State) {
+			n.active++
+		} else {
+			n.inactive++
+		}
+		recount[s.Dest] = n
+		return true
+	}))
+	for i, frame := range c.frames {
+		at := client{
+			netip.AddrPortFrom(netip.AddrFrom4([4]byte(frame[26:30])), binary.BigEndian.Uint16(frame[34:])),
+			netip.AddrPortFrom(netip.AddrFrom4([4]byte(frame[30:34])), binary.BigEndian.Uint16(frame[36:])),
+		}
+		if state := want(i); states[at] != state {
+			c.t.Errorf("round %d: the connection of %v to %v is in state %q, not %s", c.rounds, at.at, at.to, states[at], state)
+		}
+		if at.to.Port() == 81 && !assured[at.at.Addr()] {
+			c.t.Errorf("round %d: the template of %v is not ASSURED", c.rounds, at.at.Addr())
+		}
+	}
+	counters, err := c.fast.Counters()
+	c.must(err)
+	if n := counters["half_open"]; n != halfOpen {
+		c.t.Errorf("round %d: %d connections are in SYN_RECV; counted are %d that are half-open", c.rounds, halfOpen, n)
+	}
+	for _, s := range list {
+		for _, d := range s.Destinations {
+			at := netip.AddrPortFrom(d.Addr, d.Port)
+			if n := recount[at]; n.active != d.ActiveConns || n.inactive != d.InactConns {
+				c.t.Errorf("round %d: %v has %d active and %d inactive connections; counted are %d and %d", c.rounds, at,
+					n.active, n.inactive, d.ActiveConns, d.InactConns)
+			}
+		}
+	}
+}
+
+// end has the time of all connections be over. Nothing is left then.
+func (c *contest) end() {
+	c.t.Helper()
+	for range 4 {
+		c.still.now += 16 * time.Minute
+		c.fast.Tick(c.still.now)
+	}
+	c.must(c.still.load())
+	list, err := c.fast.Services()
+	c.must(err)
+	for _, s := range list {
+		for _, d := range s.Destinations {
+			if d.ActiveConns != 0 || d.InactConns != 0 || d.PersistConns != 0 {
+				c.t.Errorf("round %d: %v has %d active and %d inactive connections and %d templates after the end of all", c.rounds,
+					netip.AddrPortFrom(d.Addr, d.Port), d.ActiveConns, d.InactConns, d.PersistConns)
+			}
+		}
+	}
+	counters, err := c.fast.Counters()
+	c.must(err)
+	if n := fmt.Sprint(counters["connections"], counters["templates"], counters["half_open"]); n != "0 0 0" {
+		c.t.Errorf("round %d: connections, templates and half-open ones after the end of all: %s", c.rounds, n)
+	}
+}
