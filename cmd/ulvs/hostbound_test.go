@@ -109,8 +109,8 @@ func hostBound(t *testing.T, args []string) {
 	}
 }
 
-// What Go decides may be overtaken: here the daemon is held up while a FIN waits for
-// it, and the last ACK behind it goes past.
+// What Go decides may be overtaken: here the daemon is held up while a SYN that was sent
+// again waits for it, and the ACK behind it goes past. A FIN does not wait.
 func TestOvertaken(t *testing.T) {
 	t.Parallel()
 	for _, sockets := range []string{"off", "on"} {
@@ -118,8 +118,8 @@ func TestOvertaken(t *testing.T) {
 			s := newPinSite(t)
 			daemon := s.start("--interface", "eth0", "--plane", "xdp", "--af-xdp", sockets)
 			s.serve()
-			for i, flags := range []string{"S", "A"} {
-				s.send(s.frame(1, 80, flags, uint32(1+i)))
+			for i, flags := range []string{"S", "A", "S", "A"} {
+				s.send(s.frame(uint32(1+i/2), 80, flags, uint32(1+i)))
 				s.got(uint32(1+i), 1)
 			}
 			if err := daemon.Process.Signal(unix.SIGSTOP); err != nil {
@@ -133,19 +133,21 @@ func TestOvertaken(t *testing.T) {
 				}
 				text = string(raw)
 			}
-			s.send(s.frame(1, 80, "FA", 3))
-			s.send(s.frame(1, 80, "A", 4))
-			s.got(4, 1)
+			s.send(s.frame(1, 80, "S", 5))
+			s.send(s.frame(1, 80, "A", 6))
+			s.got(6, 1)
 			s.mu.Lock()
-			_, early := s.seen[3]
+			_, early := s.seen[5]
 			s.mu.Unlock()
 			if early {
-				t.Error("the FIN did not wait for the daemon")
+				t.Error("the SYN did not wait for the daemon")
 			}
+			s.send(s.frame(2, 80, "FA", 7))
+			s.got(7, 1)
 			if err := daemon.Process.Signal(unix.SIGCONT); err != nil {
 				t.Fatal(err)
 			}
-			s.got(3, 1)
+			s.got(5, 1)
 			if out := s.output("ipvsadm -Lnc"); !strings.Contains(out, "FIN_WAIT") {
 				t.Error(out)
 			}

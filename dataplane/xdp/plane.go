@@ -3,11 +3,9 @@
 // director, in front of another plane, which gets all other packets.
 //
 // The program is assembled in Go for the table at hand; package program's files are to be
-// read in the order in which a packet goes through them. It stamps and counts a connection,
-// and leaves its state to Go: a packet that would change it is handed over. So Go alone
-// moves connections from state to state, and counts of connections are exact. It opens
-// connections, in their first state, by what the director has picked, and completes them in
-// rings.
+// read in the order in which a packet goes through them. It stamps and counts a connection, and
+// changes TCP's states (package conn, changed.go). It opens connections by what the director
+// has picked. Both it tells in rings, by which Go counts them and sets their timers.
 package xdp
 
 import (

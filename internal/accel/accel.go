@@ -24,7 +24,7 @@ func (m *Misfit) Unwrap() []error { return []error{ErrKept, m.Why} }
 // Accelerator is a Plane that forwards packets of connections by itself, where
 // the table that the director keeps of them lies in memory that the plane has.
 // It hands the director only what may change something: packets without a
-// connection, and those that move their connection to another state.
+// connection and, if it is no Opener, those that move their connection to another state.
 //
 // The director's table is internal/shtab's and its entries are package conn's;
 // their layout packages say what is where.
@@ -47,7 +47,7 @@ type Accelerator interface {
 	SetGeneration(gen uint32)
 	// Heartbeat says that somebody does what the plane leaves undone, at a tick of
 	// Acceleration.Hz. Two seconds after the last call, it forwards packets too
-	// that would change their connection's state.
+	// that would change their connection's state, which it cannot.
 	Heartbeat(tick uint32)
 	// SetContents says how many services and connections lie in the memory, so that a
 	// process that cannot go on with them can say what it would throw away.
@@ -68,7 +68,8 @@ type Accelerator interface {
 }
 
 // Opener is an Accelerator that also opens connections by itself, where the director
-// has picked (internal/preselect), and completes them in rings (internal/shtab, Rings).
+// has picked (internal/preselect), changes TCP's states (package conn), and tells both in
+// rings (internal/shtab, Rings).
 type Opener interface {
 	Accelerator
 	// Rings is the memory of the connections' and of the templates' rings, closed, and
