@@ -185,7 +185,10 @@ func (t *Table) Hide(id ID) {
 }
 
 // Dest returns the number of the connection's real server.
-func (t *Table) Dest(id ID) uint32 { return uint32(t.Value(id)) }
+func (t *Table) Dest(id ID) uint32 { return uint32(t.Value(id)) & MaxDest }
+
+// Named returns the template by which a program says that it has opened the connection, or 0.
+func (t *Table) Named(id ID) uint32 { return uint32(t.Value(id) >> TemplateShift) }
 
 // Template returns what Insert was given.
 func (t *states) Template(id ID) uint32 { return t.Record(id).template }

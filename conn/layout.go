@@ -28,6 +28,11 @@ const (
 const (
 	// DestMask are the bits of an entry's value that are its real server.
 	DestMask = MaxDest
+	// TemplateShift is where a program puts what it has opened the entry by: the number of a
+	// template, up to MaxNamed, which is not 0 and the owner's, or 0 where it has none or cannot
+	// say it.
+	TemplateShift = 24
+	MaxNamed      = 1<<24 - 1
 	// StateMask are the bits of the state word that are the protocol's state.
 	StateMask = stateMask
 	// ChangedFlag is set by a program that changes the state, and EstablishedFlag if that is

@@ -9,6 +9,7 @@ import (
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/shtab"
+	"github.com/ulvs/ulvs/packet"
 	"github.com/ulvs/ulvs/persist"
 )
 
@@ -139,10 +140,8 @@ func (o *opener) acceptedConn(id conn.ID) {
 	own := true
 	template := uint32(0)
 	if s.Persistence.Timeout != 0 {
-		var e early
 		own = flow.VirtualPort() == s.Port
-		o.templateKey(s, flow, &e)
-		if ct, ok := o.findTemplate(&e.key, e.keyHash); ok && o.templates.Dest(ct) == dst.ID {
+		if ct, ok := o.templateOf(id, s, flow); ok && o.templates.Dest(ct) == dst.ID {
 			template = uint32(ct) + 1
 			o.templates.Controlled(ct, o.conns.Stamp(id))
 		}
@@ -153,6 +152,22 @@ func (o *opener) acceptedConn(id conn.ID) {
 	s.Conns++
 	o.acceptState(id)
 	o.markLow(s)
+}
+
+// templateOf returns the template by which the plane has opened a connection. The plane names
+// it in the connection, whose acceptance comes before the slot can be another's: what is told
+// is read whenever the lock is taken, and so before slots are given back.
+func (o *opener) templateOf(id conn.ID, s *Service, flow *packet.Flow) (ct persist.ID, ok bool) {
+	if n := o.conns.Named(id); n != 0 && int(n) <= o.templates.Slots() {
+		ct = persist.ID(n - 1)
+		if o.templates.Pending(ct) {
+			o.acceptTemplate(uint32(ct), true)
+		}
+		return ct, o.templates.Live(ct)
+	}
+	var e early
+	o.templateKey(s, flow, &e)
+	return o.findTemplate(&e.key, e.keyHash)
 }
 
 // acceptedTemplate makes a template that the plane has opened one of the director's: it does

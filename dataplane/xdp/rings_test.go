@@ -78,10 +78,20 @@ func (r *ringBed) run(times int) uint32 {
 	return action
 }
 
+// told is all that programs have told on a CPU.
+func (r *ringBed) told(cpu int) (list []uint32) {
+	var cells shtab.Cells
+	for some := r.rings.Completed(cpu, &cells); len(some) > 0; some = r.rings.Completed(cpu, &cells) {
+		list = append(list, some...)
+	}
+	return list
+}
+
 // turn does what a table's owner does, once.
 func (r *ringBed) turn(rng *rand.Rand) {
 	for cpu := range runtime.NumCPU() {
-		for slot, _, ok := r.rings.Completed(cpu); ok; slot, _, ok = r.rings.Completed(cpu) {
+		for _, v := range r.told(cpu) {
+			slot := v - 1
 			r.tab.CountOpened(slot)
 			r.made++
 			k := *r.tab.Key(slot)

@@ -103,22 +103,28 @@ func (r *Rings) Fill(cpu int, slot uint32) bool {
 	return true
 }
 
-// Completed returns the next slot in which one of a CPU's programs has inserted an entry, for
-// Table.CountOpened, or changed an entry's state.
-func (r *Rings) Completed(cpu int) (slot uint32, inserted, ok bool) {
-	if _, ok = r.peek(cpu, 0); !ok {
-		return 0, false, false
-	}
-	cell := &r.cpus[cpu].completion[r.at[cpu].completion%RingCells]
-	r.at[cpu].completion++
-	v := atomic.SwapUint32(cell, 0)
-	return v&^ChangedCell - 1, v&ChangedCell == 0, true
-}
+// Cells is room for what Completed takes.
+type Cells [16]uint32
 
-// peek returns what Completed would say after so many more.
-func (r *Rings) peek(cpu int, after uint32) (slot uint32, ok bool) {
-	v := atomic.LoadUint32(&r.cpus[cpu].completion[(r.at[cpu].completion+after)%RingCells])
-	return v&^ChangedCell - 1, v != 0 && v != closed
+// Completed takes the next cells of a CPU's completion ring that programs have filled, into to,
+// and returns those. Each has the number, and 1, of a slot in which a program has inserted an
+// entry, for Table.CountOpened, or with ChangedCell of one whose state it has changed.
+func (r *Rings) Completed(cpu int, to *Cells) []uint32 {
+	c, at := &r.cpus[cpu], r.at[cpu].completion
+	n := 0
+	for n < len(to) {
+		cell := &c.completion[at%RingCells]
+		v := atomic.LoadUint32(cell)
+		// Closed meanwhile, by the next daemon: that is its ring.
+		if v == 0 || v == closed || !atomic.CompareAndSwapUint32(cell, v, 0) {
+			break
+		}
+		to[n] = v
+		n++
+		at++
+	}
+	r.at[cpu].completion = at
+	return to[:n]
 }
 
 // AllowConcurrentInsert says that programs may insert entries, before the rings are opened:

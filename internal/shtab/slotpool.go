@@ -53,21 +53,24 @@ func (l *SlotPool) refill() {
 // state, and reports whether there were any. Of each CPU it takes a ring's cells at most,
 // however fast programs are.
 func (l *SlotPool) Drain(take func(slot uint32, inserted bool)) (some bool) {
+	homes := l.table.Homes()
+	var cells Cells
 	for cpu := range l.reserved {
-		for range RingCells / prefetched {
-			n := l.prefetch(cpu)
-			for range n {
-				slot, inserted, ok := l.rings.Completed(cpu)
-				if !ok { // closed meanwhile, by the next daemon
-					return some
-				}
-				if inserted && slot >= l.table.Homes() {
+		for range RingCells / len(cells) {
+			list := l.rings.Completed(cpu, &cells)
+			// What another CPU has written is loaded side by side.
+			for _, v := range list {
+				l.sum += l.touch(v&^ChangedCell - 1)
+			}
+			for _, v := range list {
+				slot, inserted := v&^ChangedCell-1, v&ChangedCell == 0
+				if inserted && slot >= homes {
 					l.reserved[cpu]--
 				}
 				take(slot, inserted)
 			}
-			some = some || n > 0
-			if n < prefetched {
+			some = some || len(list) > 0
+			if len(list) < len(cells) {
 				break
 			}
 		}
@@ -76,20 +79,4 @@ func (l *SlotPool) Drain(take func(slot uint32, inserted bool)) (some bool) {
 		l.refill()
 	}
 	return some
-}
-
-// atOnce is of how many entries what another CPU has written is loaded side by side.
-const prefetched = 16
-
-// prefetch touches the next entries that a CPU's programs have inserted, and says how many.
-func (l *SlotPool) prefetch(cpu int) (n int) {
-	for n < prefetched {
-		slot, ok := l.rings.peek(cpu, uint32(n))
-		if !ok {
-			break
-		}
-		l.sum += l.touch(slot)
-		n++
-	}
-	return n
 }

@@ -186,6 +186,9 @@ func (o *opener) insertTemplate(t entries) {
 	o.initEntry()
 	o.emit(restore(asm.R2, stackHash))
 	o.publish(t, dest)
+	if o.namesTemplates() {
+		o.emit(save(stackControl, asm.R2))
+	}
 	o.complete(t)
 	o.emit(asm.Sub.Imm(asm.R8, t.rings))
 }
@@ -219,9 +222,21 @@ func (o *opener) insertConn(t entries) {
 	o.mark("state")
 	o.initEntry()
 	o.sumKey()
-	o.publish(t, dest)
+	if o.namesTemplates() {
+		o.emit(
+			restore(asm.R3, stackControl),
+			asm.LSh.Imm(asm.R3, conn.TemplateShift),
+			asm.Or.Reg(asm.R3, dest),
+		)
+		o.publish(t, asm.R3)
+	} else {
+		o.publish(t, dest)
+	}
 	o.complete(t)
 }
+
+// namesTemplates reports whether the program says in a connection which template it is by.
+func (o *opener) namesTemplates() bool { return o.Templates.Slots <= conn.MaxNamed }
 
 // initEntry writes the state in R0, when the entry was made, and that it has had no packet.
 //
@@ -267,10 +282,10 @@ func (o *opener) claimSlot(t entries) {
 	o.symbol = t.label(o, "write")
 }
 
-// publish lets the entry be found, with the key's hash in R2 and a value, and puts an
-// overflow slot into its chain. R2 is the slot's number, and 1, then.
+// publish lets the entry be found, with the key's hash in R2 and a value, in dest or R3, and
+// puts an overflow slot into its chain. R2 is the slot's number, and 1, then.
 //
-// in: R2 entry dest; out: R2; lost: R0 R1 R3 R4
+// in: R2 R3 entry dest; out: R2; lost: R0 R1 R3 R4
 func (o *opener) publish(t entries, value asm.Register) {
 	defer o.step("publish", "it can be found")()
 	o.emit( // shtab.tagOf

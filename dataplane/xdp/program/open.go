@@ -156,6 +156,15 @@ func (o *opener) chooseByTemplate(t entries) {
 		asm.Mov.Reg(dest, asm.R1),
 		asm.And.Imm(dest, conn.DestMask),
 	)
+	if o.namesTemplates() {
+		o.emit(
+			asm.Mov.Reg(asm.R1, asm.R0),
+			asm.LoadMapValue(asm.R2, o.TemplateTable, shtab.HeaderSize-shtab.SlotSize),
+			asm.Sub.Reg(asm.R1, asm.R2),
+			asm.RSh.Imm(asm.R1, slotShift),
+			save(stackControl, asm.R1),
+		)
+	}
 	o.checkReachable(dest)
 	o.emit(
 		restore(asm.R1, stackTick),

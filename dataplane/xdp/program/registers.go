@@ -50,8 +50,10 @@ const (
 	stackBy       = -264
 	stackMoved    = -272 // the position behind the pick
 
+	stackControl = -280 // the number of the template's slot, and 1, or 0
+
 	// Of a change of a connection's state.
-	stackSlot = -280
-	stackWas  = -288 // the state word
-	stackIs   = -296
+	stackSlot = -184
+	stackWas  = -168 // the state word
+	stackIs   = -176
 )
