@@ -11,11 +11,14 @@ package conn
 //   - What it has changed it tells in the completion ring (shtab.Rings), after the swap, unless
 //     flagChanged or PendingFlag was set: then that was told, and Go will look at the word. It
 //     changes nothing where the ring has no room for that.
-//   - All that is counted, timed or linked is Go's: flagActive says in which of its real
-//     server's columns the connection is counted, flagHalfOpen whether among those, and the
-//     record which timeout its timer was set by. So whoever ends an entry takes away what was
-//     counted, whatever a program does to the word meanwhile, and who adopts the table counts
-//     the same.
+//   - flagActive says in which of its real server's columns the connection is counted. Whoever
+//     changes the word changes the counts (sched.Dest.Share), and no one else does: an addition
+//     behind each swap that succeeds, and before an entry of a program's can be found. So counts
+//     are what the words say, but for what is on its way.
+//   - Who ends an entry closes its word first (CloseState), and takes away what that was counted as:
+//     a program's swap fails then.
+//   - All that is timed or linked is Go's: flagHalfOpen says whether the connection is among
+//     those, and the record which timeout its timer was set by.
 //   - Go accepts a change (AcceptState) when it reads the ring, which it does whenever it takes
 //     the lock; when it finds the entry of a packet; and before a timer ends it. The record
 //     comes before the word that says so: who is killed in between leaves flagChanged, and the
@@ -32,51 +35,57 @@ func (t *states) Changed(id ID) bool { return t.State(id)&flagChanged != 0 }
 // has accepted the one or the other not.
 func (t *states) Unaccepted(id ID) bool { return t.State(id)&(flagChanged|PendingFlag) != 0 }
 
-// Accept makes of a connection that a program has opened what Insert and its first packet
-// would have, at the time of that packet: template and the owner's bits are Insert's. If it is
-// Changed then, AcceptState does the rest.
-func (t *Table) Accept(id ID, template uint32, owner uint8) Change {
+// Accept makes of a connection that a program has opened, and counted, what Insert and its
+// first packet would have, at the time of that packet: template and the owner's bits are
+// Insert's. If it is Changed then, AcceptState does the rest.
+func (t *Table) Accept(id ID, template uint32, owner uint8) {
 	t.Record(id).template = template
 	t.halfOpen.arrive(id, t.Stamp(id))
 	for {
 		was := t.State(id)
 		to, timeout := was&stateMask, t.timeouts.udp
-		is := uint32(owner&0xf)<<ownerShift | was&(stateMask|flagChanged|flagEstablished) |
+		is := uint32(owner&0xf)<<ownerShift | was&(stateMask|flagChanged|flagEstablished|flagActive) |
 			t.timeouts.gen<<genShift | flagSet | flagHalfOpen
-		c := Change{}
 		if t.Flow(id).Proto() == protoTCP {
 			timeout = t.timeouts.tcp[to%tcpStates]
-			if c.Activated = tcpActive>>to&1 != 0; c.Activated {
-				is |= flagActive
-			}
 		}
 		t.ArmFromStamp(id, timeout)
 		if t.SwapState(id, was, is) {
-			return c
+			return
 		}
 	}
 }
 
 // AcceptState makes of the state into which programs have brought a connection what TCP would
-// have, by the packets that they were. Without a change it does nothing.
-func (t *states) AcceptState(id ID) (c Change) {
+// have, by the packets that they were. It reports whether one has established it. Without a
+// change it does nothing.
+func (t *states) AcceptState(id ID) (established bool) {
 	for was := t.State(id); was&flagChanged != 0; was = t.State(id) {
-		to := was & stateMask % tcpStates
-		is := was&^(flagChanged|flagEstablished|flagActive|genMask<<genShift) | t.timeouts.gen<<genShift
-		active := tcpActive>>to&1 != 0
-		if active {
-			is |= flagActive
-		}
-		t.Retime(id, t.timeouts.tcp[to])
+		is := was&^(flagChanged|flagEstablished|genMask<<genShift) | t.timeouts.gen<<genShift
+		t.Retime(id, t.timeouts.tcp[was&stateMask%tcpStates])
 		if !t.SwapState(id, was, is) {
 			continue
 		}
-		if c.Established = was&flagEstablished != 0; c.Established {
+		if established = was&flagEstablished != 0; established {
 			t.answer(id)
 		}
-		c.Activated = active && was&flagActive == 0
-		c.Deactivated = !active && was&flagActive != 0
-		return c
+		return established
 	}
-	return c
+	return false
+}
+
+// CloseState has programs leave a connection's state alone, which ends next: it is Active or not, and
+// all else, as it was. False: a program has changed it, which AcceptState has to accept before,
+// unless that does not matter any more.
+func (t *states) CloseState(id ID, changed bool) bool {
+	for t.programs {
+		was := t.State(id)
+		if was&flagChanged != 0 && !changed {
+			return false
+		}
+		if t.SwapState(id, was, was&^(flagSet|PendingFlag|flagChanged)) {
+			break
+		}
+	}
+	return true
 }

@@ -50,8 +50,12 @@ const (
 	PendingFlag = expiring.PendingFlag
 	// OpenedTCP and OpenedUDP are the state words of connections that a program makes of
 	// a SYN or of a UDP packet.
-	OpenedTCP = PendingFlag | tcpSynRecv
+	OpenedTCP = PendingFlag | tcpSynRecv | flagActive
 	OpenedUDP = PendingFlag
+	// ActiveFlag is set while the connection is counted as active, and ActiveStates has a bit for
+	// each of TCP's in which it is.
+	ActiveFlag   = flagActive
+	ActiveStates = tcpActive
 )
 
 // StatesKept has a bit for each TCP state that a packet with some flags does not

@@ -12,6 +12,7 @@ type states struct {
 	secure   bool
 	answered func(uint32)
 	halfOpen halfOpen
+	programs bool // change states too
 }
 
 // Change is what a packet did to its connection.

@@ -27,7 +27,8 @@ func (tb *tables) prefetchConn(id conn.ID) (sum uint32) {
 // connExpired unbinds a connection that goes (ip_vs_conn.c,
 // ip_vs_conn_expire).
 func (tb *tables) connExpired(id conn.ID) {
-	tb.opener.acceptState(id)
+	for tb.opener.acceptState(id); !tb.conns.CloseState(id, false); tb.opener.acceptState(id) {
+	}
 	dst := tb.index.dests[tb.conns.Dest(id)]
 	dst.Unbind(false, tb.conns.Active(id))
 	if t := tb.conns.Template(id); t != 0 {

@@ -120,6 +120,7 @@ func (ix *index) addDest(s *Service, d *Dest) {
 		ix.dests[d.ID] = d
 		d.state = ix.states.server(d.ID)
 		*d.state = state{}
+		d.Share(ix.states.counts(d.ID))
 		d.Recall(0)
 		d.Keep(&d.state.overloaded)
 		ix.mirror.numbered(d)

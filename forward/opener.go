@@ -75,6 +75,7 @@ func (o *opener) start() error {
 	o.connSlots.Open()
 	o.templateSlots.Open()
 	o.begun = true
+	o.fast.SetOpening(o.open)
 	for s := range o.index.Each {
 		o.enable(s)
 	}
@@ -111,13 +112,20 @@ func (o *opener) acceptConn(slot uint32, opened bool) {
 		if o.conns.Live(id) {
 			o.acceptState(id)
 		}
-	case o.conns.Opened(id):
+	case o.conns.Opened(id, o.uncount):
 		o.acceptedConn(id)
+		o.index.dests[o.conns.Dest(id)].Counted()
 	}
 }
 
+// uncount takes away that the plane has counted a connection.
+func (o *opener) uncount(id conn.ID) {
+	o.conns.CloseState(id, true)
+	o.index.dests[o.conns.Dest(id)].Unbind(false, o.conns.Active(id))
+}
+
 func (o *opener) acceptTemplate(slot uint32, _ bool) {
-	if id := persist.ID(slot); o.templates.Opened(id) {
+	if id := persist.ID(slot); o.templates.Opened(id, nil) {
 		o.acceptedTemplate(id)
 	}
 }
@@ -126,7 +134,7 @@ func (o *opener) acceptTemplate(slot uint32, _ bool) {
 func (o *opener) acceptState(id conn.ID) {
 	if o.conns.Changed(id) {
 		o.states++
-		o.changed(id, o.index.dests[o.conns.Dest(id)], o.conns.AcceptState(id))
+		o.changed(id, o.index.dests[o.conns.Dest(id)], conn.Change{Established: o.conns.AcceptState(id)})
 	}
 }
 
@@ -146,8 +154,7 @@ func (o *opener) acceptedConn(id conn.ID) {
 			o.templates.Controlled(ct, o.conns.Stamp(id))
 		}
 	}
-	c := o.conns.Accept(id, template, ownerBits(own && dst.conf.Port != 0, ulvs.DirectRoute))
-	dst.Bind(false, c.Activated)
+	o.conns.Accept(id, template, ownerBits(own && dst.conf.Port != 0, ulvs.DirectRoute))
 	dst.Conns++
 	s.Conns++
 	o.acceptState(id)
@@ -194,6 +201,7 @@ func (o *opener) acceptAll(known func(uint32) *Dest) {
 			return
 		}
 		o.acceptedConn(id)
+		known(o.conns.Dest(id)).Bind(false, o.conns.Active(id))
 	})
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/persist"
+	"github.com/ulvs/ulvs/sched"
 )
 
 // State is what of a path outlives the process, and how the next one goes on with it.
@@ -26,11 +27,18 @@ const (
 	partStates
 	partJournal
 	partServices
+	partCounts
 )
 
 // stateCount is how many real servers, and how many services, have states that
 // outlive the process. What others count begins at 0 with the next one.
-const stateCount = 1 << 14
+const stateCount = accel.Counted
+
+// Planes count as schedulers do.
+var (
+	_ = [1]struct{}{}[sched.ActiveConn-accel.ActiveConn]
+	_ = [1]struct{}{}[sched.InactiveConn-accel.InactiveConn]
+)
 
 // Sizes are the sizes of the parts of memory that outlive the process, by name.
 func (o *Options) Sizes() map[string]int {
@@ -50,6 +58,7 @@ func parts(o *Options) []accel.Part {
 		partStates:          {Name: "cells", Size: shtab.RecordsSize[kept](1)},
 		partJournal:         {Name: accel.PartJournal, Size: o.Journal, Journal: true},
 		partServices:        {Name: accel.PartServices, Size: preselect.Size()},
+		partCounts:          {Name: accel.PartCounts, Size: shtab.RecordsSize[uint64](stateCount)},
 	}
 }
 
@@ -70,6 +79,9 @@ func (tb *tables) shareMemory(fast accel.Accelerator, o *Options, conns *conn.Op
 		return nil, false, err
 	}
 	tb.kept = &all[0]
+	if tb.counts, err = shtab.RecordsOver[uint64](list[partCounts].Block, stateCount); err != nil {
+		return nil, false, err
+	}
 	if opens, ok := fast.(accel.Opener); ok {
 		err = tb.opener.adopt(opens, list[partServices].Block)
 	}
@@ -95,7 +107,7 @@ func (st *State) Attach(adopted bool) {
 	st.index.mirror = st.starting
 	now := tickOf(st.clock())
 	if st.kept != nil {
-		st.index.states.kept = st.kept
+		st.index.states.kept, st.index.states.shared = st.kept, st.counts
 		st.nextEst, st.index.trashAt, st.index.total = &st.kept.estimatorAt, &st.kept.trashAt, &st.kept.total
 		if left := int32(*st.nextEst - now); !adopted || left < 0 || left > int32(estimatorPeriod) {
 			*st.nextEst = now + estimatorPeriod
@@ -112,6 +124,7 @@ func (st *State) adopt(now uint32) {
 	for _, dst := range st.index.dests {
 		if dst != nil {
 			dst.state = st.index.states.server(dst.ID)
+			dst.Share(st.index.states.counts(dst.ID))
 		}
 	}
 	for s := range st.index.Each {
@@ -294,6 +307,7 @@ type total struct {
 // states gives out the states, by a real server's number and by a service's own.
 type states struct {
 	kept     *kept           // or nil
+	shared   []uint64        // the connections of real servers (sched.Dest.Share), or nil
 	services map[uint32]bool // numbers in use
 	full     uint32          // all numbers up to it are
 }
@@ -303,6 +317,15 @@ func (c *states) server(id uint32) *state {
 		return &c.kept.servers[id]
 	}
 	return new(state)
+}
+
+// counts returns where a real server's connections are counted that has none yet, or nil.
+func (c *states) counts(id uint32) *uint64 {
+	if id >= uint32(len(c.shared)) {
+		return nil
+	}
+	c.shared[id] = 0
+	return &c.shared[id]
 }
 
 // service returns the state of service number n; 0 takes a free number.

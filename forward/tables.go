@@ -65,6 +65,7 @@ type tables struct {
 	// process.
 	starting mirror
 	kept     *kept // or nil
+	counts   []uint64
 	locals   *dataplane.Locals
 	in       link   // of the batch's last packet that rules looked at
 	touched  uint32 // keeps the loads of prefetching from being left out

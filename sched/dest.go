@@ -1,12 +1,15 @@
 package sched
 
+import "sync/atomic"
+
 // Dest is a real server as schedulers see it: its weight and its connections.
 // The same Dest serves again when a removed real server comes back, with the
 // connections it still has.
 //
 // The zero value is a quiescent destination without connections. It is not safe for
-// concurrent use: the director's forwarding lock guards it, and a locked instruction
-// for each count would have a new connection wait for its lines of memory.
+// concurrent use: the director's forwarding lock guards it. Where its connections are counted
+// elsewhere (Share), others may count beside it. A locked instruction for each count has a new
+// connection wait for its lines of memory, so that it is only there.
 type Dest struct {
 	// ID is the owner's number of it; Addr and Port are the real server's
 	// address (an IPv4 address in the first four bytes) and its port in host
@@ -17,14 +20,16 @@ type Dest struct {
 	Port uint16
 	IPv6 bool
 
-	weight               int32
-	active, inact, templ int32
-	overloaded           bool
-	upper, lower         uint32
-	lastWeight           int32 // the last that was not 0, since it was enlisted
-	pos                  int   // index in the list of its scheduler; -1 when removed, for those that ask
-	held                 int   // how often a scheduler remembers it
-	kept                 *uint32
+	weight       int32
+	templ        int32
+	counts       uint64  // of connections: active 32 | inactive 32
+	shared       *uint64 // or nil: in the place of counts
+	overloaded   bool
+	upper, lower uint32
+	lastWeight   int32 // the last that was not 0, since it was enlisted
+	pos          int   // index in the list of its scheduler; -1 when removed, for those that ask
+	held         int   // how often a scheduler remembers it
+	kept         *uint32
 }
 
 // Weight is 0 to 2^31-1.
@@ -58,17 +63,68 @@ func (d *Dest) overload(is bool) {
 	}
 }
 
+// What a word of counts has for a connection, active or inactive.
+const (
+	ActiveConn   = 1 << 32
+	InactiveConn = 1
+)
+
+// Share has connections be counted in a word that others read and add to, atomically: 0, or
+// with what it has counted so far.
+func (d *Dest) Share(at *uint64) { d.shared = at }
+
+// conns returns how many connections there are, of both kinds at one moment.
+func (d *Dest) conns() (active, inact int32) {
+	n := d.counts
+	if d.shared != nil {
+		n = atomic.LoadUint64(d.shared)
+	}
+	return int32(n >> 32), int32(uint32(n))
+}
+
+// count adds to the word of counts.
+func (d *Dest) count(n uint64) {
+	if d.shared != nil {
+		atomic.AddUint64(d.shared, n)
+		return
+	}
+	d.counts += n
+}
+
+func connection(active bool) uint64 {
+	if active {
+		return ActiveConn
+	}
+	return InactiveConn
+}
+
+// total returns how many connections there are.
+func (d *Dest) total() uint32 {
+	active, inact := d.conns()
+	return uint32(active + inact)
+}
+
+func (d *Dest) activeConns() int32 {
+	active, _ := d.conns()
+	return active
+}
+
 // ActiveConns, InactConns and PersistConns are ipvsadm's columns.
-func (d *Dest) ActiveConns() uint32 { return uint32(d.active) }
+func (d *Dest) ActiveConns() uint32 {
+	return uint32(d.activeConns())
+}
 
 // InactConns are the connections in states that are not active.
-func (d *Dest) InactConns() uint32 { return uint32(d.inact) }
+func (d *Dest) InactConns() uint32 {
+	_, inact := d.conns()
+	return uint32(inact)
+}
 
 // PersistConns are the templates that lead to this destination.
 func (d *Dest) PersistConns() uint32 { return uint32(d.templ) }
 
 // Bound is how many connections and templates lead to this destination.
-func (d *Dest) Bound() uint32 { return uint32(d.active + d.inact + d.templ) }
+func (d *Dest) Bound() uint32 { return d.total() + uint32(d.templ) }
 
 // Usable reports whether a destination may be chosen: it is not quiescent, and not above
 // its upper threshold. It is what rr, wrr and others ask.
@@ -103,33 +159,33 @@ func (d *Dest) Set(weight int32, upper, lower uint32) {
 // destination overloaded at its upper threshold
 // (ip_vs_conn.c, ip_vs_bind_dest).
 func (d *Dest) Bind(template, active bool) {
-	switch {
-	case template:
+	if template {
 		d.templ++
-	case active:
-		d.active++
-	default:
-		d.inact++
+	} else {
+		d.count(connection(active))
 	}
-	if d.upper != 0 && uint32(d.active+d.inact) >= d.upper {
+	d.Counted()
+}
+
+// Counted marks the destination overloaded at its upper threshold: what Bind does where others
+// have counted the connection.
+func (d *Dest) Counted() {
+	if d.upper != 0 && d.total() >= d.upper {
 		d.overload(true)
 	}
 }
 
 // Unbind is the end of what Bind counted (ip_vs_conn.c, ip_vs_unbind_dest).
 func (d *Dest) Unbind(template, active bool) {
-	switch {
-	case template:
+	if template {
 		d.templ--
-	case active:
-		d.active--
-	default:
-		d.inact--
+	} else {
+		d.count(-connection(active))
 	}
 	if !d.overloaded {
 		return
 	}
-	total := uint64(uint32(d.active + d.inact))
+	total := uint64(d.total())
 	switch {
 	case d.lower != 0:
 		if total < uint64(d.lower) {
@@ -146,13 +202,7 @@ func (d *Dest) Unbind(template, active bool) {
 
 // Activate moves a connection between the active and the inactive column.
 func (d *Dest) Activate(active bool) {
-	if active {
-		d.active++
-		d.inact--
-	} else {
-		d.active--
-		d.inact++
-	}
+	d.count(connection(active) - connection(!active))
 }
 
 // number gives each destination its index in the list, so that a scheduler

@@ -37,11 +37,11 @@ func (s *lblc) Schedule(r *Request) *Dest {
 // weight while another, usable or not, has fewer than half of its own
 // (is_overloaded in ip_vs_lblc.c and ip_vs_lblcr.c).
 func (l *list) overburdened(d *Dest) bool {
-	if d.active <= d.Weight() {
+	if d.activeConns() <= d.Weight() {
 		return false
 	}
 	for _, e := range l.dests {
-		if 2*int64(e.active) < int64(e.Weight()) {
+		if 2*int64(e.activeConns()) < int64(e.Weight()) {
 			return true
 		}
 	}

@@ -10,7 +10,7 @@ func newOVF(dests []*Dest, _ Flags) Scheduler { return &ovf{list{dests}} }
 func (s *ovf) Schedule(*Request) *Dest {
 	var best *Dest
 	for _, d := range s.dests {
-		if d.Usable() && d.active <= d.Weight() && (best == nil || d.Weight() > best.Weight()) {
+		if d.Usable() && d.activeConns() <= d.Weight() && (best == nil || d.Weight() > best.Weight()) {
 			best = d
 		}
 	}

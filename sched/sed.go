@@ -20,5 +20,5 @@ func (s *sed) Schedule(*Request) *Dest {
 // sooner reports whether d would serve one more connection with less delay
 // than e. Neither is quiescent.
 func (d *Dest) sooner(e *Dest) bool {
-	return (int64(e.active)+1)*int64(d.Weight()) > (int64(d.active)+1)*int64(e.Weight())
+	return (int64(e.activeConns())+1)*int64(d.Weight()) > (int64(d.activeConns())+1)*int64(e.Weight())
 }

@@ -21,8 +21,7 @@ func TestTwosExactly(t *testing.T) {
 		for _, v := range servers {
 			d := &Dest{}
 			d.Enlist(v.weight, 0, 0)
-			d.active = v.active
-			d.inact = v.inact
+			d.count(uint64(v.active)*ActiveConn + uint64(v.inact))
 			dests = append(dests, d)
 			total += int64(v.weight)
 		}

@@ -37,5 +37,6 @@ func (d *Dest) lighter(e *Dest) bool {
 // overhead is what connections cost a destination
 // (include/net/ip_vs.h, ip_vs_dest_conn_overhead).
 func (d *Dest) overhead() int64 {
-	return int64(d.active)<<8 + int64(d.inact)
+	active, inact := d.conns()
+	return int64(active)<<8 + int64(inact)
 }

@@ -207,6 +207,7 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 	}
 	if canOpen(p) {
 		s.Services, s.TemplateTable, s.Rings = p.serviceArray.FD(), p.templateArray.FD(), p.ringArray.FD()
+		s.ConnCounts = p.connCountArray.FD()
 	}
 	return s
 }
@@ -214,6 +215,7 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 // canOpen reports whether programs open connections.
 func canOpen(p *Plane) bool {
 	return !p.lookupHelper && p.serviceArray != nil && p.templateArray != nil &&
+		p.connCountArray != nil && p.serversPerCPU <= accel.Counted &&
 		len(p.templateArray.memory) < verifierReach
 }
 

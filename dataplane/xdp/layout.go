@@ -25,7 +25,8 @@ type settings struct {
 	heartbeat uint32
 	opening   uint32
 	template  uint32
-	_         [12]uint32
+	changing  uint32
+	_         [11]uint32
 	locals    dataplane.LocalFilter
 }
 
@@ -47,6 +48,7 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.heartbeat)-program.SettingsHeartbeat]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.opening)-program.SettingsOpening]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.template)-program.SettingsTemplates]
+	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.changing)-program.SettingsChanging]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.locals)-program.SettingsLocals]
 )
 

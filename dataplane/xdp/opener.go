@@ -19,6 +19,7 @@ func (p *Plane) Rings() (conns, templates []byte, cpus int) {
 // given.
 func (p *Plane) closeRings() error {
 	p.settings.setOpening(accel.Opening{})
+	atomic.StoreUint32(&p.settings.changing, 0)
 	conns, templates, cpus := p.Rings()
 	for _, block := range [][]byte{conns, templates} {
 		if _, err := shtab.NewRings(block, cpus); err != nil {
@@ -29,7 +30,10 @@ func (p *Plane) closeRings() error {
 }
 
 // SetOpening implements accel.Opener.
-func (p *Plane) SetOpening(m accel.Opening) { p.settings.setOpening(m) }
+func (p *Plane) SetOpening(m accel.Opening) {
+	p.settings.setOpening(m)
+	atomic.StoreUint32(&p.settings.changing, 1)
+}
 
 func (s *settings) setOpening(m accel.Opening) {
 	var bits, templates uint32

@@ -92,20 +92,21 @@ type Plane struct {
 	arrays                                        []*array
 	parts                                         map[string]int // the director's, by name: their places in arrays
 	conns, serverArray, countArray, settingsArray *array
-	templateArray, serviceArray, ringArray        *array // the first two may be nil: no connections are opened
-	servers                                       []server
-	counts                                        []count
-	settings                                      *settings
-	lookupHelper                                  bool // the table is an array of slots
-	egress                                        egress
-	hz                                            uint32
-	kept                                          bool // the arrays are an earlier process's
-	attached                                      []*attachment
-	acceleration                                  accel.Acceleration // what the programs were made of
-	ticks                                         program.Ticks
-	sockets                                       *sockets          // or nil
-	handler                                       dataplane.Handler // of Run; nil before and after
-	failed                                        chan error        // why a socket's frames are not taken any more
+	// The first three may be nil: no connections are opened.
+	templateArray, serviceArray, connCountArray, ringArray *array
+	servers                                                []server
+	counts                                                 []count
+	settings                                               *settings
+	lookupHelper                                           bool // the table is an array of slots
+	egress                                                 egress
+	hz                                                     uint32
+	kept                                                   bool // the arrays are an earlier process's
+	attached                                               []*attachment
+	acceleration                                           accel.Acceleration // what the programs were made of
+	ticks                                                  program.Ticks
+	sockets                                                *sockets          // or nil
+	handler                                                dataplane.Handler // of Run; nil before and after
+	failed                                                 chan error        // why a socket's frames are not taken any more
 
 	grace grace
 }

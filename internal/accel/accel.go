@@ -75,7 +75,8 @@ type Opener interface {
 	// Rings is the memory of the connections' and of the templates' rings, closed, and
 	// for how many CPUs. It is there after Memory.
 	Rings() (conns, templates []byte, cpus int)
-	// SetOpening says what may be made now. Nothing may before it is called.
+	// SetOpening says what may be made now. Nothing may before it is called, and no state be
+	// changed.
 	SetOpening(Opening)
 	// SetLocals says which source addresses are the director's to judge: the host's
 	// own. False: they cannot be told apart, and nothing may be opened.
@@ -97,7 +98,18 @@ const (
 	PartConns     = "conns"
 	PartTemplates = "templates"
 	PartServices  = "services"
+	PartCounts    = "conn-counts"
 	PartJournal   = "journal"
+)
+
+// Counted is how many real servers, by number, have their connections counted in PartCounts: a
+// word each (sched.Dest.Share). Those of others, programs neither open nor change.
+const Counted = 1 << 14
+
+// ActiveConn and InactiveConn are what such a word has for a connection (package sched's).
+const (
+	ActiveConn   = 1 << 32
+	InactiveConn = 1
 )
 
 // Part is a block of memory that may outlive the process.

@@ -288,12 +288,12 @@ func TestOpened(t *testing.T) {
 	w.insert(true)
 	at := w.slow[1].id
 	used := w.table.Len()
-	if !w.table.Opened(at) || w.table.Len() != used+1 {
+	if !w.table.Opened(at, nil) || w.table.Len() != used+1 {
 		t.Fatalf("the entry was not counted: %d, %d before", w.table.Len(), used)
 	}
 	w.table.SetState(at, 0)
 	w.table.ArmFromStamp(at, 10)
-	if w.table.Opened(at) || w.table.Len() != used+1 {
+	if w.table.Opened(at, nil) || w.table.Len() != used+1 {
 		t.Error("an entry that has been taken over was counted again")
 	}
 	// Hidden, so that Insert permits another one; the look-up finds the second.
@@ -305,7 +305,7 @@ func TestOpened(t *testing.T) {
 	}
 	w.table.Arm(second, 10, w.now)
 	w.table.SetState(at, expiring.PendingFlag)
-	if used = w.table.Len(); w.table.Opened(at) || w.table.Len() != used {
+	if used = w.table.Len(); w.table.Opened(at, nil) || w.table.Len() != used {
 		t.Errorf("a double was kept: %d entries, %d before", w.table.Len(), used)
 	}
 	if got := w.table.Value(second); got != 2 {

@@ -21,20 +21,23 @@ func (t *Table[ID, E]) Live(id ID) bool { return t.tab.Valid(uint32(id)) && !t.P
 
 // Opened counts an entry that a program says it has opened. False: there is nothing left to
 // do for it. It was accepted already; or it is another's double, inserted at the same moment,
-// and is ended.
-func (t *Table[ID, E]) Opened(id ID) bool {
+// for which double is called, if it is not nil, and which is ended.
+func (t *Table[ID, E]) Opened(id ID, double func(ID)) bool {
 	if !t.tab.Valid(uint32(id)) || !t.Pending(id) {
 		return false
 	}
 	t.tab.CountOpened(uint32(id))
-	return t.first(id)
+	return t.first(id, double)
 }
 
 // first ends an entry that a look-up of its key does not find, and reports whether it is
 // found.
-func (t *Table[ID, E]) first(id ID) bool {
+func (t *Table[ID, E]) first(id ID, double func(ID)) bool {
 	k := t.Key(id)
 	if at, ok := t.Lookup(k, t.Hash(k)); !ok || at != id {
+		if double != nil {
+			double(id)
+		}
 		t.End(id)
 		return false
 	}
@@ -46,7 +49,7 @@ func (t *Table[ID, E]) first(id ID) bool {
 // over or ends them.
 func (t *Table[ID, E]) EachPending(yield func(ID)) {
 	for i := range uint32(t.Slots()) {
-		if id := ID(i); t.tab.Valid(i) && t.Pending(id) && t.first(id) {
+		if id := ID(i); t.tab.Valid(i) && t.Pending(id) && t.first(id, nil) {
 			yield(id)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"github.com/cilium/ebpf/asm"
 
 	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
@@ -16,6 +17,8 @@ func (o *opener) changeState() {
 	defer o.step("changeState", "the connection's next state, told in the completion ring")()
 	o.mark("change")
 	o.emit(save(stackWas, asm.R1), save(stackSlot, slot))
+	o.setting(asm.R2, SettingsChanging)
+	o.emit(asm.JEq.Imm(asm.R2, 0, o.label("unchanged")))
 	o.nextState()
 	o.checkReachable(dest)
 	o.emit(
@@ -32,7 +35,7 @@ func (o *opener) changeState() {
 		save(conns.stack+entryHome, asm.R1),
 	)
 	o.findCompletion(conns, o.label("full"))
-	o.swapState()
+	o.swapState("left-told")
 	o.emit(
 		asm.Mov.Reg(asm.R2, entry),
 		asm.LoadMapValue(asm.R1, o.Conns, shtab.HeaderSize),
@@ -43,16 +46,17 @@ func (o *opener) changeState() {
 	o.completeCell(conns)
 	o.emit(restore(slot, stackSlot), asm.Ja.Label(o.label("stays")))
 	o.mark("told")
-	o.swapState()
+	o.swapState("left")
 	o.emit(asm.Ja.Label(o.label("stays")))
 	o.mark("full")
 	o.emit(restore(slot, stackSlot), asm.Ja.Label(o.label("unchanged")))
 }
 
-// swapState puts the next state in the place of the one before, or goes to full.
+// swapState puts the next state in the place of the one before, and counts the connection as
+// that has it, or goes to full.
 //
-// in: -; out: entry; lost: R0 R1
-func (o *opener) swapState() {
+// in: dest; out: entry; lost: R0 R1 R2
+func (o *opener) swapState(counted string) {
 	defer o.step("swapState", "if nobody else has changed it")()
 	o.emit(
 		restore(entry, stackSlot),
@@ -61,6 +65,26 @@ func (o *opener) swapState() {
 		compareAndSwap(entry, shtab.OffState, asm.R1, asm.Word),
 		restore(asm.R1, stackWas),
 		asm.JNE.Reg(asm.R0, asm.R1, o.label("full")),
+		// A state without SYN does not make a connection active.
+		restore(asm.R2, stackIs),
+		asm.Xor.Reg(asm.R1, asm.R2),
+		asm.And.Imm(asm.R1, conn.ActiveFlag),
+		asm.JEq.Imm(asm.R1, 0, o.label(counted)),
+	)
+	o.countConn(accel.InactiveConn - accel.ActiveConn)
+	o.mark(counted)
+}
+
+// countConn adds to what is counted of dest's connections.
+//
+// in: dest; out: -; lost: R1 R2
+func (o *opener) countConn(n int64) {
+	defer o.step("countConn", "the real server's connections")()
+	o.emit(asm.Mov.Reg(asm.R2, dest))
+	o.element(asm.R1, o.ConnCounts, asm.R2, 3, 0)
+	o.emit(
+		asm.LoadImm(asm.R2, n, asm.DWord),
+		asm.StoreXAdd(asm.R1, asm.R2, asm.DWord),
 	)
 }
 
@@ -109,5 +133,12 @@ func (o *opener) nextState() {
 		asm.Or.Imm(asm.R1, conn.EstablishedFlag),
 	)
 	o.mark("word")
+	o.emit(
+		asm.Mov.Imm(asm.R0, conn.ActiveStates),
+		asm.RSh.Reg(asm.R0, asm.R2),
+		asm.JSet.Imm(asm.R0, 1, o.label("active")),
+		asm.And.Imm32(asm.R1, ^conn.ActiveFlag),
+	)
+	o.mark("active")
 	o.emit(save(stackIs, asm.R1))
 }

@@ -35,6 +35,7 @@ const (
 //	 4  heartbeat   4  when a daemon showed itself last, in ticks
 //	 8  opening     4  families (a bit each, see OpeningBit) of which connections may be opened
 //	12  templates   4  1: templates may be opened, too
+//	16  changing    4  1: states of connections may be changed
 //	64  locals   4096  a bit for the fold of each of the host's own addresses, by family
 const (
 	SettingsSize      = SettingsLocals + 2*LocalsSize
@@ -42,6 +43,7 @@ const (
 	SettingsHeartbeat = 4
 	SettingsOpening   = 8
 	SettingsTemplates = 12
+	SettingsChanging  = 16
 	SettingsLocals    = 64
 
 	LocalsSize = dataplane.LocalBits / 8 // a family's

@@ -22,6 +22,9 @@ type Config struct {
 	accel.Acceleration
 	// Conns, Servers, Counts and Settings are file descriptors of maps.
 	Conns, Servers, Counts, Settings int
+	// ConnCounts is that of where real servers' connections are counted (accel.Counted); 0 where
+	// none are opened.
+	ConnCounts int
 	// Sockets are those of the interface's queues, 0 where there are none, and Claims the
 	// services whose connections are opened, or whose first packets the sockets get.
 	Sockets, Claims int
