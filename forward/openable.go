@@ -1,9 +1,12 @@
 package forward
 
 import (
+	"cmp"
 	"math"
+	"slices"
 
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/sched"
 )
@@ -28,8 +31,12 @@ func (o *opener) enable(s *Service) {
 			last.Dest = at.ID
 		}
 	}
-	if by&preselect.ByHash != 0 {
+	switch {
+	case by&preselect.ByHash != 0:
 		o.deal(s)
+	case by&preselect.ByCounts != 0:
+		_, list := weigh(s.scheduler.(sched.Comparing).Compared())
+		s.picks.SetServers(list)
 	}
 	if list, wrap, ok := o.cycle(s); ok {
 		s.cycles = true
@@ -97,7 +104,49 @@ func (o *opener) openable(s *Service) (by uint32) {
 	if h, ok := s.scheduler.(sched.Hashing); ok && s.positioned == nil {
 		by |= hashOf(h.Hashed())
 	}
+	if c, ok := s.scheduler.(sched.Comparing); ok && s.positioned == nil {
+		how, _ := weigh(c.Compared())
+		by |= how
+	}
 	return by
+}
+
+// weigh returns how programs compare, 0 if they cannot or there is nobody to choose, or as
+// preselect.Open has it, and what they compare. That is the same whatever the comparison: who
+// looks at no weight has none, and who wants the most of it looks at the heaviest first.
+func weigh(how sched.Comparison, dests []*sched.Dest) (by uint32, list []preselect.Weighed) {
+	for _, d := range dests {
+		if !d.Usable() {
+			continue
+		}
+		if d.ID >= accel.Counted || len(list) == preselect.MostCompared {
+			return 0, nil
+		}
+		list = append(list, preselect.Weighed{Dest: uint16(d.ID), Weight: d.Weight()})
+	}
+	if len(list) == 0 {
+		return 0, nil
+	}
+	by = preselect.ByCounts
+	switch how {
+	case sched.Least:
+		for i := range list {
+			list[i].Weight = 1
+		}
+	case sched.SoonestForWeight:
+		by |= preselect.Soonest
+	case sched.IdleOrSoonest:
+		by |= preselect.Soonest | preselect.IdleFirst
+	case sched.Heaviest, sched.HeaviestUnfilled:
+		by |= preselect.Unfilled
+		slices.SortStableFunc(list, func(a, b preselect.Weighed) int { return cmp.Compare(b.Weight, a.Weight) })
+		for i := range list {
+			if how == sched.Heaviest {
+				list[i].Weight = math.MaxInt32
+			}
+		}
+	}
+	return by, list
 }
 
 // Programs hash as schedulers do.

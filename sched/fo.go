@@ -15,3 +15,6 @@ func (s *fo) Schedule(*Request) *Dest {
 	}
 	return best
 }
+
+// Compared implements Comparing.
+func (s *fo) Compared() (Comparison, []*Dest) { return Heaviest, s.dests }

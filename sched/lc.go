@@ -19,3 +19,6 @@ func (s *lc) Schedule(*Request) *Dest {
 	}
 	return least
 }
+
+// Compared implements Comparing.
+func (s *lc) Compared() (Comparison, []*Dest) { return Least, s.dests }

@@ -21,3 +21,6 @@ func (s *nq) Schedule(*Request) *Dest {
 	}
 	return least
 }
+
+// Compared implements Comparing.
+func (s *nq) Compared() (Comparison, []*Dest) { return IdleOrSoonest, s.dests }

@@ -16,3 +16,6 @@ func (s *ovf) Schedule(*Request) *Dest {
 	}
 	return best
 }
+
+// Compared implements Comparing.
+func (s *ovf) Compared() (Comparison, []*Dest) { return HeaviestUnfilled, s.dests }

@@ -88,6 +88,31 @@ type Hash struct {
 	Sip bool
 }
 
+// Comparing is a Scheduler that chooses by the weights of destinations and the connections that
+// they have: lc, wlc, sed, nq, fo, ovf.
+type Comparing interface {
+	// Compared returns how, and the destinations in their order, of which some may be unusable.
+	// They are the scheduler's own, and stay until it hears of a change.
+	Compared() (Comparison, []*Dest)
+}
+
+// Comparison is what a Comparing scheduler chooses of the destinations that are usable: the first
+// of those that have least or most of something.
+type Comparison uint8
+
+// Least of 256 times the active connections and the inactive ones, for the weight or whatever
+// it is; least of the active ones and one more for the weight, or before that the first without
+// any; most weight, whatever connections there are, or of those with no more active ones than
+// weight.
+const (
+	LeastForWeight Comparison = iota
+	Least
+	SoonestForWeight
+	IdleOrSoonest
+	Heaviest
+	HeaviestUnfilled
+)
+
 // Constants of Hash.
 const (
 	MHKey  = mhKey1

@@ -22,3 +22,6 @@ func (s *sed) Schedule(*Request) *Dest {
 func (d *Dest) sooner(e *Dest) bool {
 	return (int64(e.activeConns())+1)*int64(d.Weight()) > (int64(d.activeConns())+1)*int64(e.Weight())
 }
+
+// Compared implements Comparing.
+func (s *sed) Compared() (Comparison, []*Dest) { return SoonestForWeight, s.dests }

@@ -40,3 +40,6 @@ func (d *Dest) overhead() int64 {
 	active, inact := d.conns()
 	return int64(active)<<8 + int64(inact)
 }
+
+// Compared implements Comparing.
+func (s *wlc) Compared() (Comparison, []*Dest) { return LeastForWeight, s.dests }

@@ -11,10 +11,12 @@ import "unsafe"
 //	 16  version  4  how often that has changed
 //	 20  length   4  of a cycle, the pick before it included
 //	 24  wrap     4  the pick that follows on a cycle's last
+//	 32  zero     8  which programs do not know
 //	 64  keep    40
 //	104  put      8
 //	128  picks      the real server's number 32 | the scheduler's own 32
 //	128  buckets    the real server's number 16, 0: none, in the place of picks
+//	128  servers    weight 32 | the next one 16, MostCompared: none | number 16, in the place of picks
 const (
 	// Services is how many services there is room for, by number, 0 included; those
 	// with higher numbers are Go's. Picks is a ring's size, a power of two, of which
@@ -30,6 +32,7 @@ const (
 	OffVersion  = 16
 	OffLength   = 20
 	OffWrap     = 24
+	OffZero     = 32
 	OffKeep     = 64
 	OffPut      = 104
 	OffPicks    = 128
@@ -39,6 +42,9 @@ const (
 
 	// Buckets is how many there is room for.
 	Buckets = 4 * Picks
+
+	// MostCompared is how many real servers are compared at most.
+	MostCompared = 128
 
 	// Golden, SipKey and SipBuckets are package sched's, of ByHash and BySip: the factor of
 	// a hash of eight bits, SipHash's key, and how many buckets there are then.

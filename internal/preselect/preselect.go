@@ -56,6 +56,15 @@ const (
 	OfVirtual = 8
 	WithPort  = 16
 	BySip     = 32
+	// ByCounts: by the connections that the real servers have (sched.Comparing), of those that
+	// SetServers has written: the first of those whose load is least for its weight. The load is
+	// 256 times the active connections and the inactive ones; with Soonest it is the active ones
+	// and 1, with IdleFirst as well if there is none without. With Unfilled it is the first whose
+	// active connections are no more than its weight.
+	ByCounts  = 64
+	Soonest   = 128
+	IdleFirst = 256
+	Unfilled  = 512
 )
 
 // Pick is one of a scheduler's: the number of a real server, and what else the
@@ -110,7 +119,7 @@ func (s *Service) Serial() uint32 { return atomic.LoadUint32(&s.serial) }
 // together. It finds no template then, or one that the client had.)
 func (s *Service) Open(by uint32, form Form, last Pick) {
 	s.keep, s.put = form.Keep, form.Put
-	if by&ByHash == 0 {
+	if by&(ByHash|ByCounts) == 0 {
 		s.SetLast(last)
 	}
 	atomic.AddUint32(&s.version, 1)
@@ -135,6 +144,24 @@ func (s *Service) OpenCycle(by uint32, form Form, last Pick, list []Pick, wrap i
 // SetBucket writes which real server a bucket has, 0 for none, while the service is closed: for
 // ByHash. Programs that have read it see that the version has changed.
 func (s *Service) SetBucket(n int, dest uint16) { s.buckets()[n] = dest }
+
+// Weighed is a real server by its number, up to 65535, and its weight, 1 or more.
+type Weighed struct {
+	Dest   uint16
+	Weight int32
+}
+
+// SetServers writes the real servers, 1 to MostCompared, while the service is closed: for
+// ByCounts. Programs that have read them see that the version has changed.
+func (s *Service) SetServers(list []Weighed) {
+	for i, w := range list {
+		next := i + 1
+		if next == len(list) {
+			next = MostCompared
+		}
+		s.picks[i] = uint64(w.Weight)<<32 | uint64(next)<<16 | uint64(w.Dest)
+	}
+}
 
 // Close has programs open no more connections. by is what they did it by, 0 if they
 // did not; with ByPicks, last is the last choice that was taken.

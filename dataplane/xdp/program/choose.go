@@ -36,6 +36,14 @@ func (o *opener) chooseServer(templates entries) {
 	o.emit(asm.Ja.Label(o.label("chosen")))
 	o.mark("turn")
 	o.emit(
+		asm.Mov.Reg(asm.R2, asm.R1),
+		asm.And.Imm(asm.R2, preselect.ByCounts),
+		asm.JEq.Imm(asm.R2, 0, o.label("listed")),
+	)
+	o.chooseByCounts()
+	o.emit(asm.Ja.Label(o.label("chosen")))
+	o.mark("listed")
+	o.emit(
 		asm.And.Imm(asm.R1, preselect.ByPicks),
 		o.leaveIf(asm.JEq, asm.R1, 0),
 		// The next choice is read, and is taken if it still is the next (preselect.Take): of a

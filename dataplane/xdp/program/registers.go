@@ -50,6 +50,9 @@ const (
 	stackBy       = -264
 	stackMoved    = -272 // the position behind the pick
 
+	stackData    = -288
+	stackTotal   = -296
+	stackLoad    = -304
 	stackControl = -280 // the number of the template's slot, and 1, or 0
 
 	// Of a change of a connection's state.

@@ -1,0 +1,144 @@
+package program
+
+import (
+	"github.com/cilium/ebpf/asm"
+
+	"github.com/ulvs/ulvs/internal/preselect"
+)
+
+// chooseByCounts finds the real server by how many connections each has (sched.Comparing). R1 is
+// what connections of the service are opened by, and R3 the version of that, which is to be the
+// same in the end.
+//
+// The number of the next one is read from memory and checked, so that the verifier takes the
+// loops' turns for the same: of a number that it knew it would look at each.
+//
+// in: R1 R3 service data total; out: dest data total rings; lost: R0 R1 R2 R3 R4 R5
+func (o *opener) chooseByCounts() {
+	defer o.step("chooseByCounts", "the real server that has the fewest connections for its weight, or the like")()
+	o.emit(
+		save(stackVersion, asm.R3),
+		save(stackBy, asm.R1),
+		save(stackData, data),
+		save(stackTotal, total),
+		asm.Mov.Reg(asm.R2, asm.R1),
+		asm.And.Imm(asm.R2, preselect.Unfilled),
+		asm.JNE.Imm(asm.R2, 0, o.label("unfilled")),
+		asm.And.Imm(asm.R1, preselect.Soonest),
+		asm.JNE.Imm(asm.R1, 0, o.label("soonest")),
+	)
+	o.compareServers("least", func() {
+		o.emit(
+			asm.Mov.Reg(load, count),
+			asm.RSh.Imm(load, 32),
+			asm.LSh.Imm(load, 8),
+			asm.Mov.Reg32(count, count),
+			asm.Add.Reg(load, count),
+		)
+	}, o.keepLighter)
+	o.compareServers("soonest", func() {
+		o.emit(
+			asm.Mov.Reg(load, count),
+			asm.RSh.Imm(load, 32),
+			asm.JNE.Imm(load, 0, o.label("queue")),
+			restore(asm.R1, stackBy),
+			asm.And.Imm(asm.R1, preselect.IdleFirst),
+			asm.JNE.Imm(asm.R1, 0, o.label("first")),
+		)
+		o.mark("queue")
+		o.emit(asm.Add.Imm(load, 1))
+	}, o.keepLighter)
+	o.compareServers("unfilled", func() {
+		o.emit(
+			asm.Mov.Reg(load, count),
+			asm.RSh.Imm(load, 32),
+			asm.JLE.Reg(load, weight, o.label("first")),
+		)
+	}, func(string) {})
+	o.mark("first")
+	o.emit(asm.Mov.Reg(best, number))
+	o.mark("compared")
+	o.emit(
+		restore(data, stackData),
+		restore(total, stackTotal),
+		restore(rings, stackRings),
+		o.leaveIf(asm.JEq, best, 0), // none
+		asm.Mov.Reg(asm.R2, best),
+		asm.Mov.Imm(best, 0),
+	)
+	o.checkReachable(asm.R2)
+	o.emit(
+		restore(asm.R0, stackVersion),
+		asm.Mov.Reg(asm.R1, asm.R0),
+		asm.Mov.Reg(asm.R3, asm.R0),
+		compareAndSwap(service, preselect.OffVersion, asm.R1, asm.Word),
+		asm.JNE.Reg(asm.R0, asm.R3, o.label("go")),
+		asm.Mov.Reg(dest, asm.R2),
+	)
+}
+
+// The registers of a comparison, in which nothing is looked at but servers.
+const (
+	count  = asm.R1
+	load   = asm.R2
+	weight = asm.R3
+	least  = asm.R4 // the best one's load
+	lweigh = asm.R5 // and weight
+	number = asm.R0 // of the real server
+	at     = asm.R7 // the entry
+	turn   = asm.R8
+	best   = asm.R9
+)
+
+// compareServers goes through the service's real servers. judge makes load of count, and keep
+// remembers the best one.
+func (o *opener) compareServers(name string, judge func(), keep func(string)) {
+	o.mark(name)
+	o.emit(
+		asm.Mov.Reg(at, service),
+		asm.Mov.Imm(turn, 0),
+		// From memory, as the verifier is not to know that they are 0.
+		asm.LoadMem(best, service, preselect.OffZero, asm.Half),
+		o.leaveIf(asm.JGE, best, int32(o.ServersPerCPU)),
+		asm.LoadMem(lweigh, service, preselect.OffZero, asm.Word),
+		asm.LoadMem(least, service, preselect.OffZero, asm.DWord),
+		asm.Add.Imm(least, 1),
+	)
+	o.mark(name + "-next")
+	o.emit(
+		asm.LoadMem(number, at, preselect.OffPicks, asm.Half),
+		o.leaveIf(asm.JGE, number, int32(o.ServersPerCPU)),
+		asm.LoadMem(weight, at, preselect.OffPicks+4, asm.Word),
+		asm.Mov.Reg(load, number),
+	)
+	o.element(count, o.ConnCounts, load, 3, 0)
+	o.emit(asm.LoadMem(count, count, 0, asm.DWord))
+	judge()
+	keep(name)
+	o.emit(
+		asm.LoadMem(number, at, preselect.OffPicks+2, asm.Half),
+		asm.JGE.Imm(number, preselect.MostCompared, o.label("compared")),
+		asm.LSh.Imm(number, 3),
+		asm.Mov.Reg(at, service),
+		asm.Add.Reg(at, number),
+		asm.Add.Imm(turn, 1),
+		asm.JLT.Imm(turn, preselect.MostCompared, o.label(name+"-next")),
+		asm.Ja.Label(o.label("compared")), // never: for the verifier
+	)
+}
+
+// keepLighter remembers a server whose load is less for its weight: load/weight < least/lweigh,
+// without division.
+func (o *opener) keepLighter(loop string) {
+	o.emit(
+		save(stackLoad, load),
+		asm.Mov.Reg(count, least),
+		asm.Mul.Reg(count, weight),
+		asm.Mul.Reg(load, lweigh),
+		asm.JLE.Reg(count, load, o.label(loop+"-on")),
+		restore(least, stackLoad),
+		asm.Mov.Reg(lweigh, weight),
+		asm.Mov.Reg(best, number),
+	)
+	o.mark(loop + "-on")
+}
