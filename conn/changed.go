@@ -10,7 +10,9 @@ package conn
 //     ESTABLISHED. If the swap fails, the packet is Go's.
 //   - What it has changed it tells in the completion ring (shtab.Rings), after the swap, unless
 //     flagChanged or PendingFlag was set: then that was told, and Go will look at the word. It
-//     changes nothing where the ring has no room for that.
+//     changes nothing where the ring has no room for that. The stamp comes before the swap: Go
+//     sets the timer from there, and the connection may have been idle for longer than a state
+//     to which a packet leads has.
 //   - All that is counted, timed or linked is Go's: flagActive says in which of its real
 //     server's columns the connection is counted, flagHalfOpen whether among those, and the
 //     record which timeout its timer was set by. So whoever ends an entry takes away what was
@@ -19,11 +21,12 @@ package conn
 //   - Go accepts a change (AcceptState) when it reads the ring, which it does whenever it takes
 //     the lock; when it finds the entry of a packet; and before a timer ends it. The record
 //     comes before the word that says so: who is killed in between leaves flagChanged, and the
-//     next process accepts it.
+//     next process accepts it. (That its template is ASSURED comes after: that may be lost.)
 //   - TCP's tables have no way back without SYN, so that states that came and went
 //     between two looks have changed nothing but what flagEstablished says.
 //
-// A packet's stamp and count are stores of both, as they are without states.
+// A packet's stamp and count are stores of both, as they are without states. Without a daemon, of
+// two packets that meet in a word one leaves it as the other has made it.
 
 // Changed reports whether a program has changed the state, and Go has not accepted it.
 func (t *states) Changed(id ID) bool { return t.State(id)&flagChanged != 0 }
@@ -63,6 +66,9 @@ func (t *states) AcceptState(id ID) (c Change) {
 	for was := t.State(id); was&flagChanged != 0; was = t.State(id) {
 		to := was & stateMask % tcpStates
 		is := was&^(flagChanged|flagEstablished|flagActive|genMask<<genShift) | t.timeouts.gen<<genShift
+		if c.Established = was&flagEstablished != 0; c.Established {
+			is &^= flagHalfOpen
+		}
 		active := tcpActive>>to&1 != 0
 		if active {
 			is |= flagActive
@@ -71,8 +77,8 @@ func (t *states) AcceptState(id ID) (c Change) {
 		if !t.SwapState(id, was, is) {
 			continue
 		}
-		if c.Established = was&flagEstablished != 0; c.Established {
-			t.answer(id)
+		if (was^is)&flagHalfOpen != 0 {
+			t.halfOpen.count--
 		}
 		c.Activated = active && was&flagActive == 0
 		c.Deactivated = !active && was&flagActive != 0

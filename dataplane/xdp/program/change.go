@@ -18,7 +18,11 @@ func (o *opener) changeState() {
 	o.emit(save(stackWas, asm.R1), save(stackSlot, slot))
 	o.nextState()
 	o.checkReachable(dest)
+	o.readTime()
 	o.emit(
+		restore(entry, stackSlot),
+		// Before the swap: Go may set the timer from there as soon as it sees that.
+		asm.StoreMem(entry, shtab.OffStamp, asm.R0, asm.Word),
 		restore(asm.R1, stackWas),
 		asm.JSet.Imm32(asm.R1, conn.ChangedFlag|conn.PendingFlag, o.label("told")),
 	)

@@ -22,6 +22,7 @@ func (o *opener) openConn() {
 	conns, templates := o.connTable(), o.templateTable()
 	o.checkService()
 	o.checkSource()
+	o.readTime()
 	o.findRings()
 	o.findCompletion(conns, o.label("go"))
 	o.findFreeSlot(conns)
