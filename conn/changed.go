@@ -10,7 +10,9 @@ package conn
 //     ESTABLISHED. If the swap fails, the packet is Go's.
 //   - What it has changed it tells in the completion ring (shtab.Rings), after the swap, unless
 //     flagChanged or PendingFlag was set: then that was told, and Go will look at the word. It
-//     changes nothing where the ring has no room for that.
+//     changes nothing where the ring has no room for that. The stamp comes before the swap: Go
+//     sets the timer from there, and the connection may have been idle for longer than a state
+//     to which a packet leads has.
 //   - flagActive says in which of its real server's columns the connection is counted. Whoever
 //     changes the word changes the counts (sched.Dest.Share), and no one else does: an addition
 //     behind each swap that succeeds, and before an entry of a program's can be found. So counts
@@ -22,11 +24,12 @@ package conn
 //   - Go accepts a change (AcceptState) when it reads the ring, which it does whenever it takes
 //     the lock; when it finds the entry of a packet; and before a timer ends it. The record
 //     comes before the word that says so: who is killed in between leaves flagChanged, and the
-//     next process accepts it.
+//     next process accepts it. (That its template is ASSURED comes after: that may be lost.)
 //   - TCP's tables have no way back without SYN, so that states that came and went
 //     between two looks have changed nothing but what flagEstablished says.
 //
-// A packet's stamp and count are stores of both, as they are without states.
+// A packet's stamp and count are stores of both, as they are without states. Without a daemon, of
+// two packets that meet in a word one leaves it as the other has made it.
 
 // Changed reports whether a program has changed the state, and Go has not accepted it.
 func (t *states) Changed(id ID) bool { return t.State(id)&flagChanged != 0 }
@@ -62,12 +65,15 @@ func (t *Table) Accept(id ID, template uint32, owner uint8) {
 func (t *states) AcceptState(id ID) (established bool) {
 	for was := t.State(id); was&flagChanged != 0; was = t.State(id) {
 		is := was&^(flagChanged|flagEstablished|genMask<<genShift) | t.timeouts.gen<<genShift
+		if established = was&flagEstablished != 0; established {
+			is &^= flagHalfOpen
+		}
 		t.Retime(id, t.timeouts.tcp[was&stateMask%tcpStates])
 		if !t.SwapState(id, was, is) {
 			continue
 		}
-		if established = was&flagEstablished != 0; established {
-			t.answer(id)
+		if (was^is)&flagHalfOpen != 0 {
+			t.halfOpen.count--
 		}
 		return established
 	}

@@ -104,7 +104,7 @@ func (o *opener) openable(s *Service) (by uint32) {
 	if h, ok := s.scheduler.(sched.Hashing); ok && s.positioned == nil {
 		by |= hashOf(h.Hashed())
 	}
-	if c, ok := s.scheduler.(sched.Comparing); ok && s.positioned == nil {
+	if c, ok := s.scheduler.(sched.Comparing); ok && s.positioned == nil && by == 0 {
 		how, _ := weigh(c.Compared())
 		by |= how
 	}

@@ -170,7 +170,9 @@ func (o *opener) templateOf(id conn.ID, s *Service, flow *packet.Flow) (ct persi
 		if o.templates.Pending(ct) {
 			o.acceptTemplate(uint32(ct), true)
 		}
-		return ct, o.templates.Live(ct)
+		if o.templates.Live(ct) { // and no double
+			return ct, true
+		}
 	}
 	var e early
 	o.templateKey(s, flow, &e)

@@ -28,8 +28,8 @@ import (
 //   - established/N: packets of N connections, at random.
 //   - new, new-persistent, new-persistent-16: each packet a connection; with
 //     persistence, from a client that was never seen, or has 16 connections.
-//   - handed-over: the second packet of each connection, which changes its state: the
-//     XDP program leaves that to Go.
+//   - handed-over: the second packet of each connection, its SYN again: the XDP program leaves
+//     that to Go.
 func BenchmarkWire(b *testing.B) {
 	for _, l := range loads() {
 		b.Run(l.name, func(b *testing.B) {
@@ -168,14 +168,15 @@ func carryNew(b testing.TB, persistence time.Duration, portBits uint8) []rounds.
 	return list
 }
 
-// handedOver sends an ACK for each connection that was just asked for.
+// handedOver sends the SYN again of each connection that was just asked for.
 func handedOver(b testing.TB) []rounds.Contender {
 	list := []rounds.Contender{bare(b, ever)}
 	for _, plane := range []string{planeSockets, planeBehind} {
 		s := newStation(b, plane, newConnections, 0)
-		syn := s.generate(func(t *wire.Traffic) { ever(t); t.SYN = true })
+		asks := func(t *wire.Traffic) { ever(t); t.SYN = true }
+		syn := s.generate(asks)
 		i := len(list)
-		list = append(list, s.threaded(plane, s.generate(ever)))
+		list = append(list, s.threaded(plane, s.generate(asks)))
 		list[i].Turn = func() error {
 			c := list[i]
 			for n := uint64(0); n < c.Packets; n += c.Burst {

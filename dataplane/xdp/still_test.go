@@ -22,6 +22,7 @@ type still struct {
 	shape   accel.Acceleration
 	now     time.Duration
 	parts   []accel.Part
+	path    []program.Step // or nil: program.Forward's
 }
 
 func (s *still) Memory(parts []accel.Part) (kept bool, err error) {
@@ -51,6 +52,9 @@ func (s *still) load() error {
 		_ = s.prog.Close()
 	}
 	source := s.source(s.shape, program.Ticks{Mul: 0, Div: 1, Offset: uint32(s.now / (time.Second / hz))}, 1, []dataplane.MAC{own}, s.sockets)
+	if s.path != nil {
+		source.Path = s.path
+	}
 	var err error
 	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL", Instructions: source.Assemble()})
 	return err

@@ -27,7 +27,8 @@
 // # Publication
 //
 // One goroutine at a time writes (the owner's lock); XDP reads at any time. (The
-// claims and swaps leave room for programs that insert entries too: Rings.)
+// claims and swaps leave room for programs that insert entries too: Rings. The state is the
+// owner's, who says how programs change it.)
 //
 //   - Insert claims a home slot by its word, writes key, stamp and state, then
 //     the word, and links an overflow slot into its chain last. A reader that finds the slot earlier sees word

@@ -21,7 +21,11 @@ func (o *opener) changeState() {
 	o.emit(asm.JEq.Imm(asm.R2, 0, o.label("unchanged")))
 	o.nextState()
 	o.checkReachable(dest)
+	o.readTime()
 	o.emit(
+		restore(entry, stackSlot),
+		// Before the swap: Go may set the timer from there as soon as it sees that.
+		asm.StoreMem(entry, shtab.OffStamp, asm.R0, asm.Word),
 		restore(asm.R1, stackWas),
 		asm.JSet.Imm32(asm.R1, conn.ChangedFlag|conn.PendingFlag, o.label("told")),
 	)

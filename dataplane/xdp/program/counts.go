@@ -6,19 +6,26 @@ import (
 	"github.com/ulvs/ulvs/internal/preselect"
 )
 
-// chooseByCounts finds the real server by how many connections each has (sched.Comparing). R1 is
-// what connections of the service are opened by, and R3 the version of that, which is to be the
-// same in the end.
+// compareByCounts finds the real server by how many connections each has (sched.Comparing), if
+// that is how they are chosen, and keeps its number, or 0. It comes before all that the verifier
+// would go through the loops again for.
 //
 // The number of the next one is read from memory and checked, so that the verifier takes the
 // loops' turns for the same: of a number that it knew it would look at each.
 //
-// in: R1 R3 service data total; out: dest data total rings; lost: R0 R1 R2 R3 R4 R5
-func (o *opener) chooseByCounts() {
-	defer o.step("chooseByCounts", "the real server that has the fewest connections for its weight, or the like")()
+// in: service data total; out: data total; lost: R0 R1 R2 R3 R4 R5 end
+func (o *opener) compareByCounts() {
+	defer o.step("compareByCounts", "the real server that has the fewest connections for its weight, or the like")()
 	o.emit(
+		asm.Mov.Imm(asm.R1, 0),
+		save(stackChosen, asm.R1),
+		asm.LoadMem(asm.R3, service, preselect.OffVersion, asm.Word),
+		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
 		save(stackVersion, asm.R3),
 		save(stackBy, asm.R1),
+		asm.Mov.Reg(asm.R2, asm.R1),
+		asm.And.Imm(asm.R2, preselect.ByCounts),
+		asm.JEq.Imm(asm.R2, 0, o.label("uncounted")),
 		save(stackData, data),
 		save(stackTotal, total),
 		asm.Mov.Reg(asm.R2, asm.R1),
@@ -59,12 +66,22 @@ func (o *opener) chooseByCounts() {
 	o.emit(asm.Mov.Reg(best, number))
 	o.mark("compared")
 	o.emit(
+		save(stackChosen, best),
 		restore(data, stackData),
 		restore(total, stackTotal),
-		restore(rings, stackRings),
-		o.leaveIf(asm.JEq, best, 0), // none
-		asm.Mov.Reg(asm.R2, best),
-		asm.Mov.Imm(best, 0),
+	)
+	o.mark("uncounted")
+}
+
+// chooseByCounts takes the real server that compareByCounts has found, if what it has compared is
+// still the same.
+//
+// in: service total; out: dest; lost: R0 R1 R2 R3 R4 R5
+func (o *opener) chooseByCounts() {
+	defer o.step("chooseByCounts", "the one that was found")()
+	o.emit(
+		restore(asm.R2, stackChosen),
+		o.leaveIf(asm.JEq, asm.R2, 0), // none
 	)
 	o.checkReachable(asm.R2)
 	o.emit(

@@ -45,15 +45,22 @@ func (o *opener) entryAddress(t entries, add int32) {
 	o.element(asm.R0, t.table, asm.R1, slotShift, uint32(shtab.HeaderSize+add*shtab.SlotSize))
 }
 
-// findRings finds this CPU's rings, R8, and keeps their address and the time.
+// readTime keeps the time, in ticks.
+//
+// in: -; out: R0; lost: R1 R2 R3 R4 R5
+func (o *opener) readTime() {
+	defer o.step("readTime", "the time")()
+	o.emit(asm.FnJiffies64.Call())
+	o.Ticks.emit(&o.emitter)
+	o.emit(save(stackTick, asm.R0))
+}
+
+// findRings finds this CPU's rings, R8, and keeps their address.
 //
 // in: -; out: rings; lost: R0 R1 R2 R3 R4 R5
 func (o *opener) findRings() {
-	defer o.step("findRings", "this CPU's rings, and the time")()
-	o.emit(asm.FnJiffies64.Call())
-	o.Ticks.emit(&o.emitter)
+	defer o.step("findRings", "this CPU's rings")()
 	o.emit(
-		save(stackTick, asm.R0),
 		asm.FnGetSmpProcessorId.Call(),
 		o.leaveIf(asm.JGE, asm.R0, int32(o.CPUs)), // never: for the verifier
 	)

@@ -22,6 +22,8 @@ func (o *opener) openConn() {
 	conns, templates := o.connTable(), o.templateTable()
 	o.checkService()
 	o.checkSource()
+	o.compareByCounts()
+	o.readTime()
 	o.findRings()
 	o.findCompletion(conns, o.label("go"))
 	o.findFreeSlot(conns)
