@@ -12,6 +12,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/hostlink"
+	"github.com/ulvs/ulvs/internal/preselect"
 )
 
 // Accelerate implements accel.Accelerator: it attaches a program to each
@@ -199,7 +200,7 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 		Acceleration: a, Conns: p.conns.FD(), Servers: p.serverArray.FD(), Counts: p.countArray.FD(),
 		Settings:     p.settingsArray.FD(),
 		LookupHelper: p.lookupHelper, Ifindex: ifindex, MACs: macs, Ticks: t, ServersPerCPU: p.serversPerCPU,
-		CPUs: p.cpus, Path: program.Forward(),
+		CPUs: p.cpus, Compared: preselect.MostCompared, Path: program.Forward(),
 	}
 	s.Claims = p.claims.fd()
 	if m != nil {

@@ -46,7 +46,7 @@ var statesFaults = []fault{
 		{"\t\tif !t.SwapState(id, was, is) {\n", "\t\tif t.SetState(id, is); false {\n"},
 	}},
 	{"a column is left without a count", "dataplane/xdp/program/change.go", [][2]string{
-		{"\to.countConn(accel.InactiveConn - accel.ActiveConn)\n", "\to.countConn(0)\n"},
+		{"\to.countConn(accel.InactiveConn - accel.ActiveConn)\n", "\to.countConn(0 * accel.ActiveConn)\n"},
 	}},
 	{"an end counts what is changed meanwhile", "forward/expire.go", [][2]string{
 		{"!tb.conns.CloseState(id, false)", "false"},

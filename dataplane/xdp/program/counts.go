@@ -13,7 +13,7 @@ import (
 // The number of the next one is read from memory and checked, so that the verifier takes the
 // loops' turns for the same: of a number that it knew it would look at each.
 //
-// in: service data total; out: data total; lost: R0 R1 R2 R3 R4 R5 end
+// in: service; out: data total; lost: R0 R1 R2 R3 R4 R5 end
 func (o *opener) compareByCounts() {
 	defer o.step("compareByCounts", "the real server that has the fewest connections for its weight, or the like")()
 	o.emit(
@@ -26,6 +26,23 @@ func (o *opener) compareByCounts() {
 		asm.Mov.Reg(asm.R2, asm.R1),
 		asm.And.Imm(asm.R2, preselect.ByCounts),
 		asm.JEq.Imm(asm.R2, 0, o.label("uncounted")),
+		// As far as the verifier knows, what goes on here came by one way: it may get a slot, is
+		// as long as any, and of any protocol.
+		restore(asm.R2, stackKey+8),
+		asm.LoadMem(asm.R3, service, preselect.OffZero, asm.DWord),
+		asm.Xor.Reg(asm.R2, asm.R3),
+		save(stackKey+8, asm.R2),
+		restore(asm.R2, o.connTable().stack+entryHome),
+		o.leaveIf(asm.JGE, asm.R2, int32(o.Homes)), // nowhere
+		restore(asm.R2, stackContext),
+		asm.LoadMem(data, asm.R2, 0, asm.Word),
+		asm.LoadMem(asm.R3, asm.R2, 4, asm.Word),
+		asm.Mov.Reg(asm.R2, data),
+		asm.Add.Imm(asm.R2, int32(o.atPorts())+8),
+		asm.JGT.Reg(asm.R2, asm.R3, PassLabel), // never: for the verifier
+	)
+	o.readTotal()
+	o.emit(
 		save(stackData, data),
 		save(stackTotal, total),
 		asm.Mov.Reg(asm.R2, asm.R1),
@@ -139,7 +156,7 @@ func (o *opener) compareServers(name string, judge func(), keep func(string)) {
 		asm.Mov.Reg(at, service),
 		asm.Add.Reg(at, number),
 		asm.Add.Imm(turn, 1),
-		asm.JLT.Imm(turn, preselect.MostCompared, o.label(name+"-next")),
+		asm.JLT.Imm(turn, int32(o.Compared), o.label(name+"-next")),
 		asm.Ja.Label(o.label("compared")), // never: for the verifier
 	)
 }

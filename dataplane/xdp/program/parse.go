@@ -98,6 +98,19 @@ func (p *parser) checkLength() {
 	)
 }
 
+// readTotal reads how long the packet is.
+func (e *emitter) readTotal() {
+	if e.six {
+		e.emit(
+			asm.LoadMem(total, data, e.atIP()+4, asm.Half),
+			asm.HostTo(asm.BE, total, asm.Half),
+			asm.Add.Imm(total, 40),
+		)
+		return
+	}
+	e.emit(asm.LoadMem(total, data, e.atIP()+2, asm.Half), asm.HostTo(asm.BE, total, asm.Half))
+}
+
 // parseIPv4 reads a packet without options that is no fragment, and can live on.
 //
 // in: data end; out: addrs ports kept total; lost: R0 R1 R2
@@ -115,9 +128,8 @@ func (p *parser) parseIPv4() {
 		passIf(asm.JNE, asm.R0, 0x45),
 		asm.LoadMem(asm.R0, data, atIP+8, asm.Byte),
 		passIf(asm.JLE, asm.R0, 1),
-		asm.LoadMem(total, data, atIP+2, asm.Half),
-		asm.HostTo(asm.BE, total, asm.Half),
 	)
+	p.readTotal()
 	p.checkLength()
 	// The header's checksum: damaged packets are for the host to count. The sum of
 	// its words, carries included, is a multiple of 65535; of those, and of no other
@@ -155,10 +167,8 @@ func (p *parser) parseIPv6() {
 		passIf(asm.JNE, asm.R0, 6),
 		asm.LoadMem(asm.R0, data, atIP+7, asm.Byte),
 		passIf(asm.JLE, asm.R0, 1),
-		asm.LoadMem(total, data, atIP+4, asm.Half),
-		asm.HostTo(asm.BE, total, asm.Half),
-		asm.Add.Imm(total, 40),
 	)
+	p.readTotal()
 	p.checkLength()
 	p.emit(
 		asm.LoadMem(addrs, data, atIP+8, asm.DWord),

@@ -39,6 +39,9 @@ type Config struct {
 	Ticks        Ticks           // how time is read
 	// ServersPerCPU is how many servers have a count, of each of CPUs.
 	ServersPerCPU, CPUs int
+	// Compared is how many real servers are compared at most, up to preselect.MostCompared: the
+	// verifier looks at each.
+	Compared int
 	// Hashed, if not 0, is a BPF hash map with the table's IPv4 entries, to be used in its
 	// place: what others do, to compare with. Its keys have all five words, or only the
 	// two that IPv4 needs.

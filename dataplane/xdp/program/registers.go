@@ -53,6 +53,7 @@ const (
 	stackData    = -288
 	stackTotal   = -296
 	stackLoad    = -304
+	stackChosen  = -312
 	stackControl = -280 // the number of the template's slot, and 1, or 0
 
 	// Of a change of a connection's state.
