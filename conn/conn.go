@@ -79,7 +79,8 @@ func New(o Options) (*Table, error) {
 	if o.Expired == nil {
 		return nil, errors.New("conn.Options need Expired")
 	}
-	t := &Table{expired: o.Expired, states: states{answered: o.Answered, timeouts: defaultTimeouts(o.Hz), programs: o.Quarantine}}
+	t := &Table{expired: o.Expired,
+		states: states{answered: o.Answered, timeouts: defaultTimeouts(o.Hz), programs: o.Quarantine}}
 	var err error
 	t.Table, err = expiring.New[ID, record](expiring.Options[ID]{
 		Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt,

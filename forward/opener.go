@@ -20,7 +20,7 @@ import (
 // schedule looks at more closely, they leave it to Go: whose mark depends on more than its
 // destination, with a defence under way, with thresholds, FTP, one-packet scheduling or a persistence engine, from
 // the host's own addresses; and where a scheduler is to be asked that is neither
-// Positioned nor Hashing.
+// Positioned, Hashing nor Comparing, or is Comparing and the service persistent.
 type opener struct {
 	*tables
 	fast                     accel.Opener // without one, nothing ever begins

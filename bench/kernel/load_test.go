@@ -73,7 +73,7 @@ func scheduled(schedulers ...string) (list []load) {
 	for _, name := range schedulers {
 		for _, n := range []uint32{2, 16, 64} {
 			l := load{name: fmt.Sprintf("new/%s/%d", name, n), scheduler: name, servers: n}
-			l.modes, l.slow = name == "rr" && n == 2, name != "rr" && name != "sh"
+			l.modes = name == "rr" && n == 2
 			list = append(list, l)
 		}
 	}

@@ -6,9 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"net/netip"
-	"reflect"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -76,67 +74,6 @@ func TestStates(t *testing.T) {
 		c.rounds, statesBatch, c.changed, c.deaths)
 	if c.rounds > 100 && c.changed < uint64(c.rounds) {
 		t.Error("that was not much")
-	}
-}
-
-// The state of a connection whose real server was removed stays as it is: its packets are
-// dropped before they change it (ip_vs_core.c, ip_vs_in_hook).
-func TestStateOfRemoved(t *testing.T) {
-	c := &contest{pair: newPair(t, 1), services: []uint16{80}}
-	k := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: pairVIP(false), Port: 80}
-	at := netip.AddrPortFrom(pairServer(false, 0), 80)
-	c.must(c.fast.AddService(ulvs.Service{ServiceKey: k, Scheduler: "rr"}))
-	c.must(c.fast.AddDestination(k, ulvs.Destination{Addr: at.Addr(), Port: 80, Weight: 1}))
-	frame := c.syn(1)
-	c.run(frame, packet.SYN)
-	c.run(frame, packet.ACK)
-	c.must(c.fast.DeleteDestination(k, at))
-	for _, flags := range []uint8{packet.FIN | packet.ACK, packet.RST} {
-		frame := withFlags(frame, flags)
-		action, err := c.still.prog.Run(&ebpf.RunOptions{Data: frame, DataOut: make([]byte, 100), Context: testContext(len(frame))})
-		c.must(err)
-		if action == program.ActionTX {
-			t.Error("a packet to a real server that was removed was forwarded")
-		}
-		if fate := c.fate(c.fast, frame); !strings.HasPrefix(fate, fmt.Sprintf("verdict %d", dataplane.Drop)) {
-			t.Error(fate)
-		}
-		c.must(c.fast.Conns(func(s ulvs.ConnStatus) bool {
-			if s.State != "ESTABLISHED" {
-				t.Errorf("after flags %#x its connection is in state %s", flags, s.State)
-			}
-			return true
-		}))
-	}
-}
-
-// A connection that was idle for longer than the state has to which its FIN leads is not ended by
-// that: Go may set the timer before the program comes to the stamp of each packet, which is left
-// out here.
-func TestStateOfIdle(t *testing.T) {
-	c := &contest{pair: newPair(t, 1), services: []uint16{80}}
-	k := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: pairVIP(false), Port: 80}
-	c.must(c.fast.AddService(ulvs.Service{ServiceKey: k, Scheduler: "rr"}))
-	c.must(c.fast.AddDestination(k, ulvs.Destination{Addr: pairServer(false, 0), Port: 80, Weight: 1}))
-	frame := c.syn(1)
-	c.run(frame, packet.SYN)
-	c.run(frame, packet.ACK)
-	c.still.now += 200 * time.Second
-	c.fast.Tick(c.still.now)
-	c.still.path = slices.DeleteFunc(program.Forward(), func(s program.Step) bool {
-		return strings.HasSuffix(runtime.FuncForPC(reflect.ValueOf(s).Pointer()).Name(), ".stampEntry")
-	})
-	if len(c.still.path) != len(program.Forward())-1 {
-		t.Fatal("the program has no step that stamps")
-	}
-	c.must(c.still.load())
-	c.run(frame, packet.FIN|packet.ACK)
-	c.still.now += 100 * time.Millisecond
-	c.fast.Tick(c.still.now)
-	states := ""
-	c.must(c.fast.Conns(func(s ulvs.ConnStatus) bool { states += s.State; return true }))
-	if states != "FIN_WAIT" {
-		t.Errorf("the connection is in state %q", states)
 	}
 }
 
