@@ -95,8 +95,11 @@ func TestOpensAlone(t *testing.T) {
 	s.run("--af-xdp", "on")
 	const conns, templates = flows + alone + 50, 20
 	out := s.output("ipvsadm -Lnc")
-	if c, n := strings.Count(out, "SYN_RECV"), strings.Count(out, " NONE "); c != conns || n != templates {
+	if c, n := strings.Count(out, "SYN_RECV"), strings.Count(out, " NONE "); c+strings.Count(out, "ESTABLISHED") != conns || n != templates {
 		t.Errorf("%d connections in SYN_RECV and %d templates, want %d and %d:\n%s", c, n, conns, templates, out)
+	}
+	if n := strings.Count(out, "ESTABLISHED"); n < alone {
+		t.Errorf("without a daemon %d connections were established, of %d that had an ACK", n, alone)
 	}
 	columns((flows + alone) / 3)
 	for i := range uint32(30) {

@@ -46,7 +46,7 @@ func TestStatus(t *testing.T) {
 			t.Errorf("not explained: %s", line)
 		}
 	}
-	if short := s.output("ulvs status"); !strings.Contains(short, "xdp_frames             1            forwarded by the XDP program") || strings.Contains(short, "drop_ttl") {
+	if short := s.output("ulvs status"); !strings.Contains(short, "xdp_frames             2            forwarded by the XDP program") || strings.Contains(short, "drop_ttl") {
 		t.Errorf("without --all:\n%s", short)
 	}
 }
