@@ -16,7 +16,8 @@ import "unsafe"
 //	104  put      8
 //	128  picks      the real server's number 32 | the scheduler's own 32
 //	128  buckets    the real server's number 16, 0: none, in the place of picks
-//	128  servers    weight 32 | the next one 16, MostCompared: none | number 16, in the place of picks
+//	128  servers    weight 32 | the next one 16, as bytes behind the first, LastCompared: none |
+//	                number 16, in the place of picks
 const (
 	// Services is how many services there is room for, by number, 0 included; those
 	// with higher numbers are Go's. Picks is a ring's size, a power of two, of which
@@ -43,8 +44,10 @@ const (
 	// Buckets is how many there is room for.
 	Buckets = 4 * Picks
 
-	// MostCompared is how many real servers are compared at most.
+	// MostCompared is how many real servers are compared at most, and LastCompared what the last of
+	// them has for the next one.
 	MostCompared = 128
+	LastCompared = 8 * MostCompared
 
 	// Golden, SipKey and SipBuckets are package sched's, of ByHash and BySip: the factor of
 	// a hash of eight bits, SipHash's key, and how many buckets there are then.

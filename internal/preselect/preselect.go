@@ -155,9 +155,9 @@ type Weighed struct {
 // ByCounts. Programs that have read them see that the version has changed.
 func (s *Service) SetServers(list []Weighed) {
 	for i, w := range list {
-		next := i + 1
-		if next == len(list) {
-			next = MostCompared
+		next := (i + 1) * 8
+		if i == len(list)-1 {
+			next = LastCompared
 		}
 		s.picks[i] = uint64(w.Weight)<<32 | uint64(next)<<16 | uint64(w.Dest)
 	}

@@ -21,11 +21,11 @@ func (o *opener) compareByCounts() {
 		save(stackChosen, asm.R1),
 		asm.LoadMem(asm.R3, service, preselect.OffVersion, asm.Word),
 		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
-		save(stackVersion, asm.R3),
-		save(stackBy, asm.R1),
 		asm.Mov.Reg(asm.R2, asm.R1),
 		asm.And.Imm(asm.R2, preselect.ByCounts),
 		asm.JEq.Imm(asm.R2, 0, o.label("uncounted")),
+		save(stackVersion, asm.R3),
+		save(stackBy, asm.R1),
 		// As far as the verifier knows, what goes on here came by one way: it may get a slot, is
 		// as long as any, and of any protocol.
 		restore(asm.R2, stackKey+8),
@@ -151,8 +151,7 @@ func (o *opener) compareServers(name string, judge func(), keep func(string)) {
 	keep(name)
 	o.emit(
 		asm.LoadMem(number, at, preselect.OffPicks+2, asm.Half),
-		asm.JGE.Imm(number, preselect.MostCompared, o.label("compared")),
-		asm.LSh.Imm(number, 3),
+		asm.JGE.Imm(number, preselect.LastCompared, o.label("compared")),
 		asm.Mov.Reg(at, service),
 		asm.Add.Reg(at, number),
 		asm.Add.Imm(turn, 1),
