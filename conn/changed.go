@@ -44,16 +44,16 @@ func (t *states) Unaccepted(id ID) bool { return t.State(id)&(flagChanged|Pendin
 func (t *Table) Accept(id ID, template uint32, owner uint8) {
 	t.Record(id).template = template
 	t.halfOpen.arrive(id, t.Stamp(id))
+	fixed := uint32(owner&0xf)<<ownerShift | t.timeouts.gen<<genShift | flagSet | flagHalfOpen
+	tcp := t.Flow(id).Proto() == protoTCP
 	for {
 		was := t.State(id)
-		to, timeout := was&stateMask, t.timeouts.udp
-		is := uint32(owner&0xf)<<ownerShift | was&(stateMask|flagChanged|flagEstablished|flagActive) |
-			t.timeouts.gen<<genShift | flagSet | flagHalfOpen
-		if t.Flow(id).Proto() == protoTCP {
-			timeout = t.timeouts.tcp[to%tcpStates]
+		timeout := t.timeouts.udp
+		if tcp {
+			timeout = t.timeouts.tcp[was&stateMask%tcpStates]
 		}
 		t.ArmFromStamp(id, timeout)
-		if t.SwapState(id, was, is) {
+		if t.SwapState(id, was, was&(stateMask|flagChanged|flagEstablished|flagActive)|fixed) {
 			return
 		}
 	}

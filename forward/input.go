@@ -275,11 +275,6 @@ func (in *Path) state(id conn.ID, dst *Dest, p *packet.Packet, tick uint32) {
 		in.conns.UDP(id, tick)
 		return
 	}
-	in.changed(id, dst, c)
-}
-
-// changed counts what has become of a connection, and tells its template.
-func (tb *tables) changed(id conn.ID, dst *Dest, c conn.Change) {
 	if c.Activated {
 		dst.Activate(true)
 	}
@@ -287,8 +282,13 @@ func (tb *tables) changed(id conn.ID, dst *Dest, c conn.Change) {
 		dst.Activate(false)
 	}
 	if c.Established {
-		if t := tb.conns.Template(id); t != 0 {
-			tb.templates.Assure(persist.ID(t - 1))
-		}
+		in.assure(id)
+	}
+}
+
+// assure tells a connection's template that the connection was established.
+func (tb *tables) assure(id conn.ID) {
+	if t := tb.conns.Template(id); t != 0 {
+		tb.templates.Assure(persist.ID(t - 1))
 	}
 }

@@ -27,6 +27,7 @@ type opener struct {
 	cpus                     int
 	services                 []preselect.Service
 	begun                    bool
+	double                   func(conn.ID) // uncount, made once
 	connSlots, templateSlots *shtab.SlotPool
 	// locals are the addresses that the plane was told of, and apart whether that
 	// sufficed, by family; open is what it was told by SetOpening.
@@ -51,7 +52,7 @@ func (o *opener) adopt(fast accel.Opener, block []byte) error {
 			c.last, c.current = last.Dest, last.Current
 		}
 	}
-	o.fast, o.services = fast, services
+	o.fast, o.services, o.double = fast, services, o.uncount
 	return nil
 }
 
@@ -112,9 +113,8 @@ func (o *opener) acceptConn(slot uint32, opened bool) {
 		if o.conns.Live(id) {
 			o.acceptState(id)
 		}
-	case o.conns.Opened(id, o.uncount):
-		o.acceptedConn(id)
-		o.index.dests[o.conns.Dest(id)].Counted()
+	case o.conns.Opened(id, o.double):
+		o.acceptedConn(id).Counted()
 	}
 }
 
@@ -132,22 +132,25 @@ func (o *opener) acceptTemplate(slot uint32, _ bool) {
 
 // acceptState accepts the state into which the plane has brought a connection, if it has.
 func (o *opener) acceptState(id conn.ID) {
-	if o.conns.Changed(id) {
-		o.states++
-		o.changed(id, o.index.dests[o.conns.Dest(id)], conn.Change{Established: o.conns.AcceptState(id)})
+	if !o.conns.Changed(id) {
+		return
+	}
+	o.states++
+	if o.conns.AcceptState(id) {
+		o.assure(id)
 	}
 }
 
 // acceptedConn makes a connection that the plane has opened one of the director's: it does
 // what serve, connect and state would have done for its first packet.
-func (o *opener) acceptedConn(id conn.ID) {
+func (o *opener) acceptedConn(id conn.ID) (dst *Dest) {
 	o.opened++
-	dst := o.index.dests[o.conns.Dest(id)]
+	dst = o.index.dests[o.conns.Dest(id)]
 	s := dst.svc
-	flow := o.conns.Flow(id)
 	own := true
 	template := uint32(0)
 	if s.Persistence.Timeout != 0 {
+		flow := o.conns.Flow(id)
 		own = flow.VirtualPort() == s.Port
 		if ct, ok := o.templateOf(id, s, flow); ok && o.templates.Dest(ct) == dst.ID {
 			template = uint32(ct) + 1
@@ -159,6 +162,7 @@ func (o *opener) acceptedConn(id conn.ID) {
 	s.Conns++
 	o.acceptState(id)
 	o.markLow(s)
+	return dst
 }
 
 // templateOf returns the template by which the plane has opened a connection. The plane names
@@ -202,8 +206,7 @@ func (o *opener) acceptAll(known func(uint32) *Dest) {
 			o.conns.End(id)
 			return
 		}
-		o.acceptedConn(id)
-		known(o.conns.Dest(id)).Bind(false, o.conns.Active(id))
+		o.acceptedConn(id).Bind(false, o.conns.Active(id))
 	})
 }
 

@@ -23,7 +23,7 @@ func (t *Table[ID, E]) Live(id ID) bool { return t.tab.Valid(uint32(id)) && !t.P
 // do for it. It was accepted already; or it is another's double, inserted at the same moment,
 // for which double is called, if it is not nil, and which is ended.
 func (t *Table[ID, E]) Opened(id ID, double func(ID)) bool {
-	if !t.tab.Valid(uint32(id)) || !t.Pending(id) {
+	if !t.Pending(id) || !t.tab.Valid(uint32(id)) {
 		return false
 	}
 	t.tab.CountOpened(uint32(id))
@@ -33,8 +33,7 @@ func (t *Table[ID, E]) Opened(id ID, double func(ID)) bool {
 // first ends an entry that a look-up of its key does not find, and reports whether it is
 // found.
 func (t *Table[ID, E]) first(id ID, double func(ID)) bool {
-	k := t.Key(id)
-	if at, ok := t.Lookup(k, t.Hash(k)); !ok || at != id {
+	if !t.tab.Found(uint32(id)) {
 		if double != nil {
 			double(id)
 		}

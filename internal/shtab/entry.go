@@ -8,6 +8,21 @@ func (t *Table) Valid(i uint32) bool {
 	return w != 0 && w != limbo
 }
 
+// Found reports whether a look-up of the key of slot i finds it, and not another slot.
+func (t *Table) Found(i uint32) bool {
+	s := &t.slots[i]
+	h := t.Hash(&s.key)
+	tag, home := tagOf(h), t.homeOf(h)
+	switch {
+	case i == home:
+		return atomic.LoadUint64(&s.word)>>ValueBits == tag
+	case i == home^1:
+		return !t.slots[home].holds(&s.key, tag) && atomic.LoadUint64(&s.word)>>ValueBits == tag
+	}
+	at, ok := t.Lookup(&s.key, h)
+	return ok && at == i
+}
+
 // Key, Value, Stamp, State and Count are the entry's fields.
 func (t *Table) Key(i uint32) *Key     { return &t.slots[i].key }
 func (t *Table) Value(i uint32) uint64 { return atomic.LoadUint64(&t.slots[i].word) & MaxValue }
