@@ -8,11 +8,14 @@ package conn
 //   - A program changes the state alone, as TCP's tables have it for a packet without SYN, of a
 //     word of the present generation. It sets flagChanged, and flagEstablished if the state is
 //     ESTABLISHED. If the swap fails, the packet is Go's.
-//   - What it has changed it tells in the completion ring (shtab.Rings), after the swap, unless
-//     flagChanged or PendingFlag was set: then that was told, and Go will look at the word. It
-//     changes nothing where the ring has no room for that. The stamp comes before the swap: Go
-//     sets the timer from there, and the connection may have been idle for longer than a state
-//     to which a packet leads has.
+//   - Go has to know soon of a state that ends sooner than the one by which it has set the
+//     timer, and of one that makes a template ASSURED. A program tells that in the completion
+//     ring (shtab.Rings), after the swap, and sets flagTold, unless that or PendingFlag was set:
+//     then Go will look at the word. It changes nothing where the ring has no room. The timer of
+//     a half-open connection runs out before most states end that come then (Untold): of those
+//     it tells nothing, and Go finds them then, or when it has to do with the connection.
+//   - The stamp comes before the swap: Go sets the timer from there, and the connection may have
+//     been idle for longer than a state to which a packet leads has.
 //   - flagActive says in which of its real server's columns the connection is counted. Whoever
 //     changes the word changes the counts (sched.Dest.Share), and no one else does: an addition
 //     behind each swap that succeeds, and before an entry of a program's can be found. So counts
@@ -20,9 +23,10 @@ package conn
 //   - Who ends an entry closes its word first (CloseState), and takes away what that was counted as:
 //     a program's swap fails then.
 //   - All that is timed or linked is Go's: flagHalfOpen says whether the connection is among
-//     those, and the record which timeout its timer was set by.
+//     those, and the record which timeout its timer was set by. A program counts those that it
+//     establishes which are half-open to Go (shtab.Rings, Answered): HalfOpen leaves them out.
 //   - Go accepts a change (AcceptState) when it reads the ring, which it does whenever it takes
-//     the lock; when it finds the entry of a packet; and before a timer ends it. The record
+//     the lock; when it finds the entry of a packet, or lists it; and before a timer ends it. The record
 //     comes before the word that says so: who is killed in between leaves flagChanged, and the
 //     next process accepts it. (That its template is ASSURED comes after: that may be lost.)
 //   - TCP's tables have no way back without SYN, so that states that came and went
@@ -30,6 +34,17 @@ package conn
 //
 // A packet's stamp and count are stores of both, as they are without states. Without a daemon, of
 // two packets that meet in a word one leaves it as the other has made it.
+
+// Untold has a bit for each of TCP's states that ends no sooner than one in which a connection is
+// half-open: in which it may be without Go's knowing.
+func (t *states) Untold() (mask uint32) {
+	for s, timeout := range t.timeouts.tcp {
+		if timeout >= max(t.timeouts.tcp[tcpSynRecv], t.timeouts.tcp[tcpSynAck]) {
+			mask |= 1 << s
+		}
+	}
+	return mask
+}
 
 // Changed reports whether a program has changed the state, and Go has not accepted it.
 func (t *states) Changed(id ID) bool { return t.State(id)&flagChanged != 0 }
@@ -43,8 +58,7 @@ func (t *states) Unaccepted(id ID) bool { return t.State(id)&(flagChanged|Pendin
 // Insert's. If it is Changed then, AcceptState does the rest.
 func (t *Table) Accept(id ID, template uint32, owner uint8) {
 	t.Record(id).template = template
-	t.halfOpen.arrive(id, t.Stamp(id))
-	fixed := uint32(owner&0xf)<<ownerShift | t.timeouts.gen<<genShift | flagSet | flagHalfOpen
+	fixed := uint32(owner&0xf)<<ownerShift | t.timeouts.gen<<genShift | flagSet
 	tcp := t.Flow(id).Proto() == protoTCP
 	for {
 		was := t.State(id)
@@ -53,9 +67,17 @@ func (t *Table) Accept(id ID, template uint32, owner uint8) {
 			timeout = t.timeouts.tcp[was&stateMask%tcpStates]
 		}
 		t.ArmFromStamp(id, timeout)
-		if t.SwapState(id, was, was&(stateMask|flagChanged|flagEstablished|flagActive)|fixed) {
-			return
+		is := was&(stateMask|flagChanged|flagEstablished|flagActive) | fixed
+		if was&flagEstablished == 0 { // by a packet that a program does not count as an answer
+			is |= flagHalfOpen
 		}
+		if !t.SwapState(id, was, is) {
+			continue
+		}
+		if is&flagHalfOpen != 0 {
+			t.halfOpen.arrive(id, t.Stamp(id))
+		}
+		return
 	}
 }
 
@@ -64,7 +86,7 @@ func (t *Table) Accept(id ID, template uint32, owner uint8) {
 // change it does nothing.
 func (t *states) AcceptState(id ID) (established bool) {
 	for was := t.State(id); was&flagChanged != 0; was = t.State(id) {
-		is := was&^(flagChanged|flagEstablished|genMask<<genShift) | t.timeouts.gen<<genShift
+		is := was&^(flagChanged|flagTold|flagEstablished|genMask<<genShift) | t.timeouts.gen<<genShift
 		if established = was&flagEstablished != 0; established {
 			is &^= flagHalfOpen
 		}
@@ -73,7 +95,7 @@ func (t *states) AcceptState(id ID) (established bool) {
 			continue
 		}
 		if (was^is)&flagHalfOpen != 0 {
-			t.halfOpen.count--
+			t.halfOpen.answered(was)
 		}
 		return established
 	}
@@ -89,7 +111,7 @@ func (t *states) CloseState(id ID, changed bool) bool {
 		if was&flagChanged != 0 && !changed {
 			return false
 		}
-		if t.SwapState(id, was, was&^(flagSet|PendingFlag|flagChanged)) {
+		if t.SwapState(id, was, was&^(flagSet|PendingFlag|flagChanged|flagTold)) {
 			break
 		}
 	}

@@ -139,7 +139,8 @@ func (t *Table) Lookup(f *packet.Flow, hash uint64) (ID, bool) {
 // so are the owner's bits, 0 to 15. The flow must have no connection that is not
 // hidden. The error is ErrFull.
 func (t *Table) Insert(f *packet.Flow, hash uint64, dest, template, now uint32, owner uint8) (ID, error) {
-	id, err := t.Table.Insert((*shtab.Key)(f), hash, uint64(dest), now, uint32(owner&0xf)<<ownerShift|flagHalfOpen)
+	state := uint32(owner&0xf)<<ownerShift | flagHalfOpen
+	id, err := t.Table.Insert((*shtab.Key)(f), hash, valueOf(dest, template), now, state)
 	if err != nil {
 		return 0, err
 	}
@@ -152,7 +153,7 @@ func (t *Table) Insert(f *packet.Flow, hash uint64, dest, template, now uint32, 
 // InsertSYN does what Insert does, and TCP with the SYN that opens the connection.
 func (t *Table) InsertSYN(f *packet.Flow, hash uint64, dest, template, now uint32, owner uint8) (ID, Change, error) {
 	kept := uint32(owner&0xf) << ownerShift
-	id, err := t.Table.Insert((*shtab.Key)(f), hash, uint64(dest), now, kept)
+	id, err := t.Table.Insert((*shtab.Key)(f), hash, valueOf(dest, template), now, kept)
 	if err != nil {
 		return 0, Change{}, err
 	}
@@ -164,6 +165,12 @@ func (t *Table) InsertSYN(f *packet.Flow, hash uint64, dest, template, now uint3
 	c := Change{Activated: tcpActive>>to&1 != 0}
 	t.open(id, template, t.timeouts.tcp[to], kept|to, now, c)
 	return id, c, nil
+}
+
+// valueOf is an entry's value: what programs have to know of it, which tells them whether there is
+// a template.
+func valueOf(dest, template uint32) uint64 {
+	return uint64(dest) | uint64(min(template, MaxNamed))<<TemplateShift
 }
 
 // Flow returns the connection's flow, from the client to the virtual service.

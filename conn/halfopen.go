@@ -26,6 +26,10 @@ type halfOpen struct {
 	oldest int
 	next   int // where the next one goes
 	count  int // connections with flagHalfOpen
+	// told returns how many of those programs have established, and accepted is how many Go has
+	// accepted, or found: both since then.
+	told     func() uint32
+	accepted uint32
 }
 
 type arrival struct {
@@ -45,7 +49,27 @@ func newHalfOpen(max int) (h halfOpen, err error) {
 
 // HalfOpen returns how many connections are half-open. Of those of protocols without states
 // it may count some that were answered.
-func (t *states) HalfOpen() int { return t.halfOpen.count }
+func (t *states) HalfOpen() int {
+	h := &t.halfOpen
+	if h.told == nil {
+		return h.count
+	}
+	return max(h.count-int(int32(h.told()-h.accepted)), 0)
+}
+
+// CountAnswers says where is read how many half-open connections programs have established so
+// far. No program may establish one, and none may be Changed.
+func (t *states) CountAnswers(answered func() uint32) {
+	t.halfOpen.told, t.halfOpen.accepted = answered, answered()
+}
+
+// answered takes a connection that was in a state out of the number of those that are half-open.
+func (h *halfOpen) answered(was uint32) {
+	h.count--
+	if was&flagEstablished != 0 {
+		h.accepted++
+	}
+}
 
 // ListHalfOpen has the half-open connections that come from now on be listed, and those that
 // there are be swept, or forgets all that are listed. A table begins without, or if it was
@@ -123,7 +147,7 @@ func (h *halfOpen) list(a arrival) {
 // ended takes a connection that ends in a state out of the number of those that are half-open.
 func (h *halfOpen) ended(state uint32) {
 	if state&flagHalfOpen != 0 {
-		h.count--
+		h.answered(state)
 	}
 }
 
@@ -144,7 +168,7 @@ func (t *states) arrived(a arrival) bool {
 func (t *states) answer(id ID) {
 	for was := t.State(id); was&flagHalfOpen != 0; was = t.State(id) {
 		if t.SwapState(id, was, was&^flagHalfOpen) {
-			t.halfOpen.count--
+			t.halfOpen.answered(was)
 		}
 	}
 }

@@ -18,8 +18,10 @@ const (
 	flagHalfOpen = 1 << 9
 	ownerShift   = 11 // four bits of the owner's
 	ownerBits    = 0xf << ownerShift
-	genShift     = 16
-	genMask      = 0xffff
+	// It was told that the entry is Changed.
+	flagTold = 1 << 16
+	genShift = 17
+	genMask  = 0x7fff
 )
 
 // What an XDP program needs to know of an entry's state word, besides the shared table's
@@ -39,7 +41,11 @@ const (
 	// TCPEstablished, until AcceptState.
 	ChangedFlag     = flagChanged
 	EstablishedFlag = flagEstablished
-	TCPEstablished  = tcpEstablished
+	// ToldFlag is set by a program that has told of the change, and HalfOpenFlag by Go, until it
+	// has accepted that the connection was established.
+	ToldFlag       = flagTold
+	HalfOpenFlag   = flagHalfOpen
+	TCPEstablished = tcpEstablished
 	// SetFlag is set once the entry has had a packet.
 	SetFlag = flagSet
 	// OwnerShift is where the owner's four bits are.

@@ -84,7 +84,7 @@ func (t *states) enter(id ID, was, to uint32, active bool, established, timeout,
 	if was&stateMask == to && was>>genShift == t.timeouts.gen && t.recordSet(was) {
 		return c, true
 	}
-	is := was&(ownerBits|flagHalfOpen|flagChanged|flagEstablished) | to | t.timeouts.gen<<genShift | flagSet
+	is := was&(ownerBits|flagHalfOpen|flagChanged|flagTold|flagEstablished) | to | t.timeouts.gen<<genShift | flagSet
 	switch {
 	case was&stateMask == to:
 		is |= was & flagActive // a state that stays changes no column
@@ -103,7 +103,7 @@ func (t *states) enter(id ID, was, to uint32, active bool, established, timeout,
 		return Change{}, false
 	}
 	if (was^is)&flagHalfOpen != 0 {
-		t.halfOpen.count--
+		t.halfOpen.answered(was)
 	}
 	return c, true
 }

@@ -76,6 +76,8 @@ func (o *opener) start() error {
 	o.connSlots.Open()
 	o.templateSlots.Open()
 	o.begun = true
+	o.conns.CountAnswers(o.connSlots.Answered)
+	o.open.Untold = o.conns.Untold()
 	o.fast.SetOpening(o.open)
 	for s := range o.index.Each {
 		o.enable(s)
@@ -271,6 +273,7 @@ func (o *opener) update() {
 		IPv4:      able && o.apart[0],
 		IPv6:      able && o.apart[1],
 		Templates: o.templates.Len()+o.margin(o.templates.Max()) <= o.templates.Max(),
+		Untold:    o.conns.Untold(),
 	}
 	if open != o.open {
 		o.open = open

@@ -26,7 +26,8 @@ type settings struct {
 	opening   uint32
 	template  uint32
 	changing  uint32
-	_         [11]uint32
+	untold    uint32
+	_         [10]uint32
 	locals    dataplane.LocalFilter
 }
 
@@ -49,6 +50,7 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.opening)-program.SettingsOpening]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.template)-program.SettingsTemplates]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.changing)-program.SettingsChanging]
+	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.untold)-program.SettingsUntold]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.locals)-program.SettingsLocals]
 )
 

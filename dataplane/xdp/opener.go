@@ -32,6 +32,7 @@ func (p *Plane) closeRings() error {
 // SetOpening implements accel.Opener.
 func (p *Plane) SetOpening(m accel.Opening) {
 	p.settings.setOpening(m)
+	atomic.StoreUint32(&p.settings.untold, m.Untold)
 	atomic.StoreUint32(&p.settings.changing, 1)
 }
 

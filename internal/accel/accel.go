@@ -83,8 +83,12 @@ type Opener interface {
 	SetLocals(l *dataplane.Locals) (ipv4, ipv6 bool)
 }
 
-// Opening is what an Opener may open: connections of a family, and templates too.
-type Opening struct{ IPv4, IPv6, Templates bool }
+// Opening is what an Opener may open: connections of a family, and templates too. Untold are the
+// states of which it need not tell (package conn).
+type Opening struct {
+	IPv4, IPv6, Templates bool
+	Untold                uint32
+}
 
 // Layout numbers the layout of everything that outlives a process: the shared tables
 // (internal/shtab) and their records (conn, persist), what is kept beside them (forward,

@@ -60,6 +60,7 @@ type slot struct {
 //
 //	 0     fillAt           4  the programs' position in the fill ring
 //	64     completionAt     4  their position in the completion ring
+//	68     answered         4  how many entries they have found answered, as the owner means it
 //	128    fill         16384  cells of slots that may be used
 //	       completion   16384  cells of slots that were used, or that have news
 const (
@@ -68,6 +69,7 @@ const (
 
 	OffFillAt       = 0
 	OffCompletionAt = SlotSize
+	OffAnswered     = OffCompletionAt + 4
 	OffFill         = 2 * SlotSize
 	OffCompletion   = OffFill + RingCells*4
 
@@ -80,7 +82,8 @@ type cpuRings struct {
 	fillAt       uint32
 	_            [SlotSize/4 - 1]uint32
 	completionAt uint32
-	_            [SlotSize/4 - 1]uint32
+	answered     uint32
+	_            [SlotSize/4 - 2]uint32
 	fill         [RingCells]uint32
 	completion   [RingCells]uint32
 }
@@ -109,6 +112,7 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(slot{}.count)-OffCount]
 	_ = [1]struct{}{}[unsafe.Sizeof(cpuRings{})-RingsStride]
 	_ = [1]struct{}{}[unsafe.Offsetof(cpuRings{}.completionAt)-OffCompletionAt]
+	_ = [1]struct{}{}[unsafe.Offsetof(cpuRings{}.answered)-OffAnswered]
 	_ = [1]struct{}{}[unsafe.Offsetof(cpuRings{}.fill)-OffFill]
 	_ = [1]struct{}{}[unsafe.Offsetof(cpuRings{}.completion)-OffCompletion]
 )

@@ -127,6 +127,14 @@ func (r *Rings) Completed(cpu int, to *Cells) []uint32 {
 	return to[:n]
 }
 
+// Answered returns how many entries programs say that they have found answered, modulo 2^32.
+func (r *Rings) Answered() (n uint32) {
+	for i := range r.cpus {
+		n += atomic.LoadUint32(&r.cpus[i].answered)
+	}
+	return n
+}
+
 // AllowConcurrentInsert says that programs may insert entries, before the rings are opened:
 // Insert then competes with them.
 func (t *Table) AllowConcurrentInsert() { t.concurrent = true }

@@ -32,6 +32,9 @@ func (l *SlotPool) Open() {
 	l.refill()
 }
 
+// Answered is Rings.Answered.
+func (l *SlotPool) Answered() uint32 { return l.rings.Answered() }
+
 // refill fills the fill rings from the table's overflow slots.
 func (l *SlotPool) refill() {
 	for cpu := range l.reserved {

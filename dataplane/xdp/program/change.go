@@ -26,9 +26,8 @@ func (o *opener) changeState() {
 		restore(entry, stackSlot),
 		// Before the swap: Go may set the timer from there as soon as it sees that.
 		asm.StoreMem(entry, shtab.OffStamp, asm.R0, asm.Word),
-		restore(asm.R1, stackWas),
-		asm.JSet.Imm32(asm.R1, conn.ChangedFlag|conn.PendingFlag, o.label("told")),
 	)
+	o.decideToTell()
 	conns := o.connTable()
 	o.findRings()
 	// One packet of many keeps the daemon awake: by the ports, which are as good as any number.
@@ -48,12 +47,77 @@ func (o *opener) changeState() {
 		asm.Add.Imm32(asm.R2, 1-1<<31), // shtab.ChangedCell
 	)
 	o.completeCell(conns)
-	o.emit(restore(slot, stackSlot), asm.Ja.Label(o.label("stays")))
-	o.mark("told")
+	o.countAnswer("answered-told", func() {})
+	o.mark("quiet")
 	o.swapState("left")
-	o.emit(asm.Ja.Label(o.label("stays")))
+	o.countAnswer("answered", o.findRings)
 	o.mark("full")
 	o.emit(restore(slot, stackSlot), asm.Ja.Label(o.label("unchanged")))
+}
+
+// decideToTell goes to quiet where Go need not be told.
+//
+// in: -; out: -; lost: R1 R2 R3 R4 entry
+func (o *opener) decideToTell() {
+	defer o.step("decideToTell", "has Go to know of it soon?")()
+	o.emit(
+		restore(asm.R1, stackWas),
+		asm.JSet.Imm32(asm.R1, conn.ToldFlag|conn.PendingFlag, o.label("quiet")), // it will
+		restore(asm.R2, stackIs),
+		asm.And.Imm(asm.R1, conn.HalfOpenFlag),
+		asm.JEq.Imm(asm.R1, 0, o.label("tell")),
+		asm.Mov.Reg(asm.R3, asm.R2),
+		asm.And.Imm(asm.R3, conn.StateMask),
+	)
+	o.setting(asm.R4, SettingsUntold)
+	o.emit(
+		asm.RSh.Reg(asm.R4, asm.R3),
+		asm.And.Imm(asm.R4, 1),
+		asm.JEq.Imm(asm.R4, 0, o.label("tell")),
+		// A template that becomes ASSURED.
+		asm.Mov.Reg(asm.R3, asm.R2),
+		asm.And.Imm(asm.R3, conn.EstablishedFlag),
+		asm.JEq.Imm(asm.R3, 0, o.label("quiet")),
+	)
+	if o.namesTemplates() {
+		o.emit(
+			restore(entry, stackSlot),
+			asm.LoadMem(asm.R3, entry, shtab.OffWord, asm.DWord),
+			asm.RSh.Imm(asm.R3, conn.TemplateShift),
+			asm.And.Imm(asm.R3, conn.MaxNamed),
+			asm.JEq.Imm(asm.R3, 0, o.label("quiet")),
+		)
+	}
+	o.mark("tell")
+	o.emit(
+		asm.Or.Imm(asm.R2, conn.ToldFlag),
+		save(stackIs, asm.R2),
+	)
+}
+
+// countAnswer counts that a connection which was half-open to Go was established, in the CPU's
+// rings, which find finds, and goes on as its state stays.
+//
+// in: rings; out: slot; lost: R0 R1 R2 R3 R4 R5
+func (o *opener) countAnswer(no string, find func()) {
+	defer o.step("countAnswer", "was it half-open to Go, and is it not?")()
+	o.emit(
+		restore(asm.R1, stackWas),
+		restore(asm.R2, stackIs),
+		asm.Xor.Reg(asm.R2, asm.R1),
+		asm.And.Imm(asm.R2, conn.EstablishedFlag),
+		asm.JEq.Imm(asm.R2, 0, o.label(no)),
+		asm.And.Imm(asm.R1, conn.HalfOpenFlag),
+		asm.JEq.Imm(asm.R1, 0, o.label(no)),
+	)
+	find()
+	o.emit(
+		asm.LoadMem(asm.R1, asm.R8, shtab.OffAnswered, asm.Word),
+		asm.Add.Imm(asm.R1, 1),
+		asm.StoreMem(asm.R8, shtab.OffAnswered, asm.R1, asm.Word),
+	)
+	o.mark(no)
+	o.emit(restore(slot, stackSlot), asm.Ja.Label(o.label("stays")))
 }
 
 // swapState puts the next state in the place of the one before, and counts the connection as

@@ -36,6 +36,7 @@ const (
 //	 8  opening     4  families (a bit each, see OpeningBit) of which connections may be opened
 //	12  templates   4  1: templates may be opened, too
 //	16  changing    4  1: states of connections may be changed
+//	20  untold      4  a bit for each state of which need not be told
 //	64  locals   4096  a bit for the fold of each of the host's own addresses, by family
 const (
 	SettingsSize      = SettingsLocals + 2*LocalsSize
@@ -44,6 +45,7 @@ const (
 	SettingsOpening   = 8
 	SettingsTemplates = 12
 	SettingsChanging  = 16
+	SettingsUntold    = 20
 	SettingsLocals    = 64
 
 	LocalsSize = dataplane.LocalBits / 8 // a family's
