@@ -54,7 +54,7 @@ func (ix *index) settleLeaving() (settled bool) {
 	}
 	held := map[ulvs.ServiceKey]bool{}
 	for _, d := range ix.trash.list {
-		if d != nil && d.ActiveConns()+d.InactConns() > 0 {
+		if d != nil && d.Bound() > d.PersistConns() {
 			held[d.svc.ServiceKey] = true
 		}
 	}

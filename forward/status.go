@@ -20,8 +20,9 @@ func (s *Service) status() ulvs.ServiceStatus {
 	st := ulvs.ServiceStatus{Service: s.Service, Stats: stats(&s.Estimator), Rate: rate(&s.Estimator),
 		Destinations: make([]ulvs.DestinationStatus, len(s.dests))}
 	for i, dst := range s.dests {
+		active, inactive := dst.BothConns()
 		st.Destinations[i] = ulvs.DestinationStatus{
-			Destination: dst.conf, ActiveConns: dst.ActiveConns(), InactConns: dst.InactConns(),
+			Destination: dst.conf, ActiveConns: active, InactConns: inactive,
 			PersistConns: dst.PersistConns(),
 			Stats:        stats(&dst.Estimator), Rate: rate(&dst.Estimator),
 		}

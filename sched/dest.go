@@ -73,13 +73,23 @@ const (
 // with what it has counted so far.
 func (d *Dest) Share(at *uint64) { d.shared = at }
 
-// conns returns how many connections there are, of both kinds at one moment.
+// conns returns how many connections there are, of both kinds at one moment. A program moves one
+// from one half of the word to the other by a single addition, which may come after Go has taken
+// that away: the one half is then less than 0 for a moment, and has borrowed from the other. The
+// sum is right all the time.
 func (d *Dest) conns() (active, inact int32) {
 	n := d.counts
 	if d.shared != nil {
 		n = atomic.LoadUint64(d.shared)
 	}
-	return int32(n >> 32), int32(uint32(n))
+	inact = int32(uint32(n))
+	return int32((n - uint64(int64(inact))) >> 32), inact
+}
+
+// BothConns returns ActiveConns and InactConns of one moment.
+func (d *Dest) BothConns() (active, inactive uint32) {
+	a, i := d.conns()
+	return uint32(max(a, 0)), uint32(max(i, 0))
 }
 
 // count adds to the word of counts.
@@ -111,13 +121,13 @@ func (d *Dest) activeConns() int32 {
 
 // ActiveConns, InactConns and PersistConns are ipvsadm's columns.
 func (d *Dest) ActiveConns() uint32 {
-	return uint32(d.activeConns())
+	return uint32(max(d.activeConns(), 0))
 }
 
 // InactConns are the connections in states that are not active.
 func (d *Dest) InactConns() uint32 {
 	_, inact := d.conns()
-	return uint32(inact)
+	return uint32(max(inact, 0))
 }
 
 // PersistConns are the templates that lead to this destination.

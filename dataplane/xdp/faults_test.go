@@ -51,6 +51,7 @@ var statesFaults = []fault{
 	{"an end counts what is changed meanwhile", "forward/expire.go", [][2]string{
 		{"!tb.conns.CloseState(id, false)", "false"},
 	}},
+	{"doubles stay counted", "forward/opener.go", [][2]string{{"o.conns.Opened(id, o.double)", "o.conns.Opened(id, nil)"}}},
 	{"the program changes who is counted", "dataplane/xdp/program/change.go", [][2]string{
 		{"asm.And.Imm32(asm.R1, ^conn.StateMask)", "asm.And.Imm32(asm.R1, ^(conn.StateMask|1<<8))"},
 	}},
@@ -143,7 +144,7 @@ func TestStatesFaults(t *testing.T) {
 	for _, f := range statesFaults {
 		t.Run(f.name, func(t *testing.T) {
 			for range *faultTimes {
-				out, took := f.test(t, "-test.run=^TestStates$", "-test.v", "-states=1m")
+				out, took := f.test(t, "-test.run=^(TestStates|TestDoubles)$", "-test.v", "-test.failfast", "-states=1m")
 				reason := regexp.MustCompile(`round \d+: .*|was not forwarded.*|panic: .*`).Find(out)
 				if reason == nil {
 					t.Fatalf("it was not found, in %v\n%s", took, out)

@@ -31,6 +31,9 @@ func (p *Plane) closeRings() error {
 
 // SetOpening implements accel.Opener.
 func (p *Plane) SetOpening(m accel.Opening) {
+	if p.closed.Load() {
+		return // another daemon may run by now
+	}
 	p.settings.setOpening(m)
 	atomic.StoreUint32(&p.settings.untold, m.Untold)
 	atomic.StoreUint32(&p.settings.changing, 1)

@@ -144,7 +144,7 @@ func (w *pair) command() {
 	if r.IntN(30) == 0 {
 		d.Forward = ulvs.Masquerade
 	}
-	s := ulvs.Service{ServiceKey: k, Scheduler: choose(r, "rr", "rr", "wrr", "wrr", "wlc", "sh", "dh", "mh")}
+	s := ulvs.Service{ServiceKey: k, Scheduler: choose(r, "rr", "rr", "wrr", "wrr", "wlc", "wlc", "lc", "sed", "nq", "fo", "ovf", "lblc", "sh", "dh", "mh")}
 	s.SchedFlags = sched.Flags(r.IntN(4)) * sched.Flag1 // of sh and mh: fallback, port
 	if k.Port == 0 && k.Mark == 0 || r.IntN(2) == 0 {
 		s.Persistence.Timeout = time.Duration(1+r.IntN(300)) * time.Second
@@ -173,6 +173,11 @@ func (w *pair) command() {
 		at := netip.AddrPortFrom(d.Addr, d.Port)
 		w.both(fmt.Sprintf("delete %v %v", k, at), func(c ulvs.Control) error { return c.DeleteDestination(k, at) })
 	case 9:
+		if r.IntN(4) == 0 {
+			t := ulvs.Timeouts{TCP: choose[time.Duration](r, 10, 90, 900) * time.Second, TCPFin: choose[time.Duration](r, 5, 120) * time.Second, UDP: 300 * time.Second}
+			w.both(fmt.Sprintf("set %+v", t), func(c ulvs.Control) error { return c.SetTimeouts(t) })
+			return
+		}
 		name := choose(r, "expire_quiescent_template", "expire_nodest_conn", "conn_reuse_mode", "sloppy_tcp", "secure_tcp", "drop_packet")
 		n := r.IntN(8) / 7
 		if name == "secure_tcp" || name == "drop_packet" {

@@ -45,24 +45,7 @@ type contest struct {
 // TestStates has the program and Go change states of the same connections at the same time,
 // while Go accepts what the program opens, ticks, lists, and is replaced by another.
 func TestStates(t *testing.T) {
-	cpus := allowed(t)
-	if len(cpus) < 2 {
-		t.Skip("the program and Go need a CPU each")
-	}
-	c := &contest{cpus: cpus, pair: newPair(t, 1), services: []uint16{80, 81, 82}}
-	for _, port := range c.services {
-		s := ulvs.Service{ServiceKey: ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: pairVIP(false), Port: port}, Scheduler: "rr"}
-		switch port {
-		case 81:
-			s.Persistence.Timeout = 5 * time.Minute
-		case 82: // whose connections Go opens
-			s.Scheduler = "wlc"
-		}
-		c.must(c.fast.AddService(s))
-		for i := range pairServers {
-			c.must(c.fast.AddDestination(s.ServiceKey, ulvs.Destination{Addr: pairServer(false, i), Port: port, Weight: 1}))
-		}
-	}
+	c := newContest(t, 80, 81, 82)
 	for began := time.Now(); time.Since(began) < *statesFor && !t.Failed(); c.rounds++ {
 		c.round()
 		if c.rounds%32 == 31 {
@@ -75,6 +58,32 @@ func TestStates(t *testing.T) {
 	if c.rounds > 100 && c.changed < uint64(c.rounds) {
 		t.Error("that was not much")
 	}
+}
+
+// newContest has services at these ports: 81 is persistent, of 82 Go opens the connections, and at
+// 83 it is they that count.
+func newContest(t *testing.T, ports ...uint16) *contest {
+	cpus := allowed(t)
+	if len(cpus) < 2 {
+		t.Skip("the program and Go need a CPU each")
+	}
+	c := &contest{cpus: cpus, pair: newPair(t, 1), services: ports}
+	for _, port := range c.services {
+		s := ulvs.Service{ServiceKey: ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: pairVIP(false), Port: port}, Scheduler: "rr"}
+		switch port {
+		case 81:
+			s.Persistence.Timeout = 5 * time.Minute
+		case 82:
+			s.Scheduler = "lblc"
+		case 83:
+			s.Scheduler = "wlc"
+		}
+		c.must(c.fast.AddService(s))
+		for i := range pairServers {
+			c.must(c.fast.AddDestination(s.ServiceKey, ulvs.Destination{Addr: pairServer(false, i), Port: port, Weight: 1}))
+		}
+	}
+	return c
 }
 
 // flags of a packet, and what it leads to from ESTABLISHED.
@@ -189,9 +198,7 @@ func (c *contest) endMeanwhile() {
 			defer at.Store(statesBatch)
 			for i, frame := range c.frames {
 				at.Store(int32(i))
-				frame = withFlags(frame, packet.FIN|packet.ACK)
-				_, err := c.still.prog.Run(&ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+64), Context: testContext(len(frame))})
-				c.must(err)
+				c.alone(frame, packet.FIN|packet.ACK)
 			}
 		},
 		func() {
@@ -252,13 +259,18 @@ func withFlags(frame []byte, flags uint8) []byte {
 	return frame
 }
 
-// run has the program look at a packet, and Go if that leaves it to Go.
-func (c *contest) run(frame []byte, flags uint8) {
+// alone has the program look at a packet, and nobody else.
+func (c *contest) alone(frame []byte, flags uint8) (action uint32) {
 	frame = withFlags(frame, flags)
 	o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+64), Context: testContext(len(frame))}
 	action, err := c.still.prog.Run(o)
 	c.must(err)
-	if action != program.ActionTX {
+	return action
+}
+
+// run has the program look at a packet, and Go if that leaves it to Go.
+func (c *contest) run(frame []byte, flags uint8) {
+	if c.alone(frame, flags) != program.ActionTX {
 		c.handle(frame, flags)
 	}
 }
