@@ -120,7 +120,9 @@ func (o *opener) acceptConn(slot uint32, opened bool) {
 	}
 }
 
-// uncount takes away that the plane has counted a connection.
+// uncount takes away that the plane has counted a connection, of which there is another. What
+// packets that found this one have done to its state goes with it: that takes a SYN that comes by
+// two ways at the same moment, and is mended by the next packet.
 func (o *opener) uncount(id conn.ID) {
 	o.conns.CloseState(id, true)
 	o.index.dests[o.conns.Dest(id)].Unbind(false, o.conns.Active(id))

@@ -40,10 +40,10 @@ var statesFaults = []fault{
 		{"\tif !t.SwapState(id, was, is) {\n", "\tif t.SetState(id, is); false {\n"},
 	}},
 	{"what is opened is accepted without its ACK", "conn/changed.go", [][2]string{
-		{"\t\tif t.SwapState(id, was, is) {\n", "\t\tif t.SetState(id, is); true {\n"},
+		{"\t\tif !t.SwapState(id, was, is) {\n\t\t\tcontinue\n\t\t}\n\t\tif is&", "\t\tt.SetState(id, is)\n\t\tif is&"},
 	}},
 	{"a state is accepted that is over", "conn/changed.go", [][2]string{
-		{"\t\tif !t.SwapState(id, was, is) {\n", "\t\tif t.SetState(id, is); false {\n"},
+		{"\t\tif !t.SwapState(id, was, is) {\n\t\t\tcontinue\n\t\t}\n\t\tif (was", "\t\tt.SetState(id, is)\n\t\tif (was"},
 	}},
 	{"a column is left without a count", "dataplane/xdp/program/change.go", [][2]string{
 		{"\to.countConn(accel.InactiveConn - accel.ActiveConn)\n", "\to.countConn(0 * accel.ActiveConn)\n"},

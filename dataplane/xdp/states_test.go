@@ -40,6 +40,7 @@ type contest struct {
 	rounds   int
 	changed  uint64
 	deaths   int
+	doubles  bool
 }
 
 // TestStates has the program and Go change states of the same connections at the same time,
@@ -323,14 +324,14 @@ func (c *contest) audit(want func(i int) (state string)) {
 			netip.AddrPortFrom(netip.AddrFrom4([4]byte(frame[26:30])), binary.BigEndian.Uint16(frame[34:])),
 			netip.AddrPortFrom(netip.AddrFrom4([4]byte(frame[30:34])), binary.BigEndian.Uint16(frame[36:])),
 		}
-		if state := want(i); states[at] != state {
+		if state := want(i); states[at] != state && (!c.doubles || states[at] == "") {
 			c.t.Errorf("round %d: the connection of %v to %v is in state %q, not %s", c.rounds, at.at, at.to, states[at], state)
 		}
 		if at.to.Port() == 81 && !assured[at.at.Addr()] {
 			c.t.Errorf("round %d: the template of %v is not ASSURED", c.rounds, at.at.Addr())
 		}
 	}
-	if n := counters["half_open"]; n != halfOpen {
+	if n := counters["half_open"]; n != halfOpen && !c.doubles {
 		c.t.Errorf("round %d: %d connections were never established; counted are %d that are half-open", c.rounds, halfOpen, n)
 	}
 	for _, s := range list {
