@@ -74,7 +74,7 @@ var counterGroups = []struct {
 	{"packets", [][2]string{
 		{"xdp_frames", "forwarded by the XDP program"},
 		{"opened_by_plane", "connections that the XDP program opened itself"},
-		{"states_by_plane", "times that it brought a connection into another state"},
+		{"states_by_plane", "connections that it had brought into other states when the daemon looked"},
 		{"rx_frames", "given to the daemon by AF_PACKET"},
 		{"af_xdp_rx_frames", "given to the daemon by AF_XDP"},
 		{"rx_cut", "longer than 64 KiB (BIG TCP): cut into several for the daemon"},
