@@ -91,9 +91,10 @@ func (o *opener) drain() {
 	if !o.begun {
 		return
 	}
-	// A template is completed before its connection, so it is drained after that.
-	templates := o.templateSlots.Drain(o.acceptTemplate)
-	if o.connSlots.Drain(o.acceptConn) || templates {
+	// A connection has its template accepted, which then never was among those that control
+	// nothing.
+	conns := o.connSlots.Drain(o.acceptConn)
+	if o.templateSlots.Drain(o.acceptTemplate) || conns {
 		o.update()
 	}
 }
