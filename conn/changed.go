@@ -86,11 +86,11 @@ func (t *Table) Accept(id ID, template uint32, owner uint8) {
 // change it does nothing.
 func (t *states) AcceptState(id ID) (established bool) {
 	for was := t.State(id); was&flagChanged != 0; was = t.State(id) {
-		is := was&^(flagChanged|flagTold|flagEstablished|genMask<<genShift) | t.timeouts.gen<<genShift
+		is := was &^ (flagChanged | flagTold | flagEstablished)
 		if established = was&flagEstablished != 0; established {
 			is &^= flagHalfOpen
 		}
-		t.Retime(id, t.timeouts.tcp[was&stateMask%tcpStates])
+		t.Retime(id, t.timeoutsOf(was).tcp[was&stateMask%tcpStates])
 		if !t.SwapState(id, was, is) {
 			continue
 		}

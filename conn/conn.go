@@ -81,6 +81,7 @@ func New(o Options) (*Table, error) {
 	}
 	t := &Table{expired: o.Expired,
 		states: states{answered: o.Answered, timeouts: defaultTimeouts(o.Hz), programs: o.Quarantine}}
+	t.before = t.timeouts
 	var err error
 	t.Table, err = expiring.New[ID, record](expiring.Options[ID]{
 		Max: o.Max, Hz: o.Hz, Now: o.Now, Memory: o.Memory, Records: o.Records, Adopt: o.Adopt,

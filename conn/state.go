@@ -9,6 +9,7 @@ import (
 type states struct {
 	*expiring.Table[ID, record]
 	timeouts timeouts
+	before   timeouts // the last SetTimeouts
 	secure   bool
 	answered func(uint32)
 	halfOpen halfOpen

@@ -48,8 +48,10 @@ func (t *states) Timeouts() (tcp, tcpFin, udp time.Duration) {
 }
 
 // SetTimeouts sets them; 0 keeps. A connection has its new timeout from its
-// next packet on (ip_vs_ctl.c, ip_vs_set_timeout).
+// next packet on (ip_vs_ctl.c, ip_vs_set_timeout). What programs have changed until then has
+// to be accepted (AcceptState) before they are set again.
 func (t *states) SetTimeouts(tcp, tcpFin, udp time.Duration) {
+	t.before = t.timeouts
 	set := func(ticks *uint32, d time.Duration) {
 		if d != 0 {
 			*ticks = t.Ticks(d)
@@ -59,6 +61,14 @@ func (t *states) SetTimeouts(tcp, tcpFin, udp time.Duration) {
 	set(&t.timeouts.tcp[tcpFinWait], tcpFin)
 	set(&t.timeouts.udp, udp)
 	t.timeouts.gen = (t.timeouts.gen + 1) & genMask
+}
+
+// timeoutsOf are those that hold for a packet of TCP's after which the state word was so.
+func (t *states) timeoutsOf(state uint32) *timeouts {
+	if state>>genShift == t.timeouts.gen {
+		return &t.timeouts
+	}
+	return &t.before
 }
 
 // SetGeneration says which generation the present timeouts are, for a table that

@@ -190,6 +190,7 @@ func (cm *Commands) SetTimeouts(t ulvs.Timeouts) (generation uint32) {
 		generation = cm.conns.Generation()
 		cm.index.mirror.setGeneration(generation)
 	})
+	cm.opener.acceptStates()
 	return generation
 }
 

@@ -91,10 +91,9 @@ func (o *opener) drain() {
 	if !o.begun {
 		return
 	}
-	// A connection has its template accepted, which then never was among those that control
-	// nothing.
-	conns := o.connSlots.Drain(o.acceptConn)
-	if o.templateSlots.Drain(o.acceptTemplate) || conns {
+	// A template is completed before its connection, so it is drained after that.
+	templates := o.templateSlots.Drain(o.acceptTemplate)
+	if o.connSlots.Drain(o.acceptConn) || templates {
 		o.update()
 	}
 }
@@ -143,6 +142,17 @@ func (o *opener) acceptState(id conn.ID) {
 	o.states++
 	if o.conns.AcceptState(id) {
 		o.assure(id)
+	}
+}
+
+// acceptStates accepts the states into which the plane has brought connections without telling:
+// their timeouts are those of when it did.
+func (o *opener) acceptStates() {
+	const chunk = 4096
+	for at, more := conn.ID(0), o.begun; more; {
+		o.lock()
+		at, more = o.conns.Each(at, chunk, o.acceptState)
+		o.unlock()
 	}
 }
 

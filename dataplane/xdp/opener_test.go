@@ -144,7 +144,7 @@ func (w *pair) command() {
 	if r.IntN(30) == 0 {
 		d.Forward = ulvs.Masquerade
 	}
-	s := ulvs.Service{ServiceKey: k, Scheduler: choose(r, "rr", "rr", "wrr", "wrr", "wlc", "wlc", "lc", "sed", "nq", "fo", "ovf", "lblc", "sh", "dh", "mh")}
+	s := ulvs.Service{ServiceKey: k, Scheduler: choose(r, "rr", "rr", "wrr", "wrr", "wlc", "wlc", "lc", "sed", "nq", "fo", "ovf", "sh", "dh", "mh")}
 	s.SchedFlags = sched.Flags(r.IntN(4)) * sched.Flag1 // of sh and mh: fallback, port
 	if k.Port == 0 && k.Mark == 0 || r.IntN(2) == 0 {
 		s.Persistence.Timeout = time.Duration(1+r.IntN(300)) * time.Second
