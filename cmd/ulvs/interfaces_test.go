@@ -78,7 +78,8 @@ func TestTwoInterfaces(t *testing.T) {
 		}
 	}
 	s.got(1, packets)
-	if status := s.status(); status["xdp_frames"] != packets-1 {
+	// The first may have had to wait for the server's MAC address.
+	if status := s.status(); status["xdp_frames"] < packets-1 {
 		t.Errorf("%d of %d packets were redirected", status["xdp_frames"], packets)
 	}
 }

@@ -98,10 +98,11 @@ func testXDP(t *testing.T, sockets string) {
 		}
 	}
 	status := s.status()
-	if status["xdp_frames"] != packets-1 { // the first waits for the server's MAC address
+	if status["xdp_frames"] < packets-1 { // the first may have had to wait for the server's MAC address
 		t.Errorf("%d of %d packets were forwarded by XDP; the slow plane sent %d", status["xdp_frames"], packets, status["tx_frames"])
 	}
-	if want := map[string]int{"off": 0, "on": 1}[sockets]; status["af_xdp_rx_frames"] != want || status["af_xdp_tx_frames"] != want {
+	most := map[string]int{"off": 0, "on": packets - status["xdp_frames"]}[sockets]
+	if status["af_xdp_rx_frames"] > most || status["af_xdp_tx_frames"] > most {
 		t.Errorf("%d packets came by AF_XDP, and %d left", status["af_xdp_rx_frames"], status["af_xdp_tx_frames"])
 	}
 	if out, _ := s.ulvs("", "ipvsadm", "-Lnc"); !strings.Contains(out, "FIN_WAIT    192.168.10.1:1000") {
