@@ -35,16 +35,9 @@ package conn
 // A packet's stamp and count are stores of both, as they are without states. Without a daemon, of
 // two packets that meet in a word one leaves it as the other has made it.
 
-// Untold has a bit for each of TCP's states that ends no sooner than one in which a connection is
-// half-open: in which it may be without Go's knowing.
-func (t *states) Untold() (mask uint32) {
-	for s, timeout := range t.timeouts.tcp {
-		if timeout >= max(t.timeouts.tcp[tcpSynRecv], t.timeouts.tcp[tcpSynAck]) {
-			mask |= 1 << s
-		}
-	}
-	return mask
-}
+// Untold has a bit for each of TCP's states in which a connection that was half-open may be without
+// Go's knowing.
+func (t *states) Untold() (mask uint32) { return t.timeouts.untold }
 
 // Changed reports whether a program has changed the state, and Go has not accepted it.
 func (t *states) Changed(id ID) bool { return t.State(id)&flagChanged != 0 }

@@ -8,6 +8,18 @@ type timeouts struct {
 	sctp [sctpStates]uint32
 	udp  uint32
 	gen  uint32 // changes with them, so that a connection knows when its own is old
+	// untold has a bit for each of TCP's states that ends no sooner than one in which a connection
+	// is half-open.
+	untold uint32
+}
+
+func (t *timeouts) findUntold() {
+	t.untold = 0
+	for s, timeout := range t.tcp {
+		if timeout >= max(t.tcp[tcpSynRecv], t.tcp[tcpSynAck]) {
+			t.untold |= 1 << s
+		}
+	}
 }
 
 // tcpSeconds and the like are the kernel's (ip_vs_proto_tcp.c, tcp_timeouts;
@@ -37,6 +49,7 @@ func defaultTimeouts(hz uint32) timeouts {
 	for s, sec := range sctpSeconds {
 		t.sctp[s] = sec * hz
 	}
+	t.findUntold()
 	return t
 }
 
@@ -60,6 +73,7 @@ func (t *states) SetTimeouts(tcp, tcpFin, udp time.Duration) {
 	set(&t.timeouts.tcp[tcpEstablished], tcp)
 	set(&t.timeouts.tcp[tcpFinWait], tcpFin)
 	set(&t.timeouts.udp, udp)
+	t.timeouts.findUntold()
 	t.timeouts.gen = (t.timeouts.gen + 1) & genMask
 }
 

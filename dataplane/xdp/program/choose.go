@@ -28,19 +28,17 @@ func (o *opener) chooseServer(templates entries) {
 	o.emit(
 		asm.LoadMem(asm.R3, service, preselect.OffVersion, asm.Word),
 		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
-		asm.Mov.Reg(asm.R2, asm.R1),
-		asm.And.Imm(asm.R2, preselect.ByHash),
-		asm.JEq.Imm(asm.R2, 0, o.label("turn")),
 	)
+	o.unlessBy(preselect.ByHash, "turn")
 	o.chooseByHash()
 	o.emit(asm.Ja.Label(o.label("chosen")))
 	o.mark("turn")
+	o.unlessBy(preselect.ByCounts, "listed")
 	o.emit(
-		asm.Mov.Reg(asm.R2, asm.R1),
-		asm.And.Imm(asm.R2, preselect.ByCounts),
-		asm.JEq.Imm(asm.R2, 0, o.label("listed")),
+		restore(asm.R2, stackChosen),
+		o.leaveIf(asm.JEq, asm.R2, 0), // compareByCounts has found none
 	)
-	o.chooseByCounts()
+	o.takeServer()
 	o.emit(asm.Ja.Label(o.label("chosen")))
 	o.mark("listed")
 	o.emit(
@@ -98,6 +96,23 @@ func (o *opener) chooseServer(templates entries) {
 		asm.Mov.Reg(dest, asm.R2),
 	)
 	o.mark("chosen")
+}
+
+// takeServer takes the real server whose number is in R2, if it can be reached, and what it was
+// chosen by is still of the version that was kept.
+//
+// in: R2 service total; out: dest; lost: R0 R1 R3 R4 R5
+func (o *opener) takeServer() {
+	defer o.step("takeServer", "if what it was chosen by is still the same")()
+	o.checkReachable(asm.R2)
+	o.emit(
+		restore(asm.R0, stackVersion),
+		asm.Mov.Reg(asm.R1, asm.R0),
+		asm.Mov.Reg(asm.R3, asm.R0),
+		compareAndSwap(service, preselect.OffVersion, asm.R1, asm.Word),
+		asm.JNE.Reg(asm.R0, asm.R3, o.label("go")),
+		asm.Mov.Reg(dest, asm.R2),
+	)
 }
 
 // checkReachable leaves packets to Go that cannot be sent to the real server in a register.

@@ -21,9 +21,9 @@ func (o *opener) compareByCounts() {
 		save(stackChosen, asm.R1),
 		asm.LoadMem(asm.R3, service, preselect.OffVersion, asm.Word),
 		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
-		asm.Mov.Reg(asm.R2, asm.R1),
-		asm.And.Imm(asm.R2, preselect.ByCounts),
-		asm.JEq.Imm(asm.R2, 0, o.label("uncounted")),
+	)
+	o.unlessBy(preselect.ByCounts, "uncounted")
+	o.emit(
 		save(stackVersion, asm.R3),
 		save(stackBy, asm.R1),
 		// As far as the verifier knows, what goes on here came by one way: it may get a slot, is
@@ -88,27 +88,6 @@ func (o *opener) compareByCounts() {
 		restore(total, stackTotal),
 	)
 	o.mark("uncounted")
-}
-
-// chooseByCounts takes the real server that compareByCounts has found, if what it has compared is
-// still the same.
-//
-// in: service total; out: dest; lost: R0 R1 R2 R3 R4 R5
-func (o *opener) chooseByCounts() {
-	defer o.step("chooseByCounts", "the one that was found")()
-	o.emit(
-		restore(asm.R2, stackChosen),
-		o.leaveIf(asm.JEq, asm.R2, 0), // none
-	)
-	o.checkReachable(asm.R2)
-	o.emit(
-		restore(asm.R0, stackVersion),
-		asm.Mov.Reg(asm.R1, asm.R0),
-		asm.Mov.Reg(asm.R3, asm.R0),
-		compareAndSwap(service, preselect.OffVersion, asm.R1, asm.Word),
-		asm.JNE.Reg(asm.R0, asm.R3, o.label("go")),
-		asm.Mov.Reg(dest, asm.R2),
-	)
 }
 
 // The registers of a comparison, in which nothing is looked at but servers.

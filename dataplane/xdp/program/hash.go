@@ -59,15 +59,7 @@ func (o *opener) chooseByHash() {
 		asm.Add.Reg(key, service),
 		asm.LoadMem(number, key, preselect.OffPicks, asm.Half),
 	)
-	o.checkReachable(number)
-	o.emit(
-		restore(asm.R0, stackVersion),
-		asm.Mov.Reg(asm.R1, asm.R0),
-		asm.Mov.Reg(asm.R3, asm.R0),
-		compareAndSwap(service, preselect.OffVersion, asm.R1, asm.Word),
-		asm.JNE.Reg(asm.R0, asm.R3, o.label("go")),
-		asm.Mov.Reg(dest, number),
-	)
+	o.takeServer()
 }
 
 // foldAddress puts the words of an address together, as they lie.

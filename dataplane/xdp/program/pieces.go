@@ -57,3 +57,12 @@ func atomically(op asm.AtomicOp, dst, src asm.Register, size asm.Size, off int16
 	i.Constant = int64(op >> 8)
 	return i
 }
+
+// unlessBy goes to a label if what connections are opened by, in R1, has not a bit. R2 is lost.
+func (e *emitter) unlessBy(bit int32, to string) {
+	e.emit(
+		asm.Mov.Reg(asm.R2, asm.R1),
+		asm.And.Imm(asm.R2, bit),
+		asm.JEq.Imm(asm.R2, 0, e.label(to)),
+	)
+}
