@@ -98,6 +98,9 @@ func TestWhileVirtual(t *testing.T) {
 	if n := len(b.conns()); n != 2 { // and its template
 		t.Errorf("%d connections and templates are kept, want 2", n)
 	}
+	b.resolver.SetLocal(netip.MustParseAddr(vip), true)
+	expect(t, "before it is noticed that the address is back", b.sends(data, pkt{src: "10.1.1.2:1", dst: vip + ":80", flags: "S"}), "drop drop")
+	b.resolver.SetLocal(netip.MustParseAddr(vip), false)
 	b.must(b.SetSysctl("expire_nodest_conn", 1))
 	b.move(time.Minute)
 	b.has(vip6, true)

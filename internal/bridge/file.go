@@ -35,7 +35,7 @@ func (c *call) contents(name string) (*os.File, error) {
 // give puts a copy of a descriptor into the program, as what a call opens: at the lowest that is
 // free, or at one.
 func (c *call) give(fd, how, at int) (value int64, errno unix.Errno, ours bool) {
-	a := addedFD{id: c.id, flags: unix.SECCOMP_ADDFD_FLAG_SEND, from: uint32(fd)}
+	a := addedFD{id: c.id, from: uint32(fd)}
 	if how&unix.O_CLOEXEC != 0 {
 		a.toFlags = unix.O_CLOEXEC
 	}
@@ -43,10 +43,8 @@ func (c *call) give(fd, how, at int) (value int64, errno unix.Errno, ours bool) 
 		a.flags |= unix.SECCOMP_ADDFD_FLAG_SETFD
 		a.to = uint32(at)
 	}
-	if errno := c.addFD(a); errno != 0 {
-		return 0, errno, true
-	}
-	return answered, 0, true
+	value, errno = c.addFD(a)
+	return value, errno, true
 }
 
 // like is a file of the kernel's that is as those of IPVS are, but for what is in it.

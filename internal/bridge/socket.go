@@ -29,11 +29,9 @@ func (c *call) socket() (value int64, errno unix.Errno, ours bool) {
 	if typ&unix.SOCK_CLOEXEC != 0 {
 		flags = unix.O_CLOEXEC
 	}
-	const both = unix.SECCOMP_ADDFD_FLAG_SETFD | unix.SECCOMP_ADDFD_FLAG_SEND
-	if c.addFD(addedFD{id: c.id, flags: both, from: uint32(fd), to: uint32(at), toFlags: flags}) != 0 {
-		return 0, 0, false
-	}
-	return answered, 0, true
+	value, errno = c.addFD(addedFD{id: c.id, flags: unix.SECCOMP_ADDFD_FLAG_SETFD, from: uint32(fd), to: uint32(at),
+		toFlags: flags})
+	return value, 0, errno == 0
 }
 
 // kernelSocket is a socket of generic netlink of a program's.

@@ -80,9 +80,6 @@ func (s *supervisor) answer(n *notification) {
 	defer t.close()
 	c := &call{supervisor: s, thread: t, notification: n}
 	if value, errno, ours := c.carryOut(); ours {
-		if value == answered {
-			return
-		}
 		r = response{id: n.id, value: value, err: -int32(errno)}
 	}
 	s.respond(r)
@@ -94,9 +91,6 @@ type call struct {
 	*thread
 	*notification
 }
-
-// answered is the value of a call that has been answered.
-const answered = -1
 
 // carryOut does what a call asks, and returns its value or its errno; or says that it is not ours.
 func (c *call) carryOut() (value int64, errno unix.Errno, ours bool) {

@@ -45,28 +45,38 @@ const (
 // listener is where notifications come from.
 type listener struct{ fd int }
 
-func (l listener) ioctl(request uint, arg unsafe.Pointer) unix.Errno {
+func (l listener) ioctl(request uint, arg unsafe.Pointer) (value uintptr, errno unix.Errno) {
 	for {
-		_, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(l.fd), uintptr(request), uintptr(arg))
+		value, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(l.fd), uintptr(request), uintptr(arg))
 		if errno != unix.EINTR {
-			return errno
+			return value, errno
 		}
 	}
 }
 
 // receive takes the next one. ENOENT says that its thread has gone meanwhile.
 func (l listener) receive() (n notification, errno unix.Errno) {
-	return n, l.ioctl(unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n))
+	_, errno = l.ioctl(unix.SECCOMP_IOCTL_NOTIF_RECV, unsafe.Pointer(&n))
+	return n, errno
 }
 
 // respond answers one. It may have gone.
-func (l listener) respond(r response) { _ = l.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&r)) }
+func (l listener) respond(r response) { _, _ = l.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&r)) }
 
 // valid reports whether it still waits, so that its thread is still the one that it was.
-func (l listener) valid(id uint64) bool { return l.ioctl(ioctlValid, unsafe.Pointer(&id)) == 0 }
+func (l listener) valid(id uint64) bool {
+	_, errno := l.ioctl(ioctlValid, unsafe.Pointer(&id))
+	return errno == 0
+}
 
-// addFD puts a descriptor there, and answers with its number.
-func (l listener) addFD(a addedFD) unix.Errno { return l.ioctl(ioctlAddFD, unsafe.Pointer(&a)) }
+// addFD puts a descriptor there, and returns its number. The call is answered afterwards: with
+// SECCOMP_ADDFD_FLAG_SEND a signal to this thread, as Go's scheduler sends them, can have the kernel
+// take the descriptor back and answer 0 (kernel/seccomp.c, seccomp_notify_addfd). The program's own
+// signals do not come between, as it waits killable.
+func (l listener) addFD(a addedFD) (fd int64, errno unix.Errno) {
+	value, errno := l.ioctl(ioctlAddFD, unsafe.Pointer(&a))
+	return int64(value), errno
+}
 
 // install has the calling thread, and what it will execute, filtered. It returns the listener.
 // The thread must be locked.

@@ -76,7 +76,7 @@ func (c *call) openToWrite(name string, how int) (value int64, errno unix.Errno,
 	if len(c.files) >= mostWritten {
 		return refuse(unix.EMFILE)
 	}
-	if value, errno, ours = c.give(ends[1], how, at); value != answered {
+	if value, errno, ours = c.give(ends[1], how, at); errno != 0 {
 		return refuse(errno)
 	}
 	f := &writtenFile{name, ends[0], os.NewFile(uintptr(ends[0]), name)}
