@@ -50,7 +50,7 @@ func (r *responder) passToHost(f *dataplane.Frame, p *packet.Packet, s *Service)
 		return
 	case !r.keeps(f, p, s, local):
 		return
-	case r.turning(): // the service is about to be served, or not: it is nobody's for the moment
+	case r.standby.outdated(r.resolver.Locals()): // the service is about to be served, or not: it is nobody's for the moment
 		r.drop(f, dropAway)
 		return
 	case local && r.plane.Injects():

@@ -121,10 +121,8 @@ func (up *Upkeep) look() {
 	}
 }
 
-// turning reports whether the host's addresses have changed, and what is served has not followed yet.
-func (tb *tables) turning() bool {
-	return tb.standby.Limited() && tb.resolver.Locals() != tb.standby.locals
-}
+// outdated reports whether the host's addresses have changed, and what is served has not followed yet.
+func (w *standby) outdated(now *dataplane.Locals) bool { return w.Limited() && now != w.locals }
 
 // moved reports whether the host has got or lost a virtual address since it was asked: routes change
 // too, and often.

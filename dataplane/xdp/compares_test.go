@@ -19,7 +19,11 @@ import (
 // many as it compares, and compares each packet with a director that has no program.
 func TestCompares(t *testing.T) {
 	for _, name := range []string{"lc", "wlc", "sed", "nq", "fo", "ovf"} {
-		for _, n := range []int{1, 7, preselect.MostCompared, preselect.MostCompared + 1} {
+		sizes := []int{1, 7}
+		if name == "wlc" || name == "ovf" {
+			sizes = append(sizes, preselect.MostCompared, preselect.MostCompared+1)
+		}
+		for _, n := range sizes {
 			t.Run(fmt.Sprint(name, " ", n), func(t *testing.T) { compareChoices(newPair(t, uint64(n)), name, n) })
 		}
 	}
