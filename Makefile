@@ -31,9 +31,12 @@ build: ## the static binary bin/ulvs
 demo: build ## the three walk-throughs, in network namespaces of their own
 	./bin/ulvs demo
 
+# Many tests wait for real timers, so that more than there are cores run at once.
+CORES    := $(shell nproc)
+
 .PHONY: test
 test: ## all tests
-	$(GO) test -timeout $(PATIENCE) ./...
+	$(GO) test -p $$(($(CORES) + 1)) -parallel $$((2 * $(CORES))) -timeout $(PATIENCE) ./...
 
 .PHONY: load
 load: ## what judges time, or changes what all namespaces share: alone on a machine (root; 7 minutes)
