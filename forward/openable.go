@@ -37,6 +37,7 @@ func (o *opener) enable(s *Service) {
 	case by&preselect.ByCounts != 0:
 		_, list := weigh(s.scheduler.(sched.Comparing).Compared())
 		s.picks.SetServers(list)
+		o.compared = max(o.compared, len(list))
 	}
 	if list, wrap, ok := o.cycle(s); ok {
 		s.cycles = true

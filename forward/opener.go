@@ -35,8 +35,10 @@ type opener struct {
 	apart  [2]bool
 	open   accel.Opening
 	low    []*Service
-	opened uint64 // connections that the plane has opened
-	states uint64 // changes of state of connections, by the plane, as far as they were accepted one by one
+	// compared is how many real servers the largest service had whose are compared.
+	compared int
+	opened   uint64 // connections that the plane has opened
+	states   uint64 // changes of state of connections, by the plane, as far as they were accepted one by one
 }
 
 // adopt takes the memory of the picks, in which an earlier process may
@@ -287,6 +289,7 @@ func (o *opener) update() {
 		IPv6:      able && o.apart[1],
 		Templates: o.templates.Len()+o.margin(o.templates.Max()) <= o.templates.Max(),
 		Untold:    o.conns.Untold(),
+		Compared:  o.compared,
 	}
 	if open != o.open {
 		o.open = open

@@ -12,7 +12,6 @@ import (
 	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/hostlink"
-	"github.com/ulvs/ulvs/internal/preselect"
 )
 
 // Accelerate implements accel.Accelerator: it attaches a program to each
@@ -200,7 +199,7 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 		Acceleration: a, Conns: p.conns.FD(), Servers: p.serverArray.FD(), Counts: p.countArray.FD(),
 		Settings:     p.settingsArray.FD(),
 		LookupHelper: p.lookupHelper, Ifindex: ifindex, MACs: macs, Ticks: t, ServersPerCPU: p.serversPerCPU,
-		CPUs: p.cpus, Compared: preselect.MostCompared, Path: program.Forward(),
+		CPUs: p.cpus, Compared: p.compared, Path: program.Forward(),
 	}
 	s.Claims = p.claims.fd()
 	if m != nil {
@@ -219,6 +218,10 @@ func canOpen(p *Plane) bool {
 		p.connCountArray != nil && p.serversPerCPU <= accel.Counted &&
 		len(p.templateArray.memory) < verifierReach
 }
+
+// fewCompared is how many real servers programs compare at first: the kernel takes more than twice
+// as long to verify one that compares as many as can be (preselect.MostCompared).
+const fewCompared = 16
 
 // programName is what bpftool lists the program by.
 const programName = "ulvs"

@@ -34,6 +34,9 @@ func (p *Plane) SetOpening(m accel.Opening) {
 	if p.closed.Load() {
 		return // another daemon may run by now
 	}
+	if m.Compared > fewCompared {
+		p.more.Do(func() { go interfaces{p}.compareMore() })
+	}
 	p.settings.setOpening(m)
 	atomic.StoreUint32(&p.settings.untold, m.Untold)
 	atomic.StoreUint32(&p.settings.changing, 1)

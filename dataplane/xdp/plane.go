@@ -85,6 +85,7 @@ type Plane struct {
 
 	closed atomic.Bool
 	claims claims
+	more   sync.Once // interfaces.compareMore
 
 	mu sync.Mutex
 	// From Memory to Release: the arrays, each by what is in it, and what is in three of
@@ -104,6 +105,7 @@ type Plane struct {
 	attached                                               []*attachment
 	acceleration                                           accel.Acceleration // what the programs were made of
 	ticks                                                  program.Ticks
+	compared                                               int               // of a service's real servers, at most
 	sockets                                                *sockets          // or nil
 	handler                                                dataplane.Handler // of Run; nil before and after
 	failed                                                 chan error        // why a socket's frames are not taken any more
@@ -131,7 +133,8 @@ func New(o Options) (*Plane, error) {
 		return nil, fmt.Errorf("cannot read the number of CPUs: %w", err)
 	}
 	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, serversPerCPU: (o.Servers + 4) / 4 * 4,
-		cpus: cpus, inDriver: o.Native, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll, log: o.Logger,
+		compared: fewCompared,
+		cpus:     cpus, inDriver: o.Native, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll, log: o.Logger,
 		failed: make(chan error, 1)}
 	if p.log == nil {
 		p.log = slog.Default()

@@ -49,12 +49,15 @@ func (s *still) Accelerate(a accel.Acceleration) error {
 	return s.load()
 }
 
+// mostCompared is how many real servers the program compares: few take the verifier a tenth of the time.
+func (s *still) mostCompared() int { return max(s.compared, 2*pairServers) }
+
 func (s *still) load() error {
 	if s.prog != nil {
 		_ = s.prog.Close()
 	}
 	source := s.source(s.shape, program.Ticks{Mul: 0, Div: 1, Offset: uint32(s.now / (time.Second / hz))}, 1, []dataplane.MAC{own}, s.sockets)
-	source.Compared = max(s.compared, 2*pairServers) // which takes the verifier a tenth of the time
+	source.Compared = s.mostCompared()
 	if s.path != nil {
 		source.Path = s.path
 	}

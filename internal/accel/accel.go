@@ -84,10 +84,12 @@ type Opener interface {
 }
 
 // Opening is what an Opener may open: connections of a family, and templates too. Untold are the
-// states of which it need not tell (package conn).
+// states of which it need not tell (package conn). Compared is how many real servers it is to
+// compare where a service has so many (preselect.ByCounts); until it can, those are the director's.
 type Opening struct {
 	IPv4, IPv6, Templates bool
 	Untold                uint32
+	Compared              int
 }
 
 // Layout numbers the layout of everything that outlives a process: the shared tables

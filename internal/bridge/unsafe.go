@@ -61,7 +61,9 @@ func (l listener) receive() (n notification, errno unix.Errno) {
 }
 
 // respond answers one. It may have gone.
-func (l listener) respond(r response) { _, _ = l.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&r)) }
+func (l listener) respond(r response) {
+	_, _ = l.ioctl(unix.SECCOMP_IOCTL_NOTIF_SEND, unsafe.Pointer(&r))
+}
 
 // valid reports whether it still waits, so that its thread is still the one that it was.
 func (l listener) valid(id uint64) bool {

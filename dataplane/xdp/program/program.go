@@ -40,7 +40,7 @@ type Config struct {
 	// ServersPerCPU is how many servers have a count, of each of CPUs.
 	ServersPerCPU, CPUs int
 	// Compared is how many real servers are compared at most, up to preselect.MostCompared: the
-	// verifier looks at each.
+	// verifier looks at each. Services that have more are Go's, unless one before that decides.
 	Compared int
 	// Hashed, if not 0, is a BPF hash map with the table's IPv4 entries, to be used in its
 	// place: what others do, to compare with. Its keys have all five words, or only the
