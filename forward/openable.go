@@ -17,6 +17,7 @@ func (o *opener) enable(s *Service) {
 	if !o.begun || s.picks != nil || int(s.number) >= len(o.services) {
 		return
 	}
+	o.limit(s)
 	by := o.openable(s)
 	if by == 0 {
 		return
@@ -46,6 +47,21 @@ func (o *opener) enable(s *Service) {
 	}
 	s.picks.Open(by, form, last)
 	o.refill(s)
+}
+
+// limit tells the plane the thresholds of a service's real servers.
+func (o *opener) limit(s *Service) {
+	for _, d := range s.dests {
+		o.fast.SetLimit(d.ID, d.Limit())
+		if d.conf.UpperThreshold == 0 {
+			d.Watch(nil)
+			continue
+		}
+		d.Watch(func() {
+			o.fast.SetLimit(d.ID, d.Limit())
+			o.flipped = append(o.flipped, s)
+		})
+	}
 }
 
 // cycle returns what a service's scheduler chooses from now on, until it stands where it stood
@@ -84,8 +100,7 @@ func (o *opener) openable(s *Service) (by uint32) {
 		return 0
 	}
 	for _, dst := range s.dests {
-		if dst.conf.Forward != ulvs.DirectRoute || dst.conf.UpperThreshold != 0 || dst.conf.LowerThreshold != 0 ||
-			dst.Overloaded() {
+		if dst.conf.Forward != ulvs.DirectRoute {
 			return 0
 		}
 	}

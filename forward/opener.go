@@ -18,7 +18,7 @@ import (
 //
 // Programs open a connection as schedule would, and where a packet is one of those that
 // schedule looks at more closely, they leave it to Go: whose mark depends on more than its
-// destination, with a defence under way, with thresholds, FTP, one-packet scheduling or a persistence engine, from
+// destination, with a defence under way, at a threshold, FTP, one-packet scheduling or a persistence engine, from
 // the host's own addresses; and where a scheduler is to be asked that is neither
 // Positioned, Hashing nor Comparing, or is Comparing and the service persistent.
 type opener struct {
@@ -35,6 +35,8 @@ type opener struct {
 	apart  [2]bool
 	open   accel.Opening
 	low    []*Service
+	// flipped are services of which a real server has got overloaded, or is so no more.
+	flipped []*Service
 	// compared is how many real servers the largest service had whose are compared.
 	compared int
 	opened   uint64 // connections that the plane has opened
@@ -100,8 +102,13 @@ func (o *opener) drain() {
 	}
 }
 
-// refillLow refills the picks of the services that may need it.
+// refillLow refills the picks of the services that may need it. Where a real server has got
+// overloaded, or is so no more, others are chosen from now on.
 func (o *opener) refillLow() {
+	for i := 0; i < len(o.flipped); i++ { // which may add some
+		o.withDisabled(o.flipped[i], func() {})
+	}
+	o.flipped = o.flipped[:0]
 	for _, s := range o.low {
 		s.low = false
 		o.refill(s)

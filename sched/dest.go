@@ -30,6 +30,7 @@ type Dest struct {
 	pos          int   // index in the list of its scheduler; -1 when removed, for those that ask
 	held         int   // how often a scheduler remembers it
 	kept         *uint32
+	watch        func() // or nil: called when it gets overloaded, and when it is so no more
 }
 
 // Weight is 0 to 2^31-1.
@@ -52,15 +53,30 @@ func (d *Dest) Keep(at *uint32) { d.kept = at }
 // Recall makes the destination overloaded or not, as it was.
 func (d *Dest) Recall(kept uint32) { d.overload(kept != 0) }
 
+// Watch has f called whenever the destination has got overloaded, or is so no more.
+func (d *Dest) Watch(f func()) { d.watch = f }
+
 func (d *Dest) overload(is bool) {
+	was := d.overloaded
 	d.overloaded = is
-	if d.kept == nil {
-		return
+	if d.kept != nil {
+		*d.kept = 0
+		if is {
+			*d.kept = 1
+		}
 	}
-	*d.kept = 0
-	if is {
-		*d.kept = 1
+	if was != is && d.watch != nil {
+		d.watch()
 	}
+}
+
+// Limit is of how many connections none may be the last without the destination being asked: the
+// upper threshold, 0 if there is none, or 1 while it is overloaded.
+func (d *Dest) Limit() uint32 {
+	if d.overloaded {
+		return 1
+	}
+	return d.upper
 }
 
 // What a word of counts has for a connection, active or inactive.

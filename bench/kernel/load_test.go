@@ -51,7 +51,7 @@ var loads = slices.Concat([]load{
 	{name: "new/rr-p300-16-a-client", persistence: 300, portBits: 4},
 	{name: "new/dh", scheduler: "dh"},
 	{name: "new/mh", scheduler: "mh"},
-	{name: "new/rr-thresholds", limited: true, slow: true},
+	{name: "new/rr-thresholds", limited: true},
 	{name: "new/rr-udp", udp: true},
 	{name: "new/rr-udp-ops", udp: true, onePacket: true, slow: true},
 	{name: "new/rr-vlan", vlan: true},

@@ -15,7 +15,8 @@ type server struct {
 	ifindex uint32
 	mtu     uint32
 	macs    [3]uint32
-	_       [3]uint32
+	limit   uint32
+	_       [2]uint32
 }
 
 type count struct{ packets, bytes uint64 }
@@ -44,6 +45,7 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(server{}.ifindex)-program.ServerIfindex]
 	_ = [1]struct{}{}[unsafe.Offsetof(server{}.mtu)-program.ServerMTU]
 	_ = [1]struct{}{}[unsafe.Offsetof(server{}.macs)-program.ServerMACs]
+	_ = [1]struct{}{}[unsafe.Offsetof(server{}.limit)-program.ServerLimit]
 	_ = [1]struct{}{}[unsafe.Sizeof(count{})-program.CountSize]
 	_ = [1]struct{}{}[unsafe.Sizeof(settings{})-program.SettingsSize]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.heartbeat)-program.SettingsHeartbeat]

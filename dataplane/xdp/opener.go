@@ -57,6 +57,13 @@ func (s *settings) setOpening(m accel.Opening) {
 	atomic.StoreUint32(&s.opening, bits)
 }
 
+// SetLimit implements accel.Opener.
+func (p *Plane) SetLimit(id, limit uint32) {
+	if int(id) < len(p.servers) && !p.closed.Load() {
+		atomic.StoreUint32(&p.servers[id].limit, limit)
+	}
+}
+
 // SetLocals implements accel.Opener. The program knows the loopback addresses, and
 // sees by a bit whether a source may be one of the host's single addresses: about those
 // Go decides.

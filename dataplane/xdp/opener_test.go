@@ -138,8 +138,9 @@ func (w *pair) command() {
 	}
 	six := k.Is6()
 	d := ulvs.Destination{Addr: pairServer(six, r.IntN(pairServers)), Port: k.Port, Weight: int32(r.IntN(4))}
-	if r.IntN(40) == 0 {
-		d.UpperThreshold = 2
+	if r.IntN(4) == 0 {
+		d.UpperThreshold = uint32(1 + r.IntN(12))
+		d.LowerThreshold = uint32(r.IntN(int(d.UpperThreshold)))
 	}
 	if r.IntN(30) == 0 {
 		d.Forward = ulvs.Masquerade

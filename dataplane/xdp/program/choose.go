@@ -38,7 +38,7 @@ func (o *opener) chooseServer(templates entries) {
 		restore(asm.R2, stackChosen),
 		o.leaveIf(asm.JEq, asm.R2, 0), // compareByCounts has found none
 	)
-	o.takeServer()
+	o.takeServer("counted")
 	o.emit(asm.Ja.Label(o.label("chosen")))
 	o.mark("listed")
 	o.emit(
@@ -88,6 +88,7 @@ func (o *opener) chooseServer(templates entries) {
 		asm.RSh.Imm(asm.R2, 32),
 	)
 	o.checkReachable(asm.R2)
+	o.checkLimit("picked")
 	o.emit(
 		asm.Mov.Reg(asm.R0, asm.R3),
 		restore(asm.R1, stackMoved),
@@ -102,9 +103,10 @@ func (o *opener) chooseServer(templates entries) {
 // chosen by is still of the version that was kept.
 //
 // in: R2 service total; out: dest; lost: R0 R1 R3 R4 R5
-func (o *opener) takeServer() {
+func (o *opener) takeServer(what string) {
 	defer o.step("takeServer", "if what it was chosen by is still the same")()
 	o.checkReachable(asm.R2)
+	o.checkLimit(what)
 	o.emit(
 		restore(asm.R0, stackVersion),
 		asm.Mov.Reg(asm.R1, asm.R0),
@@ -115,10 +117,36 @@ func (o *opener) takeServer() {
 	)
 }
 
+// checkLimit leaves to Go the connection with which the real server in R2 would be at its upper
+// threshold, and all while it is overloaded. R5 is where it is reached.
+//
+// in: R2 R5; out: -; lost: R1 R4 R5
+func (o *opener) checkLimit(what string) {
+	defer o.step("checkLimit", "is the real server below its upper threshold?")()
+	o.emit(
+		asm.LoadMem(asm.R1, asm.R5, ServerLimit, asm.Word),
+		asm.JEq.Imm(asm.R1, 0, o.label(what+"-below")),
+		asm.Mov.Reg(asm.R4, asm.R2),
+	)
+	o.element(asm.R5, o.ConnCounts, asm.R4, 3, 0)
+	o.emit(
+		// Of the two halves the lower one may have borrowed (sched.Dest).
+		asm.LoadMem(asm.R5, asm.R5, 0, asm.DWord),
+		asm.Mov.Reg(asm.R4, asm.R5),
+		asm.RSh.Imm(asm.R4, 32),
+		asm.Add.Reg32(asm.R4, asm.R5),
+		asm.RSh.Imm32(asm.R5, 31),
+		asm.Add.Reg32(asm.R4, asm.R5),
+		asm.Add.Imm32(asm.R4, 1),
+		asm.JGE.Reg(asm.R4, asm.R1, o.label("go")),
+	)
+	o.mark(what + "-below")
+}
+
 // checkReachable leaves packets to Go that cannot be sent to the real server in a register.
 // It clobbers R1, R4 and R5.
 //
-// in: R2 dest total; out: -; lost: R1 R4 R5
+// in: R2 dest total; out: R5; lost: R1 R4
 func (o *opener) checkReachable(number asm.Register) {
 	defer o.step("checkReachable", "can the real server be reached?")()
 	no := o.label("go")

@@ -6,6 +6,9 @@ import (
 	"github.com/ulvs/ulvs/internal/preselect"
 )
 
+// comparer compares a service's real servers.
+type comparer struct{ *opener }
+
 // compareByCounts finds the real server by how many connections each has (sched.Comparing), if
 // that is how they are chosen, and keeps its number, or 0. It comes before all that the verifier
 // would go through the loops again for.
@@ -14,7 +17,7 @@ import (
 // loops' turns for the same: of a number that it knew it would look at each.
 //
 // in: service; out: data total; lost: R0 R1 R2 R3 R4 R5 end
-func (o *opener) compareByCounts() {
+func (o comparer) compareByCounts() {
 	defer o.step("compareByCounts", "the real server that has the fewest connections for its weight, or the like")()
 	o.emit(
 		asm.Mov.Imm(asm.R1, 0),
@@ -105,7 +108,7 @@ const (
 
 // compareServers goes through the service's real servers. judge makes load of count, and keep
 // remembers the best one.
-func (o *opener) compareServers(name string, judge func(), keep func(string)) {
+func (o comparer) compareServers(name string, judge func(), keep func(string)) {
 	o.mark(name)
 	o.emit(
 		asm.Mov.Reg(at, service),
@@ -141,7 +144,7 @@ func (o *opener) compareServers(name string, judge func(), keep func(string)) {
 
 // keepLighter remembers a server whose load is less for its weight: load/weight < least/lweigh,
 // without division.
-func (o *opener) keepLighter(loop string) {
+func (o comparer) keepLighter(loop string) {
 	o.emit(
 		save(stackLoad, load),
 		asm.Mov.Reg(count, least),

@@ -59,7 +59,7 @@ func (o *opener) chooseByHash() {
 		asm.Add.Reg(key, service),
 		asm.LoadMem(number, key, preselect.OffPicks, asm.Half),
 	)
-	o.takeServer()
+	o.takeServer("hashed")
 }
 
 // foldAddress puts the words of an address together, as they lie.

@@ -13,13 +13,16 @@ import (
 //	 0  ifindex     4  out of which the server is reached
 //	 4  MTU         4  0: the way is not known
 //	 8  MACs       12  the server's, then the interface's: as at the frame's start
-//	20  zero       12
+//	20  limit       4  of connections, or 0: one that would be its last is Go's, and so are all
+//	                   while it is 1
+//	24  zero        8
 const (
 	ServerSize    = 1 << ServerShift
 	ServerShift   = 5
 	ServerIfindex = 0
 	ServerMTU     = 4
 	ServerMACs    = 8
+	ServerLimit   = 20
 )
 
 // An element of the array of counters: each CPU has a room for every server, and

@@ -22,7 +22,7 @@ func (o *opener) openConn() {
 	conns, templates := o.connTable(), o.templateTable()
 	o.checkService()
 	o.checkSource()
-	o.compareByCounts()
+	comparer{o}.compareByCounts()
 	o.readTime()
 	o.findRings()
 	o.findCompletion(conns, o.label("go"))
