@@ -1,8 +1,12 @@
 package director
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/forward"
 )
 
 // Facts says how packets are carried: the plane's name and its own facts. It cannot fail.
@@ -11,7 +15,26 @@ func (d *Director) Facts() ([]ulvs.Fact, error) {
 	if p, ok := d.plane.(dataplane.Described); ok {
 		facts = append(facts, p.Facts()...)
 	}
-	return append(facts, d.standby.facts()...), nil
+	return append(append(facts, unopened(d.path.Listing.Unopened(mostNamed))...), d.standby.facts()...), nil
+}
+
+// mostNamed is how many services of many are named.
+const mostNamed = 5
+
+// unopened names services, of n, whose connections are opened in Go, where the plane opens some.
+func unopened(list []forward.Unopened, n int) []ulvs.Fact {
+	if n == 0 {
+		return nil
+	}
+	words := make([]string, len(list))
+	for i, s := range list {
+		words[i] = fmt.Sprintf("%v (%s)", s.ServiceKey, s.Why)
+	}
+	text := strings.Join(words, ", ")
+	if n > len(list) {
+		text += fmt.Sprintf(" and %d more services", n-len(list))
+	}
+	return []ulvs.Fact{{Name: "opened in Go", Value: text}}
 }
 
 // Services returns all services, in the kernel's order (ip_vs_genl_dump_services). Each is

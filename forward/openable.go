@@ -2,6 +2,7 @@ package forward
 
 import (
 	"cmp"
+	"fmt"
 	"math"
 	"slices"
 
@@ -18,7 +19,7 @@ func (o *opener) enable(s *Service) {
 		return
 	}
 	o.limit(s)
-	by := o.openable(s)
+	by, _ := o.openable(s)
 	if by == 0 {
 		return
 	}
@@ -92,51 +93,62 @@ func (o *opener) cycle(s *Service) (list []preselect.Pick, wrap int, ok bool) {
 	return nil, 0, false
 }
 
-// openable says by what the plane may open a service's connections: 0, or as
-// preselect.Open has it.
-func (o *opener) openable(s *Service) (by uint32) {
-	if s.away.Load() || s.Mark == 0 && s.Protocol != ulvs.TCP && s.Protocol != ulvs.UDP || s.OnePacket ||
-		s.Persistence.Engine != "" || s.Port == ftpPort || len(s.dests) == 0 {
-		return 0
-	}
-	for _, dst := range s.dests {
-		if dst.conf.Forward != ulvs.DirectRoute {
-			return 0
-		}
-	}
+// openable says by what the plane may open a service's connections, as preselect.Open has it, and
+// why it may not open all of them; without a reason and with 0 nobody opens any.
+func (o *opener) openable(s *Service) (by uint32, why string) {
 	switch {
-	case s.Mark != 0 && s.Persistence.Timeout == 0:
+	case s.away.Load() || len(s.dests) == 0 || s.Mark == 0 && s.Port == 0 && s.Persistence.Timeout == 0:
+		return 0, ""
+	case s.Mark == 0 && s.Protocol != ulvs.TCP && s.Protocol != ulvs.UDP:
+		return 0, s.Protocol.String()
+	case s.OnePacket:
+		return 0, "one-packet scheduling"
+	case s.Persistence.Engine != "":
+		return 0, "persistence engine " + s.Persistence.Engine
+	case s.Port == ftpPort:
+		return 0, "FTP"
 	case s.Mark == 0 && s.Port == 0 &&
 		o.index.find(ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: s.Addr, Port: ftpPort}) != nil:
-		return 0 // some ports are that one's
-	case s.Persistence.Timeout != 0:
+		return 0, "some ports are those of a service of FTP"
+	case slices.ContainsFunc(s.dests, func(d *Dest) bool { return d.conf.Forward != ulvs.DirectRoute }):
+		return 0, "a real server is not for direct routing"
+	case int(s.number) >= len(o.services):
+		return 0, fmt.Sprintf("beyond %d services", len(o.services))
+	}
+	if s.Persistence.Timeout != 0 {
 		by = preselect.ByTemplate
-	case s.Port == 0:
-		return 0 // for want of persistence it serves nobody
 	}
 	if s.positioned != nil {
-		by |= preselect.ByPicks
+		return by | preselect.ByPicks, ""
 	}
-	if h, ok := s.scheduler.(sched.Hashing); ok && s.positioned == nil {
-		by |= hashOf(h.Hashed())
+	if h, ok := s.scheduler.(sched.Hashing); ok {
+		return by | hashOf(h.Hashed()), ""
 	}
-	if c, ok := s.scheduler.(sched.Comparing); ok && s.positioned == nil && by == 0 {
-		how, _ := weigh(c.Compared())
-		by |= how
+	c, ok := s.scheduler.(sched.Comparing)
+	switch {
+	case by != 0:
+		return by, s.Scheduler + " for new clients"
+	case !ok:
+		return 0, s.Scheduler
 	}
-	return by
+	how, list := weigh(c.Compared())
+	if how == 0 && len(list) > 0 {
+		why = fmt.Sprintf("%s of more than %d real servers", s.Scheduler, preselect.MostCompared)
+	}
+	return how, why
 }
 
-// weigh returns how programs compare, 0 if they cannot or there is nobody to choose, or as
-// preselect.Open has it, and what they compare. That is the same whatever the comparison: who
-// looks at no weight has none, and who wants the most of it looks at the heaviest first.
+// weigh returns how programs compare, as preselect.Open has it, and what they compare: 0 and a part
+// of that if they cannot, 0 and nothing if there is nobody to choose. What is compared is the same
+// whatever the comparison: who looks at no weight has none, and who wants the most of it looks at
+// the heaviest first.
 func weigh(how sched.Comparison, dests []*sched.Dest) (by uint32, list []preselect.Weighed) {
 	for _, d := range dests {
 		if !d.Usable() {
 			continue
 		}
 		if d.ID >= accel.Counted || len(list) == preselect.MostCompared {
-			return 0, nil
+			return 0, list
 		}
 		list = append(list, preselect.Weighed{Dest: uint16(d.ID), Weight: d.Weight()})
 	}

@@ -40,6 +40,33 @@ func rate(e *estimator.Estimator) ulvs.Rate {
 	return ulvs.Rate{CPS: r.Conns, InPPS: r.Packets, InBPS: r.Bytes}
 }
 
+// Unopened is a service of which Go opens connections, though the plane opens some by itself.
+type Unopened struct {
+	ulvs.ServiceKey
+	Why string // not the plane
+}
+
+// Unopened returns such services, some at most, and how many there are.
+func (ls *Listing) Unopened(some int) (list []Unopened, n int) {
+	ls.lock()
+	defer ls.unlock()
+	o := ls.opener
+	if !o.able() {
+		return nil, 0
+	}
+	for s := range ls.index.All() {
+		if s.picks != nil && s.Persistence.Timeout == 0 {
+			continue
+		}
+		if _, why := o.openable(s); why != "" {
+			if n++; n <= some {
+				list = append(list, Unopened{s.ServiceKey, why})
+			}
+		}
+	}
+	return list, n
+}
+
 // Total serves ulvs.Control.
 func (ls *Listing) Total() (ulvs.Total, error) {
 	ls.lock()
