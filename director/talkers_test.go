@@ -47,7 +47,7 @@ type openerPlane struct {
 
 func (o *openerPlane) Rings() (conns, templates []byte, cpus int) { return o.conns, o.templates, 4 }
 func (o *openerPlane) SetOpening(accel.Opening)                   {}
-func (o *openerPlane) SetLimit(uint32, uint32)                    {}
+func (o *openerPlane) SetLimits(uint32, uint32, bool)             {}
 func (o *openerPlane) SetLocals(*dataplane.Locals) (bool, bool)   { return true, true }
 
 func openerBed(t *testing.T, o director.Options) *bed {

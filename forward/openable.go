@@ -50,18 +50,31 @@ func (o *opener) enable(s *Service) {
 	o.refill(s)
 }
 
-// limit tells the plane the thresholds of a service's real servers.
+// limit tells the plane which of a service's real servers may be chosen when, and to which of them
+// templates lead.
 func (o *opener) limit(s *Service) {
 	for _, d := range s.dests {
-		o.fast.SetLimit(d.ID, d.Limit())
+		set := func() {
+			o.fast.SetLimits(d.ID, d.Limit(), o.sysctl.ExpireQuiescentTemplate != 0 && d.Quiescent())
+		}
+		set()
 		if d.conf.UpperThreshold == 0 {
 			d.Watch(nil)
 			continue
 		}
 		d.Watch(func() {
-			o.fast.SetLimit(d.ID, d.Limit())
+			set()
 			o.flipped = append(o.flipped, s)
 		})
+	}
+}
+
+// limitAll is limit for all services.
+func (o *opener) limitAll() {
+	for s := range o.index.Each {
+		if o.begun && s.picks != nil {
+			o.limit(s)
+		}
 	}
 }
 

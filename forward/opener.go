@@ -102,13 +102,18 @@ func (o *opener) drain() {
 	}
 }
 
-// refillLow refills the picks of the services that may need it. Where a real server has got
-// overloaded, or is so no more, others are chosen from now on.
-func (o *opener) refillLow() {
+// choiceChanged has others be chosen from now on where a real server has got overloaded, or is so
+// no more.
+func (o *opener) choiceChanged() {
 	for i := 0; i < len(o.flipped); i++ { // which may add some
 		o.withDisabled(o.flipped[i], func() {})
 	}
 	o.flipped = o.flipped[:0]
+}
+
+// refillLow refills the picks of the services that may need it.
+func (o *opener) refillLow() {
+	o.choiceChanged()
 	for _, s := range o.low {
 		s.low = false
 		o.refill(s)
@@ -290,7 +295,7 @@ func (o *opener) update() {
 	// there are so many CPUs that they might be more than an eighth of the table, that
 	// has a few more entries for a moment.)
 	able := o.conns.Len()+o.margin(o.conns.Max()) <= o.conns.Max() &&
-		o.sysctl.ExpireQuiescentTemplate == 0 && o.defense.rate == 0 && !o.conns.Secure()
+		o.defense.rate == 0 && !o.conns.Secure()
 	open := accel.Opening{
 		IPv4:      able && o.apart[0],
 		IPv6:      able && o.apart[1],

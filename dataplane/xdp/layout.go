@@ -16,7 +16,9 @@ type server struct {
 	mtu     uint32
 	macs    [3]uint32
 	limit   uint32
-	_       [2]uint32
+	// quiescent is 1 or 0.
+	quiescent uint32
+	_         uint32
 }
 
 type count struct{ packets, bytes uint64 }
@@ -46,6 +48,7 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(server{}.mtu)-program.ServerMTU]
 	_ = [1]struct{}{}[unsafe.Offsetof(server{}.macs)-program.ServerMACs]
 	_ = [1]struct{}{}[unsafe.Offsetof(server{}.limit)-program.ServerLimit]
+	_ = [1]struct{}{}[unsafe.Offsetof(server{}.quiescent)-program.ServerQuiescent]
 	_ = [1]struct{}{}[unsafe.Sizeof(count{})-program.CountSize]
 	_ = [1]struct{}{}[unsafe.Sizeof(settings{})-program.SettingsSize]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.heartbeat)-program.SettingsHeartbeat]

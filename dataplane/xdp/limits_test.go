@@ -1,14 +1,18 @@
 package xdp
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/google/gopacket/layers"
 
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/director"
 	"github.com/ulvs/ulvs/packet"
 )
 
@@ -19,6 +23,24 @@ func TestLimits(t *testing.T) {
 	for _, scheduler := range []string{"rr", "wrr", "sh", "mh", "wlc", "ovf"} {
 		t.Run(scheduler, func(t *testing.T) { limitedChoices(newPair(t, 1), scheduler) })
 	}
+}
+
+// handled is where a director sends frames that it gets at once: the last byte of the server's MAC
+// address, or 0.
+func (w *pair) handled(d *director.Director, frames [][]byte) (to []byte) {
+	list := make([]dataplane.Frame, len(frames))
+	for i, f := range frames {
+		list[i] = dataplane.Frame{Data: bytes.Clone(f), In: 1, Room: make([]byte, 0, 2048)}
+	}
+	d.Handle(w.still.now, list)
+	for i := range list {
+		at := byte(0)
+		if list[i].Verdict == dataplane.Transmit && list[i].Hop != nil {
+			at = list[i].Hop.Neighbor().Dst[5]
+		}
+		to = append(to, at)
+	}
+	return to
 }
 
 func limitedChoices(w *pair, scheduler string) {
@@ -53,6 +75,16 @@ func limitedChoices(w *pair, scheduler string) {
 	if n := syns(200); n > 80 {
 		w.t.Errorf("the program opened %d, though the thresholds add up to 90", n)
 	}
+	w.move(time.Hour)
+	var burst [][]byte
+	for range 120 {
+		port++
+		burst = append(burst, shape{proto: layers.IPProtocolTCP, flags: "S", port: port, to: 80, from: [4]byte{11, 1, 2, byte(port)}}.frame(w.t))
+	}
+	if got, want := w.handled(w.fast, burst), w.handled(w.plain, burst); !slices.Equal(got, want) {
+		w.fail("a burst in Go:\n%v, want\n%v", got, want)
+	}
+	w.compare()
 	w.move(time.Hour)
 	if n := syns(12); n < 9 {
 		w.t.Errorf("below the thresholds again, the program opened %d of 12", n)

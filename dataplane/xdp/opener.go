@@ -57,11 +57,17 @@ func (s *settings) setOpening(m accel.Opening) {
 	atomic.StoreUint32(&s.opening, bits)
 }
 
-// SetLimit implements accel.Opener.
-func (p *Plane) SetLimit(id, limit uint32) {
-	if int(id) < len(p.servers) && !p.closed.Load() {
-		atomic.StoreUint32(&p.servers[id].limit, limit)
+// SetLimits implements accel.Opener.
+func (p *Plane) SetLimits(id, limit uint32, quiescent bool) {
+	if int(id) >= len(p.servers) || p.closed.Load() {
+		return
 	}
+	word := uint32(0)
+	if quiescent {
+		word = 1
+	}
+	atomic.StoreUint32(&p.servers[id].limit, limit)
+	atomic.StoreUint32(&p.servers[id].quiescent, word)
 }
 
 // SetLocals implements accel.Opener. The program knows the loopback addresses, and

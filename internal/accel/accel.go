@@ -78,10 +78,10 @@ type Opener interface {
 	// SetOpening says what may be made now. Nothing may before it is called, and no state be
 	// changed.
 	SetOpening(Opening)
-	// SetLimit says that a real server, by its number, may not be chosen for the connection with
+	// SetLimits says that a real server, by its number, may not be chosen for the connection with
 	// which it has limit, nor for one more (ip_vs_conn.c, ip_vs_bind_dest); 1: for none; 0: there
-	// is no limit.
-	SetLimit(id, limit uint32)
+	// is no limit. To a quiescent one no template leads (ip_vs_conn.c, ip_vs_check_template).
+	SetLimits(id, limit uint32, quiescent bool)
 	// SetLocals says which source addresses are the director's to judge: the host's
 	// own. False: they cannot be told apart, and nothing may be opened.
 	SetLocals(l *dataplane.Locals) (ipv4, ipv6 bool)

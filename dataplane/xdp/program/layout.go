@@ -15,7 +15,8 @@ import (
 //	 8  MACs       12  the server's, then the interface's: as at the frame's start
 //	20  limit       4  of connections, or 0: one that would be its last is Go's, and so are all
 //	                   while it is 1
-//	24  zero        8
+//	24  quiescent   4  1: who has a template that leads here is Go's
+//	28  zero        4
 const (
 	ServerSize    = 1 << ServerShift
 	ServerShift   = 5
@@ -23,6 +24,8 @@ const (
 	ServerMTU     = 4
 	ServerMACs    = 8
 	ServerLimit   = 20
+
+	ServerQuiescent = 24
 )
 
 // An element of the array of counters: each CPU has a room for every server, and

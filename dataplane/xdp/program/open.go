@@ -169,6 +169,8 @@ func (o *opener) chooseByTemplate(t entries) {
 	}
 	o.checkReachable(dest)
 	o.emit(
+		asm.LoadMem(asm.R1, asm.R5, ServerQuiescent, asm.Word),
+		o.leaveIf(asm.JNE, asm.R1, 0),
 		restore(asm.R1, stackTick),
 		asm.StoreMem(asm.R0, shtab.OffStamp, asm.R1, asm.Word),
 		restore(asm.R8, stackRings),
