@@ -23,6 +23,9 @@ func (o *opener) enable(s *Service) {
 	if by == 0 {
 		return
 	}
+	if s.OnePacket {
+		by |= preselect.OnePacket
+	}
 	keep, put := s.form.Words(s.Port != 0)
 	form := preselect.Form{Keep: keep, Put: put[preselect.PutWord(s.Is6())]}
 	s.picks, s.usesPicks = &o.services[s.number], by&preselect.ByPicks != 0
@@ -114,8 +117,8 @@ func (o *opener) openable(s *Service) (by uint32, why string) {
 		return 0, ""
 	case s.Mark == 0 && s.Protocol != ulvs.TCP && s.Protocol != ulvs.UDP:
 		return 0, s.Protocol.String()
-	case s.OnePacket:
-		return 0, "one-packet scheduling"
+	case s.OnePacket && s.Persistence.Timeout != 0:
+		return 0, "one-packet scheduling by template"
 	case s.Persistence.Engine != "":
 		return 0, "persistence engine " + s.Persistence.Engine
 	case s.Port == ftpPort:

@@ -3,6 +3,7 @@ package forward
 import (
 	"errors"
 	"slices"
+	"sync/atomic"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/conn"
@@ -58,7 +59,7 @@ func parts(o *Options) []accel.Part {
 		partStates:          {Name: "cells", Size: shtab.RecordsSize[kept](1)},
 		partJournal:         {Name: accel.PartJournal, Size: o.Journal, Journal: true},
 		partServices:        {Name: accel.PartServices, Size: preselect.Size()},
-		partCounts:          {Name: accel.PartCounts, Size: shtab.RecordsSize[uint64](stateCount)},
+		partCounts:          {Name: accel.PartCounts, Size: shtab.RecordsSize[uint64](2 * stateCount)},
 	}
 }
 
@@ -79,7 +80,7 @@ func (tb *tables) shareMemory(fast accel.Accelerator, o *Options, conns *conn.Op
 		return nil, false, err
 	}
 	tb.kept = &all[0]
-	if tb.counts, err = shtab.RecordsOver[uint64](list[partCounts].Block, stateCount); err != nil {
+	if tb.counts, err = shtab.RecordsOver[uint64](list[partCounts].Block, 2*stateCount); err != nil {
 		return nil, false, err
 	}
 	if opens, ok := fast.(accel.Opener); ok {
@@ -280,6 +281,7 @@ func (ix *index) number(d *Dest, id uint32) (was *Dest) {
 type state struct {
 	estimator.Estimator
 	served [2]uint64 // packets and bytes that the plane had forwarded by itself when they were last counted
+	once   uint64    // and packets that were a connection each
 	// last is the number of the real server that the scheduler chose last, and
 	// current what else it knows (sched.Positioned).
 	last       uint32
@@ -307,7 +309,7 @@ type total struct {
 // states gives out the states, by a real server's number and by a service's own.
 type states struct {
 	kept     *kept           // or nil
-	shared   []uint64        // the connections of real servers (sched.Dest.Share), or nil
+	shared   []uint64        // the connections of real servers (accel.Counted), or nil
 	services map[uint32]bool // numbers in use
 	full     uint32          // all numbers up to it are
 }
@@ -321,11 +323,19 @@ func (c *states) server(id uint32) *state {
 
 // counts returns where a real server's connections are counted that has none yet, or nil.
 func (c *states) counts(id uint32) *uint64 {
-	if id >= uint32(len(c.shared)) {
+	if id >= uint32(len(c.shared)/2) {
 		return nil
 	}
 	c.shared[id] = 0
 	return &c.shared[id]
+}
+
+// once returns how many packets programs have sent to a real server that were a connection each.
+func (c *states) once(id uint32) uint64 {
+	if id >= uint32(len(c.shared)/2) {
+		return 0
+	}
+	return atomic.LoadUint64(&c.shared[stateCount+id])
 }
 
 // service returns the state of service number n; 0 takes a free number.

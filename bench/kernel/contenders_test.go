@@ -50,14 +50,6 @@ var contenders = []contender{
 	{name: "ulvs-afpacket", by: skbs, takes: modes, sends: true, opens: true, start: inMode(packets)},
 }
 
-// unit is what the contender hands on of a load.
-func (c contender) unit(l load) unit {
-	if l.slow && c.name == fast {
-		return skbs
-	}
-	return c.by
-}
-
 func inMode(m mode) func(*site) { return func(s *site) { startUlvs(s, m) } }
 
 func all(load) bool { return true }

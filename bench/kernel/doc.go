@@ -38,10 +38,9 @@
 // ratio to kernel IPVS's is "times fewer"; and over bare. Ulvs in generic mode can be below
 // bare-skb, whose frames go up to the stack and out through its queues.
 //
-// What ulvs-native's program forwards are XDP frames. Where it leaves all packets to Go (loads
-// that are slow: see load), they come as skbs, by a socket, and it is compared with the bases
-// of those. Of a whole connection some packets are the one and some the other: there it has
-// XDP's sink, where each of the latter takes 1,100 instructions more.
+// What ulvs-native's program forwards are XDP frames, and what Go forwards skbs. Of a whole
+// connection some packets may be the one and some the other: there it has XDP's sink, where each
+// of the latter takes 1,100 instructions more.
 //
 // # Contenders
 //

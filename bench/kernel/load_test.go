@@ -19,9 +19,6 @@ type load struct {
 	whole bool
 	// modes has ulvs take part in all its modes.
 	modes bool
-	// slow: ulvs's program leaves all packets to Go, which hands on skbs. Where that is not
-	// so any more, what the program sends does not get to the stack's sink.
-	slow bool
 	// small has IPVS's table be as Debian has it.
 	small bool
 
@@ -53,7 +50,7 @@ var loads = slices.Concat([]load{
 	{name: "new/mh", scheduler: "mh"},
 	{name: "new/rr-thresholds", limited: true},
 	{name: "new/rr-udp", udp: true},
-	{name: "new/rr-udp-ops", udp: true, onePacket: true, slow: true},
+	{name: "new/rr-udp-ops", udp: true, onePacket: true},
 	{name: "new/rr-vlan", vlan: true},
 	{name: "new/rr-ipv6", six: true},
 	{name: "new/mark", rules: 1, modes: true},

@@ -66,7 +66,7 @@ func (r results) figure(l load, c contender) (f figure, ok bool) {
 		return median(list)
 	}
 	f.all = median(c.name)
-	f.net, f.over = f.all-median(c.unit(l).wire), f.all-median(c.unit(l).bare)
+	f.net, f.over = f.all-median(c.by.wire), f.all-median(c.by.bare)
 	f.fewer = (median(reference) - median(against.by.wire)) / f.net
 	if missing {
 		return figure{}, false

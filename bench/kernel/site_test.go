@@ -139,7 +139,7 @@ func (s *site) catch() {
 		at = s.node
 	}
 	sink, err := wire.NewSink(at, wire.SinkOptions{
-		Rooms: manyServers + 1, Stack: s.who.unit(s.load) == skbs,
+		Rooms: manyServers + 1, Stack: s.who.by == skbs,
 		Room: asm.Instructions{
 			asm.LoadMem(asm.R1, wire.FrameReg, 0, asm.Byte),
 			asm.And.Imm(asm.R1, 1),

@@ -205,9 +205,9 @@ func (w *pair) fate(d *director.Director, frame []byte) string {
 	return fmt.Sprintf("verdict %d: %x", f.Verdict, f.Data)
 }
 
-// send sends both the same frame. The clock does not stand still in between for a
-// program that opens connections.
-func (w *pair) send(frame []byte) {
+// send sends both the same frame, and reports whether the program sent it on. The clock does not
+// stand still in between for a program that opens connections.
+func (w *pair) send(frame []byte) (sent bool) {
 	var p = gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
 	w.log = append(w.log, fmt.Sprint(p.NetworkLayer().NetworkFlow(), p.TransportLayer().TransportFlow()))
 	want := w.fate(w.plain, frame)
@@ -226,6 +226,7 @@ func (w *pair) send(frame []byte) {
 		b, _ := w.plain.Counters()
 		w.fail("%v\naction %d, %.100s\nwant      %.100s\n%v\n%v", p, action, got, want, a, b)
 	}
+	return action == program.ActionTX
 }
 
 // listing is all that an operator sees.

@@ -51,10 +51,10 @@ func TestUnopened(t *testing.T) {
 	}
 	add(ulvs.Service{ServiceKey: tcp(21), Scheduler: "rr"}, 1, ulvs.DirectRoute)
 	add(ulvs.Service{ServiceKey: ulvs.ServiceKey{Protocol: ulvs.UDP, Addr: pairVIP(false), Port: 53}, Scheduler: "rr",
-		OnePacket: true}, 1, ulvs.DirectRoute)
+		OnePacket: true, Persistence: ulvs.Persistence{Timeout: time.Minute}}, 1, ulvs.DirectRoute)
 	add(ulvs.Service{ServiceKey: ulvs.ServiceKey{Protocol: ulvs.SCTP, Addr: pairVIP(false), Port: 80}, Scheduler: "rr"}, 1,
 		ulvs.DirectRoute)
-	if got := fact(); got != want+", -u 192.168.10.101:53 (one-packet scheduling) and 2 more services" {
+	if got := fact(); got != want+", -u 192.168.10.101:53 (one-packet scheduling by template) and 2 more services" {
 		t.Errorf("status says\n%s", got)
 	}
 }

@@ -113,7 +113,8 @@ const (
 )
 
 // Counted is how many real servers, by number, have their connections counted in PartCounts: a
-// word each (sched.Dest.Share). Those of others, programs neither open nor change.
+// word each (sched.Dest.Share). Those of others, programs neither open nor change. Behind these
+// words is one for each in which programs count the packets that were a connection each.
 const Counted = 1 << 14
 
 // ActiveConn and InactiveConn are what such a word has for a connection (package sched's).

@@ -65,6 +65,8 @@ const (
 	Soonest   = 128
 	IdleFirst = 256
 	Unfilled  = 512
+	// OnePacket: each UDP packet for itself, without a connection (ipvsadm -o).
+	OnePacket = 1024
 )
 
 // Pick is one of a scheduler's: the number of a real server, and what else the

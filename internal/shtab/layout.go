@@ -59,6 +59,7 @@ type slot struct {
 // A CPU's rings (Rings). Each side's position has a line of its own.
 //
 //	 0     fillAt           4  the programs' position in the fill ring
+//	52     stamp, count    12  of what has no entry, where a slot has them
 //	64     completionAt     4  their position in the completion ring
 //	68     answered         4  how many entries they have found answered, as the owner means it
 //	128    fill         16384  cells of slots that may be used
@@ -80,7 +81,7 @@ const (
 
 type cpuRings struct {
 	fillAt       uint32
-	_            [SlotSize/4 - 1]uint32
+	_            [SlotSize/4 - 1]uint32 // among it stamp and count
 	completionAt uint32
 	answered     uint32
 	_            [SlotSize/4 - 2]uint32

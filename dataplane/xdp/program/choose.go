@@ -19,6 +19,7 @@ func (o *opener) chooseServer(templates entries) {
 		save(stackNew, asm.R1),
 		save(stackControl, asm.R1),
 		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
+		save(stackBy, asm.R1),
 		asm.And.Imm(asm.R1, preselect.ByTemplate),
 		asm.JEq.Imm(asm.R1, 0, o.label("pick")),
 	)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/shtab"
 )
@@ -28,9 +29,34 @@ func (o *opener) openConn() {
 	o.findCompletion(conns, o.label("go"))
 	o.findFreeSlot(conns)
 	o.chooseServer(templates)
+	o.sendOnce()
 	o.insertTemplate(templates)
 	o.insertConn(conns)
 	o.emit(asm.Mov.Reg(slot, asm.R5), asm.Ja.Label(o.label("stays")))
+}
+
+// sendOnce sends a UDP packet of a service that schedules each for itself. It has no connection;
+// what the way out writes into its slot goes into the head of this CPU's rings.
+//
+// in: dest data rings; out: -; lost: R1 R2
+func (o *opener) sendOnce() {
+	defer o.step("sendOnce", "a packet that is a connection by itself")()
+	o.emit(
+		restore(asm.R1, stackBy),
+	)
+	o.unlessBy(preselect.OnePacket, "lasts")
+	o.emit(
+		asm.LoadMem(asm.R1, data, o.atProto(), asm.Byte),
+		asm.JNE.Imm(asm.R1, ProtoUDP, o.label("lasts")),
+		asm.Mov.Reg(asm.R2, dest),
+	)
+	o.element(asm.R1, o.ConnCounts, asm.R2, 3, 8*accel.Counted)
+	o.emit(
+		asm.Mov.Imm(asm.R2, 1),
+		asm.StoreXAdd(asm.R1, asm.R2, asm.DWord),
+		asm.Ja.Label(o.label("stays")),
+	)
+	o.mark("lasts")
 }
 
 // acceptPending decides about packets of a connection whose state is in R1, that is not as
