@@ -57,19 +57,20 @@ func (o *opener) enable(s *Service) {
 // templates lead.
 func (o *opener) limit(s *Service) {
 	for _, d := range s.dests {
-		set := func() {
-			o.fast.SetLimits(d.ID, d.Limit(), o.sysctl.ExpireQuiescentTemplate != 0 && d.Quiescent())
-		}
-		set()
+		o.limitOne(d)
 		if d.conf.UpperThreshold == 0 {
 			d.Watch(nil)
 			continue
 		}
 		d.Watch(func() {
-			set()
+			o.limitOne(d)
 			o.flipped = append(o.flipped, s)
 		})
 	}
+}
+
+func (o *opener) limitOne(d *Dest) {
+	o.fast.SetLimits(d.ID, d.Limit(), o.sysctl.ExpireQuiescentTemplate != 0 && d.Quiescent())
 }
 
 // limitAll is limit for all services.
