@@ -20,21 +20,21 @@ func (o *opener) chooseServer(templates entries) {
 		save(stackControl, asm.R1),
 		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
 		save(stackBy, asm.R1),
-		asm.And.Imm(asm.R1, preselect.ByTemplate),
-		asm.JEq.Imm(asm.R1, 0, o.label("pick")),
 	)
+	o.unlessBy(preselect.ByTemplate, "pick")
 	o.chooseByTemplate(templates)
 
 	o.mark("pick")
 	o.emit(
 		asm.LoadMem(asm.R3, service, preselect.OffVersion, asm.Word),
 		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
+		asm.JSet.Imm(asm.R1, preselect.ByPicks, o.label("listed")),
 	)
 	o.unlessBy(preselect.ByHash, "turn")
 	o.chooseByHash()
 	o.emit(asm.Ja.Label(o.label("chosen")))
 	o.mark("turn")
-	o.unlessBy(preselect.ByCounts, "listed")
+	o.unlessBy(preselect.ByCounts, "go")
 	o.emit(
 		restore(asm.R2, stackChosen),
 		o.leaveIf(asm.JEq, asm.R2, 0), // compareByCounts has found none
@@ -43,8 +43,6 @@ func (o *opener) chooseServer(templates entries) {
 	o.emit(asm.Ja.Label(o.label("chosen")))
 	o.mark("listed")
 	o.emit(
-		asm.And.Imm(asm.R1, preselect.ByPicks),
-		o.leaveIf(asm.JEq, asm.R1, 0),
 		// The next choice is read, and is taken if it still is the next (preselect.Take): of a
 		// cycle, or of a ring.
 		asm.LoadMem(asm.R3, service, preselect.OffPosition, asm.DWord),

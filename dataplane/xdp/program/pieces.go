@@ -58,11 +58,11 @@ func atomically(op asm.AtomicOp, dst, src asm.Register, size asm.Size, off int16
 	return i
 }
 
-// unlessBy goes to a label if what connections are opened by, in R1, has not a bit. R2 is lost.
+// unlessBy goes to a label if what connections are opened by, in R1, has not a bit.
 func (e *emitter) unlessBy(bit int32, to string) {
 	e.emit(
-		asm.Mov.Reg(asm.R2, asm.R1),
-		asm.And.Imm(asm.R2, bit),
-		asm.JEq.Imm(asm.R2, 0, e.label(to)),
+		asm.JSet.Imm(asm.R1, bit, e.label("before-"+to)),
+		asm.Ja.Label(e.label(to)),
 	)
+	e.mark("before-" + to)
 }
