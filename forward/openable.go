@@ -64,7 +64,10 @@ func (o *opener) limit(s *Service) {
 		}
 		d.Watch(func() {
 			o.limitOne(d)
-			o.flipped = append(o.flipped, s)
+			if !s.flipped {
+				s.flipped = true
+				o.flipped = append(o.flipped, s)
+			}
 		})
 	}
 }
@@ -132,14 +135,17 @@ func (o *opener) openable(s *Service) (by uint32, why string) {
 	case int(s.number) >= len(o.services):
 		return 0, fmt.Sprintf("beyond %d services", len(o.services))
 	}
+	if slices.ContainsFunc(s.dests, func(d *Dest) bool { return d.ID >= accel.Counted }) {
+		why = fmt.Sprintf("a real server beyond the first %d of all", accel.Counted)
+	}
 	if s.Persistence.Timeout != 0 {
 		by = preselect.ByTemplate
 	}
 	if s.positioned != nil {
-		return by | preselect.ByPicks, ""
+		return by | preselect.ByPicks, why
 	}
 	if h, ok := s.scheduler.(sched.Hashing); ok {
-		return by | hashOf(h.Hashed()), ""
+		return by | hashOf(h.Hashed()), why
 	}
 	c, ok := s.scheduler.(sched.Comparing)
 	switch {
@@ -147,6 +153,8 @@ func (o *opener) openable(s *Service) (by uint32, why string) {
 		return by, s.Scheduler + " for new clients"
 	case !ok:
 		return 0, s.Scheduler
+	case why != "":
+		return 0, why
 	}
 	how, list := weigh(c.Compared())
 	if how == 0 && len(list) > 0 {
@@ -164,7 +172,7 @@ func weigh(how sched.Comparison, dests []*sched.Dest) (by uint32, list []presele
 		if !d.Usable() {
 			continue
 		}
-		if d.ID >= accel.Counted || len(list) == preselect.MostCompared {
+		if len(list) == preselect.MostCompared {
 			return 0, list
 		}
 		list = append(list, preselect.Weighed{Dest: uint16(d.ID), Weight: d.Weight()})
@@ -235,10 +243,18 @@ func (o *opener) deal(s *Service) {
 // void. It comes before each change of a service, of its real servers or of
 // its scheduler.
 func (o *opener) disable(s *Service) {
+	if s.picks != nil {
+		o.drain()
+		o.shut(s)
+	}
+}
+
+// shut is disable in the middle of a batch, where what the plane tells may not be read: a packet's
+// connection or template that is pending was looked for already, and not found.
+func (o *opener) shut(s *Service) {
 	if s.picks == nil {
 		return
 	}
-	o.drain()
 	_, last := s.picks.Close()
 	if s.usesPicks {
 		s.last, s.current = last.Dest, last.Current

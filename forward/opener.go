@@ -102,23 +102,29 @@ func (o *opener) drain() {
 	}
 }
 
-// choiceChanged has others be chosen from now on where a real server has got overloaded, or is so
-// no more.
-func (o *opener) choiceChanged() {
-	for i := 0; i < len(o.flipped); i++ { // which may add some
-		o.withDisabled(o.flipped[i], func() {})
-	}
-	o.flipped = o.flipped[:0]
-}
-
-// refillLow refills the picks of the services that may need it.
+// refillLow refills the picks of the services that may need it. Those of services of which a real
+// server has got overloaded, or is so no more, are void.
 func (o *opener) refillLow() {
-	o.choiceChanged()
+	for _, s := range o.flipped {
+		o.shut(s)
+	}
 	for _, s := range o.low {
 		s.low = false
 		o.refill(s)
 	}
 	o.low = o.low[:0]
+}
+
+// reopen lets the plane open connections to those services again: at a tick, as it may be with each
+// connection that a real server is at its threshold, or is so no more.
+func (o *opener) reopen() {
+	for i := 0; i < len(o.flipped); i++ { // which may add some
+		s := o.flipped[i]
+		s.flipped = false
+		o.withDisabled(s, func() {})
+	}
+	clear(o.flipped)
+	o.flipped = o.flipped[:0]
 }
 
 // acceptConn accepts a connection that the plane has opened, or the state that it has brought

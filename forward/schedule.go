@@ -146,7 +146,9 @@ func clientAddr(f *packet.Flow, is6 bool, to *[16]byte) {
 
 // pick asks the service's scheduler (ip_vs_scheduler.schedule).
 func (sc *scheduling) pick(s *Service, a *attempt) *Dest {
-	sc.opener.choiceChanged() // by a packet before, of the same batch
+	if s.flipped { // by a packet before, of the same batch
+		sc.opener.shut(s)
+	}
 	if s.usesPicks {
 		sc.opener.markLow(s)
 		if c, ok := s.picks.Take(); ok {

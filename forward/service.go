@@ -33,6 +33,7 @@ type Service struct {
 	picks          *preselect.Service
 	usesPicks, low bool
 	cycles         bool // the picks do not end
+	flipped        bool // a real server has got overloaded, or is so no more, since they were made
 	*state
 }
 

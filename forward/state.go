@@ -139,6 +139,7 @@ func (st *State) adopt(now uint32) {
 			dst.pushed = nil
 		}
 	}
+	st.opener.acceptAll(st.known) // which may overload some
 	// What the plane knows of a server holds until it is known anew.
 	const grace = 10 * hz
 	st.index.free = nil
@@ -207,18 +208,20 @@ func (st *State) Snapshot() Snapshot {
 	return s
 }
 
+// known returns the real server of a number, or nil.
+func (st *State) known(id uint32) *Dest {
+	if int(id) < len(st.index.dests) {
+		return st.index.dests[id]
+	}
+	return nil
+}
+
 // bind counts the connections and templates of the tables for their real servers,
 // and ends those that have none.
 func (st *State) bind() {
-	known := func(id uint32) *Dest {
-		if int(id) < len(st.index.dests) {
-			return st.index.dests[id]
-		}
-		return nil
-	}
 	for at, more := persist.ID(0), true; more; {
 		at, more = st.templates.Each(at, 1<<30, func(id persist.ID) {
-			dst := known(st.templates.Dest(id))
+			dst := st.known(st.templates.Dest(id))
 			if dst == nil {
 				st.templates.Remove(id)
 				return
@@ -228,7 +231,7 @@ func (st *State) bind() {
 	}
 	for at, more := conn.ID(0), true; more; {
 		at, more = st.conns.Each(at, 1<<30, func(id conn.ID) {
-			dst := known(st.conns.Dest(id))
+			dst := st.known(st.conns.Dest(id))
 			if dst == nil {
 				st.conns.End(id)
 				return
@@ -244,7 +247,6 @@ func (st *State) bind() {
 			st.opener.acceptState(id)
 		})
 	}
-	st.opener.acceptAll(known)
 }
 
 // Purge takes a real server out of the trash, as the process before did.

@@ -44,6 +44,7 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 		*up.nextEst = tick + estimatorPeriod
 	}
 	shed = up.defense.due(tick) && up.defend()
+	up.opener.reopen()
 	up.opener.update()
 	gone = up.index.emptyTrash(tick)
 	for _, dst := range gone {

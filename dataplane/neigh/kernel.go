@@ -93,6 +93,7 @@ func (r *Resolver) resync(all bool) error {
 	}
 	now := time.Now()
 	r.mu.Lock()
+	s.keepLocals(r.snap.Load())
 	r.snap.Store(s)
 	select {
 	case r.moved <- struct{}{}:

@@ -3,8 +3,10 @@ package neigh
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/vishvananda/netlink"
@@ -103,6 +105,14 @@ func (s *snapshot) source(ifindex int, like netip.Addr) netip.Addr {
 		return own
 	}
 	return any
+}
+
+// keepLocals has the addresses be told apart from those of another one only if they differ.
+func (s *snapshot) keepLocals(was *snapshot) {
+	if was != nil && maps.Equal(s.addrs4, was.addrs4) && maps.Equal(s.addrs6, was.addrs6) &&
+		slices.Equal(s.prefixes4, was.prefixes4) && slices.Equal(s.prefixes6, was.prefixes6) {
+		s.locals = was.locals
+	}
 }
 
 func readSnapshot(k *netlink.Handle) (*snapshot, error) {

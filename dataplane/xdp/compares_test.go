@@ -7,10 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cilium/ebpf"
 	"github.com/google/gopacket/layers"
+	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/packet"
 )
@@ -78,5 +81,36 @@ func compareChoices(w *pair, scheduler string, n int) {
 		w.t.Errorf("the program opened %d connections of %d real servers", opened, n)
 	case n <= w.still.mostCompared() && opened < syns/4: // some have no usable server, or one beyond the plane's room
 		w.t.Errorf("the program opened %d of %d connections", opened, syns)
+	}
+}
+
+// What has more real servers than the program compares is Go's, by the way that fits the packet:
+// what a socket has no room for is passed.
+func TestComparesTooLarge(t *testing.T) {
+	w := newPair(t, 1)
+	fd, err := unix.Socket(unix.AF_XDP, unix.SOCK_RAW, 0)
+	w.must(err)
+	defer unix.Close(fd)
+	w.must(w.still.sockets.Put(uint32(0), uint32(fd)))
+	k := ulvs.ServiceKey{Protocol: ulvs.UDP, Addr: pairVIP(false), Port: 80}
+	w.must(w.fast.AddService(ulvs.Service{ServiceKey: k, Scheduler: "wlc"}))
+	for i := range w.still.mostCompared() + 1 {
+		at := netip.AddrFrom4([4]byte{192, 168, 11, byte(i)})
+		w.resolver.SetReachable(at, 1, dataplane.MAC{2, 0, 0, 0, 11, byte(i)})
+		w.must(w.fast.AddDestination(k, ulvs.Destination{Addr: at, Port: 80, Weight: 1}))
+	}
+	w.fast.Tick(w.still.now)
+	const redirect = 4 // XDP_REDIRECT
+	for _, size := range []int{100, 1700, 1790, 1900} {
+		f := shape{proto: layers.IPProtocolUDP, port: 2000, to: 80, size: size, from: [4]byte{11, 1, 1, 1}}.frame(t)
+		action, err := w.still.prog.Run(&ebpf.RunOptions{Data: f, DataOut: make([]byte, len(f)+64), Context: testContext(len(f))})
+		w.must(err)
+		want := uint32(redirect)
+		if len(f) > program.SocketFrame {
+			want = program.ActionPass
+		}
+		if action != want {
+			t.Errorf("a frame of %d bytes: action %d, want %d", len(f), action, want)
+		}
 	}
 }

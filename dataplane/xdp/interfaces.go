@@ -3,8 +3,6 @@ package xdp
 import (
 	"slices"
 
-	"github.com/cilium/ebpf"
-
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/internal/hostlink"
 	"github.com/ulvs/ulvs/internal/preselect"
@@ -147,7 +145,12 @@ func (p interfaces) replace(at *attachment, l dataplane.Link) (old attachment) {
 		next.socketMap, next.queues = nil, nil
 		p.openAll(&next)
 	}
-	prog, err := p.reload(&next)
+	prog, err := p.load(p.acceleration, p.ticks, &next)
+	if err == nil {
+		if err = at.link.Update(prog); err != nil {
+			_ = prog.Close()
+		}
+	}
 	if err != nil {
 		if sockets {
 			old = attachment{socketMap: next.socketMap, queues: next.queues}
@@ -166,37 +169,41 @@ func (p interfaces) replace(at *attachment, l dataplane.Link) (old attachment) {
 	return old
 }
 
-// reload loads an attachment's program anew, and has its link lead there. The caller holds mu.
-func (p interfaces) reload(at *attachment) (*ebpf.Program, error) {
-	prog, err := p.load(p.acceleration, p.ticks, at)
-	if err != nil {
-		return nil, err
-	}
-	if err = at.link.Update(prog); err != nil {
-		_ = prog.Close()
-	}
-	return prog, err
-}
-
 // compareMore has all programs compare as many real servers as can be. Packets find the one or the
 // other program.
 func (p interfaces) compareMore() {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.closed.Load() {
-		return // the links may be another daemon's by now
-	}
 	p.compared = preselect.MostCompared
-	for _, at := range p.attached {
-		prog, err := p.reload(at)
-		if err != nil {
+	list := slices.Clone(p.attached)
+	p.mu.Unlock()
+	for _, at := range list {
+		if err := p.compareMoreAt(at); err != nil {
 			p.log.Warn("the program cannot be replaced by one that compares more real servers: connections of "+
 				"services that have more are opened by the daemon", "interface", at.name, "err", err)
-			continue
 		}
-		_ = at.prog.Close()
-		at.prog = prog
 	}
+}
+
+// compareMoreAt replaces an interface's program, if it is there. Others wait meanwhile, as long as
+// the kernel verifies one.
+func (p interfaces) compareMoreAt(at *attachment) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed.Load() || !slices.Contains(p.attached, at) || p.compared == fewCompared {
+		return nil // the link may be another daemon's by now, or has gone, or it was not possible before
+	}
+	prog, err := p.load(p.acceleration, p.ticks, at)
+	if err != nil {
+		p.compared = fewCompared
+		return err
+	}
+	if err := at.link.Update(prog); err != nil {
+		_ = prog.Close()
+		return err
+	}
+	_ = at.prog.Close()
+	at.prog = prog
+	return nil
 }
 
 // close gives back what an attachment has; it may have nothing, or not all. The caller does

@@ -143,7 +143,7 @@ func (o *opener) checkLimit(what string) {
 }
 
 // checkReachable leaves packets to Go that cannot be sent to the real server in a register.
-// It clobbers R1, R4 and R5.
+// Its element of the array is R5 then.
 //
 // in: R2 dest total; out: R5; lost: R1 R4
 func (o *opener) checkReachable(number asm.Register) {

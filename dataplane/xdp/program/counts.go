@@ -82,6 +82,12 @@ func (o comparer) compareByCounts() {
 			asm.JLE.Reg(load, weight, o.label("first")),
 		)
 	}, func(string) {})
+	o.mark("beyond")
+	o.emit(
+		restore(data, stackData),
+		restore(total, stackTotal),
+		asm.Ja.Label(o.label("go")),
+	)
 	o.mark("first")
 	o.emit(asm.Mov.Reg(best, number))
 	o.mark("compared")
@@ -115,7 +121,7 @@ func (o comparer) compareServers(name string, judge func(), keep func(string)) {
 		asm.Mov.Imm(turn, 0),
 		// From memory, as the verifier is not to know that they are 0.
 		asm.LoadMem(best, service, preselect.OffZero, asm.Half),
-		o.leaveIf(asm.JGE, best, int32(o.ServersPerCPU)),
+		asm.JGE.Imm(best, int32(o.ServersPerCPU), o.label("beyond")), // never: for the verifier
 		asm.LoadMem(lweigh, service, preselect.OffZero, asm.Word),
 		asm.LoadMem(least, service, preselect.OffZero, asm.DWord),
 		asm.Add.Imm(least, 1),
@@ -123,7 +129,7 @@ func (o comparer) compareServers(name string, judge func(), keep func(string)) {
 	o.mark(name + "-next")
 	o.emit(
 		asm.LoadMem(number, at, preselect.OffPicks, asm.Half),
-		o.leaveIf(asm.JGE, number, int32(o.ServersPerCPU)),
+		asm.JGE.Imm(number, int32(o.ServersPerCPU), o.label("beyond")), // never: for the verifier
 		asm.LoadMem(weight, at, preselect.OffPicks+4, asm.Word),
 		asm.Mov.Reg(load, number),
 	)
@@ -138,7 +144,7 @@ func (o comparer) compareServers(name string, judge func(), keep func(string)) {
 		asm.Add.Reg(at, number),
 		asm.Add.Imm(turn, 1),
 		asm.JLT.Imm(turn, int32(o.Compared), o.label(name+"-next")),
-		asm.Ja.Label(o.label("go")), // the service has more than this program compares
+		asm.Ja.Label(o.label("beyond")), // the service has more than this program compares
 	)
 }
 

@@ -38,7 +38,7 @@ func (o *opener) openConn() {
 // sendOnce sends a UDP packet of a service that schedules each for itself. It has no connection;
 // what the way out writes into its slot goes into the head of this CPU's rings.
 //
-// in: dest data rings; out: -; lost: R1 R2
+// in: dest data; out: -; lost: R1 R2
 func (o *opener) sendOnce() {
 	defer o.step("sendOnce", "a packet that is a connection by itself")()
 	o.emit(
