@@ -149,18 +149,18 @@ func (o *opener) openable(s *Service) (by uint32, why string) {
 	}
 	c, ok := s.scheduler.(sched.Comparing)
 	switch {
-	case by != 0:
+	case !ok && by != 0:
 		return by, s.Scheduler + " for new clients"
 	case !ok:
 		return 0, s.Scheduler
 	case why != "":
-		return 0, why
+		return by, why
 	}
 	how, list := weigh(c.Compared())
 	if how == 0 && len(list) > 0 {
 		why = fmt.Sprintf("%s of more than %d real servers", s.Scheduler, preselect.MostCompared)
 	}
-	return how, why
+	return by | how, why
 }
 
 // weigh returns how programs compare, as preselect.Open has it, and what they compare: 0 and a part

@@ -19,8 +19,8 @@ import (
 // Programs open a connection as schedule would, and where a packet is one of those that
 // schedule looks at more closely, they leave it to Go: whose mark depends on more than its
 // destination, with a defence under way, at a threshold, FTP, one-packet scheduling by template
-// or a persistence engine, from the host's own addresses; and where a scheduler is to be asked that is neither
-// Positioned, Hashing nor Comparing, or is Comparing and the service persistent.
+// or a persistence engine, from the host's own addresses; and where a scheduler is to be asked that
+// is neither Positioned, Hashing nor Comparing.
 type opener struct {
 	*tables
 	fast                     accel.Opener // without one, nothing ever begins

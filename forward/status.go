@@ -11,7 +11,6 @@ import (
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/internal/estimator"
 	"github.com/ulvs/ulvs/persist"
-	"github.com/ulvs/ulvs/sched"
 )
 
 // Listing is what is shown of a path.
@@ -56,9 +55,6 @@ func (ls *Listing) Unopened(some int) (list []Unopened, n int) {
 		return nil, 0
 	}
 	for s := range ls.index.All() {
-		if _, compares := s.scheduler.(sched.Comparing); compares && s.picks != nil && s.Persistence.Timeout == 0 {
-			continue // nothing is left, and it takes long to say so
-		}
 		if _, why := o.openable(s); why != "" {
 			if n++; n <= some {
 				list = append(list, Unopened{s.ServiceKey, why})

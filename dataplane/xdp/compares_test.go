@@ -21,6 +21,11 @@ import (
 // TestCompares has the program choose by connections and weights, of few real servers and of as
 // many as it compares, and compares each packet with a director that has no program.
 func TestCompares(t *testing.T) {
+	t.Run("persistent", func(t *testing.T) {
+		for _, name := range []string{"wlc", "nq"} {
+			t.Run(name, func(t *testing.T) { compareForClients(newPair(t, 7), name) })
+		}
+	})
 	for _, name := range []string{"lc", "wlc", "sed", "nq", "fo", "ovf"} {
 		sizes := []int{1, 7, 2*pairServers + 1} // the last are more than the program compares
 		if name == "wlc" || name == "ovf" {
@@ -29,6 +34,36 @@ func TestCompares(t *testing.T) {
 		for _, n := range sizes {
 			t.Run(fmt.Sprint(name, " ", n), func(t *testing.T) { compareChoices(newPair(t, uint64(n)), name, n) })
 		}
+	}
+}
+
+// compareForClients has the program choose for new clients of a persistent service, and lead known
+// ones to where they were.
+func compareForClients(w *pair, scheduler string) {
+	k := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: pairVIP(false), Port: 80}
+	w.both("add "+scheduler, func(c ulvs.Control) error {
+		return c.AddService(ulvs.Service{ServiceKey: k, Scheduler: scheduler, Persistence: ulvs.Persistence{Timeout: time.Minute}})
+	})
+	for i := range pairServers {
+		w.both(fmt.Sprint("add ", i), func(c ulvs.Control) error {
+			return c.AddDestination(k, ulvs.Destination{Addr: pairServer(false, i), Port: 80, Weight: int32(1 + i%2)})
+		})
+	}
+	w.move(time.Second)
+	sent := 0
+	const syns = 200
+	for i := range syns {
+		f := shape{proto: layers.IPProtocolTCP, flags: "S", port: uint16(1024 + i), to: 80, from: [4]byte{11, 1, 1, byte(w.rng.IntN(80))}}.frame(w.t)
+		if w.send(f) {
+			sent++
+		}
+		if w.rng.IntN(3) == 0 {
+			w.send(withFlags(f, choose[uint8](w.rng, packet.ACK, packet.RST)))
+		}
+	}
+	w.compare()
+	if sent < syns*9/10 {
+		w.t.Errorf("the program opened %d of %d connections", sent, syns)
 	}
 }
 

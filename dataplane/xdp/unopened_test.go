@@ -40,12 +40,12 @@ func TestUnopened(t *testing.T) {
 		t.Errorf("all is opened by the program, and status says: %s", got)
 	}
 	add(ulvs.Service{ServiceKey: tcp(83), Scheduler: "lblc"}, 1, ulvs.DirectRoute)
-	add(ulvs.Service{ServiceKey: tcp(84), Scheduler: "wlc", Persistence: ulvs.Persistence{Timeout: time.Minute}}, 2, ulvs.DirectRoute)
+	add(ulvs.Service{ServiceKey: tcp(84), Scheduler: "lblcr", Persistence: ulvs.Persistence{Timeout: time.Minute}}, 2, ulvs.DirectRoute)
 	add(ulvs.Service{ServiceKey: tcp(85), Scheduler: "sed"}, 129, ulvs.DirectRoute)
 	add(ulvs.Service{ServiceKey: tcp(86), Scheduler: "rr"}, 1, ulvs.Tunnel)
 	// In the order of a listing.
 	const want = "-t 192.168.10.101:83 (lblc), -t 192.168.10.101:86 (a real server is not for direct routing), " +
-		"-t 192.168.10.101:85 (sed of more than 128 real servers), -t 192.168.10.101:84 (wlc for new clients)"
+		"-t 192.168.10.101:85 (sed of more than 128 real servers), -t 192.168.10.101:84 (lblcr for new clients)"
 	if got := fact(); got != want {
 		t.Errorf("status says\n%s, want\n%s", got, want)
 	}

@@ -10,14 +10,14 @@ import (
 type comparer struct{ *opener }
 
 // compareByCounts finds the real server by how many connections each has (sched.Comparing), if
-// that is how they are chosen, and keeps its number, or 0. It comes before all that the verifier
-// would go through the loops again for.
+// that is how they are chosen, and keeps its number, or 0: also for a client that has a template. It
+// comes before all that the verifier would go through the loops again for.
 //
 // The number of the next one is read from memory and checked, so that the verifier takes the
 // loops' turns for the same: of a number that it knew it would look at each.
 //
 // in: service; out: data total; lost: R0 R1 R2 R3 R4 R5 end
-func (o comparer) compareByCounts() {
+func (o comparer) compareByCounts(templates entries) {
 	defer o.step("compareByCounts", "the real server that has the fewest connections for its weight, or the like")()
 	o.emit(
 		asm.Mov.Imm(asm.R1, 0),
@@ -48,6 +48,15 @@ func (o comparer) compareByCounts() {
 	o.emit(
 		save(stackData, data),
 		save(stackTotal, total),
+	)
+	o.unlessBy(preselect.ByTemplate, "stranger")
+	o.makeTemplateKey(templates)
+	o.lookupTemplate(templates, "known", "stranger")
+	o.mark("known")
+	o.emit(asm.Ja.Label(o.label("nobody"))) // the template says it
+	o.mark("stranger")
+	o.emit(
+		restore(asm.R1, stackBy),
 		asm.Mov.Reg(asm.R2, asm.R1),
 		asm.And.Imm(asm.R2, preselect.Unfilled),
 		asm.JNE.Imm(asm.R2, 0, o.label("unfilled")),
@@ -87,6 +96,11 @@ func (o comparer) compareByCounts() {
 		restore(data, stackData),
 		restore(total, stackTotal),
 		asm.Ja.Label(o.label("go")),
+	)
+	o.mark("nobody")
+	o.emit(
+		asm.Mov.Imm(best, 0),
+		asm.Ja.Label(o.label("compared")),
 	)
 	o.mark("first")
 	o.emit(asm.Mov.Reg(best, number))

@@ -23,7 +23,7 @@ func (o *opener) openConn() {
 	conns, templates := o.connTable(), o.templateTable()
 	o.checkService()
 	o.checkSource()
-	comparer{o}.compareByCounts()
+	comparer{o}.compareByCounts(templates)
 	o.readTime()
 	o.findRings()
 	o.findCompletion(conns, o.label("go"))
@@ -178,7 +178,7 @@ func (o *opener) checkSource() {
 func (o *opener) chooseByTemplate(t entries) {
 	defer o.step("chooseByTemplate", "the real server of the client's template")()
 	o.makeTemplateKey(t)
-	o.lookupTemplate(t)
+	o.lookupTemplate(t, "templated", "newcomer")
 	o.mark("templated")
 	o.emit(
 		asm.Mov.Reg(dest, asm.R1),
@@ -285,15 +285,15 @@ func (o *opener) makeTemplateKey(t entries) {
 	o.emit(save(t.stack+entryHome, asm.R2))
 }
 
-// lookupTemplate goes to templated with the slot in R0 and its word in R1, or to
-// newcomer. It is find for a key on the stack: home slot, the one beside it, the chain.
+// lookupTemplate goes to found with the slot in R0 and its word in R1, or to none. It is find for a
+// key on the stack: home slot, the one beside it, the chain.
 //
 // in: R2 addrs ports; out: R0 R1; lost: R5 R8
-func (o *opener) lookupTemplate(t entries) {
+func (o *opener) lookupTemplate(t entries, found, none string) {
 	defer o.step("lookupTemplate", "the template: home slot, the one beside it, the chain")()
 	const scratch = asm.R8
 	for i := range 2 + MaxChain {
-		next := o.label(fmt.Sprint("held", i+1))
+		next := o.label(fmt.Sprint(found, "-", i+1))
 		switch i {
 		case 0, 2:
 			o.emit(asm.Mov.Reg(asm.R1, asm.R2))
@@ -309,7 +309,7 @@ func (o *opener) lookupTemplate(t entries) {
 		if i >= 2 {
 			o.emit(
 				asm.LoadMem(asm.R1, asm.R0, shtab.OffNext, asm.Word),
-				asm.JEq.Imm(asm.R1, 0, o.label("newcomer")),
+				asm.JEq.Imm(asm.R1, 0, o.label(none)),
 				o.leaveIf(asm.JGT, asm.R1, int32(t.slots)),
 			)
 			o.entryAddress(t, -1)
@@ -328,7 +328,7 @@ func (o *opener) lookupTemplate(t entries) {
 				)
 			}
 		}
-		o.emit(asm.JSLT.Imm(asm.R1, 0, o.label("templated")))
+		o.emit(asm.JSLT.Imm(asm.R1, 0, o.label(found)))
 		o.symbol = next
 	}
 	o.emit(asm.Ja.Label(o.label("go"))) // a longer chain is Go's
