@@ -57,11 +57,8 @@ func (o comparer) compareByCounts(templates entries) {
 	o.mark("stranger")
 	o.emit(
 		restore(asm.R1, stackBy),
-		asm.Mov.Reg(asm.R2, asm.R1),
-		asm.And.Imm(asm.R2, preselect.Unfilled),
-		asm.JNE.Imm(asm.R2, 0, o.label("unfilled")),
-		asm.And.Imm(asm.R1, preselect.Soonest),
-		asm.JNE.Imm(asm.R1, 0, o.label("soonest")),
+		asm.JSet.Imm(asm.R1, preselect.Unfilled, o.label("unfilled")),
+		asm.JSet.Imm(asm.R1, preselect.Soonest, o.label("soonest")),
 	)
 	o.compareServers("least", func() {
 		o.emit(
@@ -78,8 +75,7 @@ func (o comparer) compareByCounts(templates entries) {
 			asm.RSh.Imm(load, 32),
 			asm.JNE.Imm(load, 0, o.label("queue")),
 			restore(asm.R1, stackBy),
-			asm.And.Imm(asm.R1, preselect.IdleFirst),
-			asm.JNE.Imm(asm.R1, 0, o.label("first")),
+			asm.JSet.Imm(asm.R1, preselect.IdleFirst, o.label("first")),
 		)
 		o.mark("queue")
 		o.emit(asm.Add.Imm(load, 1))
