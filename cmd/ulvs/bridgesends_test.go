@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -309,4 +310,50 @@ func listing() []byte {
 	b = order.AppendUint16(b, unix.NLM_F_REQUEST|unix.NLM_F_DUMP)
 	b = append(b, make([]byte, 8)...)
 	return append(b, getService, 1, 0, 0)
+}
+
+// A program's sockets are its own while signals come to each of the supervisor's threads, as Go's
+// scheduler sends them: one that comes while the kernel puts a descriptor into the program must not
+// have the call return another one.
+func TestBridgeSupervisorSignalled(t *testing.T) {
+	t.Parallel()
+	s := newBridgeSite(t)
+	s.marked()
+	const times = 80
+	_, proceed := s.waiting(fmt.Sprintf("for i in $(seq %d); do %s -Sn; done", times, s.ipvsadm))
+	end, over := make(chan bool), make(chan bool)
+	go func() {
+		defer close(over)
+		for {
+			select {
+			case <-end:
+				return
+			default:
+			}
+			for _, pid := range s.supervisors() {
+				s.signalThreads(pid, 2000)
+			}
+		}
+	}()
+	out, err := proceed()
+	close(end)
+	<-over
+	if want := strings.Repeat("-A -f 10 -s rr\n", times); err != nil || out != want {
+		t.Errorf("%v: %d of %d lines as they should be: %.500s", err, strings.Count(out, "-A -f 10 -s rr\n"), times,
+			strings.ReplaceAll(out, "-A -f 10 -s rr\n", ""))
+	}
+}
+
+// signalThreads sends SIGURG to a process's threads, so many times.
+func (s *bridgeSite) signalThreads(pid, times int) {
+	for range times {
+		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+		if err != nil {
+			return // it has ended
+		}
+		for _, task := range tasks {
+			tid, _ := strconv.Atoi(task.Name())
+			_ = unix.Tgkill(pid, tid, unix.SIGURG)
+		}
+	}
 }
