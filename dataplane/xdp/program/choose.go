@@ -28,8 +28,8 @@ func (o *opener) chooseServer(templates entries) {
 	o.emit(
 		asm.LoadMem(asm.R3, service, preselect.OffVersion, asm.Word),
 		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
-		asm.JSet.Imm(asm.R1, preselect.ByPicks, o.label("listed")),
 	)
+	o.ifBy(preselect.ByPicks, "listed")
 	o.unlessBy(preselect.ByHash, "turn")
 	o.chooseByHash()
 	o.emit(asm.Ja.Label(o.label("chosen")))

@@ -55,11 +55,9 @@ func (o comparer) compareByCounts(templates entries) {
 	o.mark("known")
 	o.emit(asm.Ja.Label(o.label("nobody"))) // the template says it
 	o.mark("stranger")
-	o.emit(
-		restore(asm.R1, stackBy),
-		asm.JSet.Imm(asm.R1, preselect.Unfilled, o.label("unfilled")),
-		asm.JSet.Imm(asm.R1, preselect.Soonest, o.label("soonest")),
-	)
+	o.emit(restore(asm.R1, stackBy))
+	o.ifBy(preselect.Unfilled, "unfilled")
+	o.ifBy(preselect.Soonest, "soonest")
 	o.compareServers("least", func() {
 		o.emit(
 			asm.Mov.Reg(load, count),
@@ -75,7 +73,8 @@ func (o comparer) compareByCounts(templates entries) {
 			asm.RSh.Imm(load, 32),
 			asm.JNE.Imm(load, 0, o.label("queue")),
 			restore(asm.R1, stackBy),
-			asm.JSet.Imm(asm.R1, preselect.IdleFirst, o.label("first")),
+			asm.And.Imm(asm.R1, preselect.IdleFirst),
+			asm.JNE.Imm(asm.R1, 0, o.label("first")),
 		)
 		o.mark("queue")
 		o.emit(asm.Add.Imm(load, 1))

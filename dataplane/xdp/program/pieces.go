@@ -58,11 +58,15 @@ func atomically(op asm.AtomicOp, dst, src asm.Register, size asm.Size, off int16
 	return i
 }
 
-// unlessBy goes to a label if what connections are opened by, in R1, has not a bit.
-func (e *emitter) unlessBy(bit int32, to string) {
+// unlessBy goes to a label if what connections are opened by, in R1, has not a bit, and ifBy if it
+// has. R2 is lost. (By jset the verifier would learn what R1 is, and go through twice as much.)
+func (e *emitter) unlessBy(bit int32, to string) { e.byBit(asm.JEq, bit, to) }
+func (e *emitter) ifBy(bit int32, to string)     { e.byBit(asm.JNE, bit, to) }
+
+func (e *emitter) byBit(op asm.JumpOp, bit int32, to string) {
 	e.emit(
-		asm.JSet.Imm(asm.R1, bit, e.label("before-"+to)),
-		asm.Ja.Label(e.label(to)),
+		asm.Mov.Reg(asm.R2, asm.R1),
+		asm.And.Imm(asm.R2, bit),
+		op.Imm(asm.R2, 0, e.label(to)),
 	)
-	e.mark("before-" + to)
 }
