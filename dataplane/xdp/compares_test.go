@@ -76,6 +76,14 @@ func compareChoices(w *pair, scheduler string, n int) {
 		w.still.compared = n
 	}
 	w.must(w.still.load())
+	if info, err := w.still.prog.Info(); err == nil {
+		const most = 600_000 // of a million that the kernel allows
+		if n, ok := info.VerifiedInstructions(); ok && n > most {
+			w.t.Errorf("a program that compares %d was verified by %d instructions, at most %d", w.still.mostCompared(), n, most)
+		} else {
+			w.t.Logf("verified by %d instructions", n)
+		}
+	}
 	for _, protocol := range []ulvs.Protocol{ulvs.TCP, ulvs.UDP} {
 		k := ulvs.ServiceKey{Protocol: protocol, Addr: pairVIP(false), Port: 80}
 		w.both("add "+scheduler, func(c ulvs.Control) error {
