@@ -121,7 +121,9 @@ func (cm *Commands) SetSysctl(name string, value int) (effect bool, err error) {
 		return false, fmt.Errorf("%w: net.ipv4.vs.%v", ulvs.ErrInvalid, err)
 	}
 	cm.defend()
-	cm.opener.limitAll()
+	if name == "expire_quiescent_template" {
+		cm.opener.limitAll()
+	}
 	for s := range cm.index.Each {
 		cm.remember(s)
 	}

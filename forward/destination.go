@@ -47,7 +47,6 @@ func (dst *Dest) gone() bool { return !dst.available && !dst.suspended }
 // once counts a connection of one packet, which is over at once but may have
 // brought the server to its upper threshold.
 func (dst *Dest) once() *Dest {
-	dst.Bind(false, false)
-	dst.Unbind(false, false)
+	dst.Once()
 	return dst
 }

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/conn"
@@ -115,16 +116,17 @@ func (o *opener) refillLow() {
 	o.low = o.low[:0]
 }
 
-// reopen lets the plane open connections to those services again: at a tick, as it may be with each
-// connection that a real server is at its threshold, or is so no more.
-func (o *opener) reopen() {
-	for i := 0; i < len(o.flipped); i++ { // which may add some
+// reopen lets the plane open connections to some of those services again: at a tick, as it may be
+// with each connection that a real server is at its threshold, or is so no more. It takes as long as
+// the scheduler takes for two thousand choices each.
+func (o *opener) reopen(some int) {
+	some = min(some, len(o.flipped))
+	for i := range some { // which may add some
 		s := o.flipped[i]
 		s.flipped = false
 		o.withDisabled(s, func() {})
 	}
-	clear(o.flipped)
-	o.flipped = o.flipped[:0]
+	o.flipped = slices.Delete(o.flipped, 0, some)
 }
 
 // acceptConn accepts a connection that the plane has opened, or the state that it has brought

@@ -23,6 +23,14 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 		more = up.advance(tick)
 		up.unlock()
 	}
+	for left := mostReopened; left > 0; left -= reopenedAtOnce {
+		up.lock()
+		up.opener.reopen(reopenedAtOnce)
+		if len(up.opener.flipped) == 0 {
+			left = 0
+		}
+		up.unlock()
+	}
 	var say func()
 	defer func() {
 		if say != nil {
@@ -44,7 +52,6 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 		*up.nextEst = tick + estimatorPeriod
 	}
 	shed = up.defense.due(tick) && up.defend()
-	up.opener.reopen()
 	up.opener.update()
 	gone = up.index.emptyTrash(tick)
 	for _, dst := range gone {
@@ -52,6 +59,10 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 	}
 	return up.claimDue, gone, shed
 }
+
+// Of services of which a real server has got overloaded, or is so no more, so many are opened again
+// with each tick, and so many while packets wait.
+const mostReopened, reopenedAtOnce = 128, 4
 
 // SetErrorLimits changes how often ICMP errors are sent.
 func (up *Upkeep) SetErrorLimits(l dataplane.ErrorLimits) { up.limiter.Set(l) }

@@ -208,21 +208,28 @@ func (d *Dest) Unbind(template, active bool) {
 	} else {
 		d.count(-connection(active))
 	}
-	if !d.overloaded {
-		return
-	}
-	total := uint64(d.total())
-	switch {
-	case d.lower != 0:
-		if total < uint64(d.lower) {
-			d.overload(false)
-		}
-	case d.upper != 0:
-		if total*4 < uint64(d.upper)*3 {
-			d.overload(false)
-		}
-	default:
+	if d.overloaded && d.relieved() {
 		d.overload(false)
+	}
+}
+
+// relieved reports whether a destination that is overloaded is so no more.
+func (d *Dest) relieved() bool {
+	switch total := uint64(d.total()); {
+	case d.lower != 0:
+		return total < uint64(d.lower)
+	case d.upper != 0:
+		return total*4 < uint64(d.upper)*3
+	}
+	return true
+}
+
+// Once counts a connection that is over at once, as Bind and Unbind would: but nobody is told of an
+// overload that is over with it.
+func (d *Dest) Once() {
+	over := d.overloaded || d.upper != 0 && uint64(d.total())+1 >= uint64(d.upper)
+	if over = over && !d.relieved(); over != d.overloaded {
+		d.overload(over)
 	}
 }
 

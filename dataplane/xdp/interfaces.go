@@ -173,37 +173,44 @@ func (p interfaces) replace(at *attachment, l dataplane.Link) (old attachment) {
 // other program.
 func (p interfaces) compareMore() {
 	p.mu.Lock()
-	p.compared = preselect.MostCompared
 	list := slices.Clone(p.attached)
+	if len(list) == 0 {
+		p.compared = preselect.MostCompared // by those that come
+	}
 	p.mu.Unlock()
 	for _, at := range list {
-		if err := p.compareMoreAt(at); err != nil {
+		loads, err := p.compareMoreAt(at)
+		if err != nil {
 			p.log.Warn("the program cannot be replaced by one that compares more real servers: connections of "+
 				"services that have more are opened by the daemon", "interface", at.name, "err", err)
+		}
+		if !loads {
+			return
 		}
 	}
 }
 
-// compareMoreAt replaces an interface's program, if it is there. Others wait meanwhile, as long as
-// the kernel verifies one.
-func (p interfaces) compareMoreAt(at *attachment) error {
+// compareMoreAt replaces an interface's program, if it is there, and reports whether one that
+// compares more can be loaded. Others wait meanwhile, as long as the kernel verifies one.
+func (p interfaces) compareMoreAt(at *attachment) (loads bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed.Load() || !slices.Contains(p.attached, at) || p.compared == fewCompared {
-		return nil // the link may be another daemon's by now, or has gone, or it was not possible before
+	if p.closed.Load() || !slices.Contains(p.attached, at) {
+		return true, nil // the link may be another daemon's by now, or has gone
 	}
+	p.compared = preselect.MostCompared
 	prog, err := p.load(p.acceleration, p.ticks, at)
 	if err != nil {
 		p.compared = fewCompared
-		return err
+		return false, err
 	}
 	if err := at.link.Update(prog); err != nil {
 		_ = prog.Close()
-		return err
+		return true, err
 	}
 	_ = at.prog.Close()
 	at.prog = prog
-	return nil
+	return true, nil
 }
 
 // close gives back what an attachment has; it may have nothing, or not all. The caller does

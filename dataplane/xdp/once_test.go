@@ -58,3 +58,33 @@ func onceEach(w *pair, scheduler string) {
 	w.restart()
 	w.compare()
 }
+
+// A packet that is a connection by itself brings a real server to a threshold of 1 and away from it
+// at once: nobody else is chosen for that, and the program goes on.
+func TestOnePacketAtThreshold(t *testing.T) {
+	w := newPair(t, 1)
+	k := ulvs.ServiceKey{Protocol: ulvs.UDP, Addr: pairVIP(false), Port: 53}
+	w.both("add", func(c ulvs.Control) error {
+		return c.AddService(ulvs.Service{ServiceKey: k, Scheduler: "rr", OnePacket: true})
+	})
+	for i := range pairServers {
+		w.both("add", func(c ulvs.Control) error {
+			return c.AddDestination(k, ulvs.Destination{Addr: pairServer(false, i), Port: 53, Weight: 1, UpperThreshold: []uint32{0, 0, 0, 1}[i]})
+		})
+	}
+	w.move(time.Second)
+	sent := 0
+	for i := range 400 {
+		if w.send(shape{proto: layers.IPProtocolUDP, port: uint16(1024 + i), to: 53, from: [4]byte{11, 1, 1, 1}}.frame(t)) {
+			sent++
+		}
+		if i%100 == 0 {
+			w.move(50 * time.Millisecond)
+		}
+	}
+	w.move(3 * time.Second)
+	w.compare()
+	if sent < 250 {
+		t.Errorf("the program sent %d of 400: 3 of 4 real servers have no threshold", sent)
+	}
+}

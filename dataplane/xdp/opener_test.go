@@ -156,7 +156,7 @@ func (w *pair) command() {
 			}
 		}
 	}
-	s.OnePacket = k.Protocol == ulvs.UDP && r.IntN(8) == 0
+	s.OnePacket = (k.Protocol == ulvs.UDP || k.Mark != 0) && r.IntN(8) == 0
 	switch r.IntN(10) {
 	case 0, 1:
 		w.both(fmt.Sprintf("add %+v", s), func(c ulvs.Control) error { return c.AddService(s) })
