@@ -123,6 +123,7 @@ func (s *scene) start(ctx context.Context, args ...string) error {
 			return c.Close()
 		}
 		if err := syscall.Kill(s.daemon.Process.Pid, 0); err != nil || time.Now().After(deadline) || ctx.Err() != nil {
+			_ = s.stop() // it writes into the log until it has ended
 			return fmt.Errorf("the director does not start: %s", strings.TrimSpace(s.log.String()))
 		}
 	}

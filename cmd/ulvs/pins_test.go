@@ -34,7 +34,7 @@ func TestPins(t *testing.T) {
 	s.stop(first)
 
 	rules := filepath.Join(s.dir, "rules")
-	if err := os.WriteFile(rules, []byte("-A -t 192.168.10.101:80 -s wlc -p 300\n-A -t 192.168.10.101:443 -s rr\n"), 0o600); err != nil {
+	if err := os.WriteFile(rules, []byte("-A -t 192.168.10.101:80 -s lblc -p 300\n-A -t 192.168.10.101:443 -s rr\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	second := s.run("--rules", rules)

@@ -124,7 +124,7 @@ func testXDP(t *testing.T, sockets string) {
 func (s *site) serve() {
 	s.t.Helper()
 	for _, c := range []string{
-		"ipvsadm -A -t 192.168.10.101:80 -s wlc -p 300",
+		"ipvsadm -A -t 192.168.10.101:80 -s lblc -p 300",
 		"ipvsadm -a -t 192.168.10.101:80 -r 192.168.10.200 -g",
 	} {
 		if out, code := s.ulvs("", strings.Fields(c)...); code != 0 {
