@@ -111,7 +111,7 @@ type station struct {
 // The planes, as in the options of "ulvs run".
 const (
 	planeXDP      = "xdp"          // --plane xdp: AF_XDP sockets for what Go decides
-	planeSockets  = "af_xdp"       // the same, where Go opens all connections: servers have a threshold
+	planeSockets  = "af_xdp"       // the same, where Go opens all connections: a quiescent server is for tunnelling
 	planeBehind   = "xdp+afpacket" // --plane xdp --af-xdp off, where Go opens all too
 	planeAFPacket = "afpacket"     // --plane afpacket
 )
@@ -146,11 +146,11 @@ func newStation(b testing.TB, plane string, connections int, persistence time.Du
 	k := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: vip.Addr(), Port: vip.Port()}
 	s.must(s.director.AddService(ulvs.Service{ServiceKey: k, Scheduler: "rr", Persistence: ulvs.Persistence{Timeout: persistence}}))
 	for _, a := range servers {
-		d := ulvs.Destination{Addr: a, Port: vip.Port(), Weight: 1}
-		if plane == planeSockets || plane == planeBehind {
-			d.UpperThreshold = 1 << 30
-		}
-		s.must(s.director.AddDestination(k, d))
+		s.must(s.director.AddDestination(k, ulvs.Destination{Addr: a, Port: vip.Port(), Weight: 1}))
+	}
+	if plane == planeSockets || plane == planeBehind {
+		s.must(s.director.AddDestination(k, ulvs.Destination{Addr: netip.MustParseAddr("192.168.10.250"), Port: vip.Port(),
+			Forward: ulvs.Tunnel}))
 	}
 	ctx, end := context.WithCancel(context.Background())
 	g, ctx := errgroup.WithContext(ctx)

@@ -312,7 +312,7 @@ func (w *pair) restart() {
 	}
 }
 
-var pairSeeds = flag.Int("pairs", 8, "how many random courses TestOpens takes")
+var pairSeeds = flag.Int("pairs", 6, "how many random courses TestOpens takes")
 
 // TestOpens has a program open connections, and compares each packet, and all that is
 // listed, with a director that has no such program.
