@@ -116,7 +116,7 @@ bench-report: ## BENCHMARKS.md and its plots, from bench/results
 .PHONY: conformance
 conformance: ## ask the real kernel in user-mode Linux: all recorded scenarios again, deliberate mistakes, and random ones (SEEDS, 1-500)
 	$(GO) test ./internal/ipvsnl -count=1 -run TestKernel -kernel -timeout $(PATIENCE)
-	$(GO) test ./conformance -count=1 -run 'TestKernel|TestRestore|TestFaults' -kernel -timeout $(PATIENCE)
+	$(GO) test ./conformance -count=1 -run 'TestScenarios|TestKernel|TestRestore|TestFaults' -kernel -timeout $(PATIENCE)
 	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane afpacket -timeout $(PATIENCE)
 	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane xdp -timeout $(PATIENCE)
 	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane af_xdp -timeout $(PATIENCE)
