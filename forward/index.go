@@ -106,17 +106,6 @@ func release[K comparable](counts map[K]int, k K) {
 	}
 }
 
-// collectCounters counts what the plane has forwarded by itself to a real server.
-func (ix *index) collectCounters(d *Dest) {
-	ix.mirror.collectCounters(d)
-	now := ix.states.once(d.ID)
-	n := now - d.state.once
-	if d.state.once = now; d.available {
-		d.Conns += n
-		d.svc.Conns += n
-	}
-}
-
 // addDest puts a destination at the head of its service's list; one without a number
 // gets one.
 func (ix *index) addDest(s *Service, d *Dest) {
@@ -135,7 +124,6 @@ func (ix *index) addDest(s *Service, d *Dest) {
 		d.Recall(0)
 		d.Keep(&d.state.overloaded)
 		ix.mirror.numbered(d)
-		d.state.once = ix.states.once(d.ID)
 	}
 	d.svc = s
 	d.suspended = s.away.Load()
@@ -159,7 +147,7 @@ func (ix *index) estimate() {
 	all := ix.total.ended
 	for s := range ix.Each {
 		for _, d := range s.dests {
-			ix.collectCounters(d)
+			ix.mirror.collectCounters(d)
 			d.Round()
 		}
 		s.Round()

@@ -3,6 +3,7 @@ package forward
 import (
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/internal/accel"
+	"github.com/ulvs/ulvs/internal/estimator"
 	"github.com/ulvs/ulvs/internal/preselect"
 )
 
@@ -81,17 +82,15 @@ func (m planeMirror) syncServers(dests []*Dest, now uint32) {
 
 func (m planeMirror) vacant(id uint32) { m.fast.SetServer(id, accel.Server{}) }
 
-func (m planeMirror) numbered(d *Dest) { d.served[0], d.served[1] = m.fast.Served(d.ID) }
+func (m planeMirror) numbered(d *Dest) { d.served = m.fast.Served(d.ID) }
 
 func (m planeMirror) collectCounters(d *Dest) {
-	packets, bytes := m.fast.Served(d.ID)
-	was := d.served
-	d.served = [2]uint64{packets, bytes}
+	now, was := m.fast.Served(d.ID), d.served
+	d.served = now
 	if d.available {
-		d.Packets += packets - was[0]
-		d.Bytes += bytes - was[1]
-		d.svc.Packets += packets - was[0]
-		d.svc.Bytes += bytes - was[1]
+		n := estimator.Counter{Conns: now.Conns - was.Conns, Packets: now.Packets - was.Packets, Bytes: now.Bytes - was.Bytes}
+		d.Counter.Add(n)
+		d.svc.Counter.Add(n)
 	}
 }
 

@@ -118,8 +118,8 @@ func (o *opener) refillLow() {
 
 // reopen lets the plane open connections to some of those services again: at a tick, as it may be
 // with each connection that a real server is at its threshold, or is so no more. It takes as long as
-// the scheduler takes for two thousand choices each.
-func (o *opener) reopen(some int) {
+// the scheduler takes for two thousand choices each. more says that some are left.
+func (o *opener) reopen(some int) (more bool) {
 	some = min(some, len(o.flipped))
 	for i := range some { // which may add some
 		s := o.flipped[i]
@@ -127,6 +127,7 @@ func (o *opener) reopen(some int) {
 		o.withDisabled(s, func() {})
 	}
 	o.flipped = slices.Delete(o.flipped, 0, some)
+	return len(o.flipped) > 0
 }
 
 // acceptConn accepts a connection that the plane has opened, or the state that it has brought

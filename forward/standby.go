@@ -83,7 +83,7 @@ func (tb *tables) placeAll() {
 
 // suspend has a real server's connections be the host's, or the director's again.
 func (ix *index) suspend(d *Dest, away bool) {
-	ix.collectCounters(d)
+	ix.mirror.collectCounters(d)
 	d.available, d.suspended = !away, away
 	ix.mirror.pushServer(d)
 }

@@ -3,7 +3,6 @@ package forward
 import (
 	"errors"
 	"slices"
-	"sync/atomic"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/conn"
@@ -282,8 +281,8 @@ func (ix *index) number(d *Dest, id uint32) (was *Dest) {
 // configuration. It holds no pointers.
 type state struct {
 	estimator.Estimator
-	served [2]uint64 // packets and bytes that the plane had forwarded by itself when they were last counted
-	once   uint64    // and packets that were a connection each
+	// served is what the plane had forwarded by itself when it was last counted.
+	served accel.Served
 	// last is the number of the real server that the scheduler chose last, and
 	// current what else it knows (sched.Positioned).
 	last       uint32
@@ -330,14 +329,6 @@ func (c *states) counts(id uint32) *uint64 {
 	}
 	c.shared[id] = 0
 	return &c.shared[id]
-}
-
-// once returns how many packets programs have sent to a real server that were a connection each.
-func (c *states) once(id uint32) uint64 {
-	if id >= uint32(len(c.shared)/2) {
-		return 0
-	}
-	return atomic.LoadUint64(&c.shared[stateCount+id])
 }
 
 // service returns the state of service number n; 0 takes a free number.

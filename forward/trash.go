@@ -70,7 +70,7 @@ func (t *trash) all() []*Dest {
 // discard puts a destination into the trash, where it waits for its last
 // connection, or to be added again (__ip_vs_del_dest).
 func (ix *index) discard(d *Dest, now uint32) {
-	ix.collectCounters(d)
+	ix.mirror.collectCounters(d)
 	d.available, d.suspended = false, false
 	ix.mirror.pushServer(d)
 	d.idle = 0

@@ -23,12 +23,9 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 		more = up.advance(tick)
 		up.unlock()
 	}
-	for left := mostReopened; left > 0; left -= reopenedAtOnce {
+	for left, more := mostReopened, true; more && left > 0; left -= reopenedAtOnce {
 		up.lock()
-		up.opener.reopen(reopenedAtOnce)
-		if len(up.opener.flipped) == 0 {
-			left = 0
-		}
+		more = up.opener.reopen(reopenedAtOnce)
 		up.unlock()
 	}
 	var say func()

@@ -73,4 +73,4 @@ func (k *Keeper) Grace() error { return nil }
 func (k *Keeper) Release() {}
 
 // Served implements accel.Accelerator.
-func (k *Keeper) Served(uint32) (packets, bytes uint64) { return 0, 0 }
+func (k *Keeper) Served(uint32) accel.Served { return accel.Served{} }

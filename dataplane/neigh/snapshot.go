@@ -107,7 +107,8 @@ func (s *snapshot) source(ifindex int, like netip.Addr) netip.Addr {
 	return any
 }
 
-// keepLocals has the addresses be told apart from those of another one only if they differ.
+// keepLocals goes on with the Locals of the snapshot before if the addresses are the same: who has
+// those asks whether they are others.
 func (s *snapshot) keepLocals(was *snapshot) {
 	if was != nil && maps.Equal(s.addrs4, was.addrs4) && maps.Equal(s.addrs6, was.addrs6) &&
 		slices.Equal(s.prefixes4, was.prefixes4) && slices.Equal(s.prefixes6, was.prefixes6) {

@@ -120,6 +120,7 @@ func (p *Plane) Memory(list []accel.Part) (kept bool, err error) {
 			p.serviceArray = arrays[i]
 		case accel.PartCounts:
 			p.connCountArray = arrays[i]
+			p.once = elements[uint64](arrays[i].memory, 2*accel.Counted)[accel.Counted:]
 		}
 	}
 	p.lookupHelper = p.conns.MaxEntries() > 1

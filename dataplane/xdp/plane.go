@@ -97,6 +97,7 @@ type Plane struct {
 	templateArray, serviceArray, connCountArray, ringArray *array
 	servers                                                []server
 	counts                                                 []count
+	once                                                   []uint64 // packets that were a connection each, or nil
 	settings                                               *settings
 	lookupHelper                                           bool // the table is an array of slots
 	egress                                                 egress
@@ -133,9 +134,8 @@ func New(o Options) (*Plane, error) {
 		return nil, fmt.Errorf("cannot read the number of CPUs: %w", err)
 	}
 	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, serversPerCPU: (o.Servers + 4) / 4 * 4,
-		compared: fewCompared,
-		cpus:     cpus, inDriver: o.Native, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll, log: o.Logger,
-		failed: make(chan error, 1)}
+		cpus: cpus, compared: fewCompared, inDriver: o.Native, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll,
+		log: o.Logger, failed: make(chan error, 1)}
 	if p.log == nil {
 		p.log = slog.Default()
 	}
@@ -267,13 +267,16 @@ func (p *Plane) SetServer(id uint32, s accel.Server) bool {
 }
 
 // Served implements accel.Accelerator.
-func (p *Plane) Served(id uint32) (packets, bytes uint64) {
+func (p *Plane) Served(id uint32) (n accel.Served) {
 	if int(id) >= p.serversPerCPU {
-		return 0, 0
+		return n
 	}
 	for cpu := range p.cpus {
-		n, b := p.counts[cpu*p.serversPerCPU+int(id)].load()
-		packets, bytes = packets+n, bytes+b
+		packets, bytes := p.counts[cpu*p.serversPerCPU+int(id)].load()
+		n.Packets, n.Bytes = n.Packets+packets, n.Bytes+bytes
 	}
-	return packets, bytes
+	if int(id) < len(p.once) {
+		n.Conns = atomic.LoadUint64(&p.once[id])
+	}
+	return n
 }

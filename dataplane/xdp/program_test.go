@@ -40,7 +40,7 @@ func forwards(t *testing.T, b *bench) {
 			}
 			b.tell(id, frame)
 		}
-		before, _ := b.Served(2)
+		before := b.Served(2).Packets
 		packets := b.conns.Packets(id)
 		action, out := b.run(frame)
 		want := bytes.Clone(frame)
@@ -52,11 +52,11 @@ func forwards(t *testing.T, b *bench) {
 		if action != program.ActionTX || !bytes.Equal(out, want) {
 			t.Errorf("%+v: action %d\n% x\nwant\n% x", s, action, out, want)
 		}
-		if n, _ := b.Served(2); n != before+1 || b.conns.Packets(id) != packets+1 {
+		if n := b.Served(2).Packets; n != before+1 || b.conns.Packets(id) != packets+1 {
 			t.Errorf("%+v: counted %d, and %d of the connection", s, n-before, b.conns.Packets(id)-packets)
 		}
 	}
-	if _, size := b.Served(2); size != (20+20)+(20+8)+(40+20+500)+(40+8+1)+(20+8)+(20+20+1400)+(20+20)+(40+8)+1500 {
+	if size := b.Served(2).Bytes; size != (20+20)+(20+8)+(40+20+500)+(40+8+1)+(20+8)+(20+20+1400)+(20+20)+(40+8)+1500 {
 		t.Errorf("%d bytes", size)
 	}
 }

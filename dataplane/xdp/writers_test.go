@@ -320,7 +320,7 @@ func (w *writers) check(start time.Time) {
 // served is how many frames the program has counted.
 func (w *writers) served() (n uint64) {
 	for id := range uint32(lastServer + 1) {
-		packets, _ := w.Served(id)
+		packets := w.Served(id).Packets
 		n += packets
 	}
 	return n
@@ -359,7 +359,7 @@ func (w *writers) audit() (failed bool) {
 		seen[serverOf(flow)] += w.sink.Count(int(flow))
 	}
 	for id, n := range seen {
-		if served, _ := w.Served(uint32(id)); served != n {
+		if served := w.Served(uint32(id)).Packets; served != n {
 			w.t.Errorf("server %d: the program has counted %d packets, and %d were seen", id, served, n)
 			failed = true
 		}

@@ -60,12 +60,16 @@ type Accelerator interface {
 	// when it was called. It takes some milliseconds.
 	Grace() error
 	// Served is what was forwarded to a real server since the memory was made.
-	Served(id uint32) (packets, bytes uint64)
+	Served(id uint32) Served
 	// Release gives back the memory, but for what is kept for another process. Nothing
 	// may use a Block after it. Without a Memory that succeeded, or a second time, it does
 	// nothing.
 	Release()
 }
+
+// Served counts what a plane has forwarded by itself to a real server. Conns are packets that were a
+// connection each.
+type Served struct{ Packets, Bytes, Conns uint64 }
 
 // Opener is an Accelerator that also opens connections by itself, where the director
 // has picked (internal/preselect), changes TCP's states (package conn), and tells both in

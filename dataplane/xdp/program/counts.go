@@ -53,7 +53,9 @@ func (o comparer) compareByCounts(templates entries) {
 	o.makeTemplateKey(templates)
 	o.lookupTemplate(templates, "known", "stranger")
 	o.mark("known")
-	o.emit(asm.Ja.Label(o.label("nobody"))) // the template says it
+	// The template says it. It is looked for again behind the loops, which its slot would not outlive
+	// in what the verifier knows.
+	o.emit(asm.Ja.Label(o.label("nobody")))
 	o.mark("stranger")
 	o.emit(restore(asm.R1, stackBy))
 	o.ifBy(preselect.Unfilled, "unfilled")

@@ -41,9 +41,7 @@ func (o *opener) openConn() {
 // in: dest data; out: -; lost: R1 R2
 func (o *opener) sendOnce() {
 	defer o.step("sendOnce", "a packet that is a connection by itself")()
-	o.emit(
-		restore(asm.R1, stackBy),
-	)
+	o.emit(restore(asm.R1, stackBy))
 	o.unlessBy(preselect.OnePacket, "lasts")
 	o.emit(
 		asm.LoadMem(asm.R1, data, o.atProto(), asm.Byte),
