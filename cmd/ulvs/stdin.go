@@ -29,12 +29,14 @@ func newStdin(f *os.File) *stdin {
 	return s
 }
 
-// pump reads the file to its end.
+// pump reads the file to its end. It waits without the lock and reads under it, so that what was
+// written is always in the file or in data, and never on its way where Ready does not see it.
 func (s *stdin) pump() {
 	block := make([]byte, 64<<10)
 	for {
-		n, err := s.file.Read(block)
+		s.poll(-1)
 		s.mu.Lock()
+		n, err := s.file.Read(block)
 		s.data, s.err = append(s.data, block[:n]...), err
 		s.more.Broadcast()
 		for len(s.data) > stdinMost {
@@ -69,14 +71,20 @@ func (s *stdin) Read(b []byte) (int, error) {
 // Ready reports whether there is something to be read, or the end.
 func (s *stdin) Ready() bool {
 	s.mu.Lock()
-	there := len(s.data) > 0 || s.err != nil
-	s.mu.Unlock()
-	if there {
-		return true
+	defer s.mu.Unlock()
+	return len(s.data) > 0 || s.err != nil || s.poll(0)
+}
+
+// poll reports whether the file has something or has ended, and waits for it for as many
+// milliseconds, for ever with -1.
+func (s *stdin) poll(wait int) bool {
+	fds := []unix.PollFd{{Fd: int32(s.file.Fd()), Events: unix.POLLIN}}
+	for {
+		n, err := unix.Poll(fds, wait)
+		if err != unix.EINTR {
+			return n > 0 && err == nil
+		}
 	}
-	poll := []unix.PollFd{{Fd: int32(s.file.Fd()), Events: unix.POLLIN}}
-	n, err := unix.Poll(poll, 0)
-	return n > 0 && err == nil
 }
 
 var _ io.Reader = (*stdin)(nil)

@@ -17,7 +17,7 @@ func TestStdin(t *testing.T) {
 		t.Error("an empty pipe is ready")
 	}
 	block := make([]byte, 1<<20)
-	for range 3 {
+	for range 1000 {
 		if _, err := w.WriteString("a line\n"); err != nil {
 			t.Fatal(err)
 		}
