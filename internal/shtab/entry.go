@@ -9,8 +9,13 @@ func (t *Table) Valid(i uint32) bool {
 }
 
 // Found reports whether a look-up of the key of slot i finds it, and not another slot.
+// An entry in a home slot is found unless it is beside one of its key, which has its tag then.
 func (t *Table) Found(i uint32) bool {
 	s := &t.slots[i]
+	if w := atomic.LoadUint64(&s.word); i < t.home && int64(w) < 0 &&
+		(w^atomic.LoadUint64(&t.slots[i^1].word))>>ValueBits != 0 {
+		return true
+	}
 	h := t.Hash(&s.key)
 	tag, home := tagOf(h), t.homeOf(h)
 	switch {

@@ -192,11 +192,11 @@ func (o *opener) insertTemplate(t entries) {
 	}
 	o.emit(asm.Mov.Imm(asm.R0, persist.OpenedState))
 	o.initEntry()
+	if o.namesTemplates() {
+		o.emit(restore(asm.R2, t.stack+entryNumber), save(stackControl, asm.R2))
+	}
 	o.emit(restore(asm.R2, stackHash))
 	o.publish(t, dest)
-	if o.namesTemplates() {
-		o.emit(save(stackControl, asm.R2))
-	}
 	o.complete(t)
 	o.emit(asm.Sub.Imm(asm.R8, t.rings))
 }
