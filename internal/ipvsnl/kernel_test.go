@@ -131,10 +131,12 @@ func TestInside(t *testing.T) {
 		for {
 			buf := make([]byte, 1<<16)
 			n, err := unix.Read(fd, buf)
-			if errors.Is(err, unix.EAGAIN) {
+			switch {
+			case errors.Is(err, unix.EAGAIN):
 				return out
-			}
-			if err != nil {
+			case errors.Is(err, unix.EINTR): // by a signal of Go's scheduler
+				continue
+			case err != nil:
 				t.Fatal(err)
 			}
 			out = append(out, buf[:n])

@@ -179,6 +179,9 @@ func (b *bed) expect(fd int, frames ...[]byte) {
 	buf := make([]byte, 65536)
 	for i, want := range frames {
 		n, err := unix.Read(fd, buf)
+		for err == unix.EINTR { // by a signal of Go's scheduler
+			n, err = unix.Read(fd, buf)
+		}
 		if err != nil {
 			b.Fatalf("frame %d of %d: %v", i, len(frames), err)
 		}
