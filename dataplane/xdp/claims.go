@@ -6,7 +6,6 @@ import (
 	"maps"
 	"sync"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs/dataplane"
@@ -14,30 +13,40 @@ import (
 	"github.com/ulvs/ulvs/internal/preselect"
 )
 
-// claims are what services there are, and the map by which programs find the service of a first
+// claims are what services there are, and the array in which programs find the service of a first
 // packet. The zero value is ready.
 type claims struct {
 	mu    sync.Mutex
 	list  dataplane.Claims
-	opens bool                                // programs open connections
-	m     *ebpf.Map                           // or nil
+	opens bool   // programs open connections
+	array *array // or nil
+	table *preselect.Claims
 	has   map[preselect.Claim]preselect.Found // what is in it
-	grace func() error                        // of Plane; nil while no program has the map
+	grace func() error                        // of Plane; nil while no program has the array
 }
 
-// open makes the map, if there is none yet.
+// open makes the array, if there is none yet: a smaller one where the kernel has none so large.
 func (c *claims) open(opens bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.m != nil {
+	if c.array != nil {
 		return nil
 	}
-	m, err := ebpf.NewMap(&ebpf.MapSpec{Name: "ulvs_claims", Type: ebpf.Hash, KeySize: program.ClaimSize,
-		ValueSize: program.FoundSize, MaxEntries: maxClaims, Flags: unix.BPF_F_NO_PREALLOC})
-	if err != nil {
-		return fmt.Errorf("cannot make a map of services: %w", permitted(err))
+	buckets := claimBuckets
+	a, err := newArray("ulvs_claims", preselect.ClaimsSize(buckets))
+	if errors.Is(err, unix.E2BIG) {
+		buckets /= 4
+		a, err = newArray("ulvs_claims", preselect.ClaimsSize(buckets))
 	}
-	c.m, c.opens, c.has = m, opens, map[preselect.Claim]preselect.Found{}
+	if err != nil {
+		return fmt.Errorf("no memory for services: %w", err)
+	}
+	table, err := preselect.NewClaims(a.memory[:a.size()], buckets)
+	if err != nil {
+		a.close()
+		return err
+	}
+	c.array, c.table, c.opens, c.has = a, table, opens, map[preselect.Claim]preselect.Found{}
 	return c.put()
 }
 
@@ -50,27 +59,30 @@ func (c *claims) set(list dataplane.Claims, grace func() error) error {
 	return c.put()
 }
 
-// fd is the map's file descriptor, or 0.
-func (c *claims) fd() int {
+// in returns the array's file descriptor and how many buckets it has, or 0.
+func (c *claims) in() (fd, buckets int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.m == nil {
-		return 0
+	if c.array == nil {
+		return 0, 0
 	}
-	return c.m.FD()
+	return c.array.FD(), c.array.size() / preselect.ClaimsSize(1)
 }
 
-// close gives the map back.
+// close gives the array back.
 func (c *claims) close() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.m != nil {
-		_ = c.m.Close()
-		c.m = nil
+	if c.array != nil {
+		c.array.close()
+		c.array, c.table = nil, nil
 	}
 }
 
-// maxClaims is how many claims the map has room for. The rest is the slow plane's.
+// claimBuckets is how many buckets the array has: 8 MiB.
+const claimBuckets = 1 << 16
+
+// maxClaims is how many claims the array is to have. The rest is the slow plane's.
 const maxClaims = 1 << 16
 
 func everyPort(k preselect.Claim) bool { return k[16] == 0 && k[17] == 0 }
@@ -95,10 +107,10 @@ func (p *Plane) Claim(c dataplane.Claims) error {
 	return p.claims.set(c, p.Grace)
 }
 
-// put has the map be as it is to be. A port's own claim may be an exception to that of every port,
+// put has the array be as it is to be. A port's own claim may be an exception to that of every port,
 // which is put and changed only while all exceptions are there: meanwhile it is Go's to decide.
 func (c *claims) put() error {
-	if c.m == nil {
+	if c.array == nil {
 		return nil
 	}
 	want := wanted(&c.list, c.opens)
@@ -153,23 +165,38 @@ func (c *claims) put() error {
 
 // take takes a claim away.
 func (c *claims) take(k preselect.Claim) {
-	_ = c.m.Delete(k) // it cannot fail
+	c.table.Delete(k)
 	delete(c.has, k)
 }
 
 // tell puts a claim, and reports whether there was room for it: else it is the slow plane's.
 func (c *claims) tell(k preselect.Claim, to preselect.Found) (put bool, err error) {
-	switch err := c.m.Put(k, to); {
-	case errors.Is(err, unix.E2BIG):
+	if len(c.has) >= maxClaims && !c.told(k) {
 		return false, nil
-	case err != nil:
-		return false, fmt.Errorf("cannot tell the program of a service: %w", err)
 	}
-	c.has[k] = to
-	return true, nil
+	put = c.table.Put(k, to)
+	if !put && c.table.Left() > 0 {
+		if c.grace != nil {
+			if err := c.grace(); err != nil {
+				return false, err
+			}
+		}
+		c.table.Reclaim()
+		put = c.table.Put(k, to)
+	}
+	if put {
+		c.has[k] = to
+	}
+	return put, nil
 }
 
-// wanted returns what the map is to have: marks only for programs that open connections.
+// told reports whether there is a claim.
+func (c *claims) told(k preselect.Claim) bool {
+	_, has := c.has[k]
+	return has
+}
+
+// wanted returns what the array is to have: marks only for programs that open connections.
 func wanted(claims *dataplane.Claims, opens bool) map[preselect.Claim]preselect.Found {
 	want := make(map[preselect.Claim]preselect.Found, len(claims.Services)+len(claims.Marked))
 	lists := [][]dataplane.Claim{claims.Services}

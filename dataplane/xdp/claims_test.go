@@ -12,7 +12,6 @@ import (
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/xdp/program"
-	"github.com/ulvs/ulvs/internal/preselect"
 )
 
 // A claim that changes does so although others find no room, and none of every port is put then.
@@ -42,15 +41,14 @@ func TestClaimsFull(t *testing.T) {
 		}
 		want := uint32(7 + max(i-1, 0))
 		for _, m := range l.Marked {
-			var found preselect.Found
-			err := c.m.Lookup(claimKey(m), &found)
+			found, ok := c.table.Lookup(claimKey(m))
 			switch {
 			case m.Port == 0 && len(l.Services) > 60000:
-				if err == nil && found.Number != dataplane.Undecided {
+				if ok && found.Number != dataplane.Undecided {
 					t.Fatalf("list %d: %v of every port leads to %d", i, m.Addr, found.Number)
 				}
-			case err == nil && found.Number != want || err != nil && i != 1 && i != 2:
-				t.Fatalf("list %d: %v leads to %d (%v), want %d", i, m, found.Number, err, want)
+			case ok && found.Number != want || !ok && i != 1 && i != 2:
+				t.Fatalf("list %d: %v leads to %d (%v), want %d", i, m, found.Number, ok, want)
 			}
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/accel"
+	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/packet"
 )
 
@@ -298,9 +299,9 @@ func TestVariants(t *testing.T) {
 	sockets, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4, MaxEntries: 1})
 	b.must(err)
 	defer sockets.Close()
-	claims, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Hash, KeySize: program.ClaimSize, ValueSize: program.FoundSize, MaxEntries: 10})
+	claims, err := newArray("ulvs_claims", preselect.ClaimsSize(2))
 	b.must(err)
-	defer claims.Close()
+	defer claims.close()
 	table, err := newElements("ulvs_slots", 64, 2000)
 	b.must(err)
 	defer table.close()
@@ -313,7 +314,7 @@ func TestVariants(t *testing.T) {
 						p.LookupHelper, p.Conns = true, table.FD()
 					}
 					if withSockets {
-						p.Sockets, p.Claims = sockets.FD(), claims.FD()
+						p.Sockets, p.Claims, p.ClaimBuckets = sockets.FD(), claims.FD(), 2
 					}
 					prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: p.Assemble()})
 					if err != nil {

@@ -19,14 +19,6 @@ import (
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
-// Claim is what programs find a service by: the address (an IPv4 address first, then
-// zeros), the port in network byte order, or 0 for every port, the protocol, and the
-// family, 4 or 6. Found is what they find: the service's number and its serial.
-type Claim [20]byte
-
-// Found is explained at Claim.
-type Found struct{ Number, Serial uint32 }
-
 // Form is by what a flow's connection template is found: the bits of the flow that are kept,
 // and what is put to them, in word PutWord of its family.
 type Form struct {

@@ -1,11 +1,6 @@
 package program
 
-import (
-	"unsafe"
-
-	"github.com/ulvs/ulvs/dataplane"
-	"github.com/ulvs/ulvs/internal/preselect"
-)
+import "github.com/ulvs/ulvs/dataplane"
 
 // An element of the array of servers, by a real server's number. Element 0 is no
 // server's.
@@ -67,20 +62,6 @@ func OpeningBit(six bool) uint32 {
 
 // SocketFrame is how large a frame can be, in bytes, that a socket takes.
 const SocketFrame = 2048 - 256
-
-// ClaimSize is the size of a key of claims, and FoundSize that of what is found by it.
-const (
-	ClaimSize = uint32(len(preselect.Claim{}))
-	FoundSize = 8
-
-	claimNumber = 0
-	claimSerial = 4
-)
-
-var (
-	_ = [1]struct{}{}[unsafe.Sizeof(preselect.Found{})-FoundSize]
-	_ = [1]struct{}{}[unsafe.Offsetof(preselect.Found{}.Serial)-claimSerial]
-)
 
 // Protocols (RFC 5237's registry).
 const (

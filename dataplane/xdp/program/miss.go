@@ -1,6 +1,12 @@
 package program
 
-import "github.com/cilium/ebpf/asm"
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf/asm"
+
+	"github.com/ulvs/ulvs/internal/preselect"
+)
 
 // miss decides about a packet that has no connection. The first packets of a service open
 // one or, without a VLAN tag, are for the sockets; the rest is passed.
@@ -20,40 +26,21 @@ func (p *Program) miss() {
 			save(p.connTable().stack+entryHome, asm.R2),
 		)
 	}
-	const claim = stackClaim
-	atIP := p.atIP()
-	at, address, size, family := atIP+20, atIP+16, int16(4), int32(4)
-	if p.six {
-		at, address, size, family = atIP+40, atIP+24, 16, 6
-	}
-	for off := int16(0); off < 16; off += 4 {
-		if off < size {
-			p.emit(asm.LoadMem(asm.R1, data, address+off, asm.Word))
-		} else {
-			p.emit(asm.Mov.Imm(asm.R1, 0))
-		}
-		p.emit(asm.StoreMem(asm.RFP, claim+off, asm.R1, asm.Word))
-	}
-	p.emit(
-		asm.LoadMem(asm.R1, data, at+2, asm.Half),
-		asm.StoreMem(asm.RFP, claim+16, asm.R1, asm.Half),
-		asm.LoadMem(asm.R1, data, p.atProto(), asm.Byte),
-		asm.StoreMem(asm.RFP, claim+18, asm.R1, asm.Byte),
-		asm.Mov.Imm(asm.R1, family),
-		asm.StoreMem(asm.RFP, claim+19, asm.R1, asm.Byte),
-	)
-	p.lookupClaim()
+	p.claimWords()
 	known := p.label("go")
 	if p.opens() {
 		known = p.label("service")
 	}
+	p.lookupClaim("claim", known)
+	// A service of every port.
+	everyPort := ^uint64(0xffff << 32)
 	p.emit(
-		asm.JNE.Imm(asm.R0, 0, known),
-		asm.Mov.Imm(asm.R1, 0), // a service of every port
-		asm.StoreMem(asm.RFP, claim+16, asm.R1, asm.Half),
+		restore(asm.R1, stackClaim),
+		asm.LoadImm(asm.R0, int64(everyPort), asm.DWord),
+		asm.And.Reg(asm.R1, asm.R0),
 	)
-	p.lookupClaim()
-	p.emit(passIf(asm.JEq, asm.R0, 0))
+	p.lookupClaim("every", known)
+	p.emit(asm.Ja.Label(PassLabel))
 	if p.opens() {
 		p.mark("service")
 		p.openConn()
@@ -63,17 +50,96 @@ func (p *Program) miss() {
 	p.redirectToSocket()
 }
 
-// lookupClaim asks for the claim of the key on the stack.
+// claimWords makes the words of the key of the packet's claim (preselect.Claim), R1, and of IPv6
+// R4 and R5 besides, and keeps the first.
 //
-// in: -; out: R0; lost: R1 R2 R3 R4 R5
-func (p *Program) lookupClaim() {
-	defer p.step("lookupClaim", "the claim of this address, protocol and port")()
+// in: data; out: R1 R4 R5; lost: R0
+func (p *Program) claimWords() {
+	defer p.step("claimWords", "the key of this address, protocol and port")()
+	atIP := p.atIP()
+	last, ports, family := atIP+16, atIP+20, uint64(4)
+	if p.six {
+		last, ports, family = atIP+36, atIP+40, 6
+		p.emit(
+			asm.LoadMem(asm.R4, data, atIP+24, asm.DWord),
+			asm.LoadMem(asm.R5, data, atIP+32, asm.DWord),
+		)
+	}
 	p.emit(
-		asm.LoadMapPtr(asm.R1, p.Claims),
-		asm.Mov.Reg(asm.R2, asm.RFP),
-		asm.Add.Imm(asm.R2, stackClaim),
-		asm.FnMapLookupElem.Call(),
+		asm.LoadMem(asm.R1, data, p.atProto(), asm.Byte),
+		asm.LSh.Imm(asm.R1, 16),
+		asm.LoadMem(asm.R0, data, ports+2, asm.Half),
+		asm.Or.Reg(asm.R1, asm.R0),
+		asm.LSh.Imm(asm.R1, 32),
+		asm.LoadMem(asm.R0, data, last, asm.Word),
+		asm.Or.Reg(asm.R1, asm.R0),
+		asm.LoadImm(asm.R0, int64(family<<56), asm.DWord),
+		asm.Or.Reg(asm.R1, asm.R0),
+		save(stackClaim, asm.R1),
 	)
+}
+
+// lookupClaim goes to known with the place of the claim of the key in R1, and of IPv6 in R4 and R5,
+// in R0, or on where there is none (preselect.Claims).
+//
+// in: R1 R4 R5; out: R0; lost: R2 R3
+func (p *Program) lookupClaim(name, known string) {
+	defer p.step("lookupClaim", "the claim of this address, protocol and port")()
+	multiply := func(to asm.Register, factor uint64) {
+		p.emit(asm.LoadImm(asm.R0, int64(factor), asm.DWord), asm.Mul.Reg(to, asm.R0))
+	}
+	p.emit(asm.Mov.Reg(asm.R2, asm.R1))
+	multiply(asm.R2, preselect.ClaimFactor)
+	if p.six {
+		p.emit(asm.Mov.Reg(asm.R3, asm.R4))
+		multiply(asm.R3, preselect.ClaimFactorHigh)
+		p.emit(asm.Add.Reg(asm.R2, asm.R3), asm.Mov.Reg(asm.R3, asm.R5))
+		multiply(asm.R3, preselect.ClaimFactorLow)
+		p.emit(asm.Add.Reg(asm.R2, asm.R3))
+	}
+	shift := int32(preselect.ClaimBucketShift(p.ClaimBuckets))
+	p.emit(asm.Mov.Reg(asm.R3, asm.R2), asm.RSh.Imm(asm.R3, shift))
+	p.searchBucket(name+"-1", known)
+	p.emit(
+		asm.Mov.Reg(asm.R3, asm.R2),
+		asm.RSh.Imm(asm.R3, shift),
+		asm.LSh.Imm(asm.R2, preselect.ClaimOther),
+		asm.RSh.Imm(asm.R2, shift),
+		asm.Xor.Reg(asm.R3, asm.R2),
+		asm.And.Imm(asm.R3, int32(p.ClaimBuckets-1)), // it is: for the verifier of 6.1
+	)
+	p.searchBucket(name+"-2", known)
+}
+
+// searchBucket looks for a claim in the bucket whose number is in R3.
+//
+// in: R1 R3 R4 R5; out: R0; lost: R3
+func (p *Program) searchBucket(name, known string) {
+	defer p.step("searchBucket", "in a bucket")()
+	p.emit(
+		asm.LSh.Imm(asm.R3, preselect.ClaimShift+2),
+		asm.LoadMapValue(asm.R0, p.Claims, 0),
+		asm.Add.Reg(asm.R0, asm.R3),
+	)
+	for i := range preselect.ClaimsInBucket {
+		if i > 0 {
+			p.emit(asm.Add.Imm(asm.R0, preselect.ClaimSize))
+		}
+		p.emit(asm.LoadMem(asm.R3, asm.R0, preselect.OffClaimWord, asm.DWord))
+		if !p.six {
+			p.emit(asm.JEq.Reg(asm.R3, asm.R1, known))
+			continue
+		}
+		next := p.label(fmt.Sprint(name, "-", i))
+		p.emit(
+			asm.JNE.Reg(asm.R3, asm.R1, next),
+			asm.LoadMem(asm.R3, asm.R0, preselect.OffClaimHigh, asm.DWord),
+			asm.JNE.Reg(asm.R3, asm.R4, next),
+			asm.LoadMem(asm.R3, asm.R0, preselect.OffClaimLow, asm.DWord),
+			asm.JEq.Reg(asm.R3, asm.R5, known),
+		)
+		p.symbol = next
+	}
 }
 
 // redirectToSocket gives a packet to the socket of its queue, if that fits it; otherwise, and

@@ -75,12 +75,15 @@ func (o *opener) acceptPending() {
 // checkService finds the service, R6, and whether it and the packet are such as the program
 // deals with.
 //
-// in: R0 data; out: service; lost: R1 R2 end
+// in: R0 data; out: service; lost: R1 end
 func (o *opener) checkService() {
 	defer o.step("checkService", "may connections of the service be opened, and does this packet open one?")()
 	no := o.label("go")
 	o.emit(
-		asm.LoadMem(asm.R1, asm.R0, claimNumber, asm.Word),
+		// Both at once, as they may change.
+		asm.LoadMem(end, asm.R0, preselect.OffClaimNumber, asm.DWord),
+		asm.Mov.Reg32(asm.R1, end),
+		asm.RSh.Imm(end, 32),
 		asm.JLT.Imm(asm.R1, preselect.Services, o.label("numbered")),
 		passIf(asm.JEq, asm.R1, dataplane.Elsewhere),
 		asm.Ja.Label(no),
@@ -94,8 +97,7 @@ func (o *opener) checkService() {
 		o.leaveIf(asm.JEq, asm.R1, 0),
 		// The claims come later than the services.
 		asm.LoadMem(asm.R1, service, preselect.OffSerial, asm.Word),
-		asm.LoadMem(asm.R2, asm.R0, claimSerial, asm.Word),
-		asm.JNE.Reg(asm.R1, asm.R2, no),
+		asm.JNE.Reg(asm.R1, end, no),
 	)
 	o.setting(asm.R1, SettingsOpening)
 	o.emit(

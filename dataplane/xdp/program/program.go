@@ -26,8 +26,9 @@ type Config struct {
 	// none are opened.
 	ConnCounts int
 	// Sockets are those of the interface's queues, 0 where there are none, and Claims the
-	// services whose connections are opened, or whose first packets the sockets get.
-	Sockets, Claims int
+	// services whose connections are opened, or whose first packets the sockets get, in so many
+	// buckets (preselect.Claims).
+	Sockets, Claims, ClaimBuckets int
 	// Services, TemplateTable and Rings are what connections are opened by; 0 where none
 	// are.
 	Services, TemplateTable, Rings int

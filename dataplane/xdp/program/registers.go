@@ -36,7 +36,7 @@ const (
 	stackHome    = -72 // the home slot, while its pair and chain are gone through
 	stackOut     = -80 // the interface that leads to the server
 	stackContext = -88
-	stackClaim   = -112 // a key of claims
+	stackClaim   = -96 // the first word of a claim's key
 
 	// Of a connection's opening.
 	stackTick     = -120

@@ -1,0 +1,169 @@
+package preselect
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+	"sync/atomic"
+
+	"github.com/ulvs/ulvs/internal/shtab"
+)
+
+// Claim is what programs find a service by: the address (an IPv4 address first, then
+// zeros), the port in network byte order, or 0 for every port, the protocol, and the
+// family, 4 or 6. Found is what they find: the service's number and its serial.
+type Claim [20]byte
+
+// Found is explained at Claim.
+type Found struct{ Number, Serial uint32 }
+
+// Claims are claims in memory that programs read: buckets of four, of which a claim has two to be
+// in. A look-up compares the first word of the eight, and of IPv6 two more. (A BPF hash map takes
+// six times as many instructions for it.) What a look-up finds was there at one moment of it, and
+// a claim that is changed is found at all times.
+//
+// A place from which a claim has gone is free when no program looks at it any more: Reclaim.
+// Make it with NewClaims. It is not safe for concurrent use, but beside programs.
+type Claims struct {
+	places []place
+	taken  []bool // places that a claim has, or has left
+	shift  int    // of a hash, so that a bucket's number is left
+	at     map[Claim]uint32
+	left   []uint32 // places that claims have left
+}
+
+// The layout of a claim's place, which programs compile in. The words of the key are those of
+// Claim.Words; there is none where the first is 0.
+const (
+	ClaimSize      = 1 << ClaimShift
+	ClaimShift     = 5
+	OffClaimWord   = 0
+	OffClaimHigh   = 8
+	OffClaimLow    = 16
+	OffClaimNumber = 24
+	OffClaimSerial = 28
+
+	// ClaimsInBucket is how many places a bucket has.
+	ClaimsInBucket = 4
+
+	// ClaimFactor and its kin are by what the words of a key are multiplied. The sum's highest
+	// bits are the number of the first bucket, and what is ClaimOther bits below is what the
+	// second one differs by.
+	ClaimFactor     = 0x9e3779b97f4a7c15
+	ClaimFactorHigh = 0xc2b2ae3d27d4eb4f
+	ClaimFactorLow  = 0x165667b19e3779f9
+	ClaimOther      = 20
+)
+
+type place struct {
+	word, high, low uint64
+	found           uint64
+}
+
+// ClaimsSize returns how many bytes a table of so many buckets takes, which are a power of two.
+func ClaimsSize(buckets int) int { return buckets * ClaimsInBucket * ClaimSize }
+
+// NewClaims lays an empty table over a block of zeros, of ClaimsSize bytes, that starts on a cache
+// line.
+func NewClaims(block []byte, buckets int) (*Claims, error) {
+	places, err := shtab.RecordsOver[place](block, buckets*ClaimsInBucket)
+	if err != nil {
+		return nil, fmt.Errorf("no memory for claims: %w", err)
+	}
+	return &Claims{places: places, taken: make([]bool, len(places)), shift: ClaimBucketShift(buckets),
+		at: map[Claim]uint32{}}, nil
+}
+
+// ClaimBucketShift returns by how much a hash is shifted for the number of one of so many buckets.
+func ClaimBucketShift(buckets int) int { return 65 - bits.Len(uint(buckets)) }
+
+// Words are the key as programs compare it. The first one has the last four bytes of an IPv6
+// address, or all of an IPv4 one, and never is 0; the other two have an IPv6 address, as it lies.
+func (k *Claim) Words() (word, high, low uint64) {
+	at := 0
+	if k[19] == 6 {
+		high, low, at = binary.NativeEndian.Uint64(k[:]), binary.NativeEndian.Uint64(k[8:]), 12
+	}
+	port := uint64(binary.NativeEndian.Uint16(k[16:]))
+	word = uint64(binary.NativeEndian.Uint32(k[at:])) | port<<32 | uint64(k[18])<<48 | uint64(k[19])<<56
+	return word, high, low
+}
+
+// buckets returns the first places of the two buckets in which a claim may be.
+func (c *Claims) buckets(word, high, low uint64) [2]uint32 {
+	h := word*ClaimFactor + high*ClaimFactorHigh + low*ClaimFactorLow
+	first := h >> c.shift
+	second := first ^ h<<ClaimOther>>c.shift
+	return [2]uint32{uint32(first * ClaimsInBucket), uint32(second * ClaimsInBucket)}
+}
+
+// Lookup finds a claim, as programs do.
+func (c *Claims) Lookup(k Claim) (f Found, ok bool) {
+	word, high, low := k.Words()
+	for _, at := range c.buckets(word, high, low) {
+		for i := range c.places[at:][:ClaimsInBucket] {
+			p := &c.places[int(at)+i]
+			if atomic.LoadUint64(&p.word) == word && p.high == high && p.low == low {
+				found := atomic.LoadUint64(&p.found)
+				return Found{uint32(found), uint32(found >> 32)}, true
+			}
+		}
+	}
+	return Found{}, false
+}
+
+// Put makes a claim lead to what is to be found by it, or changes that. False: both its buckets are
+// full, which they may be no more after Reclaim.
+func (c *Claims) Put(k Claim, f Found) bool {
+	found := uint64(f.Number) | uint64(f.Serial)<<32
+	if i, ok := c.at[k]; ok {
+		atomic.StoreUint64(&c.places[i].found, found)
+		return true
+	}
+	word, high, low := k.Words()
+	most, in := 0, uint32(0)
+	for _, at := range c.buckets(word, high, low) {
+		free := 0
+		for _, taken := range c.taken[at:][:ClaimsInBucket] {
+			if !taken {
+				free++
+			}
+		}
+		if free > most {
+			most, in = free, at
+		}
+	}
+	if most == 0 {
+		return false
+	}
+	for c.taken[in] {
+		in++
+	}
+	c.taken[in] = true
+	p := &c.places[in]
+	p.high, p.low = high, low
+	atomic.StoreUint64(&p.found, found)
+	atomic.StoreUint64(&p.word, word)
+	c.at[k] = in
+	return true
+}
+
+// Delete takes a claim away, if there is one.
+func (c *Claims) Delete(k Claim) {
+	if i, ok := c.at[k]; ok {
+		atomic.StoreUint64(&c.places[i].word, 0)
+		c.left = append(c.left, i)
+		delete(c.at, k)
+	}
+}
+
+// Left returns how many places claims have left that Reclaim would free.
+func (c *Claims) Left() int { return len(c.left) }
+
+// Reclaim has places be free that claims have left. No program may run that ran when they did.
+func (c *Claims) Reclaim() {
+	for _, i := range c.left {
+		c.taken[i] = false
+	}
+	c.left = c.left[:0]
+}
