@@ -8,9 +8,9 @@ import (
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
-// changeState changes the state of a connection by TCP's tables, whose state word is in R1, and
-// tells that in the completion ring (conn's changed.go says by what rules). What is not to be
-// changed here goes to unchanged, or is Go's.
+// changeState changes the state of a connection by the tables of TCP or SCTP, whose state word is in
+// R1, and tells that in the completion ring (conn's changed.go says by what rules). What is not to
+// be changed here goes to unchanged, or is Go's.
 //
 // in: R1 dest data total slot; out: slot; lost: R0 R1 R2 R3 R4 R5
 func (o *opener) changeState() {
@@ -20,6 +20,8 @@ func (o *opener) changeState() {
 	o.setting(asm.R2, SettingsChanging)
 	o.emit(asm.JEq.Imm(asm.R2, 0, o.label("unchanged")))
 	o.nextState()
+	o.nextSCTP()
+	o.mark("moved")
 	o.checkReachable(dest)
 	o.readTime()
 	o.emit(
@@ -57,7 +59,7 @@ func (o *opener) changeState() {
 
 // decideToTell goes to quiet where Go need not be told.
 //
-// in: -; out: -; lost: R1 R2 R3 R4 entry
+// in: data; out: -; lost: R1 R2 R3 R4 entry
 func (o *opener) decideToTell() {
 	defer o.step("decideToTell", "has Go to know of it soon?")()
 	o.emit(
@@ -68,7 +70,11 @@ func (o *opener) decideToTell() {
 		asm.JEq.Imm(asm.R1, 0, o.label("tell")),
 		asm.Mov.Reg(asm.R3, asm.R2),
 		asm.And.Imm(asm.R3, conn.StateMask),
+		asm.LoadMem(asm.R4, data, o.atProto(), asm.Byte),
+		asm.JNE.Imm(asm.R4, ProtoSCTP, o.label("untold")),
+		asm.Add.Imm(asm.R3, conn.UntoldSCTP),
 	)
+	o.mark("untold")
 	o.setting(asm.R4, SettingsUntold)
 	o.emit(
 		asm.RSh.Reg(asm.R4, asm.R3),
@@ -133,14 +139,30 @@ func (o *opener) swapState(counted string) {
 		compareAndSwap(entry, shtab.OffState, asm.R1, asm.Word),
 		restore(asm.R1, stackWas),
 		asm.JNE.Reg(asm.R0, asm.R1, o.label("full")),
-		// A state without SYN does not make a connection active.
 		restore(asm.R2, stackIs),
 		asm.Xor.Reg(asm.R1, asm.R2),
 		asm.And.Imm(asm.R1, conn.ActiveFlag),
 		asm.JEq.Imm(asm.R1, 0, o.label(counted)),
 	)
-	o.countConn(accel.InactiveConn - accel.ActiveConn)
+	o.moveConn()
 	o.mark(counted)
+}
+
+// moveConn counts a connection of dest's in the other column: in that which the state word in R2 says.
+//
+// in: R2 dest; out: -; lost: R0 R1 R2
+func (o *opener) moveConn() {
+	defer o.step("moveConn", "the real server's other column")()
+	o.emit(
+		asm.And.Imm(asm.R2, conn.ActiveFlag),
+		asm.RSh.Imm(asm.R2, activeShift-1),
+		asm.Sub.Imm(asm.R2, 1), // 1 or -1
+		asm.LoadImm(asm.R0, accel.ActiveConn-accel.InactiveConn, asm.DWord),
+		asm.Mul.Reg(asm.R2, asm.R0),
+		asm.Mov.Reg(asm.R0, dest),
+	)
+	o.element(asm.R1, o.ConnCounts, asm.R0, 3, 0)
+	o.emit(asm.StoreXAdd(asm.R1, asm.R2, asm.DWord))
 }
 
 // countConn adds to what is counted of dest's connections.
@@ -156,8 +178,8 @@ func (o *opener) countConn(n int64) {
 	)
 }
 
-// nextState keeps the state word that the packet leads to from the one in R1. What is not TCP,
-// or has SYN, goes to unchanged.
+// nextState keeps the state word that the packet leads to from the one in R1. One of SCTP goes to
+// sctp, and what is neither, or has SYN, to unchanged.
 //
 // in: R1 data; out: -; lost: R0 R1 R2 R3
 func (o *opener) nextState() {
@@ -174,6 +196,7 @@ func (o *opener) nextState() {
 	}
 	o.emit(
 		asm.LoadMem(asm.R0, data, o.atProto(), asm.Byte),
+		asm.JEq.Imm(asm.R0, ProtoSCTP, o.label("chunk")),
 		asm.JNE.Imm(asm.R0, ProtoTCP, no),
 		restore(asm.R2, stackContext),
 		asm.LoadMem(asm.R3, asm.R2, 4, asm.Word),
@@ -188,25 +211,45 @@ func (o *opener) nextState() {
 	row(ack, next.OnACK, "row")
 	o.emit(asm.LoadImm(asm.R2, int64(next.OnNone), asm.DWord))
 	o.mark("row")
+	o.nextWord(conn.TCPMeaning)
+	o.emit(asm.Ja.Label(o.label("moved")))
+}
+
+// nextWord keeps the state word, of the one in R1, with the state that the row in R2 has for its own,
+// and what that means.
+//
+// in: R1 R2; out: R1; lost: R0 R2
+func (o *opener) nextWord(meaning int64) {
+	defer o.step("nextWord", "the state word with that")()
 	o.emit(
 		asm.Mov.Reg(asm.R0, asm.R1),
 		asm.And.Imm(asm.R0, conn.StateMask),
 		asm.LSh.Imm(asm.R0, 2),
 		asm.RSh.Reg(asm.R2, asm.R0),
 		asm.And.Imm(asm.R2, conn.StateMask),
-		asm.And.Imm32(asm.R1, ^conn.StateMask),
+		asm.And.Imm32(asm.R1, ^(conn.StateMask|conn.ActiveFlag)),
 		asm.Or.Reg(asm.R1, asm.R2),
 		asm.Or.Imm(asm.R1, conn.ChangedFlag),
-		asm.JNE.Imm(asm.R2, conn.TCPEstablished, o.label("word")),
-		asm.Or.Imm(asm.R1, conn.EstablishedFlag),
-	)
-	o.mark("word")
-	o.emit(
-		asm.Mov.Imm(asm.R0, conn.ActiveStates),
+		asm.LoadImm(asm.R0, meaning, asm.DWord),
 		asm.RSh.Reg(asm.R0, asm.R2),
-		asm.JSet.Imm(asm.R0, 1, o.label("active")),
-		asm.And.Imm32(asm.R1, ^conn.ActiveFlag),
+		asm.Mov.Reg(asm.R2, asm.R0),
+		asm.And.Imm(asm.R0, 1<<conn.StateActive),
+		asm.LSh.Imm(asm.R0, activeShift-conn.StateActive),
+		asm.Or.Reg(asm.R1, asm.R0),
+		asm.And.Imm(asm.R2, 1<<conn.StateEstablished),
+		asm.RSh.Imm(asm.R2, conn.StateEstablished-establishedShift),
+		asm.Or.Reg(asm.R1, asm.R2),
+		save(stackIs, asm.R1),
 	)
-	o.mark("active")
-	o.emit(save(stackIs, asm.R1))
 }
+
+// Which bits conn's flags are.
+const (
+	activeShift      = 8
+	establishedShift = 7
+)
+
+var (
+	_ = [1]struct{}{}[conn.ActiveFlag-1<<activeShift]
+	_ = [1]struct{}{}[conn.EstablishedFlag-1<<establishedShift]
+)
