@@ -190,6 +190,7 @@ func (g *generator) service() {
 			g.markRule(s)
 		}
 	}
+	g.sloppy(s)
 	g.say("ipvsadm -A %s", g.settings(s))
 	for _, n := range g.Perm(serverCount)[:1+g.IntN(serverCount)] {
 		r := serverAddr(n, s.six)

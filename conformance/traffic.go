@@ -13,6 +13,7 @@ var conversations = map[string][][]string{
 		{"S"}, {"S"}, {"S", "A"}, {"S", "A", "PA"}, {"S", "A", "FA"}, {"S", "A", "FA", "A"}, {"S", "RA"}, {"S", "A", "R"},
 		{"A"}, {"PA"}, {"FA"}, {"RA"}, {"R"}, {"F"}, {"SA"}, {"SF"}, {"SR"}, {"U"}, {"PU"}, {"S", "S"}, {"SEC"},
 		{"S", "A", "S"}, {"S", "FA", "S"}, {"S", "A", "FA", "S"}, {"S", "A", "RA", "S"}, {"S", "SA"}, {"SPAUF"},
+		{"A", "FA", "A"}, {"FA", "A"}, {"PA", "S", "RA"},
 	},
 	"sctp": {
 		{"INIT"}, {"INIT", "COOKIE_ECHO"}, {"INIT", "COOKIE_ECHO", "DATA"}, {"INIT", "COOKIE_ECHO", "SHUTDOWN"},
@@ -21,6 +22,9 @@ var conversations = map[string][][]string{
 		{"HEARTBEAT"}, {"SACK"}, {"INIT", "INIT"}, {"INIT", "ERROR"}, {"INIT", "COOKIE_ACK"}, {"INIT,ABORT"},
 		{"COOKIE_ECHO,ABORT"}, {"COOKIE_ACK,ABORT"}, {"INIT", "COOKIE_ECHO", "SHUTDOWN_ACK"}, {"HEARTBEAT_ACK"},
 		{"INIT", "ECNE"}, {"INIT", "CWR"}, {"SHUTDOWN_COMPLETE"}, {"INIT", "SHUTDOWN", "SHUTDOWN_COMPLETE", "INIT"},
+		{"DATA", "SHUTDOWN", "SHUTDOWN_COMPLETE"}, {"INIT_ACK", "COOKIE_ACK", "DATA"}, {"HEARTBEAT", "ABORT", "INIT"},
+		{"INIT", "INIT_ACK", "COOKIE_ACK"}, {"INIT", "SHUTDOWN_ACK", "COOKIE_ECHO", "SHUTDOWN_ACK"}, {"ERROR", "DATA"},
+		{"COOKIE_ECHO,ABORT", "INIT", "COOKIE_ECHO"}, {"INIT", "COOKIE_ECHO,ABORT"}, {"SHUTDOWN", "SHUTDOWN_COMPLETE"},
 	},
 	"udp":  {{""}},
 	"icmp": {{""}},
@@ -105,6 +109,14 @@ func (g *generator) mangled(proto, vip string) (options string) {
 		}
 	}
 	return options
+}
+
+// sloppy has a service's connections be opened by any packet, now and then.
+func (g *generator) sloppy(s *genService) {
+	tcp, sctp := g.chance(10, "sloppy_tcp"), g.chance(40, "sloppy_sctp")
+	if tcp && s.proto == "tcp" || sctp && s.proto == "sctp" {
+		g.say("sysctl net.ipv4.vs.sloppy_%s=1", s.proto)
+	}
 }
 
 // talk is a conversation: mostly a usual one. Rarely, flags are drawn.

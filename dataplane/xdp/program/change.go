@@ -8,12 +8,15 @@ import (
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
+// changer changes the states of connections that there are.
+type changer struct{ *opener }
+
 // changeState changes the state of a connection by the tables of TCP or SCTP, whose state word is in
 // R1, and tells that in the completion ring (conn's changed.go says by what rules). What is not to
 // be changed here goes to unchanged, or is Go's.
 //
 // in: R1 dest data total slot; out: slot; lost: R0 R1 R2 R3 R4 R5
-func (o *opener) changeState() {
+func (o changer) changeState() {
 	defer o.step("changeState", "the connection's next state, told in the completion ring")()
 	o.mark("change")
 	o.emit(save(stackWas, asm.R1), save(stackSlot, slot))
@@ -60,7 +63,7 @@ func (o *opener) changeState() {
 // decideToTell goes to quiet where Go need not be told.
 //
 // in: data; out: -; lost: R1 R2 R3 R4 entry
-func (o *opener) decideToTell() {
+func (o changer) decideToTell() {
 	defer o.step("decideToTell", "has Go to know of it soon?")()
 	o.emit(
 		restore(asm.R1, stackWas),
@@ -105,7 +108,7 @@ func (o *opener) decideToTell() {
 // rings, which find finds, and goes on as its state stays.
 //
 // in: rings; out: slot; lost: R0 R1 R2 R3 R4 R5
-func (o *opener) countAnswer(no string, find func()) {
+func (o changer) countAnswer(no string, find func()) {
 	defer o.step("countAnswer", "was it half-open to Go, and is it not?")()
 	o.emit(
 		restore(asm.R1, stackWas),
@@ -130,7 +133,7 @@ func (o *opener) countAnswer(no string, find func()) {
 // that has it, or goes to full.
 //
 // in: dest; out: entry; lost: R0 R1 R2
-func (o *opener) swapState(counted string) {
+func (o changer) swapState(counted string) {
 	defer o.step("swapState", "if nobody else has changed it")()
 	o.emit(
 		restore(entry, stackSlot),
@@ -151,7 +154,7 @@ func (o *opener) swapState(counted string) {
 // moveConn counts a connection of dest's in the other column: in that which the state word in R2 says.
 //
 // in: R2 dest; out: -; lost: R0 R1 R2
-func (o *opener) moveConn() {
+func (o changer) moveConn() {
 	defer o.step("moveConn", "the real server's other column")()
 	o.emit(
 		asm.And.Imm(asm.R2, conn.ActiveFlag),
@@ -182,7 +185,7 @@ func (o *opener) countConn(n int64) {
 // sctp, and what is neither, or has SYN, to unchanged.
 //
 // in: R1 data; out: -; lost: R0 R1 R2 R3
-func (o *opener) nextState() {
+func (o changer) nextState() {
 	defer o.step("nextState", "which one that is")()
 	const fin, syn, rst, ack = 1, 2, 4, 16
 	at := o.atPorts()
@@ -219,7 +222,7 @@ func (o *opener) nextState() {
 // and what that means.
 //
 // in: R1 R2; out: R1; lost: R0 R2
-func (o *opener) nextWord(meaning int64) {
+func (o changer) nextWord(meaning int64) {
 	defer o.step("nextWord", "the state word with that")()
 	o.emit(
 		asm.Mov.Reg(asm.R0, asm.R1),

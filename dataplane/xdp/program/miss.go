@@ -58,7 +58,7 @@ func (p *Program) miss() {
 		p.mark("service")
 		p.openConn()
 		p.acceptPending()
-		p.changeState()
+		changer{&p.opener}.changeState()
 	}
 	p.redirectToSocket()
 }

@@ -9,7 +9,7 @@ import (
 // nextSCTP is nextState for SCTP. INIT goes to unchanged, and what leaves the state as it is to stays.
 //
 // in: R1 data total; out: -; lost: R0 R1 R2 R3 R4
-func (o *opener) nextSCTP() {
+func (o changer) nextSCTP() {
 	defer o.step("nextSCTP", "which one that is, by the first chunk or an ABORT behind it")()
 	o.mark("chunk")
 	o.readChunk("changing", o.label("unchanged"))
@@ -37,11 +37,11 @@ func (o *opener) nextSCTP() {
 // COOKIE ECHO or COOKIE ACK (ip_vs_proto_sctp.c, set_sctp_state).
 //
 // in: data total; out: R0; lost: R2 R3 R4
-func (o *opener) readChunk(name, no string) {
-	defer o.step("readChunk", "the first chunk, or an ABORT behind a cookie")()
-	at, header := int32(o.atPorts()), int32(o.atPorts()-o.atIP())
-	first := o.label("first-" + name)
-	o.emit(
+func (p *parser) readChunk(name, no string) {
+	defer p.step("readChunk", "the first chunk, or an ABORT behind a cookie")()
+	at, header := int32(p.atPorts()), int32(p.atPorts()-p.atIP())
+	first := p.label("first-" + name)
+	p.emit(
 		restore(asm.R2, stackContext),
 		asm.LoadMem(asm.R3, asm.R2, 4, asm.Word),
 		asm.Mov.Reg(asm.R2, data),
@@ -68,5 +68,5 @@ func (o *opener) readChunk(name, no string) {
 		asm.JNE.Imm(asm.R2, conn.ChunkAbort, first),
 		asm.Mov.Imm(asm.R0, conn.ChunkAbort),
 	)
-	o.symbol = first
+	p.symbol = first
 }
