@@ -13,7 +13,6 @@ var conversations = map[string][][]string{
 		{"S"}, {"S"}, {"S", "A"}, {"S", "A", "PA"}, {"S", "A", "FA"}, {"S", "A", "FA", "A"}, {"S", "RA"}, {"S", "A", "R"},
 		{"A"}, {"PA"}, {"FA"}, {"RA"}, {"R"}, {"F"}, {"SA"}, {"SF"}, {"SR"}, {"U"}, {"PU"}, {"S", "S"}, {"SEC"},
 		{"S", "A", "S"}, {"S", "FA", "S"}, {"S", "A", "FA", "S"}, {"S", "A", "RA", "S"}, {"S", "SA"}, {"SPAUF"},
-		{"A", "FA", "A"}, {"FA", "A"}, {"PA", "S", "RA"},
 	},
 	"sctp": {
 		{"INIT"}, {"INIT", "COOKIE_ECHO"}, {"INIT", "COOKIE_ECHO", "DATA"}, {"INIT", "COOKIE_ECHO", "SHUTDOWN"},
@@ -22,9 +21,6 @@ var conversations = map[string][][]string{
 		{"HEARTBEAT"}, {"SACK"}, {"INIT", "INIT"}, {"INIT", "ERROR"}, {"INIT", "COOKIE_ACK"}, {"INIT,ABORT"},
 		{"COOKIE_ECHO,ABORT"}, {"COOKIE_ACK,ABORT"}, {"INIT", "COOKIE_ECHO", "SHUTDOWN_ACK"}, {"HEARTBEAT_ACK"},
 		{"INIT", "ECNE"}, {"INIT", "CWR"}, {"SHUTDOWN_COMPLETE"}, {"INIT", "SHUTDOWN", "SHUTDOWN_COMPLETE", "INIT"},
-		{"DATA", "SHUTDOWN", "SHUTDOWN_COMPLETE"}, {"INIT_ACK", "COOKIE_ACK", "DATA"}, {"HEARTBEAT", "ABORT", "INIT"},
-		{"INIT", "INIT_ACK", "COOKIE_ACK"}, {"INIT", "SHUTDOWN_ACK", "COOKIE_ECHO", "SHUTDOWN_ACK"}, {"ERROR", "DATA"},
-		{"COOKIE_ECHO,ABORT", "INIT", "COOKIE_ECHO"}, {"INIT", "COOKIE_ECHO,ABORT"}, {"SHUTDOWN", "SHUTDOWN_COMPLETE"},
 	},
 	"udp":  {{""}},
 	"icmp": {{""}},
@@ -111,11 +107,18 @@ func (g *generator) mangled(proto, vip string) (options string) {
 	return options
 }
 
+// associations are further conversations of SCTP, which begin anywhere.
+var associations = [][]string{
+	{"DATA", "SHUTDOWN", "SHUTDOWN_COMPLETE"}, {"INIT_ACK", "COOKIE_ACK", "DATA"}, {"HEARTBEAT", "ABORT", "INIT"},
+	{"INIT", "INIT_ACK", "COOKIE_ACK"}, {"INIT", "SHUTDOWN_ACK", "COOKIE_ECHO", "SHUTDOWN_ACK"}, {"ERROR", "DATA"},
+	{"COOKIE_ECHO,ABORT", "DATA"}, {"INIT", "COOKIE_ECHO,ABORT"}, {"SHUTDOWN", "SHUTDOWN_COMPLETE"},
+}
+
 // sloppy has a service's connections be opened by any packet, now and then.
 func (g *generator) sloppy(s *genService) {
-	tcp, sctp := g.chance(10, "sloppy_tcp"), g.chance(40, "sloppy_sctp")
-	if tcp && s.proto == "tcp" || sctp && s.proto == "sctp" {
-		g.say("sysctl net.ipv4.vs.sloppy_%s=1", s.proto)
+	percent := map[string]int{"tcp": 10, "sctp": 40}[s.proto]
+	if kind := "sloppy_" + s.proto; g.side.IntN(100) < percent && !slices.Contains(g.f.Without, kind) {
+		g.say("sysctl net.ipv4.vs.%s=1", kind)
 	}
 }
 
@@ -125,7 +128,11 @@ func (g *generator) talk(proto string) []string {
 	if g.chance(40, "") {
 		all = all[:min(len(all), 8)]
 	}
-	return pick(g, all...)
+	said := pick(g, all...)
+	if proto == "sctp" && g.side.IntN(3) == 0 {
+		said = associations[g.side.IntN(len(associations))]
+	}
+	return said
 }
 
 func (g *generator) client(vip string) string {
