@@ -45,6 +45,7 @@ var Kinds = []string{
 // generator makes one scenario.
 type generator struct {
 	*rand.Rand
+	side     *rand.Rand // draws what was thought of later, so that the rest of a seed stays what it is
 	f        Features
 	lines    []string
 	vips     []string
@@ -73,7 +74,7 @@ func Generate(seed uint64, f Features) string {
 	if len(f.Schedulers) == 0 {
 		f.Schedulers = DefaultFeatures.Schedulers
 	}
-	g := &generator{Rand: rand.New(rand.NewPCG(seed, 0x756c7673)), f: f}
+	g := &generator{Rand: rand.New(rand.NewPCG(seed, 0x756c7673)), side: rand.New(rand.NewPCG(seed, 1)), f: f}
 	g.scenario()
 	return strings.Join(g.lines, "\n") + "\n"
 }
@@ -190,6 +191,7 @@ func (g *generator) service() {
 			g.markRule(s)
 		}
 	}
+	g.sloppy(s)
 	g.say("ipvsadm -A %s", g.settings(s))
 	for _, n := range g.Perm(serverCount)[:1+g.IntN(serverCount)] {
 		r := serverAddr(n, s.six)

@@ -1,17 +1,26 @@
 package conformance
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // TestGeneratorCoverage wants everything that there is in ten of the scenarios
 // that CI plays on the kernel and on ulvs, at least.
 func TestGeneratorCoverage(t *testing.T) {
 	said := make(Coverage)
 	for seed := range uint64(500) {
-		said.Add(Generate(seed+1, Features{}))
+		text := Generate(seed+1, Features{})
+		said.Add(text)
+		for _, family := range []string{"1", "["} {
+			if strings.Contains(text, "sloppy_sctp=1\nipvsadm -A --sctp-service "+family) && strings.Contains(text, "send sctp "+family) {
+				said["sloppy SCTP to "+family]++
+			}
+		}
 	}
 	want := []string{
 		"family IPv4", "family IPv6", "protocol tcp", "protocol udp", "protocol sctp", "protocol icmp", "protocol esp", "protocol ah",
-		"iptables", "ip6tables", "sleep",
+		"iptables", "ip6tables", "sleep", "sloppy SCTP to 1", "sloppy SCTP to [",
 	}
 	for _, o := range []string{
 		"-6", "-M", "-b", "-f", "-g", "-i", "-m", "-o", "-p", "-r", "-s", "-t", "-u", "-w", "-x", "-y",

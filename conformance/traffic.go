@@ -107,13 +107,32 @@ func (g *generator) mangled(proto, vip string) (options string) {
 	return options
 }
 
+// associations are further conversations of SCTP, which begin anywhere.
+var associations = [][]string{
+	{"DATA", "SHUTDOWN", "SHUTDOWN_COMPLETE"}, {"INIT_ACK", "COOKIE_ACK", "DATA"}, {"HEARTBEAT", "ABORT", "INIT"},
+	{"INIT", "INIT_ACK", "COOKIE_ACK"}, {"INIT", "SHUTDOWN_ACK", "COOKIE_ECHO", "SHUTDOWN_ACK"}, {"ERROR", "DATA"},
+	{"COOKIE_ECHO,ABORT", "DATA"}, {"INIT", "COOKIE_ECHO,ABORT"}, {"SHUTDOWN", "SHUTDOWN_COMPLETE"},
+}
+
+// sloppy has a service's connections be opened by any packet, now and then.
+func (g *generator) sloppy(s *genService) {
+	percent := map[string]int{"tcp": 10, "sctp": 40}[s.proto]
+	if kind := "sloppy_" + s.proto; g.side.IntN(100) < percent && !slices.Contains(g.f.Without, kind) {
+		g.say("sysctl net.ipv4.vs.%s=1", kind)
+	}
+}
+
 // talk is a conversation: mostly a usual one. Rarely, flags are drawn.
 func (g *generator) talk(proto string) []string {
 	all := conversations[proto]
 	if g.chance(40, "") {
 		all = all[:min(len(all), 8)]
 	}
-	return pick(g, all...)
+	said := pick(g, all...)
+	if proto == "sctp" && g.side.IntN(3) == 0 {
+		said = associations[g.side.IntN(len(associations))]
+	}
+	return said
 }
 
 func (g *generator) client(vip string) string {

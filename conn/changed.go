@@ -5,9 +5,9 @@ package conn
 //
 //   - A word that has neither flagSet nor PendingFlag is Go's alone: it was just inserted, and
 //     a program leaves its packets to Go. Any other is changed by compare and swap, by both.
-//   - A program changes the state alone, as TCP's tables have it for a packet without SYN, of a
-//     word of the present generation. It sets flagChanged, and flagEstablished if the state is
-//     ESTABLISHED. If the swap fails, the packet is Go's.
+//   - A program changes the state alone, as the tables of TCP have it for a packet without SYN, and
+//     those of SCTP for one without INIT, of a word of the present generation. It sets flagChanged,
+//     and flagEstablished if the state is ESTABLISHED. If the swap fails, the packet is Go's.
 //   - Go has to know soon of a state that ends sooner than the one by which it has set the
 //     timer, and of one that makes a template ASSURED. A program tells that in the completion
 //     ring (shtab.Rings), after the swap, and sets flagTold, unless that or PendingFlag was set:
@@ -29,14 +29,16 @@ package conn
 //     the lock; when it finds the entry of a packet, or lists it; and before a timer ends it. The record
 //     comes before the word that says so: who is killed in between leaves flagChanged, and the
 //     next process accepts it. (That its template is ASSURED comes after: that may be lost.)
-//   - TCP's tables have no way back without SYN, so that states that came and went
+//   - The tables have no way back without SYN or INIT, so that states that came and went
 //     between two looks have changed nothing but what flagEstablished says.
+//   - What a program opens by a packet that establishes it at once (sloppy_tcp, sloppy_sctp) it
+//     publishes as if it had changed the state before Go accepts it.
 //
 // A packet's stamp and count are stores of both, as they are without states. Without a daemon, of
 // two packets that meet in a word one leaves it as the other has made it.
 
-// Untold has a bit for each of TCP's states in which a connection that was half-open may be without
-// Go's knowing.
+// Untold has a bit for each state in which a connection that was half-open may be without Go's
+// knowing: TCP's in the lower half, and SCTP's in the upper.
 func (t *states) Untold() (mask uint32) { return t.timeouts.untold }
 
 // Changed reports whether a program has changed the state, and Go has not accepted it.
@@ -52,14 +54,10 @@ func (t *states) Unaccepted(id ID) bool { return t.State(id)&(flagChanged|Pendin
 func (t *Table) Accept(id ID, template uint32, owner uint8) {
 	t.Record(id).template = template
 	fixed := uint32(owner&0xf)<<ownerShift | t.timeouts.gen<<genShift | flagSet
-	tcp := t.Flow(id).Proto() == protoTCP
+	proto := t.Flow(id).Proto()
 	for {
 		was := t.State(id)
-		timeout := t.timeouts.udp
-		if tcp {
-			timeout = t.timeouts.tcp[was&stateMask%tcpStates]
-		}
-		t.ArmFromStamp(id, timeout)
+		t.ArmFromStamp(id, t.timeouts.of(proto, was))
 		is := was&(stateMask|flagChanged|flagEstablished|flagActive) | fixed
 		if was&flagEstablished == 0 { // by a packet that a program does not count as an answer
 			is |= flagHalfOpen
@@ -74,8 +72,8 @@ func (t *Table) Accept(id ID, template uint32, owner uint8) {
 	}
 }
 
-// AcceptState makes of the state into which programs have brought a connection what TCP would
-// have, by the packets that they were. It reports whether one has established it. Without a
+// AcceptState makes of the state into which programs have brought a connection what TCP or SCTP
+// would have, by the packets that they were. It reports whether one has established it. Without a
 // change it does nothing.
 func (t *states) AcceptState(id ID) (established bool) {
 	for was := t.State(id); was&flagChanged != 0; was = t.State(id) {
@@ -83,7 +81,7 @@ func (t *states) AcceptState(id ID) (established bool) {
 		if established = was&flagEstablished != 0; established {
 			is &^= flagHalfOpen
 		}
-		t.Retime(id, t.timeoutsOf(was).tcp[was&stateMask%tcpStates])
+		t.Retime(id, t.timeoutsOf(was).of(t.Flow(id).Proto(), was))
 		if !t.SwapState(id, was, is) {
 			continue
 		}

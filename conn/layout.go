@@ -25,7 +25,7 @@ const (
 )
 
 // What an XDP program needs to know of an entry's state word, besides the shared table's
-// layout, to forward packets by itself, to change TCP's states (changed.go), and to make
+// layout, to forward packets by itself, to change states (changed.go), and to make
 // entries of new connections (package dataplane, Opener). All else is Go's.
 const (
 	// DestMask are the bits of an entry's value that are its real server.
@@ -38,14 +38,13 @@ const (
 	// StateMask are the bits of the state word that are the protocol's state.
 	StateMask = stateMask
 	// ChangedFlag is set by a program that changes the state, and EstablishedFlag if that is
-	// TCPEstablished, until AcceptState.
+	// ESTABLISHED, until AcceptState.
 	ChangedFlag     = flagChanged
 	EstablishedFlag = flagEstablished
 	// ToldFlag is set by a program that has told of the change, and HalfOpenFlag by Go, until it
 	// has accepted that the connection was established.
-	ToldFlag       = flagTold
-	HalfOpenFlag   = flagHalfOpen
-	TCPEstablished = tcpEstablished
+	ToldFlag     = flagTold
+	HalfOpenFlag = flagHalfOpen
 	// SetFlag is set once the entry has had a packet.
 	SetFlag = flagSet
 	// OwnerShift is where the owner's four bits are.
@@ -55,13 +54,30 @@ const (
 	// PendingFlag is set from when a program opened the entry until Accept.
 	PendingFlag = expiring.PendingFlag
 	// OpenedTCP and OpenedUDP are the state words of connections that a program makes of
-	// a SYN or of a UDP packet.
-	OpenedTCP = PendingFlag | tcpSynRecv | flagActive
-	OpenedUDP = PendingFlag
-	// ActiveFlag is set while the connection is counted as active, and ActiveStates has a bit for
-	// each of TCP's in which it is.
-	ActiveFlag   = flagActive
-	ActiveStates = tcpActive
+	// a SYN or of a UDP packet; EstablishedTCP and EstablishedSCTP of those that it makes of a packet
+	// that establishes them, and ClosedTCP of one that closes it. SCTPFirst has others of SCTP's.
+	OpenedTCP       = PendingFlag | tcpSynRecv | flagActive
+	OpenedUDP       = PendingFlag
+	EstablishedTCP  = PendingFlag | tcpEstablished | flagActive | flagChanged | flagEstablished
+	EstablishedSCTP = PendingFlag | sctpEstablished | flagActive | flagChanged | flagEstablished
+	ClosedTCP       = PendingFlag | tcpClose
+	// ActiveFlag is set while the connection is counted as active.
+	ActiveFlag = flagActive
+	// UntoldSCTP is how far SCTP's states are from TCP's in what Untold returns.
+	UntoldSCTP = untoldSCTP
+)
+
+// untoldSCTP is more than TCP has states.
+const untoldSCTP = 16
+
+// What states mean, for a program that shifts by the state: of both, StateActive is a bit for each
+// in which a connection is counted as active, and StateEstablished one for ESTABLISHED.
+const (
+	TCPMeaning  = tcpActive<<StateActive | 1<<(StateEstablished+tcpEstablished)
+	SCTPMeaning = 1<<(StateActive+sctpEstablished) | 1<<(StateEstablished+sctpEstablished)
+
+	StateActive      = 0
+	StateEstablished = 16
 )
 
 // StatesKept has a bit for each TCP state that a packet with some flags does not
@@ -80,28 +96,6 @@ func TCPKept() StatesKept {
 		return mask
 	}
 	return StatesKept{OnACK: kept(&tcpOnACK), OnFIN: kept(&tcpOnFIN), OnRST: kept(&tcpOnRST), OnNone: 1 << tcpClose}
-}
-
-// SCTPKept has a bit for each SCTP state that a packet does not change whose
-// first chunk means nothing to the state machine, such as DATA and SACK: of a
-// type below 32 that is not in SCTPEvents.
-func SCTPKept() (mask uint32) {
-	for s, to := range sctpNext[sctpData] {
-		if int(to) == s {
-			mask |= 1 << s
-		}
-	}
-	return mask
-}
-
-// SCTPEvents has a bit for each chunk type that means something.
-func SCTPEvents() (mask uint32) {
-	for chunk := range uint8(32) {
-		if sctpEvent(chunk) != sctpData {
-			mask |= 1 << chunk
-		}
-	}
-	return mask
 }
 
 // Generation returns that of the present timeouts; an entry with another one gets

@@ -109,3 +109,53 @@ func buildSCTP() (next [sctpEvents][sctpStates]uint8) {
 	}
 	return next
 }
+
+// SCTPKept has a bit for each SCTP state that a packet does not change whose first chunk means
+// nothing to the state machine, such as DATA and SACK: of a type that is not in SCTPEvents.
+func SCTPKept() (mask uint32) {
+	for s, to := range sctpNext[sctpData] {
+		if int(to) == s {
+			mask |= 1 << s
+		}
+	}
+	return mask
+}
+
+// SCTPEvents has a bit for each chunk type that means something. They are below 32.
+func SCTPEvents() (mask uint32) {
+	for chunk := range uint8(32) {
+		if sctpEvent(chunk) != sctpData {
+			mask |= 1 << chunk
+		}
+	}
+	return mask
+}
+
+// Chunk types by which programs go (RFC 9260, 3.2).
+const (
+	ChunkInit       = 1
+	ChunkAbort      = 6
+	ChunkCookieEcho = 10
+	ChunkCookieAck  = 11
+)
+
+// SCTPNext returns the states that a packet leads to by a chunk's type, four bits for each state
+// from the lowest on.
+func SCTPNext(chunk uint8) (row uint64) {
+	for s, to := range sctpNext[sctpEvent(chunk)] {
+		row |= uint64(to) << (4 * s)
+	}
+	return row
+}
+
+// SCTPChunks is how many chunk types there are, from 0 on, beyond which none means something.
+const SCTPChunks = 15
+
+// SCTPFirst returns the states that a connection's first packet leads to, four bits for each chunk
+// type from the lowest on.
+func SCTPFirst() (row uint64) {
+	for chunk := range uint8(SCTPChunks) {
+		row |= uint64(sctpNext[sctpEvent(chunk)][sctpNone]) << (4 * chunk)
+	}
+	return row
+}

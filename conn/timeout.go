@@ -8,8 +8,8 @@ type timeouts struct {
 	sctp [sctpStates]uint32
 	udp  uint32
 	gen  uint32 // changes with them, so that a connection knows when its own is old
-	// untold has a bit for each of TCP's states that ends no sooner than one in which a connection
-	// is half-open.
+	// untold has a bit for each state that ends no sooner than any in which a connection is
+	// half-open: TCP's in the lower half, and SCTP's in the upper.
 	untold uint32
 }
 
@@ -20,6 +20,22 @@ func (t *timeouts) findUntold() {
 			t.untold |= 1 << s
 		}
 	}
+	for s, timeout := range t.sctp {
+		if timeout >= t.sctp[sctpInit] {
+			t.untold |= 1 << (untoldSCTP + s)
+		}
+	}
+}
+
+// of returns the timeout of a protocol's state, which is the lowest bits of a state word.
+func (t *timeouts) of(proto uint8, state uint32) uint32 {
+	switch proto {
+	case protoTCP:
+		return t.tcp[state&stateMask%tcpStates]
+	case protoSCTP:
+		return t.sctp[state&stateMask%sctpStates]
+	}
+	return t.udp
 }
 
 // tcpSeconds and the like are the kernel's (ip_vs_proto_tcp.c, tcp_timeouts;
@@ -77,7 +93,7 @@ func (t *states) SetTimeouts(tcp, tcpFin, udp time.Duration) {
 	t.timeouts.gen = (t.timeouts.gen + 1) & genMask
 }
 
-// timeoutsOf are those that hold for a packet of TCP's after which the state word was so.
+// timeoutsOf are those that hold for a packet after which the state word was so.
 func (t *states) timeoutsOf(state uint32) *timeouts {
 	if state>>genShift == t.timeouts.gen {
 		return &t.timeouts

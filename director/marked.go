@@ -23,6 +23,9 @@ type marked [2]struct {
 	known map[endpoint][]fwmark.Outcome
 }
 
+// openedProtocols are those of which programs open connections.
+var openedProtocols = []uint8{uint8(ulvs.TCP), uint8(ulvs.UDP), uint8(ulvs.SCTP)}
+
 type endpoint struct {
 	addr  netip.Addr
 	proto uint8
@@ -56,7 +59,7 @@ func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service,
 	}
 	at := map[endpoint]*ports{}
 	for _, c := range c.Services {
-		if c.Last == 0 && !c.Away && (c.Proto == uint8(ulvs.TCP) || c.Proto == uint8(ulvs.UDP)) {
+		if c.Last == 0 && !c.Away && slices.Contains(openedProtocols, c.Proto) {
 			e := endpoint{c.Addr, c.Proto}
 			if at[e] == nil {
 				at[e] = new(ports)
@@ -70,7 +73,7 @@ func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service,
 		}
 		m.follow(i, rules[i])
 		for _, a := range m[i].rules.Addressed() {
-			for _, proto := range []uint8{uint8(ulvs.TCP), uint8(ulvs.UDP)} {
+			for _, proto := range openedProtocols {
 				if e := (endpoint{a, proto}); at[e] == nil {
 					at[e] = new(ports)
 				}

@@ -119,8 +119,6 @@ func (o *opener) openable(s *Service) (by uint32, why string) {
 	switch {
 	case s.away.Load() || len(s.dests) == 0 || s.Mark == 0 && s.Port == 0 && s.Persistence.Timeout == 0:
 		return 0, ""
-	case s.Mark == 0 && s.Protocol != ulvs.TCP && s.Protocol != ulvs.UDP:
-		return 0, s.Protocol.String()
 	case s.OnePacket && s.Persistence.Timeout != 0:
 		return 0, "one-packet scheduling by template"
 	case s.Persistence.Engine != "":

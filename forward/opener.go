@@ -309,8 +309,9 @@ func (o *opener) update() {
 		IPv4:      able && o.apart[0],
 		IPv6:      able && o.apart[1],
 		Templates: o.templates.Len()+o.margin(o.templates.Max()) <= o.templates.Max(),
-		Untold:    o.conns.Untold(),
-		Compared:  o.compared,
+		SloppyTCP: o.sysctl.SloppyTCP != 0, SloppySCTP: o.sysctl.SloppySCTP != 0,
+		Untold:   o.conns.Untold(),
+		Compared: o.compared,
 	}
 	if open != o.open {
 		o.open = open

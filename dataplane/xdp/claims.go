@@ -98,8 +98,8 @@ func claimKey(c dataplane.Claim) (k preselect.Claim) {
 
 // Claim implements dataplane.Plane: the program opens the services' connections, or gives their
 // first packets to the sockets. What is claimed in other ways, by a mark that depends on more
-// than the destination or as a range of ports, and SCTP, whose checksum sockets cannot leave to a
-// card, are the slow plane's.
+// than the destination or as a range of ports, is the slow plane's; and of SCTP, whose checksum
+// sockets cannot leave to a card, what the program does not open.
 func (p *Plane) Claim(c dataplane.Claims) error {
 	if err := p.Plane.Claim(c); err != nil {
 		return err
@@ -196,7 +196,7 @@ func (c *claims) told(k preselect.Claim) bool {
 	return has
 }
 
-// wanted returns what the array is to have: marks only for programs that open connections.
+// wanted returns what the array is to have: marks and SCTP only for programs that open connections.
 func wanted(claims *dataplane.Claims, opens bool) map[preselect.Claim]preselect.Found {
 	want := make(map[preselect.Claim]preselect.Found, len(claims.Services)+len(claims.Marked))
 	lists := [][]dataplane.Claim{claims.Services}
@@ -205,7 +205,8 @@ func wanted(claims *dataplane.Claims, opens bool) map[preselect.Claim]preselect.
 	}
 	for _, list := range lists {
 		for _, c := range list {
-			if c.Last == 0 && !c.Away && (c.Proto == program.ProtoTCP || c.Proto == program.ProtoUDP) {
+			if c.Last == 0 && !c.Away && (c.Proto == program.ProtoTCP || c.Proto == program.ProtoUDP ||
+				opens && c.Proto == program.ProtoSCTP) {
 				want[claimKey(c)] = preselect.Found{Number: c.Service, Serial: c.Serial}
 			}
 		}

@@ -12,7 +12,7 @@ import (
 // each is kept, and nothing that is counted. (In what state that is depends on which of the two
 // a packet has found.)
 func TestDoubles(t *testing.T) {
-	c := newContest(t, 80, 83)
+	c := newContest(t, 80, 83, 84)
 	c.doubles = true
 	for began := time.Now(); time.Since(began) < *statesFor && !t.Failed(); c.rounds++ {
 		for i := range c.frames {

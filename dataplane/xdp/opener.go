@@ -50,6 +50,12 @@ func (s *settings) setOpening(m accel.Opening) {
 	if m.IPv6 {
 		bits |= program.OpeningBit(true)
 	}
+	if m.SloppyTCP {
+		bits |= program.SloppyTCP
+	}
+	if m.SloppySCTP {
+		bits |= program.SloppySCTP
+	}
 	if m.Templates {
 		templates = 1
 	}

@@ -56,8 +56,8 @@ func (w *pair) frame() []byte {
 	return frame
 }
 
-// again is a frame of a connection that had one before. TCP's have other flags; a payload
-// that is as long stands behind them.
+// again is a frame of a connection that had one before. TCP's have other flags, and SCTP's other
+// chunks; a payload that is as long stands behind them.
 func (w *pair) again() []byte {
 	frame := bytes.Clone(w.sent[max(0, len(w.sent)-1-w.rng.IntN(12))])
 	p := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
@@ -66,14 +66,54 @@ func (w *pair) again() []byte {
 		at := len(frame) - len(tcp.Payload) - len(tcp.Contents) + 13
 		frame[at] = choose[byte](w.rng, ack, ack, ack|psh, ack|psh, fin|ack, fin, rst, rst|ack, syn, psh, 0, rst|fin)
 	}
+	if sctp, ok := p.TransportLayer().(*layers.SCTP); ok {
+		copy(frame[len(frame)-len(sctp.Payload):], w.chunks(false))
+	}
 	return frame
+}
+
+// chunks are random chunks of SCTP: what opens an association, or any.
+func (w *pair) chunks(first bool) []byte {
+	r := w.rng
+	kind := choose[byte](r, 10, 10, 11, 7, 8, 14, 6, 0, 3, 2, 9, 1, byte(r.IntN(20)), 255)
+	if first && r.IntN(2) == 0 {
+		kind = 1
+	}
+	list := make([]byte, 4+choose(r, 0, 0, 4, 8, 20))
+	list[0], list[3] = kind, byte(len(list))
+	if r.IntN(4) == 0 {
+		list[3] -= byte(r.IntN(4)) // what is missing is padding
+	}
+	if r.IntN(10) == 0 {
+		list[2], list[3] = choose[byte](r, 0, 0, 255, 127), choose[byte](r, 0, 3, 255)
+	}
+	if r.IntN(2) == 0 {
+		list = append(list, choose[byte](r, 6, 6, 6, 0, 7), 0, 0, 4)
+	}
+	return list
+}
+
+// counted counts a frame by which the program has opened a connection.
+func (w *pair) counted(frame []byte) {
+	p := gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
+	switch l := p.TransportLayer().(type) {
+	case *layers.TCP:
+		if !l.SYN {
+			w.openedSloppy++
+		}
+	case *layers.SCTP:
+		w.openedSCTP++
+		if l.Payload[0] != 1 {
+			w.openedSloppy++
+		}
+	}
 }
 
 // fresh is a frame of any connection.
 func (w *pair) fresh() []byte {
 	r := w.rng
 	eth := &layers.Ethernet{SrcMAC: []byte{2, 0, 0, 0, 0, 7}, DstMAC: own[:], EthernetType: layers.EthernetTypeIPv4}
-	proto := choose(r, layers.IPProtocolTCP, layers.IPProtocolTCP, layers.IPProtocolUDP)
+	proto := choose(r, layers.IPProtocolTCP, layers.IPProtocolTCP, layers.IPProtocolTCP, layers.IPProtocolUDP, layers.IPProtocolSCTP)
 	var ip gopacket.SerializableLayer
 	var network gopacket.NetworkLayer
 	if ttl := uint8(64 - 63*(r.IntN(30)/29)); r.IntN(3) == 0 {
@@ -91,8 +131,17 @@ func (w *pair) fresh() []byte {
 	if r.IntN(30) == 0 {
 		sport = 20
 	}
+	payload := make([]byte, choose(r, 1, 10, 1400, choose(r, 1400, 1400, 1400, 1500)))
 	var upper gopacket.SerializableLayer
-	if proto == layers.IPProtocolTCP {
+	switch proto {
+	case layers.IPProtocolSCTP:
+		upper = &layers.SCTP{SrcPort: layers.SCTPPort(sport), DstPort: layers.SCTPPort(dport)}
+		payload = append(w.chunks(true), payload...)
+		payload = payload[:max(0, len(payload)-choose(r, 0, 1, 5))]
+		if r.IntN(40) == 0 {
+			payload = payload[:r.IntN(5)]
+		}
+	case layers.IPProtocolTCP:
 		f := choose(r, "S", "S", "S", "S", "A", "A", "F", "R", "SA", "SR", "")
 		h := &layers.TCP{
 			SrcPort: layers.TCPPort(sport), DstPort: layers.TCPPort(dport), Window: 9,
@@ -100,7 +149,7 @@ func (w *pair) fresh() []byte {
 		}
 		upper = h
 		w.must(h.SetNetworkLayerForChecksum(network))
-	} else {
+	default:
 		h := &layers.UDP{SrcPort: layers.UDPPort(sport), DstPort: layers.UDPPort(dport)}
 		upper = h
 		w.must(h.SetNetworkLayerForChecksum(network))
@@ -117,11 +166,7 @@ func (w *pair) fresh() []byte {
 		front = append(front, tag)
 	}
 	buf := gopacket.NewSerializeBuffer()
-	size := choose(r, 1, 10, 1400)
-	if r.IntN(30) == 0 {
-		size = 1500
-	}
 	w.must(gopacket.SerializeLayers(buf, gopacket.SerializeOptions{FixLengths: true, ComputeChecksums: true},
-		append(front, ip, upper, gopacket.Payload(make([]byte, size)))...))
+		append(front, ip, upper, gopacket.Payload(payload))...))
 	return buf.Bytes()
 }

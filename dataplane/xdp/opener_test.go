@@ -40,6 +40,7 @@ type pair struct {
 	marks                      bool     // there are services by mark, and rules
 	sent                       [][]byte // frames that were sent
 	openedByMark, openedTagged int
+	openedSCTP, openedSloppy   int
 	states                     uint64
 }
 
@@ -126,7 +127,7 @@ func (w *pair) key() ulvs.ServiceKey {
 	if w.marks && w.rng.IntN(2) == 0 {
 		return ulvs.ServiceKey{Mark: choose[uint32](w.rng, 10, 11), IPv6: six}
 	}
-	return ulvs.ServiceKey{Protocol: choose(w.rng, ulvs.TCP, ulvs.TCP, ulvs.UDP), Addr: pairVIP(six), Port: choose[uint16](w.rng, 80, 80, 81, 0, 21)}
+	return ulvs.ServiceKey{Protocol: choose(w.rng, ulvs.TCP, ulvs.TCP, ulvs.TCP, ulvs.UDP, ulvs.SCTP), Addr: pairVIP(six), Port: choose[uint16](w.rng, 80, 80, 81, 0, 21)}
 }
 
 // command gives both a random command.
@@ -179,8 +180,11 @@ func (w *pair) command() {
 			w.both(fmt.Sprintf("set %+v", t), func(c ulvs.Control) error { return c.SetTimeouts(t) })
 			return
 		}
-		name := choose(r, "expire_quiescent_template", "expire_nodest_conn", "conn_reuse_mode", "sloppy_tcp", "secure_tcp", "drop_packet")
+		name := choose(r, "expire_quiescent_template", "expire_nodest_conn", "conn_reuse_mode", "sloppy_tcp", "sloppy_sctp", "secure_tcp", "drop_packet")
 		n := r.IntN(8) / 7
+		if strings.HasPrefix(name, "sloppy") {
+			n = r.IntN(2)
+		}
 		if name == "secure_tcp" || name == "drop_packet" {
 			n *= 3
 		}
@@ -317,18 +321,19 @@ var pairSeeds = flag.Int("pairs", 6, "how many random courses TestOpens takes")
 // TestOpens has a program open connections, and compares each packet, and all that is
 // listed, with a director that has no such program.
 func TestOpens(t *testing.T) {
-	opened, states, byMark, tagged := uint64(0), uint64(0), 0, 0
+	opened, states, byMark, tagged, sctp, sloppy := uint64(0), uint64(0), 0, 0, 0, 0
 	for seed := range *pairSeeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := newPair(t, uint64(seed))
 			w.marks = (seed+seed/2)%2 == 1
 			opened += pairCourse(w, seed%2 == 0)
 			states, byMark, tagged = states+w.states, byMark+w.openedByMark, tagged+w.openedTagged
+			sctp, sloppy = sctp+w.openedSCTP, sloppy+w.openedSloppy
 		})
 	}
-	t.Logf("the program opened %d connections, %d of them by mark and %d in a VLAN, and brought them into %d states",
-		opened, byMark, tagged, states)
-	if opened < 30*uint64(*pairSeeds) || states < 8*uint64(*pairSeeds) || byMark < *pairSeeds || tagged < *pairSeeds {
+	t.Logf("the program opened %d connections, %d of them by mark, %d in a VLAN, %d of SCTP and %d as sloppy_tcp or sloppy_sctp wants it, and brought them into %d states",
+		opened, byMark, tagged, sctp, sloppy, states)
+	if few := *pairSeeds; opened < 30*uint64(few) || states < 8*uint64(few) || min(byMark, tagged, sctp, sloppy) < few {
 		t.Error("that was not much")
 	}
 }
@@ -353,6 +358,9 @@ func pairCourse(w *pair, restarts bool) (opened uint64) {
 			}
 			if n > 0 && frame[12] == 0x81 {
 				w.openedTagged++
+			}
+			if n > 0 {
+				w.counted(frame)
 			}
 		case n < 136:
 			w.compare()

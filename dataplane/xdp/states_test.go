@@ -1,7 +1,6 @@
 package xdp
 
 import (
-	"bytes"
 	"encoding/binary"
 	"flag"
 	"fmt"
@@ -14,7 +13,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/google/gopacket/layers"
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs"
@@ -46,7 +44,7 @@ type contest struct {
 // TestStates has the program and Go change states of the same connections at the same time,
 // while Go accepts what the program opens, ticks, lists, and is replaced by another.
 func TestStates(t *testing.T) {
-	c := newContest(t, 80, 81, 82)
+	c := newContest(t, 80, 81, 82, 84, 85)
 	for began := time.Now(); time.Since(began) < *statesFor && !t.Failed(); c.rounds++ {
 		c.round()
 		if c.rounds%32 == 31 {
@@ -61,8 +59,8 @@ func TestStates(t *testing.T) {
 	}
 }
 
-// newContest has services at these ports: 81 is persistent, of 82 Go opens the connections, and at
-// 83 it is they that count.
+// newContest has services at these ports: 81 is persistent, of 82 Go opens the connections, at
+// 83 it is they that count, and 84 and 85, which is persistent, are SCTP's.
 func newContest(t *testing.T, ports ...uint16) *contest {
 	cpus := allowed(t)
 	if len(cpus) < 2 {
@@ -72,12 +70,15 @@ func newContest(t *testing.T, ports ...uint16) *contest {
 	for _, port := range c.services {
 		s := ulvs.Service{ServiceKey: ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: pairVIP(false), Port: port}, Scheduler: "rr"}
 		switch port {
-		case 81:
+		case 81, 85:
 			s.Persistence.Timeout = 5 * time.Minute
 		case 82:
 			s.Scheduler = "lblc"
 		case 83:
 			s.Scheduler = "wlc"
+		}
+		if port >= 84 {
+			s.Protocol = ulvs.SCTP
 		}
 		c.must(c.fast.AddService(s))
 		for i := range pairServers {
@@ -199,7 +200,7 @@ func (c *contest) endMeanwhile() {
 			defer at.Store(statesBatch)
 			for i, frame := range c.frames {
 				at.Store(int32(i))
-				c.alone(frame, packet.FIN|packet.ACK)
+				c.alone(frame, packet.FIN|packet.ACK|packet.PSH)
 			}
 		},
 		func() {
@@ -246,20 +247,6 @@ func allowed(t *testing.T) (list []int) {
 	return list
 }
 
-// syn is the n-th connection's frame.
-func (c *contest) syn(n int) []byte {
-	return shape{proto: layers.IPProtocolTCP, flags: "S", port: uint16(1024 + n&3), to: c.services[n%len(c.services)],
-		from: [4]byte{11, byte(n >> 18), byte(n >> 10), byte(n >> 2)}}.frame(c.t)
-}
-
-const statesFlags = 14 + 20 + 13
-
-func withFlags(frame []byte, flags uint8) []byte {
-	frame = bytes.Clone(frame)
-	frame[statesFlags] = flags
-	return frame
-}
-
 // alone has the program look at a packet, and nobody else.
 func (c *contest) alone(frame []byte, flags uint8) (action uint32) {
 	frame = withFlags(frame, flags)
@@ -297,14 +284,14 @@ func (c *contest) audit(want func(i int) (state string)) {
 	type counts struct{ active, inactive uint32 }
 	recount := map[netip.AddrPort]counts{}
 	halfOpen := uint64(0)
-	assured := map[netip.Addr]bool{}
+	assured := map[client]bool{}
 	c.must(c.fast.Conns(func(s ulvs.ConnStatus) bool {
 		if s.Template {
-			assured[s.Client.Addr()] = s.State == "ASSURED"
+			assured[client{s.Client, s.Virtual}] = s.State == "ASSURED"
 			return true
 		}
 		states[client{s.Client, s.Virtual}] = s.State
-		if s.State == "SYN_RECV" || s.State == "TIME_WAIT" { // which here comes of the former alone
+		if strings.Contains("SYN_RECV TIME_WAIT INIT1 INIT", s.State) { // TIME_WAIT comes here of SYN_RECV alone
 			halfOpen++
 		}
 		n := recount[s.Dest]
@@ -324,10 +311,18 @@ func (c *contest) audit(want func(i int) (state string)) {
 			netip.AddrPortFrom(netip.AddrFrom4([4]byte(frame[26:30])), binary.BigEndian.Uint16(frame[34:])),
 			netip.AddrPortFrom(netip.AddrFrom4([4]byte(frame[30:34])), binary.BigEndian.Uint16(frame[36:])),
 		}
-		if state := want(i); states[at] != state && (!c.doubles || states[at] == "") {
+		state := want(i)
+		if frame[statesProto] == program.ProtoSCTP {
+			state = map[string]string{"FIN_WAIT": "S-RECEIVED", "CLOSE": "CLOSED"}[state]
+			if state == "" {
+				state = "ESTABLISHED"
+			}
+		}
+		if states[at] != state && (!c.doubles || states[at] == "") {
 			c.t.Errorf("round %d: the connection of %v to %v is in state %q, not %s", c.rounds, at.at, at.to, states[at], state)
 		}
-		if at.to.Port() == 81 && !assured[at.at.Addr()] {
+		template := client{netip.AddrPortFrom(at.at.Addr(), 0), at.to}
+		if (at.to.Port() == 81 || at.to.Port() == 85) && !assured[template] {
 			c.t.Errorf("round %d: the template of %v is not ASSURED", c.rounds, at.at.Addr())
 		}
 	}

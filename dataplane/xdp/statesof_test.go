@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/google/gopacket/layers"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
@@ -77,4 +79,36 @@ func TestStateOfIdle(t *testing.T) {
 	if states != "FIN_WAIT" {
 		t.Errorf("the connection is in state %q", states)
 	}
+}
+
+// syn is the n-th connection's frame.
+func (c *contest) syn(n int) []byte {
+	s := shape{proto: layers.IPProtocolTCP, flags: "S", port: uint16(1024 + n&3), to: c.services[n%len(c.services)],
+		from: [4]byte{11, byte(n >> 18), byte(n >> 10), byte(n >> 2)}}
+	if s.to >= 84 {
+		s.proto = layers.IPProtocolSCTP
+	}
+	return s.frame(c.t)
+}
+
+const (
+	statesProto = 14 + 9
+	statesFlags = 14 + 20 + 13
+	statesChunk = 14 + 20 + 12
+)
+
+// statesChunks are the chunks of SCTP that do to an association what TCP's flags do to a connection.
+// (FIN and PSH are for one that is not established, which stays that.)
+var statesChunks = map[uint8]uint8{
+	packet.SYN: 1, packet.ACK: 10, packet.FIN | packet.ACK: 7, packet.RST: 6, packet.FIN | packet.ACK | packet.PSH: 8,
+}
+
+func withFlags(frame []byte, flags uint8) []byte {
+	frame = bytes.Clone(frame)
+	if frame[statesProto] == program.ProtoSCTP {
+		frame[statesChunk] = statesChunks[flags]
+	} else {
+		frame[statesFlags] = flags
+	}
+	return frame
 }

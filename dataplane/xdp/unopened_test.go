@@ -36,6 +36,8 @@ func TestUnopened(t *testing.T) {
 	add(ulvs.Service{ServiceKey: tcp(80), Scheduler: "wlc"}, 2, ulvs.DirectRoute)
 	add(ulvs.Service{ServiceKey: tcp(81), Scheduler: "rr", Persistence: ulvs.Persistence{Timeout: time.Minute}}, 2, ulvs.DirectRoute)
 	add(ulvs.Service{ServiceKey: tcp(82), Scheduler: "lblc"}, 0, ulvs.DirectRoute) // nobody serves
+	sctp := ulvs.ServiceKey{Protocol: ulvs.SCTP, Addr: pairVIP(false), Port: 80}
+	add(ulvs.Service{ServiceKey: sctp, Scheduler: "rr"}, 1, ulvs.DirectRoute)
 	if got := fact(); got != "" {
 		t.Errorf("all is opened by the program, and status says: %s", got)
 	}
@@ -52,8 +54,8 @@ func TestUnopened(t *testing.T) {
 	add(ulvs.Service{ServiceKey: tcp(21), Scheduler: "rr"}, 1, ulvs.DirectRoute)
 	add(ulvs.Service{ServiceKey: ulvs.ServiceKey{Protocol: ulvs.UDP, Addr: pairVIP(false), Port: 53}, Scheduler: "rr",
 		OnePacket: true, Persistence: ulvs.Persistence{Timeout: time.Minute}}, 1, ulvs.DirectRoute)
-	add(ulvs.Service{ServiceKey: ulvs.ServiceKey{Protocol: ulvs.SCTP, Addr: pairVIP(false), Port: 80}, Scheduler: "rr"}, 1,
-		ulvs.DirectRoute)
+	sctp.Port = 81
+	add(ulvs.Service{ServiceKey: sctp, Scheduler: "lblc"}, 1, ulvs.DirectRoute)
 	if got := fact(); got != want+", -u 192.168.10.101:53 (one-packet scheduling by template) and 2 more services" {
 		t.Errorf("status says\n%s", got)
 	}

@@ -72,8 +72,8 @@ type Accelerator interface {
 type Served struct{ Packets, Bytes, Conns uint64 }
 
 // Opener is an Accelerator that also opens connections by itself, where the director
-// has picked (internal/preselect), changes TCP's states (package conn), and tells both in
-// rings (internal/shtab, Rings).
+// has picked (internal/preselect), changes the states of TCP and SCTP (package conn), and tells both
+// in rings (internal/shtab, Rings).
 type Opener interface {
 	Accelerator
 	// Rings is the memory of the connections' and of the templates' rings, closed, and
@@ -91,11 +91,13 @@ type Opener interface {
 	SetLocals(l *dataplane.Locals) (ipv4, ipv6 bool)
 }
 
-// Opening is what an Opener may open: connections of a family, and templates too. Untold are the
+// Opening is what an Opener may open: connections of a family, and templates too; of SloppyTCP and
+// SloppySCTP by packets too that are no SYN or INIT (the sysctls of these names). Untold are the
 // states of which it need not tell (package conn). Compared is how many real servers it is to
 // compare where a service has so many (preselect.ByCounts); until it can, those are the director's.
 type Opening struct {
 	IPv4, IPv6, Templates bool
+	SloppyTCP, SloppySCTP bool
 	Untold                uint32
 	Compared              int
 }

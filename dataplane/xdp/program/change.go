@@ -8,18 +8,23 @@ import (
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
-// changeState changes the state of a connection by TCP's tables, whose state word is in R1, and
-// tells that in the completion ring (conn's changed.go says by what rules). What is not to be
-// changed here goes to unchanged, or is Go's.
+// changer changes the states of connections that there are.
+type changer struct{ *opener }
+
+// changeState changes the state of a connection by the tables of TCP or SCTP, whose state word is in
+// R1, and tells that in the completion ring (conn's changed.go says by what rules). What is not to
+// be changed here goes to unchanged, or is Go's.
 //
 // in: R1 dest data total slot; out: slot; lost: R0 R1 R2 R3 R4 R5
-func (o *opener) changeState() {
+func (o changer) changeState() {
 	defer o.step("changeState", "the connection's next state, told in the completion ring")()
 	o.mark("change")
 	o.emit(save(stackWas, asm.R1), save(stackSlot, slot))
 	o.setting(asm.R2, SettingsChanging)
 	o.emit(asm.JEq.Imm(asm.R2, 0, o.label("unchanged")))
 	o.nextState()
+	o.nextSCTP()
+	o.mark("moved")
 	o.checkReachable(dest)
 	o.readTime()
 	o.emit(
@@ -57,8 +62,8 @@ func (o *opener) changeState() {
 
 // decideToTell goes to quiet where Go need not be told.
 //
-// in: -; out: -; lost: R1 R2 R3 R4 entry
-func (o *opener) decideToTell() {
+// in: data; out: -; lost: R1 R2 R3 R4 entry
+func (o changer) decideToTell() {
 	defer o.step("decideToTell", "has Go to know of it soon?")()
 	o.emit(
 		restore(asm.R1, stackWas),
@@ -68,7 +73,11 @@ func (o *opener) decideToTell() {
 		asm.JEq.Imm(asm.R1, 0, o.label("tell")),
 		asm.Mov.Reg(asm.R3, asm.R2),
 		asm.And.Imm(asm.R3, conn.StateMask),
+		asm.LoadMem(asm.R4, data, o.atProto(), asm.Byte),
+		asm.JNE.Imm(asm.R4, ProtoSCTP, o.label("untold")),
+		asm.Add.Imm(asm.R3, conn.UntoldSCTP),
 	)
+	o.mark("untold")
 	o.setting(asm.R4, SettingsUntold)
 	o.emit(
 		asm.RSh.Reg(asm.R4, asm.R3),
@@ -99,7 +108,7 @@ func (o *opener) decideToTell() {
 // rings, which find finds, and goes on as its state stays.
 //
 // in: rings; out: slot; lost: R0 R1 R2 R3 R4 R5
-func (o *opener) countAnswer(no string, find func()) {
+func (o changer) countAnswer(no string, find func()) {
 	defer o.step("countAnswer", "was it half-open to Go, and is it not?")()
 	o.emit(
 		restore(asm.R1, stackWas),
@@ -124,7 +133,7 @@ func (o *opener) countAnswer(no string, find func()) {
 // that has it, or goes to full.
 //
 // in: dest; out: entry; lost: R0 R1 R2
-func (o *opener) swapState(counted string) {
+func (o changer) swapState(counted string) {
 	defer o.step("swapState", "if nobody else has changed it")()
 	o.emit(
 		restore(entry, stackSlot),
@@ -133,14 +142,30 @@ func (o *opener) swapState(counted string) {
 		compareAndSwap(entry, shtab.OffState, asm.R1, asm.Word),
 		restore(asm.R1, stackWas),
 		asm.JNE.Reg(asm.R0, asm.R1, o.label("full")),
-		// A state without SYN does not make a connection active.
 		restore(asm.R2, stackIs),
 		asm.Xor.Reg(asm.R1, asm.R2),
 		asm.And.Imm(asm.R1, conn.ActiveFlag),
 		asm.JEq.Imm(asm.R1, 0, o.label(counted)),
 	)
-	o.countConn(accel.InactiveConn - accel.ActiveConn)
+	o.moveConn()
 	o.mark(counted)
+}
+
+// moveConn counts a connection of dest's in the other column: in that which the state word in R2 says.
+//
+// in: R2 dest; out: -; lost: R0 R1 R2
+func (o changer) moveConn() {
+	defer o.step("moveConn", "the real server's other column")()
+	o.emit(
+		asm.And.Imm(asm.R2, conn.ActiveFlag),
+		asm.RSh.Imm(asm.R2, activeShift-1),
+		asm.Sub.Imm(asm.R2, 1), // 1 or -1
+		asm.LoadImm(asm.R0, accel.ActiveConn-accel.InactiveConn, asm.DWord),
+		asm.Mul.Reg(asm.R2, asm.R0),
+		asm.Mov.Reg(asm.R0, dest),
+	)
+	o.element(asm.R1, o.ConnCounts, asm.R0, 3, 0)
+	o.emit(asm.StoreXAdd(asm.R1, asm.R2, asm.DWord))
 }
 
 // countConn adds to what is counted of dest's connections.
@@ -156,11 +181,11 @@ func (o *opener) countConn(n int64) {
 	)
 }
 
-// nextState keeps the state word that the packet leads to from the one in R1. What is not TCP,
-// or has SYN, goes to unchanged.
+// nextState keeps the state word that the packet leads to from the one in R1. One of SCTP goes to
+// sctp, and what is neither, or has SYN, to unchanged.
 //
 // in: R1 data; out: -; lost: R0 R1 R2 R3
-func (o *opener) nextState() {
+func (o changer) nextState() {
 	defer o.step("nextState", "which one that is")()
 	const fin, syn, rst, ack = 1, 2, 4, 16
 	at := o.atPorts()
@@ -174,6 +199,7 @@ func (o *opener) nextState() {
 	}
 	o.emit(
 		asm.LoadMem(asm.R0, data, o.atProto(), asm.Byte),
+		asm.JEq.Imm(asm.R0, ProtoSCTP, o.label("chunk")),
 		asm.JNE.Imm(asm.R0, ProtoTCP, no),
 		restore(asm.R2, stackContext),
 		asm.LoadMem(asm.R3, asm.R2, 4, asm.Word),
@@ -188,25 +214,45 @@ func (o *opener) nextState() {
 	row(ack, next.OnACK, "row")
 	o.emit(asm.LoadImm(asm.R2, int64(next.OnNone), asm.DWord))
 	o.mark("row")
+	o.nextWord(conn.TCPMeaning)
+	o.emit(asm.Ja.Label(o.label("moved")))
+}
+
+// nextWord keeps the state word, of the one in R1, with the state that the row in R2 has for its own,
+// and what that means.
+//
+// in: R1 R2; out: R1; lost: R0 R2
+func (o changer) nextWord(meaning int64) {
+	defer o.step("nextWord", "the state word with that")()
 	o.emit(
 		asm.Mov.Reg(asm.R0, asm.R1),
 		asm.And.Imm(asm.R0, conn.StateMask),
 		asm.LSh.Imm(asm.R0, 2),
 		asm.RSh.Reg(asm.R2, asm.R0),
 		asm.And.Imm(asm.R2, conn.StateMask),
-		asm.And.Imm32(asm.R1, ^conn.StateMask),
+		asm.And.Imm32(asm.R1, ^(conn.StateMask|conn.ActiveFlag)),
 		asm.Or.Reg(asm.R1, asm.R2),
 		asm.Or.Imm(asm.R1, conn.ChangedFlag),
-		asm.JNE.Imm(asm.R2, conn.TCPEstablished, o.label("word")),
-		asm.Or.Imm(asm.R1, conn.EstablishedFlag),
-	)
-	o.mark("word")
-	o.emit(
-		asm.Mov.Imm(asm.R0, conn.ActiveStates),
+		asm.LoadImm(asm.R0, meaning, asm.DWord),
 		asm.RSh.Reg(asm.R0, asm.R2),
-		asm.JSet.Imm(asm.R0, 1, o.label("active")),
-		asm.And.Imm32(asm.R1, ^conn.ActiveFlag),
+		asm.Mov.Reg(asm.R2, asm.R0),
+		asm.And.Imm(asm.R0, 1<<conn.StateActive),
+		asm.LSh.Imm(asm.R0, activeShift-conn.StateActive),
+		asm.Or.Reg(asm.R1, asm.R0),
+		asm.And.Imm(asm.R2, 1<<conn.StateEstablished),
+		asm.RSh.Imm(asm.R2, conn.StateEstablished-establishedShift),
+		asm.Or.Reg(asm.R1, asm.R2),
+		save(stackIs, asm.R1),
 	)
-	o.mark("active")
-	o.emit(save(stackIs, asm.R1))
 }
+
+// Which bits conn's flags are.
+const (
+	activeShift      = 8
+	establishedShift = 7
+)
+
+var (
+	_ = [1]struct{}{}[conn.ActiveFlag-1<<activeShift]
+	_ = [1]struct{}{}[conn.EstablishedFlag-1<<establishedShift]
+)

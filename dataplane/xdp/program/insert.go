@@ -4,7 +4,6 @@ import (
 	"github.com/cilium/ebpf/asm"
 
 	"github.com/ulvs/ulvs/conn"
-	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/persist"
 )
@@ -221,19 +220,7 @@ func (o *opener) insertConn(t entries) {
 		}
 		o.emit(asm.StoreMem(asm.R5, shtab.OffKey+8*w.word, asm.R0, asm.DWord))
 	}
-	o.emit(
-		asm.LoadMem(asm.R1, data, o.atProto(), asm.Byte),
-		asm.JEq.Imm(asm.R1, ProtoUDP, o.label("inactive")),
-	)
-	o.countConn(accel.ActiveConn)
-	o.emit(
-		asm.Mov.Imm(asm.R0, conn.OpenedTCP),
-		asm.Ja.Label(o.label("state")),
-	)
-	o.mark("inactive")
-	o.countConn(accel.InactiveConn)
-	o.emit(asm.Mov.Imm(asm.R0, conn.OpenedUDP))
-	o.mark("state")
+	o.firstState()
 	o.initEntry()
 	o.sumKey()
 	if o.namesTemplates() {

@@ -34,10 +34,11 @@ const (
 //
 //	 0  expected    4  what an entry's state word has, of what forwarding asks for
 //	 4  heartbeat   4  when a daemon showed itself last, in ticks
-//	 8  opening     4  families (a bit each, see OpeningBit) of which connections may be opened
+//	 8  opening     4  families (a bit each, see OpeningBit) of which connections may be opened, and
+//	                   protocols (SloppyTCP, SloppySCTP) of which any packet may open one
 //	12  templates   4  1: templates may be opened, too
 //	16  changing    4  1: states of connections may be changed
-//	20  untold      4  a bit for each state of which need not be told
+//	20  untold      4  a bit for each state of which need not be told (conn.Untold)
 //	64  locals   4096  a bit for the fold of each of the host's own addresses, by family
 const (
 	SettingsSize      = SettingsLocals + 2*LocalsSize
@@ -59,6 +60,12 @@ func OpeningBit(six bool) uint32 {
 	}
 	return 1
 }
+
+// SloppyTCP and SloppySCTP are the bits of the sysctls of these names, beside the families'.
+const (
+	SloppyTCP  = 4
+	SloppySCTP = 8
+)
 
 // SocketFrame is how large a frame can be, in bytes, that a socket takes.
 const SocketFrame = 2048 - 256

@@ -11,7 +11,7 @@ import (
 // miss decides about a packet that has no connection. The first packets of a service open
 // one or, without a VLAN tag, are for the sockets; the rest is passed.
 //
-// in: R2 addrs ports data; out: dest data total slot; lost: R0 R1 R2 R3 R4 R5
+// in: R2 addrs ports data total; out: dest data total slot; lost: R0 R1 R2 R3 R4 R5
 func (p *Program) miss() {
 	defer p.step("miss", "no connection: is it for a service?")()
 	p.mark("miss")
@@ -45,7 +45,7 @@ func (p *Program) miss() {
 		p.mark("service")
 		p.openConn()
 		p.acceptPending()
-		p.changeState()
+		changer{&p.opener}.changeState()
 	}
 	p.redirectToSocket()
 }

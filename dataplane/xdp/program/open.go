@@ -73,9 +73,9 @@ func (o *opener) acceptPending() {
 }
 
 // checkService finds the service, R6, and whether it and the packet are such as the program
-// deals with.
+// deals with. TCP's flags are kept, or the chunk of SCTP.
 //
-// in: R0 data; out: service; lost: R1 end
+// in: R0 data total; out: service; lost: R0 R1 R2 R3 R4 end
 func (o *opener) checkService() {
 	defer o.step("checkService", "may connections of the service be opened, and does this packet open one?")()
 	no := o.label("go")
@@ -105,24 +105,46 @@ func (o *opener) checkService() {
 		o.leaveIf(asm.JEq, asm.R1, 0),
 	)
 	at := o.atPorts()
-	const ftpData, synRst, syn = 20, 0x06, 0x02
+	const ftpData, synRst, syn, rst = 20, 0x06, 0x02, 0x04
 	o.emit(
 		asm.LoadMem(asm.R1, data, at, asm.Half),
 		o.leaveIf(asm.JEq, asm.R1, int32(bits.ReverseBytes16(ftpData))),
 		asm.LoadMem(asm.R1, data, at+2, asm.Half),
 		o.leaveIf(asm.JEq, asm.R1, 0), // a claim of every port has that too
+		save(stackFirst, asm.R1),      // UDP has nothing to be kept
 		asm.LoadMem(asm.R1, data, o.atProto(), asm.Byte),
 		asm.JEq.Imm(asm.R1, ProtoUDP, o.label("source")),
-		o.leaveIf(asm.JNE, asm.R1, ProtoTCP),
+		asm.JEq.Imm(asm.R1, ProtoSCTP, o.label("association")),
 		restore(asm.R1, stackContext),
 		asm.LoadMem(end, asm.R1, 4, asm.Word),
 		asm.Mov.Reg(asm.R1, data),
 		asm.Add.Imm(asm.R1, int32(at)+20),
 		asm.JGT.Reg(asm.R1, end, no),
 		asm.LoadMem(asm.R1, data, at+13, asm.Byte),
+		save(stackFirst, asm.R1),
 		asm.And.Imm(asm.R1, synRst),
-		o.leaveIf(asm.JNE, asm.R1, syn),
+		asm.JEq.Imm(asm.R1, syn, o.label("source")),
+		asm.And.Imm(asm.R1, rst),
+		o.leaveIf(asm.JNE, asm.R1, 0),
 	)
+	sloppy := func(bit int32) {
+		o.setting(asm.R1, SettingsOpening)
+		o.emit(
+			asm.And.Imm(asm.R1, bit),
+			o.leaveIf(asm.JEq, asm.R1, 0),
+		)
+	}
+	sloppy(SloppyTCP)
+	o.emit(asm.Ja.Label(o.label("source")))
+	o.mark("association")
+	o.readChunk("opening", no)
+	o.emit(
+		save(stackFirst, asm.R0),
+		asm.LoadMem(asm.R1, data, at+12, asm.Byte),
+		asm.JEq.Imm(asm.R1, conn.ChunkInit, o.label("source")),
+		o.leaveIf(asm.JEq, asm.R1, conn.ChunkAbort),
+	)
+	sloppy(SloppySCTP)
 	o.mark("source")
 }
 

@@ -204,13 +204,13 @@ func (p *parser) parsePorts(header int16) {
 	p.emit(
 		passIf(asm.JLT, total, int32(header)+16),
 		asm.LoadMem(asm.R0, data, at+12, asm.Byte),
-		// A chunk that means something is Go's.
-		passIf(asm.JGT, asm.R0, 31),
+		asm.Mov.Imm32(kept, int32(conn.SCTPKept())),
+		asm.JGE.Imm(asm.R0, conn.SCTPChunks, read),
 		asm.Mov.Imm32(asm.R1, int32(conn.SCTPEvents())),
 		asm.RSh.Reg(asm.R1, asm.R0),
 		asm.And.Imm(asm.R1, 1),
-		passIf(asm.JNE, asm.R1, 0),
-		asm.Mov.Imm32(kept, int32(conn.SCTPKept())),
+		asm.JEq.Imm(asm.R1, 0, read),
+		asm.Mov.Imm32(kept, 0), // a chunk that means something is looked at again
 		asm.Ja.Label(read),
 	)
 	p.symbol = udp
