@@ -41,7 +41,7 @@ type Ulvs struct {
 	// Args are more arguments of `ulvs run`.
 	Args []string
 	// Watch, if not nil, is told a daemon's control socket. What it returns is called before commands
-	// that take services away or change them, and before the daemon's end.
+	// that add services, take them away or change them, and before the daemon's end.
 	Watch func(socket string) (look func())
 }
 
@@ -184,6 +184,7 @@ func (d *ulvsDirector) Command(ctx context.Context, words []string) (string, int
 		output = withoutBarriers(inSeconds(output, 250), n)
 	}
 	if err == nil && words[0] == "ipvsadm" && slices.ContainsFunc(words, func(w string) bool { return w == "-C" || w == "--clear" }) {
+		d.look() // the service of barriers is gone
 		err = d.addBarrier(ctx)
 	}
 	return withoutBarrier(output), exit, err
@@ -191,7 +192,8 @@ func (d *ulvsDirector) Command(ctx context.Context, words []string) (string, int
 
 // changesServices tells commands after which a service may be gone, or another one.
 func changesServices(word string) bool {
-	return slices.Contains([]string{"-D", "-C", "-E", "-R", "--delete-service", "--clear", "--edit-service", "--restore"}, word)
+	return slices.Contains([]string{"-A", "-D", "-C", "-E", "-R", "--add-service", "--delete-service", "--clear",
+		"--edit-service", "--restore"}, word)
 }
 
 func (d *ulvsDirector) run(ctx context.Context, words []string) (string, int, error) {
