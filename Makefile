@@ -113,13 +113,16 @@ bench-kernel: ## beside kernel IPVS in one guest: instructions a packet, by serv
 bench-report: ## BENCHMARKS.md and its plots, from bench/results
 	$(GO) run ./bench/report write
 
+# In its folder go test shows what tests print: who has opened connections, the program or Go.
+CONFORMANCE = $(GO) test -C conformance -count=1 -kernel -timeout $(PATIENCE)
+
 .PHONY: conformance
-conformance: ## ask the real kernel in user-mode Linux: all recorded scenarios again, deliberate mistakes, and random ones (SEEDS, 1-500)
+conformance: ## ask the real kernel in user-mode Linux: all recorded scenarios again, deliberate mistakes, and random ones (SEEDS, 1-500); says what share the XDP program has opened
 	$(GO) test ./internal/ipvsnl -count=1 -run TestKernel -kernel -timeout $(PATIENCE)
-	$(GO) test ./conformance -count=1 -run 'TestScenarios|TestKernel|TestRestore|TestFaults' -kernel -timeout $(PATIENCE)
-	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane afpacket -timeout $(PATIENCE)
-	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane xdp -timeout $(PATIENCE)
-	$(GO) test ./conformance -count=1 -run TestRandom -kernel -seeds $(SEEDS) -plane af_xdp -timeout $(PATIENCE)
+	$(CONFORMANCE) -run 'TestScenarios|TestKernel|TestRestore|TestFaults'
+	$(CONFORMANCE) -run TestRandom -seeds $(SEEDS) -plane afpacket
+	$(CONFORMANCE) -run TestRandom -seeds $(SEEDS) -plane xdp
+	$(CONFORMANCE) -run TestRandom -seeds $(SEEDS) -plane af_xdp
 
 .PHONY: faults
 faults: ## deliberate mistakes in what Go and the XDP program change together, each to be found within a minute (root; 5 minutes)

@@ -35,12 +35,22 @@ type Total struct {
 	Rate  Rate  `json:"rate"`
 }
 
+// Opened says who has opened a service's connections, since it was added or the daemon was started:
+// the plane, where that opens some by itself, or Go, the director. Packets of one-packet services
+// are a connection each. On other planes it is zero.
+type Opened struct {
+	ByPlane uint64 `json:"by_plane"`
+	InGo    uint64 `json:"in_go"`
+}
+
 // ServiceStatus is a service as it stands.
 type ServiceStatus struct {
 	Service
 	// Stats are the service's counters, and Rate what the estimator makes of them.
 	Stats Stats `json:"stats"`
 	Rate  Rate  `json:"rate"`
+	// Opened is who has opened the service's connections.
+	Opened Opened `json:"opened,omitzero"`
 	// Destinations are in the kernel's order, newest first.
 	Destinations []DestinationStatus `json:"destinations"`
 }
@@ -49,6 +59,9 @@ type ServiceStatus struct {
 func (s ServiceStatus) String() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%v, stats %+v, rate %+v", s.Service, s.Stats, s.Rate)
+	if s.Opened != (Opened{}) {
+		fmt.Fprintf(&b, ", opened %+v", s.Opened)
+	}
 	for _, d := range s.Destinations {
 		fmt.Fprintf(&b, "\n  %v", d)
 	}
@@ -58,7 +71,7 @@ func (s ServiceStatus) String() string {
 // LogValue is what slog logs: everything, by name.
 func (s ServiceStatus) LogValue() slog.Value {
 	return slog.GroupValue(slog.Any("service", s.Service), slog.Any("stats", s.Stats), slog.Any("rate", s.Rate),
-		slog.Any("destinations", s.Destinations))
+		slog.Any("opened", s.Opened), slog.Any("destinations", s.Destinations))
 }
 
 // DestinationStatus is a real server as it stands.

@@ -52,6 +52,7 @@ func splitFlag(s string) []string {
 // live asks kernels and ulvs the same.
 type live struct {
 	t      *testing.T
+	shares byPlane
 	free   chan *Theatre
 	asked  atomic.Int64
 	mu     sync.Mutex // guards what follows
@@ -60,7 +61,7 @@ type live struct {
 }
 
 func newLive(ctx context.Context, t *testing.T) *live {
-	l := &live{t: t, free: make(chan *Theatre, *jobsFlag), spares: 2}
+	l := &live{t: t, shares: wantedShares(), free: make(chan *Theatre, *jobsFlag), spares: 2}
 	t.Cleanup(func() {
 		for _, g := range l.guests {
 			if err := g.Close(); err != nil {
@@ -73,7 +74,7 @@ func newLive(ctx context.Context, t *testing.T) *live {
 	}
 	binary := buildUlvs(t)
 	for range *jobsFlag {
-		l.free <- quickUlvs(binary, *planeFlag)
+		l.free <- l.shares.of(*planeFlag, quickUlvs(binary, *planeFlag))
 	}
 	t.Cleanup(func() {
 		for range *jobsFlag {
@@ -323,6 +324,7 @@ func TestRandom(t *testing.T) {
 	took := time.Since(began)
 	t.Logf("%d scenarios in %v: %.1f a second", len(names), took.Round(time.Second), float64(len(names))/took.Seconds())
 	t.Logf("coverage, in scenarios:\n%v", coverage)
+	l.shares.print()
 	results = slices.DeleteFunc(results, func(r result) bool { return r.diff == "" })
 	for _, r := range results {
 		t.Errorf("%s:\n%s", r.name, r.diff)

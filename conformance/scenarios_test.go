@@ -19,10 +19,11 @@ import (
 // answer ARP for it, and once on the XDP plane; the quick ones on each plane. Without -kernel each
 // of these is played on the XDP plane with sockets or without, one by turns.
 func TestScenarios(t *testing.T) {
+	shares := wantedShares()
 	quick := quickUlvs(buildUlvs(t), "afpacket")
 	plain := Ulvs{Binary: quick.Subject.(Ulvs).Binary}
 	onInterface := &Theatre{Subject: plain}
-	onXDP := &Theatre{Subject: Ulvs{Binary: plain.Binary, Plane: AFXDP}}
+	onXDP := shares.of(AFXDP, &Theatre{Subject: Ulvs{Binary: plain.Binary, Plane: AFXDP}})
 	nowhere := &Theatre{Subject: plain, Options: Options{NoVIP: true}}
 	var rounds []*round
 	// The longest first.
@@ -48,8 +49,8 @@ func TestScenarios(t *testing.T) {
 		t.Log("without the bridge: it needs root, and Debian's ipvsadm")
 	}
 	if mayBPF() {
-		planes["xdp"] = quickUlvs(plain.Binary, "xdp")
-		planes[AFXDP] = quickUlvs(plain.Binary, AFXDP)
+		planes["xdp"] = shares.of("xdp", quickUlvs(plain.Binary, "xdp"))
+		planes[AFXDP] = shares.of(AFXDP, quickUlvs(plain.Binary, AFXDP))
 	} else {
 		t.Log("without the XDP plane: BPF needs root")
 	}
@@ -74,6 +75,7 @@ func TestScenarios(t *testing.T) {
 		}
 	}
 	replay(t, rounds)
+	shares.print()
 }
 
 // TestKnownDifferences wants each scenario of which ulvs's own answers are recorded to be

@@ -40,6 +40,9 @@ type Ulvs struct {
 	Bridged string
 	// Args are more arguments of `ulvs run`.
 	Args []string
+	// Watch, if not nil, is told a daemon's control socket. What it returns is called before commands
+	// that add services, take them away or change them, and before the daemon's end.
+	Watch func(socket string) (look func())
 }
 
 // AFXDP is the XDP plane with AF_XDP sockets, as if it were a plane of its own.
@@ -56,7 +59,10 @@ func (u Ulvs) Start(ctx context.Context, host *lab.Host) (Director, error) {
 	}
 	d := &ulvsDirector{
 		host: host, binary: u.Binary, bridged: u.Bridged, dir: dir, control: filepath.Join(dir, "control"),
-		ended: make(chan struct{}),
+		ended: make(chan struct{}), look: func() {},
+	}
+	if u.Watch != nil {
+		d.look = u.Watch(d.control)
 	}
 	plane := u.Plane
 	if plane == "" {
@@ -136,6 +142,7 @@ type ulvsDirector struct {
 	control string
 	daemon  *lab.Cmd
 	log     lockedBuffer
+	look    func()        // of Ulvs.Watch
 	ended   chan struct{} // closed after err was set
 	err     error
 }
@@ -167,6 +174,9 @@ func (d *ulvsDirector) Command(ctx context.Context, words []string) (string, int
 			return "", 0, d.host.Sysctl(name, value)
 		}
 	}
+	if words[0] == "ipvsadm" && slices.ContainsFunc(words, changesServices) {
+		d.look()
+	}
 	output, exit, err := d.run(ctx, words)
 	if words[0] == "cat" || words[0] == Exporter {
 		n, failed := d.barrierCounted(ctx)
@@ -174,9 +184,16 @@ func (d *ulvsDirector) Command(ctx context.Context, words []string) (string, int
 		output = withoutBarriers(inSeconds(output, 250), n)
 	}
 	if err == nil && words[0] == "ipvsadm" && slices.ContainsFunc(words, func(w string) bool { return w == "-C" || w == "--clear" }) {
+		d.look() // the service of barriers is gone
 		err = d.addBarrier(ctx)
 	}
 	return withoutBarrier(output), exit, err
+}
+
+// changesServices tells commands after which a service may be gone, or another one.
+func changesServices(word string) bool {
+	return slices.Contains([]string{"-A", "-D", "-C", "-E", "-R", "--add-service", "--delete-service", "--clear",
+		"--edit-service", "--restore"}, word)
 }
 
 func (d *ulvsDirector) run(ctx context.Context, words []string) (string, int, error) {
@@ -204,6 +221,7 @@ func (d *ulvsDirector) run(ctx context.Context, words []string) (string, int, er
 func (d *ulvsDirector) Close() error {
 	defer os.RemoveAll(d.dir)
 	var late error
+	d.look()
 	// It may have ended by itself; ended then tells.
 	_ = d.daemon.Process.Signal(syscall.SIGTERM)
 	select {

@@ -113,6 +113,7 @@ func (e live) claimed() dataplane.Claims {
 			}
 		}
 		c.Marked = e.marked.claims(rules, marked, &c)
+		e.path.Commands.SetUndecided(e.marked.undecided(marked))
 	}
 	return c
 }

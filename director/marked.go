@@ -104,6 +104,23 @@ func (m *marked) follow(i int, rules *fwmark.Table) {
 	}
 }
 
+// undecided returns of which endpoints not all outcomes are certain, of the families that have
+// services by marks, as far as claims has looked.
+func (m *marked) undecided(services []*forward.Service) forward.Undecided {
+	u := forward.Undecided{}
+	for i := range m {
+		if !slices.ContainsFunc(services, func(s *forward.Service) bool { return family(s.IPv6) == i }) {
+			continue
+		}
+		for e, list := range m[i].known {
+			if slices.ContainsFunc(list, func(o fwmark.Outcome) bool { return !o.Certain }) {
+				u[forward.Endpoint{Addr: e.addr, Proto: e.proto}] = list
+			}
+		}
+	}
+	return u
+}
+
 func (m *marked) outcomes(i int, e endpoint) []fwmark.Outcome {
 	list, ok := m[i].known[e]
 	if !ok {

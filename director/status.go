@@ -28,7 +28,11 @@ func unopened(list []forward.Unopened, n int) []ulvs.Fact {
 	}
 	words := make([]string, len(list))
 	for i, s := range list {
-		words[i] = fmt.Sprintf("%v (%s)", s.ServiceKey, s.Why)
+		shown := ""
+		if all := s.ByPlane + s.InGo; all > 0 {
+			shown = fmt.Sprintf("; %d of %d connections", s.InGo, all)
+		}
+		words[i] = fmt.Sprintf("%v (%s%s)", s.ServiceKey, s.Why, shown)
 	}
 	text := strings.Join(words, ", ")
 	if n > len(list) {

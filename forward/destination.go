@@ -44,6 +44,11 @@ func methodOf(owner uint8) ulvs.ForwardMethod { return ulvs.ForwardMethod(owner 
 // gone reports whether it was removed.
 func (dst *Dest) gone() bool { return !dst.available && !dst.suspended }
 
+// unresolved reports whether the plane that forwards by itself does not know how it is reached.
+func (dst *Dest) unresolved() bool {
+	return dst.graceUntil == 0 && (dst.pushed == nil || dst.pushed.State != dataplane.HopReachable)
+}
+
 // once counts a connection of one packet, which is over at once but may have
 // brought the server to its upper threshold.
 func (dst *Dest) once() *Dest {

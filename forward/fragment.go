@@ -26,10 +26,12 @@ func (fr *fragmenter) firstFragment(f *dataplane.Frame, p *packet.Packet, to *De
 		return
 	}
 	fr.fragments.First(p, to.ID, tick)
+	fr.fragmented++
 	for _, e := range fr.early.Take(p, tick) {
 		var q packet.Packet
 		q.Parse(e.Data)
 		fr.account(to, &q)
+		fr.fragmented++
 		if fr.transmit(&e, &q, to, to.conf.Forward); e.Verdict == dataplane.Transmit {
 			fr.plane.Send(&e)
 		}
@@ -57,7 +59,7 @@ func (fr *fragmenter) hostFragment(f *dataplane.Frame, p *packet.Packet, tick ui
 // ports, and is claimed with those of a service on its address and protocol, and
 // by mark rules that do not ask for ports.
 func (fr *fragmenter) fragmentToHost(f *dataplane.Frame, p *packet.Packet) {
-	claimed := fr.index.protocols[endpoint{p.Dest(), p.Proto}] > 0
+	claimed := fr.index.protocols[Endpoint{p.Dest(), p.Proto}] > 0
 	if mark := fr.mark(f, p); !claimed && mark != 0 {
 		claimed = fr.index.FindMark(mark, p.Is6) != nil
 	}
@@ -88,6 +90,7 @@ func (fr *fragmenter) laterFragment(f *dataplane.Frame, p *packet.Packet, tick u
 		return false
 	}
 	fr.account(dst, p)
+	fr.fragmented++
 	fr.transmit(f, p, dst, dst.conf.Forward)
 	return false
 }
@@ -123,8 +126,8 @@ func fragmentCounts(p *packet.Packet) (packets, size uint64) {
 	return 1, uint64(p.End - p.L3)
 }
 
-// endpoint is an address and an IP protocol.
-type endpoint struct {
-	addr  netip.Addr
-	proto uint8
+// Endpoint is an address and an IP protocol.
+type Endpoint struct {
+	Addr  netip.Addr
+	Proto uint8
 }

@@ -38,6 +38,7 @@ func (in *Path) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 			in.drop(f, dropChecksum)
 			return
 		}
+		in.icmpErrors++
 		in.account(dst, p)
 		method := dst.conf.Forward
 		if !oneShot {

@@ -29,14 +29,14 @@ type index struct {
 	// by protocol; markVIPs are those that mark rules name as the destination of
 	// a service's packets, and markISAKMP those of them to which ISAKMP is.
 	vips       map[netip.Addr]int
-	protocols  map[endpoint]int
+	protocols  map[Endpoint]int
 	markVIPs   map[netip.Addr]bool
 	markISAKMP map[netip.Addr]bool
 	// served is how many services each family has, and leaving are those that are gone
 	// but for their connections, of which leavingAt says how many are at an address.
 	served    [2]int
 	leaving   *svctable.Table[Service]
-	leavingAt map[endpoint]int
+	leavingAt map[Endpoint]int
 }
 
 func newIndex() index {
@@ -44,9 +44,9 @@ func newIndex() index {
 		Table:     svctable.New[Service](),
 		dests:     make([]*Dest, 1), // 0 is no destination
 		vips:      map[netip.Addr]int{},
-		protocols: map[endpoint]int{},
+		protocols: map[Endpoint]int{},
 		markVIPs:  map[netip.Addr]bool{}, markISAKMP: map[netip.Addr]bool{},
-		leaving: svctable.New[Service](), leavingAt: map[endpoint]int{},
+		leaving: svctable.New[Service](), leavingAt: map[Endpoint]int{},
 		trashAt: new(uint32), total: new(total),
 		mirror: noMirror{},
 	}
@@ -79,7 +79,7 @@ func (ix *index) addService(s *Service) {
 	}
 	ix.Add(tableKey(s.ServiceKey), s)
 	ix.vips[s.Addr]++
-	ix.protocols[endpoint{s.Addr, uint8(s.Protocol)}]++
+	ix.protocols[Endpoint{s.Addr, uint8(s.Protocol)}]++
 }
 
 // removeService takes a service out; its destinations go to the trash.
@@ -90,7 +90,7 @@ func (ix *index) removeService(s *Service, now uint32) {
 	} else {
 		ix.Remove(tableKey(s.ServiceKey))
 		release(ix.vips, s.Addr)
-		release(ix.protocols, endpoint{s.Addr, uint8(s.Protocol)})
+		release(ix.protocols, Endpoint{s.Addr, uint8(s.Protocol)})
 	}
 	for _, d := range s.dests {
 		ix.discard(d, now)

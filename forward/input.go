@@ -26,6 +26,8 @@ type early struct {
 	opens   bool     // it opens a connection
 	service *Service // of a packet that does
 	looked  bool     // for the service
+	// replaces says that its flow has a connection, whose place the new one takes.
+	replaces bool
 	// If its service is persistent, the key of the template that it has, and its hash.
 	templated bool
 	key       persist.Key
@@ -201,7 +203,9 @@ func (in *Path) transport(f *dataplane.Frame, p *packet.Packet, e *early, tick u
 		// It counts until its timer runs out a moment later, and so it does
 		// while the scheduler chooses (ip_vs_conn_expire_now).
 		in.conns.Hide(id)
+		e.replaces = true
 		in.begin(f, p, e, tick)
+		e.replaces = false
 		in.removeConn(id)
 		return
 	}

@@ -41,7 +41,7 @@ func (tb *tables) leave(s *Service) {
 	}
 	k := tableKey(s.ServiceKey)
 	if ix.leaving.Find(k) == nil {
-		ix.leavingAt[endpoint{s.Addr, uint8(s.Protocol)}]++
+		ix.leavingAt[Endpoint{s.Addr, uint8(s.Protocol)}]++
 	}
 	ix.leaving.Add(k, s)
 }
@@ -69,7 +69,7 @@ func (ix *index) settleLeaving() (settled bool) {
 			ix.leaving.RemoveMark(s.Mark, s.IPv6)
 		} else {
 			ix.leaving.Remove(tableKey(s.ServiceKey))
-			release(ix.leavingAt, endpoint{s.Addr, uint8(s.Protocol)})
+			release(ix.leavingAt, Endpoint{s.Addr, uint8(s.Protocol)})
 		}
 	}
 	return len(over) > 0
@@ -133,7 +133,7 @@ func (r *responder) leavingFragment(f *dataplane.Frame, p *packet.Packet) bool {
 	if ix.leaving.Len() == 0 || ix.served[family(p.Is6)] == 0 {
 		return false
 	}
-	if ix.leavingAt[endpoint{p.Dest(), p.Proto}] > 0 {
+	if ix.leavingAt[Endpoint{p.Dest(), p.Proto}] > 0 {
 		return true
 	}
 	mark := r.mark(f, p)

@@ -20,6 +20,9 @@ type mirror interface {
 	numbered(*Dest)
 	// collectCounters counts what the plane has forwarded by itself to a real server.
 	collectCounters(*Dest)
+	// uncollected is how many packets that were a connection each the plane has forwarded to it
+	// since.
+	uncollected(*Dest) uint64
 	// savePosition writes down where a service's scheduler stands.
 	savePosition(*Service)
 	setGeneration(gen uint32)
@@ -40,6 +43,7 @@ func (noMirror) syncServers([]*Dest, uint32)    {}
 func (noMirror) vacant(uint32)                  {}
 func (noMirror) numbered(*Dest)                 {}
 func (noMirror) collectCounters(*Dest)          {}
+func (noMirror) uncollected(*Dest) uint64       { return 0 }
 func (noMirror) savePosition(*Service)          {}
 func (noMirror) setGeneration(uint32)           {}
 func (noMirror) heartbeat(uint32)               {}
@@ -91,7 +95,15 @@ func (m planeMirror) collectCounters(d *Dest) {
 		n := estimator.Counter{Conns: now.Conns - was.Conns, Packets: now.Packets - was.Packets, Bytes: now.Bytes - was.Bytes}
 		d.Counter.Add(n)
 		d.svc.Counter.Add(n)
+		d.svc.byPlane += n.Conns
 	}
+}
+
+func (m planeMirror) uncollected(d *Dest) uint64 {
+	if !d.available {
+		return 0
+	}
+	return m.fast.Served(d.ID).Conns - d.served.Conns
 }
 
 func (m planeMirror) savePosition(s *Service) {

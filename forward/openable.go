@@ -15,11 +15,14 @@ import (
 // enable lets the plane open connections to a service, if it can do that as the
 // director would.
 func (o *opener) enable(s *Service) {
-	if !o.begun || s.picks != nil || s.flipped || int(s.number) >= len(o.services) {
+	if !o.begun || s.picks != nil || s.flipped {
+		return
+	}
+	by, why := o.openable(s)
+	if s.unopened = why != ""; int(s.number) >= len(o.services) {
 		return
 	}
 	o.limit(s)
-	by, _ := o.openable(s)
 	if by == 0 {
 		return
 	}

@@ -41,6 +41,8 @@ type opener struct {
 	// compared is how many real servers the largest service had whose are compared.
 	compared int
 	opened   uint64 // connections that the plane has opened
+	inGo     [causes]uint64
+	full     bool   // the table of connections is too full for the plane to open any
 	states   uint64 // changes of state of connections, by the plane, as far as they were accepted one by one
 }
 
@@ -198,6 +200,7 @@ func (o *opener) acceptedConn(id conn.ID) (dst *Dest) {
 	o.conns.Accept(id, template, ownerBits(own && dst.conf.Port != 0, ulvs.DirectRoute))
 	dst.Conns++
 	s.Conns++
+	s.byPlane++
 	o.acceptState(id)
 	o.markLow(s)
 	return dst
@@ -303,8 +306,8 @@ func (o *opener) update() {
 	// Those that the plane may have opened and Go has not accepted yet have to find room. (Where
 	// there are so many CPUs that they might be more than an eighth of the table, that
 	// has a few more entries for a moment.)
-	able := o.conns.Len()+o.margin(o.conns.Max()) <= o.conns.Max() &&
-		o.defense.rate == 0 && !o.conns.Secure()
+	o.full = o.conns.Len()+o.margin(o.conns.Max()) > o.conns.Max()
+	able := !o.full && o.defense.rate == 0 && !o.conns.Secure()
 	open := accel.Opening{
 		IPv4:      able && o.apart[0],
 		IPv6:      able && o.apart[1],

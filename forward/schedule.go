@@ -99,8 +99,7 @@ func (sc *scheduling) serve(s *Service, a *attempt) (id conn.ID, dst *Dest) {
 		id, dst = sc.plain(s, a)
 	}
 	if dst != nil {
-		dst.Conns++
-		dst.svc.Conns++
+		sc.countOpened(a, id, dst)
 	}
 	return id, dst
 }

@@ -34,6 +34,8 @@ type Service struct {
 	usesPicks, low bool
 	cycles         bool // the picks do not end
 	flipped        bool // a real server has got overloaded, or is so no more, since they were made
+	unopened       bool // the plane may not open all of its connections (opener.openable)
+	share
 	*state
 }
 

@@ -16,8 +16,8 @@ import (
 // Listing is what is shown of a path.
 type Listing struct{ *tables }
 
-func (s *Service) status() ulvs.ServiceStatus {
-	st := ulvs.ServiceStatus{Service: s.Service, Stats: stats(&s.Estimator), Rate: rate(&s.Estimator),
+func (s *Service) status(opened ulvs.Opened) ulvs.ServiceStatus {
+	st := ulvs.ServiceStatus{Service: s.Service, Stats: stats(&s.Estimator), Rate: rate(&s.Estimator), Opened: opened,
 		Destinations: make([]ulvs.DestinationStatus, len(s.dests))}
 	for i, dst := range s.dests {
 		active, inactive := dst.BothConns()
@@ -44,6 +44,7 @@ func rate(e *estimator.Estimator) ulvs.Rate {
 type Unopened struct {
 	ulvs.ServiceKey
 	Why string // not the plane
+	ulvs.Opened
 }
 
 // Unopened returns such services, some at most, and how many there are.
@@ -57,7 +58,7 @@ func (ls *Listing) Unopened(some int) (list []Unopened, n int) {
 	for s := range ls.index.All() {
 		if _, why := o.openable(s); why != "" {
 			if n++; n <= some {
-				list = append(list, Unopened{s.ServiceKey, why})
+				list = append(list, Unopened{s.ServiceKey, why, o.shareOf(s)})
 			}
 		}
 	}
@@ -79,7 +80,7 @@ func (ls *Listing) Services() ([]ulvs.ServiceStatus, error) {
 	out := make([]ulvs.ServiceStatus, 0, len(list))
 	for _, s := range list {
 		ls.lock()
-		out = append(out, s.status())
+		out = append(out, s.status(ls.opener.shareOf(s)))
 		ls.unlock()
 	}
 	return out, nil
@@ -93,7 +94,7 @@ func (ls *Listing) Service(k ulvs.ServiceKey) (ulvs.ServiceStatus, error) {
 	if s == nil {
 		return ulvs.ServiceStatus{}, fmt.Errorf("%w: %v", ulvs.ErrNoService, k)
 	}
-	return s.status(), nil
+	return s.status(ls.opener.shareOf(s)), nil
 }
 
 // Conns serves ulvs.Control. It holds the forwarding lock for some hundred
@@ -183,9 +184,15 @@ func (ls *Listing) Counters() (map[string]uint64, error) {
 	answered, unanswered := ls.templates.Evicted()
 	c["templates_evicted"], c["templates_unanswered"] = answered+unanswered, unanswered
 	c["parked_lost"] = ls.parkedLost
+	c["icmp_errors"], c["fragments"] = ls.icmpErrors, ls.fragmented
 	if ls.opener.able() {
 		c["opened_by_plane"] = ls.opener.opened
 		c["states_by_plane"] = ls.opener.states
+		c["opened_in_go"] = 0
+		for i, n := range ls.opener.inGo {
+			c[causeNames[i]] = n
+			c["opened_in_go"] += n
+		}
 	}
 	for _, dst := range ls.index.dests {
 		if dst != nil {

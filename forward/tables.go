@@ -57,7 +57,10 @@ type tables struct {
 	halfOpenEvicted uint64
 	parkedLost      uint64 // by servers that are gone
 	conflicts       []Conflict
-	conflicting     uint64  // answers of others that were no mistake of ours
+	conflicting     uint64 // answers of others that were no mistake of ours
+	undecided       Undecided
+	icmpErrors      uint64  // that followed the connection that they quote
+	fragmented      uint64  // fragments that were forwarded
 	answered        uint64  // answers given in the place of the host or of IPVS
 	nextEst         *uint32 // tick of the estimator's next round
 	opener          *opener

@@ -248,6 +248,7 @@ func (w *pair) listing(d *director.Director) string {
 		return cmp.Compare(fmt.Sprint(a.ServiceKey), fmt.Sprint(b.ServiceKey))
 	})
 	for _, s := range list {
+		s.Opened = ulvs.Opened{} // what differs
 		fmt.Fprintf(&b, "%+v\n", s)
 	}
 	return b.String() + strings.Join(lines, "\n")

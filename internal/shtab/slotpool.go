@@ -8,6 +8,7 @@ type SlotPool struct {
 	// reserved is how many slots each CPU's programs have, of share at most.
 	reserved []int
 	share    int
+	wanting  bool // a CPU's had none left when Drain looked last
 	touch    func(slot uint32) uint32
 	sum      uint32 // of what was touched: the compiler cannot leave it out
 }
@@ -52,12 +53,17 @@ func (l *SlotPool) refill() {
 	}
 }
 
+// Wanting reports whether programs may have had no slot for an entry that is in one: both of its
+// home slots were taken, and a CPU's programs had none left before the last Drain.
+func (l *SlotPool) Wanting(slot uint32) bool { return l.wanting && slot >= l.table.Homes() }
+
 // Drain calls take for the slots in which programs have inserted entries, or changed their
 // state, and reports whether there were any. Of each CPU it takes a ring's cells at most,
 // however fast programs are.
 func (l *SlotPool) Drain(take func(slot uint32, inserted bool)) (some bool) {
 	homes := l.table.Homes()
 	var cells Cells
+	l.wanting = false
 	for cpu := range l.reserved {
 		for range RingCells / len(cells) {
 			list := l.rings.Completed(cpu, &cells)
@@ -77,6 +83,7 @@ func (l *SlotPool) Drain(take func(slot uint32, inserted bool)) (some bool) {
 				break
 			}
 		}
+		l.wanting = l.wanting || l.reserved[cpu] == 0
 	}
 	if some {
 		l.refill()
