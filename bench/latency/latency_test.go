@@ -1,0 +1,167 @@
+package latency
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// BenchmarkLatency is how long round trips of 64 bytes on an established connection take, and
+// connect() until its socket is writable, by percentile in microseconds: undisturbed, and beside
+// 20,000 SYNs a second to the same service, listings, and commands about another one. Both ends
+// of a connection are one thread's, on a CPU that everybody else leaves alone (probe_test.go),
+// but for what the kernel does there for packets. Contenders take turns; figures are the medians
+// of rounds, and worst is the worst of all. A limit is judged by the median of the rounds'
+// differences.
+//
+//   - wire: client and real server, without a director
+//   - forwarding: a route of the kernel's
+//   - bare-native, bare-generic: a program that writes link addresses and sends back
+//   - afpacket, native, generic: "ulvs run", by kind of service
+func BenchmarkLatency(b *testing.B) {
+	s := newSite(b, 1<<20)
+	part, err := regexp.Compile(*only)
+	s.must(err)
+	t := &table{site: s, list: s.contenders(part.MatchString), cells: map[string]*cell{}}
+	t.run(*rounds, *roundTrips, *connects)
+	worsts := t.takeovers(*rounds)
+	for _, what := range []string{"round-trip", "connect"} {
+		for _, l := range loads {
+			for _, c := range t.list {
+				b.Run(strings.Join([]string{what, l.name, c.name}, "/"), func(b *testing.B) { t.report(b, what, l.name, c.name) })
+			}
+		}
+	}
+	for name, all := range worsts {
+		b.Run("takeover/"+name, func(b *testing.B) {
+			for b.Loop() {
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(median(all), "median-worst-us")
+			b.ReportMetric(slices.Max(all), "worst-us")
+			judge(b, "median-worst-us", median(all), takeoverLimit)
+		})
+	}
+}
+
+// table is the contenders, and what they have taken beside each load.
+type table struct {
+	*site
+	list  []*contender
+	cells map[string]*cell
+}
+
+func (t *table) cell(load, contender string) *cell {
+	name := load + "/" + contender
+	if t.cells[name] == nil {
+		t.cells[name] = new(cell)
+	}
+	return t.cells[name]
+}
+
+// run has contenders take turns, after a short round to warm up that does not count.
+func (t *table) run(rounds, roundTrips, connects int) {
+	t.Helper()
+	for round := range rounds + 1 {
+		for _, l := range loads {
+			for _, c := range t.list {
+				if round == 0 {
+					t.turn(l, c, max(1, roundTrips/20), max(1, connects/20))
+					continue
+				}
+				trips, opened, done := t.turn(l, c, roundTrips, connects)
+				at := t.cell(l.name, c.name)
+				at.roundTrips, at.connects = append(at.roundTrips, of(trips)), append(at.connects, of(opened))
+				at.done = append(at.done, done)
+			}
+		}
+	}
+}
+
+// turn is one contender's. It fails if the packets were not carried by whom they were to be.
+func (t *table) turn(l load, c *contender, roundTrips, connects int) (trips, opened []time.Duration, done float64) {
+	t.Helper()
+	var before uint64
+	if c.carried != nil {
+		before = c.carried()
+	}
+	began, end := time.Now(), l.begin(t.site, c)
+	t.probing(c.vip, func(p *probe) (err error) {
+		if trips, err = p.roundTrips(roundTrips); err != nil {
+			return fmt.Errorf("%s beside %s: %w", c.name, l.name, err)
+		}
+		if opened, err = p.connects(connects); err != nil {
+			return fmt.Errorf("%s beside %s: %w", c.name, l.name, err)
+		}
+		return nil
+	})
+	n := end()
+	done = float64(n) / time.Since(began).Seconds()
+	if l.name != undisturbed && n == 0 {
+		t.Fatalf("%s: nothing was done beside it", l.name)
+	}
+	// Of a connection SYN, ACK and RST, and a packet of each round trip at least.
+	if sent := uint64(roundTrips + 3*connects); c.carried != nil && c.carried()-before < sent {
+		t.Fatalf("%s beside %s has carried %d packets of %d", c.name, l.name, c.carried()-before, sent)
+	}
+	if c.has != nil && c.has() < connects+1 {
+		t.Fatalf("%s beside %s: its service has %d connections, of %d that were just made", c.name, l.name, c.has(), connects+1)
+	}
+	return trips, opened, done
+}
+
+// takeovers are the worst round trips, in microseconds, while daemons with XDP are replaced by
+// others, from before the next one begins until after it is ready.
+func (t *table) takeovers(n int) map[string][]float64 {
+	t.Helper()
+	all := map[string][]float64{}
+	for range n {
+		for _, c := range t.list {
+			if !strings.HasPrefix(c.name, "native/") && !strings.HasPrefix(c.name, "generic/") {
+				continue
+			}
+			all[c.name] = append(all[c.name], float64(t.takeover(c))/float64(time.Microsecond))
+		}
+	}
+	return all
+}
+
+// takeover is the worst round trip of one.
+func (t *table) takeover(c *contender) (worst time.Duration) {
+	t.Helper()
+	var trips uint64
+	begin, end := make(chan bool), make(chan error, 1)
+	go func() {
+		<-begin
+		err := c.at.start("--takeover")
+		time.Sleep(margin)
+		end <- err
+	}()
+	before := c.carried()
+	t.probing(c.vip, func(p *probe) (err error) {
+		failed := p.converse(func(d time.Duration) bool {
+			if trips++; trips == 1 {
+				close(begin)
+			}
+			worst = max(worst, d)
+			select {
+			case err = <-end:
+				return false
+			default:
+				return true
+			}
+		})
+		return errors.Join(failed, err)
+	})
+	if now := c.carried(); now-before < trips {
+		t.Fatalf("%s has carried %d packets of %d at a takeover", c.name, now-before, trips)
+	}
+	return worst
+}
+
+// margin is how long a takeover is watched after it.
+const margin = 50 * time.Millisecond
