@@ -22,7 +22,8 @@ type contender struct {
 	next *lab.Host // whose link address clients send to
 	// at is the daemon that commands and listings go to: the one that carries, or one that has
 	// nothing to carry.
-	at *daemon
+	at  *daemon
+	xdp bool // whether at carries, with XDP
 	// carried is how many packets whoever is to carry them says that it has; nil for nobody.
 	carried func() uint64
 	// has is how many connections its service has; nil where there is none.
@@ -55,7 +56,7 @@ func (s *site) contenders(takesPart func(name string) bool) (list []*contender) 
 				d = s.daemon(p.name, p)
 			}
 			vip := virtual(d.number, i)
-			list = append(list, &contender{name: name, vip: vip, next: d.host, at: d, carried: d.carried,
+			list = append(list, &contender{name: name, vip: vip, next: d.host, at: d, xdp: p.mode != "", carried: d.carried,
 				has: func() int { return d.has(vip) }})
 		}
 	}

@@ -66,6 +66,14 @@ func (t *table) report(b *testing.B, what, load, contender string) {
 	judge(b, "over-p99-us", over(all, rounds(l.of), p99), l.p99)
 }
 
+func (r *takeovers) report(b *testing.B) {
+	for b.Loop() {
+	}
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(slices.Max(r.worst), "worst-us")
+	judge(b, "median-worst-us", median(r.worst), takeoverLimit)
+}
+
 // judge prints a figure with its limit, and whether it holds.
 func judge(b *testing.B, unit string, value, limit float64) {
 	b.ReportMetric(value, unit)

@@ -26,7 +26,9 @@ func TestLatency(t *testing.T) {
 			t.Logf("%s beside %s, of which there were %.0f a second", c.name, l.name, done)
 		}
 	}
-	t.Logf("worst at a takeover, in microseconds: %v", all.takeovers(1))
+	for _, r := range all.takeovers(1) {
+		t.Logf("worst at a takeover of %s, in microseconds: %v", r.plane, r.worst)
+	}
 }
 
 func TestPercentiles(t *testing.T) {
