@@ -64,6 +64,7 @@ func (s *site) daemon(name string, p plane) *daemon {
 	if p.native {
 		s.takesXDP(name)
 	}
+	d.configure()
 	s.Cleanup(d.stop)
 	s.must(d.start())
 	if p.mode != "" {
@@ -73,25 +74,36 @@ func (s *site) daemon(name string, p plane) *daemon {
 			s.Fatalf("the program or its sockets are not where they are to be measured (%s): %v", p.mode, facts)
 		}
 	}
+	return d
+}
+
+// configure writes the files of its services and mark rules.
+func (d *daemon) configure() {
+	d.Helper()
+	var rules, marks strings.Builder
+	marks.WriteString("*mangle\n")
 	for i, kind := range kinds {
 		vip := virtual(d.number, i)
 		name, to := fmt.Sprintf("-t %v:%d", vip, port), fmt.Sprintf(":%d", port)
 		if kind.mark {
 			name, to = fmt.Sprint("-f ", i), ""
-			d.ulvs(fmt.Sprintf("iptables -t mangle -A PREROUTING -d %v/32 -p tcp -m tcp --dport %d -j MARK --set-mark %d", vip, port, i))
+			fmt.Fprintf(&marks, "-A PREROUTING -d %v/32 -p tcp -m tcp --dport %d -j MARK --set-mark %d\n", vip, port, i)
 		}
-		d.ulvs("ipvsadm -A " + name + " " + kind.options)
+		fmt.Fprintf(&rules, "-A %s %s\n", name, kind.options)
 		for _, a := range serverAddrs {
-			d.ulvs(fmt.Sprintf("ipvsadm -a %s -r %v%s -g", name, a, to))
+			fmt.Fprintf(&rules, "-a %s -r %v%s -g -w 1\n", name, a, to)
 		}
 	}
-	return d
+	marks.WriteString("COMMIT\n")
+	s := d.site
+	s.must(os.WriteFile(d.control+".rules", []byte(rules.String()), 0o600))
+	s.must(os.WriteFile(d.control+".marks", []byte(marks.String()), 0o600))
 }
 
 // start starts it, or the next one in its place, and waits until it is ready.
 func (d *daemon) start(more ...string) error {
 	args := append([]string{"run", "--interface", "eth0", "--control", d.control, "--connections", fmt.Sprint(d.connections),
-		"--pin", filepath.Join(d.pins, d.host.Name())}, append(d.args, more...)...)
+		"--pin", filepath.Join(d.pins, d.host.Name()), "--rules", d.control + ".rules", "--marks", d.control + ".marks"}, append(d.args, more...)...)
 	c := d.host.Command(context.Background(), d.binary, args...)
 	if d.native {
 		c.Env = append(os.Environ(), nativeInVeth+"=1")

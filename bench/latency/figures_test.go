@@ -21,6 +21,7 @@ func of(list []time.Duration) percentiles {
 type cell struct {
 	roundTrips, connects []percentiles
 	done                 []float64 // how often a second the load has done something
+	preempted            int       // in all rounds
 }
 
 // column is one percentile of all rounds, in microseconds.

@@ -66,34 +66,40 @@ func (t *table) run(rounds, roundTrips, connects int) {
 					t.turn(l, c, max(1, roundTrips/20), max(1, connects/20))
 					continue
 				}
-				trips, opened, done := t.turn(l, c, roundTrips, connects)
-				at := t.cell(l.name, c.name)
-				at.roundTrips, at.connects = append(at.roundTrips, of(trips)), append(at.connects, of(opened))
-				at.done = append(at.done, done)
+				r, at := t.turn(l, c, roundTrips, connects), t.cell(l.name, c.name)
+				at.roundTrips, at.connects = append(at.roundTrips, of(r.trips)), append(at.connects, of(r.opened))
+				at.done, at.preempted = append(at.done, r.done), at.preempted+r.preempted
 			}
 		}
 	}
 }
 
+// turn is what a contender has taken in its turn.
+type turn struct {
+	trips, opened []time.Duration
+	done          float64 // how often a second the load has done something
+	preempted     int
+}
+
 // turn is one contender's. It fails if the packets were not carried by whom they were to be.
-func (t *table) turn(l load, c *contender, roundTrips, connects int) (trips, opened []time.Duration, done float64) {
+func (t *table) turn(l load, c *contender, roundTrips, connects int) (r turn) {
 	t.Helper()
 	var before uint64
 	if c.carried != nil {
 		before = c.carried()
 	}
 	began, end := time.Now(), l.begin(t.site, c)
-	t.probing(c.vip, func(p *probe) (err error) {
-		if trips, err = p.roundTrips(roundTrips); err != nil {
+	r.preempted = t.probing(c.vip, func(p *probe) (err error) {
+		if r.trips, err = p.roundTrips(roundTrips); err != nil {
 			return fmt.Errorf("%s beside %s: %w", c.name, l.name, err)
 		}
-		if opened, err = p.connects(connects); err != nil {
+		if r.opened, err = p.connects(connects); err != nil {
 			return fmt.Errorf("%s beside %s: %w", c.name, l.name, err)
 		}
 		return nil
 	})
 	n := end()
-	done = float64(n) / time.Since(began).Seconds()
+	r.done = float64(n) / time.Since(began).Seconds()
 	if l.name != undisturbed && n == 0 {
 		t.Fatalf("%s: nothing was done beside it", l.name)
 	}
@@ -104,7 +110,7 @@ func (t *table) turn(l load, c *contender, roundTrips, connects int) (trips, ope
 	if c.has != nil && c.has() < connects+1 {
 		t.Fatalf("%s beside %s: its service has %d connections, of %d that were just made", c.name, l.name, c.has(), connects+1)
 	}
-	return trips, opened, done
+	return r
 }
 
 // takeovers are the worst round trips, in microseconds, while a daemon with XDP is replaced by

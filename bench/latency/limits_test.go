@@ -53,6 +53,7 @@ func (t *table) report(b *testing.B, what, load, contender string) {
 		b.ReportMetric(median(column(all, f.which)), f.unit)
 	}
 	b.ReportMetric(slices.Max(column(all, worst)), "worst-us")
+	b.ReportMetric(float64(t.cell(load, contender).preempted), "preempted")
 	if load != undisturbed {
 		b.ReportMetric(median(t.cell(load, contender).done), load+"/s")
 	}

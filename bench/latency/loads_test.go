@@ -79,7 +79,7 @@ const (
 	synFlows   = 1 << 21
 )
 
-// syns sends them to a contender's service.
+// syns sends them to a contender's service. What counts is how many come to the real server.
 func (s *site) syns(c *contender) func() int {
 	s.Helper()
 	to, err := frames.New(netip.AddrPortFrom(c.vip, port), frames.SYN)
@@ -95,30 +95,35 @@ func (s *site) syns(c *contender) func() int {
 		}
 		return unix.Bind(fd, &unix.SockaddrLinklayer{Ifindex: s.flooder.Index()})
 	}))
+	// It has no route to who sent them (RFC 3704).
+	come := func() int { return int(s.kernel(s.server, "netstat", "TcpExt", "IPReversePathFilter")) }
+	before := come()
 	var stop atomic.Bool
-	done := make(chan int)
-	go func() {
-		sent, err := s.send(fd, to, &stop)
-		if err != nil {
-			s.Error(err)
-		}
-		done <- sent
-	}()
-	return func() int {
+	done := make(chan error)
+	go func() { done <- s.send(fd, to, &stop) }()
+	end := func() int {
 		stop.Store(true)
-		defer unix.Close(fd)
-		return <-done
+		s.must(<-done)
+		s.must(unix.Close(fd))
+		return come() - before
 	}
+	for began := time.Now(); come() == before; time.Sleep(time.Millisecond) {
+		if time.Since(began) > patience {
+			end()
+			s.Fatalf("%s: no SYN has come to the real server", c.name)
+		}
+	}
+	return end
 }
 
 // send sends until it is to stop. What was missed is caught up with, but for what is older than
 // some milliseconds.
-func (s *site) send(fd int, to *frames.Batch, stop *atomic.Bool) (sent int, err error) {
+func (s *site) send(fd int, to *frames.Batch, stop *atomic.Bool) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	// Or each sleep takes 50 us more (prctl(2)). The thread keeps that, which harms nobody.
 	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0); err != nil {
-		return 0, err
+		return err
 	}
 	const gap, late = time.Second / synRate, 10 * time.Millisecond
 	began := time.Now()
@@ -131,11 +136,9 @@ func (s *site) send(fd int, to *frames.Batch, stop *atomic.Bool) (sent int, err 
 		}
 		n := s.flows.Add(1) % synFlows
 		to.Client(0, synClients+n/synPorts, uint16(1024+n%synPorts))
-		if _, err := unix.Write(fd, to.List[0].Data); err == nil {
-			sent++
-		} else if !errors.Is(err, unix.ENOBUFS) {
-			return sent, err
+		if _, err := unix.Write(fd, to.List[0].Data); err != nil && !errors.Is(err, unix.ENOBUFS) {
+			return err
 		}
 	}
-	return sent, nil
+	return nil
 }

@@ -37,8 +37,9 @@ const (
 type pair struct{ client, server int }
 
 // probing runs f on a thread of its own, in the client's namespace and on the probe's CPU,
-// without garbage collection.
-func (s *site) probing(vip netip.Addr, f func(*probe) error) {
+// without garbage collection. preempted is how often another thread got that CPU, which on a
+// quiet machine are few.
+func (s *site) probing(vip netip.Addr, f func(*probe) error) (preempted int) {
 	s.Helper()
 	runtime.GC()
 	defer debug.SetGCPercent(debug.SetGCPercent(-1))
@@ -49,11 +50,15 @@ func (s *site) probing(vip netip.Addr, f func(*probe) error) {
 			return err
 		}
 		defer back()
-		return f(p)
+		var before, after unix.Rusage
+		err = errors.Join(unix.Getrusage(unix.RUSAGE_THREAD, &before), f(p), unix.Getrusage(unix.RUSAGE_THREAD, &after))
+		preempted = int(after.Nivcsw - before.Nivcsw)
+		return err
 	})
 	if err != nil {
 		s.Fatalf("%v: %v", vip, err)
 	}
+	return preempted
 }
 
 // roundTrips makes a connection and asks so often.

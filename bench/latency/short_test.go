@@ -13,8 +13,8 @@ func TestLatency(t *testing.T) {
 	all := &table{site: s, list: s.contenders(func(string) bool { return true }), cells: map[string]*cell{}}
 	var one []*contender
 	for _, c := range all.list {
-		trips, opened, _ := all.turn(loads[0], c, 20, 4)
-		t.Logf("%s: round trips %+v, connect() %+v", c.name, of(trips), of(opened))
+		r := all.turn(loads[0], c, 20, 4)
+		t.Logf("%s: round trips %+v, connect() %+v", c.name, of(r.trips), of(r.opened))
 		if strings.HasSuffix(c.name, "/rr") {
 			one = append(one, c)
 		}
@@ -22,8 +22,8 @@ func TestLatency(t *testing.T) {
 	all.list = one
 	for _, l := range loads[1:] {
 		for _, c := range one {
-			_, _, done := all.turn(l, c, 20, 4)
-			t.Logf("%s beside %s, of which there were %.0f a second", c.name, l.name, done)
+			r := all.turn(l, c, 20, 4)
+			t.Logf("%s beside %s, of which there were %.0f a second", c.name, l.name, r.done)
 		}
 	}
 	for _, r := range all.takeovers(1) {
