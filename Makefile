@@ -13,6 +13,9 @@ FLOOD    ?=
 # What "make soak" is told besides, as -soak-for 10m, -soak-seed 7, -soak-plane xdp or
 # -soak-only 'replace|flood'.
 SOAK     ?=
+# What "make bench-latency" is told besides, as -rounds 9, -round-trips 200000, -connects 5000
+# or -only native.
+LATENCY  ?=
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo development)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
@@ -21,7 +24,7 @@ GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## the static binary bin/ulvs
@@ -104,6 +107,10 @@ bench: ## what every stage, the whole decision and the XDP program cost, without
 .PHONY: bench-wire
 bench-wire: ## end to end over veth: XDP, AF_XDP, AF_PACKET, and others on the same wire (root; 5 minutes)
 	$(RECORD) wire 1 -- $(GO) test -run '^$$' -bench '^BenchmarkWire$$' -benchtime 1x -timeout 30m -p 1 ./bench/planes ./dataplane/xdp
+
+.PHONY: bench-latency
+bench-latency: ## round trips and connect() by percentile over veth, undisturbed and beside floods, commands and takeovers: alone on a machine (root; 10 minutes)
+	$(RECORD) latency 1 -- $(GO) test -run '^$$' -bench '^BenchmarkLatency$$' -benchtime 1x -timeout 60m ./bench/latency $(LATENCY)
 
 .PHONY: bench-kernel
 bench-kernel: ## beside kernel IPVS in one guest: instructions a packet, by service and scheduler (15 minutes)

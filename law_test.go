@@ -65,6 +65,7 @@ var law = map[string][]string{
 	"bench/wire/rounds":       {"bench/wire"},
 	"bench/frames":            {"dataplane"},
 	"bench/kernel":            {}, // all of it are tests
+	"bench/latency":           {}, // all of it are tests
 	"bench/planes":            {}, // all of it are tests
 	"bench/report":            {},
 }

@@ -22,7 +22,7 @@ var pageText string
 func render(files fs.FS) (map[string][]byte, error) {
 	p := &pageOf{files: files, loaded: make(map[string]*results), out: make(map[string][]byte)}
 	t, err := template.New(page).Funcs(template.FuncMap{
-		"table": p.table, "pivot": p.pivot, "bars": p.bars, "value": p.value, "about": p.about,
+		"table": p.table, "pivot": p.pivot, "bars": p.bars, "value": p.value, "about": p.about, "has": p.has,
 	}).Parse(pageText)
 	if err != nil {
 		return nil, err
@@ -62,6 +62,12 @@ func (p *pageOf) results(file string) (*results, error) {
 	return r, nil
 }
 
+// has reports whether a file of results is there.
+func (p *pageOf) has(file string) bool {
+	_, err := fs.Stat(p.files, resultsDir+"/"+file+".txt")
+	return err == nil
+}
+
 // about says what a file's results come from.
 func (p *pageOf) about(file, target string) (string, error) {
 	r, err := p.results(file)
@@ -99,11 +105,25 @@ func (p *pageOf) table(file, path string, units ...string) (string, error) {
 		fmt.Fprintf(&b, "| %s |", label(strings.Join(r.path, ", ")))
 		for _, u := range units {
 			unit, _ := split(u)
-			fmt.Fprintf(&b, " %s |", r.text(unit))
+			fmt.Fprintf(&b, " %s |", r.judged(unit))
 		}
 		b.WriteByte('\n')
 	}
 	return strings.TrimSuffix(b.String(), "\n"), nil
+}
+
+// judged is a figure, with its limit and whether it holds, if the benchmark has "limit-" and the
+// unit for it.
+func (r *row) judged(unit string) string {
+	limit, ok := r.median("limit-" + unit)
+	if !ok {
+		return r.text(unit)
+	}
+	word := "pass"
+	if m, _ := r.median(unit); m.Center > limit.Center {
+		word = "**fail**"
+	}
+	return fmt.Sprintf("%s (at most %s: %s)", r.text(unit), number(limit.Center), word)
 }
 
 // pivot has a line for each name below path but for its last part, and a column for
