@@ -44,12 +44,19 @@ type bed struct {
 
 func newBed(b testing.TB) *bed {
 	b.Helper()
+	return newBedOf(b, 0)
+}
+
+// newBedOf has interfaces of so many queues (wire.Net).
+func newBedOf(b testing.TB, queues int) *bed {
+	b.Helper()
 	s := &bed{TB: b}
 	n, err := wire.NewNet()
 	if errors.Is(err, wire.ErrNotPermitted) {
 		b.Skip(err)
 	}
 	s.must(err)
+	n.Queues = queues
 	b.Cleanup(func() { _ = n.Close() })
 	s.node, s.at, err = n.Loop()
 	s.must(err)
@@ -119,7 +126,14 @@ const (
 // newStation starts a director, made as "ulvs run" makes it.
 func newStation(b testing.TB, plane string, connections int, persistence time.Duration) *station {
 	b.Helper()
-	s := &station{bed: newBed(b)}
+	return newStationOn(newBed(b), plane, connections, persistence)
+}
+
+// newStationOn starts one in a bed.
+func newStationOn(on *bed, plane string, connections int, persistence time.Duration) *station {
+	b := on.TB
+	b.Helper()
+	s := &station{bed: on}
 	if plane == planeAFPacket { // or nothing would be received
 		s.must(s.at.GRO())
 	}

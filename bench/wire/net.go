@@ -50,6 +50,10 @@ func permitted(err error) error {
 // Net is a few network namespaces, and veth pairs between them. Make it with
 // NewNet. Its methods are for one goroutine at a time.
 type Net struct {
+	// Queues is how many queues interfaces have that are made from now on, each way: of frames
+	// from a CPU, the one of its number. 0 is the kernel's own number, which is 1.
+	Queues int
+
 	lab   *lab.Lab
 	index int // of the next pair's first interface
 }
@@ -129,7 +133,9 @@ func (n *Net) Join(a *lab.Host, aName string, b *lab.Host, bName string) (near, 
 		defer there.Close()
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name, attrs.Index = aName, n.index
-		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: bName, PeerNamespace: netlink.NsFd(int(there.Fd()))}
+		attrs.NumTxQueues, attrs.NumRxQueues = n.Queues, n.Queues
+		veth := &netlink.Veth{LinkAttrs: attrs, PeerName: bName, PeerNamespace: netlink.NsFd(int(there.Fd())),
+			PeerNumTxQueues: uint32(n.Queues), PeerNumRxQueues: uint32(n.Queues)}
 		if err := a.Netlink().LinkAdd(veth); err != nil {
 			return fmt.Errorf("cannot add the veth pair %s and %s: %w (the kernel needs the module veth)", aName, bName, permitted(err))
 		}
