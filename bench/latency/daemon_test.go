@@ -167,6 +167,14 @@ func (d *daemon) carried() uint64 {
 	return all[d.counter]
 }
 
+// given is how many frames Go was given, to decide about.
+func (d *daemon) given() uint64 {
+	d.Helper()
+	all, err := d.client().Counters()
+	d.must(err)
+	return all["rx_frames"] + all["af_xdp_rx_frames"]
+}
+
 // has is how many connections a service has, those among them that have just ended. (How many it
 // has had is shown as of up to two seconds ago, as the kernel does.)
 func (d *daemon) has(vip netip.Addr) (n int) {
