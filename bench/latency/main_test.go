@@ -15,7 +15,7 @@ var (
 	rounds     = flag.Int("rounds", 5, "how many rounds there are, after one to warm up")
 	roundTrips = flag.Int("round-trips", 40_000, "how many round trips each contender makes in a round")
 	connects   = flag.Int("connects", 1_000, "how many connections each contender opens in a round")
-	only       = flag.String("only", "", "a regular expression: contenders that take part, as native/rr; those without services always do")
+	only       = flag.String("only", "", "a regular expression: who takes part, as native/rr; who has no services always does")
 )
 
 // probeCPU in the environment is the CPU that this process and its children leave alone, but
