@@ -70,7 +70,8 @@ func (s *site) forwarding(spare *daemon) *contender {
 	vip := virtual(number, 0)
 	s.must(h.Sysctl("net.ipv4.ip_forward", "1"))
 	s.must(h.AddRoute(lab.Route{Dst: netip.PrefixFrom(vip, 32), Via: serverAddrs[0]}))
-	return &contender{name: forwarding, vip: vip, next: h, at: spare, carried: func() uint64 { return s.kernel(h, "snmp", "Ip", "ForwDatagrams") }}
+	return &contender{name: forwarding, vip: vip, next: h, at: spare,
+		carried: func() uint64 { return s.kernel(h, "snmp", "Ip", "ForwDatagrams") }}
 }
 
 // kernel is one of the kernel's counters, as nstat(8) has them.

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -102,9 +103,9 @@ func (d *daemon) configure() {
 
 // start starts it, or the next one in its place, and waits until it is ready.
 func (d *daemon) start(more ...string) error {
-	args := append([]string{"run", "--interface", "eth0", "--control", d.control, "--connections", fmt.Sprint(d.connections),
-		"--pin", filepath.Join(d.pins, d.host.Name()), "--rules", d.control + ".rules", "--marks", d.control + ".marks"}, append(d.args, more...)...)
-	c := d.host.Command(context.Background(), d.binary, args...)
+	c := d.host.Command(context.Background(), d.binary, slices.Concat([]string{"run", "--interface", "eth0",
+		"--control", d.control, "--connections", fmt.Sprint(d.connections), "--pin", filepath.Join(d.pins, d.host.Name()),
+		"--rules", d.control + ".rules", "--marks", d.control + ".marks"}, d.args, more)...)
 	if d.native {
 		c.Env = append(os.Environ(), nativeInVeth+"=1")
 	}
@@ -165,6 +166,14 @@ func (d *daemon) carried() uint64 {
 	all, err := d.client().Counters()
 	d.must(err)
 	return all[d.counter]
+}
+
+// given is how many frames Go was given, to decide about.
+func (d *daemon) given() uint64 {
+	d.Helper()
+	all, err := d.client().Counters()
+	d.must(err)
+	return all["rx_frames"] + all["af_xdp_rx_frames"]
 }
 
 // has is how many connections a service has, those among them that have just ended. (How many it

@@ -22,6 +22,7 @@ type cell struct {
 	roundTrips, connects []percentiles
 	done                 []float64 // how often a second the load has done something
 	preempted            int       // in all rounds
+	given                uint64    // to Go, in all rounds
 }
 
 // column is one percentile of all rounds, in microseconds.

@@ -54,6 +54,9 @@ func (t *table) report(b *testing.B, what, load, contender string) {
 	}
 	b.ReportMetric(slices.Max(column(all, worst)), "worst-us")
 	b.ReportMetric(float64(t.cell(load, contender).preempted), "preempted")
+	if strings.Contains(contender, "/") { // has a daemon of its own
+		b.ReportMetric(float64(t.cell(load, contender).given), "frames-to-go")
+	}
 	if load != undisturbed {
 		b.ReportMetric(median(t.cell(load, contender).done), load+"/s")
 	}

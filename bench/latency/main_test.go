@@ -1,7 +1,6 @@
 package latency
 
 import (
-	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -16,7 +15,7 @@ var (
 	rounds     = flag.Int("rounds", 5, "how many rounds there are, after one to warm up")
 	roundTrips = flag.Int("round-trips", 40_000, "how many round trips each contender makes in a round")
 	connects   = flag.Int("connects", 1_000, "how many connections each contender opens in a round")
-	only       = flag.String("only", "", "a regular expression: contenders that take part, as native/rr; wire, bare and forwarding always do")
+	only       = flag.String("only", "", "a regular expression: who takes part, as native/rr; who has no services always does")
 )
 
 // probeCPU in the environment is the CPU that this process and its children leave alone, but
@@ -61,7 +60,8 @@ func again() error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(errors.New("cannot start anew"), unix.Exec(self, os.Args, append(os.Environ(), fmt.Sprint(probeCPU, "=", last))))
+	err = unix.Exec(self, os.Args, append(os.Environ(), fmt.Sprint(probeCPU, "=", last)))
+	return fmt.Errorf("cannot start anew: %w", err)
 }
 
 // pin moves the calling goroutine's thread, to which it is locked, to the probe's CPU, and back.

@@ -27,7 +27,7 @@ const size = 64
 
 const (
 	spin     = time.Millisecond
-	patience = 5 * time.Second
+	patience = time.Minute
 	// rest is how long the probe goes on before it lets Go's scheduler run, between two samples:
 	// after ten milliseconds that would interrupt it within one (runtime/proc.go, forcePreemptNS).
 	rest = 4 * time.Millisecond

@@ -148,8 +148,10 @@ func (s *site) build() string {
 	if strings.Count(string(text), quoted) != 1 {
 		s.Fatalf("%s has no %q any more: change what is quoted here", source, quoted)
 	}
-	changed := strings.Replace(string(text), quoted, quoted+"\tif _, set := unix.Getenv(\""+nativeInVeth+"\"); set {\n\t\treturn nil\n\t}\n", 1)
-	wrong, overlay, binary := filepath.Join(s.dir, "native.go"), filepath.Join(s.dir, "overlay.json"), filepath.Join(s.dir, "ulvs")
+	unless := fmt.Sprintf("\tif _, set := unix.Getenv(%q); set {\n\t\treturn nil\n\t}\n", nativeInVeth)
+	changed := strings.Replace(string(text), quoted, quoted+unless, 1)
+	wrong, overlay := filepath.Join(s.dir, "native.go"), filepath.Join(s.dir, "overlay.json")
+	binary := filepath.Join(s.dir, "ulvs")
 	list, err := json.Marshal(map[string]map[string]string{"Replace": {source: wrong}})
 	s.must(err)
 	s.must(os.WriteFile(wrong, []byte(changed), 0o600))
