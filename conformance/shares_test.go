@@ -112,7 +112,8 @@ func (s *shares) String() string {
 	var b strings.Builder
 	line := func(n ulvs.Opened, of string) {
 		if both := n.ByPlane + n.InGo; both > 0 {
-			fmt.Fprintf(&b, "%8d %8d %6.1f %%  %s\n", n.ByPlane, n.InGo, 100*float64(n.ByPlane)/float64(both), of)
+			fmt.Fprintf(&b, "%8d %8d %6.1f %%  %s\n", n.ByPlane, n.InGo, 100*float64(n.ByPlane)/float64(both),
+				strings.TrimRight(of, " "))
 		}
 	}
 	fmt.Fprintf(&b, "%8s %8s %8s  %s\n", "program", "Go", "share", "connections of")
@@ -191,8 +192,8 @@ func TestShares(t *testing.T) {
 	const want = `
  program       Go    share  connections of
        1        1   50.0 %  -f     -s lblcr -p --pe sip -o
-      94        6   94.0 %  -t     -s rr   
-       1        0  100.0 %  -t     -s wlc  
+      94        6   94.0 %  -t     -s rr
+       1        0  100.0 %  -t     -s wlc
       95        6   94.1 %  IPv4
        1        1   50.0 %  IPv6
       96        7   93.2 %  all

@@ -63,6 +63,9 @@ func TestOnePacketFragments(t *testing.T) {
 		pkt{proto: "udp", src: "10.1.1.1:1", dst: vip + ":53", size: 1000, fragID: 1, moreFragments: true},
 		pkt{proto: "udp", src: "10.1.1.1:0", dst: vip + ":53", size: 100, fragID: 1, fragOffset: 126})
 	expect(t, "one-packet datagram of two fragments", got, "r1 r1")
+	if n := b.counter("fragments"); n != 2 {
+		t.Errorf("%d fragments were counted", n)
+	}
 }
 
 // A real server of the other family is for tunnels only (ip_vs_genl_set_cmd).

@@ -83,6 +83,9 @@ func TestICMPError(t *testing.T) {
 	expect(t, "a damaged one", b.deliver(icmpError(t, answer, true)), "drop")
 	answer.dst = "10.1.1.1:1001"
 	expect(t, "one about nothing of ours", b.deliver(icmpError(t, answer, false)), "pass")
+	if n := b.counter("icmp_errors"); n != 1 {
+		t.Errorf("%d ICMP errors about connections were counted", n)
+	}
 }
 
 // Later fragments follow their first.

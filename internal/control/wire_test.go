@@ -69,7 +69,7 @@ func (*specimen) Version() (string, int, error) { return "1.2.1", 4096, nil }
 func (*specimen) Service(ulvs.ServiceKey) (ulvs.ServiceStatus, error) {
 	return ulvs.ServiceStatus{
 		Service: aService, Stats: ulvs.Stats{Conns: 1, InPkts: 2, OutPkts: 3, InBytes: 4, OutBytes: 1<<64 - 1},
-		Rate: ulvs.Rate{CPS: 5, InPPS: 6, OutPPS: 7, InBPS: 8, OutBPS: 9},
+		Rate: ulvs.Rate{CPS: 5, InPPS: 6, OutPPS: 7, InBPS: 8, OutBPS: 9}, Opened: ulvs.Opened{ByPlane: 23, InGo: 24},
 		Destinations: []ulvs.DestinationStatus{{
 			Destination: aDest, ActiveConns: 10, InactConns: 11, PersistConns: 12,
 			Stats: ulvs.Stats{Conns: 13, InPkts: 14, OutPkts: 15, InBytes: 16, OutBytes: 17},
