@@ -25,7 +25,7 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 	}
 	for left, more := mostReopened, true; more && left > 0; left -= reopenedAtOnce {
 		up.lock()
-		more = up.opener.reopen(reopenedAtOnce)
+		more = up.opener.reopen(reopenedAtOnce) || up.opener.retry(reopenedAtOnce)
 		up.unlock()
 	}
 	var say func()
@@ -57,8 +57,8 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 	return up.claimDue, gone, shed
 }
 
-// Of services of which a real server has got overloaded, or is so no more, so many are opened again
-// with each tick, and so many while packets wait.
+// Of services of which a real server has got overloaded, or is so no more, or for which there was no
+// room, so many are opened again with each tick, and so many while packets wait.
 const mostReopened, reopenedAtOnce = 128, 4
 
 // SetErrorLimits changes how often ICMP errors are sent.

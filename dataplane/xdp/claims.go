@@ -70,8 +70,10 @@ func (c *claims) close() {
 	}
 }
 
-// maxClaims is how many claims the map has room for. The rest is the slow plane's.
-const maxClaims = 1 << 16
+// maxClaims is how many claims the map has room for: more than services that the program opens
+// connections of, as a mark may have several. The rest is the slow plane's. An empty map of that
+// size takes 2 MiB.
+const maxClaims = 2 * preselect.Services
 
 func everyPort(k preselect.Claim) bool { return k[16] == 0 && k[17] == 0 }
 

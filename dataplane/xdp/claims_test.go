@@ -36,7 +36,7 @@ func TestClaimsFull(t *testing.T) {
 		}
 		return l
 	}
-	for i, l := range []dataplane.Claims{list(0, 7), list(66000, 7), list(66000, 8), list(10, 9)} {
+	for i, l := range []dataplane.Claims{list(0, 7), list(maxClaims+500, 7), list(maxClaims+500, 8), list(10, 9)} {
 		if err := c.set(l, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -45,7 +45,7 @@ func TestClaimsFull(t *testing.T) {
 			var found preselect.Found
 			err := c.m.Lookup(claimKey(m), &found)
 			switch {
-			case m.Port == 0 && len(l.Services) > 60000:
+			case m.Port == 0 && len(l.Services) > maxClaims:
 				if err == nil && found.Number != dataplane.Undecided {
 					t.Fatalf("list %d: %v of every port leads to %d", i, m.Addr, found.Number)
 				}

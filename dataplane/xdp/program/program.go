@@ -28,9 +28,12 @@ type Config struct {
 	// Sockets are those of the interface's queues, 0 where there are none, and Claims the
 	// services whose connections are opened, or whose first packets the sockets get.
 	Sockets, Claims int
-	// Services, TemplateTable and Rings are what connections are opened by; 0 where none
-	// are.
-	Services, TemplateTable, Rings int
+	// Services, Sequences, TemplateTable and Rings are what connections are opened by; 0 where
+	// none are.
+	Services, Sequences, TemplateTable, Rings int
+	// WeakOrder says that the processors may load words in another order than that in which the
+	// program does: all but amd64's.
+	WeakOrder bool
 	// LookupHelper says that the connection table is an array of slots, in which a helper
 	// function looks, and not one large element, which is addressed as memory.
 	LookupHelper bool

@@ -122,7 +122,7 @@ func variants() map[string]*Config {
 		}
 	}
 	opens := base()
-	opens.Sockets, opens.Claims, opens.Services, opens.TemplateTable, opens.Rings = 5, 6, 7, 8, 9
+	opens.Sockets, opens.Claims, opens.Services, opens.Sequences, opens.TemplateTable, opens.Rings = 5, 6, 7, 11, 8, 9
 	helper := base()
 	helper.LookupHelper = true
 	hashed := base()
