@@ -44,6 +44,18 @@ func (s *still) Memory(parts []accel.Part) (kept bool, err error) {
 	return true, errors.Join(s.closeRings(), s.Grace())
 }
 
+// Replace is for the journal.
+func (s *still) Replace(part string, size int, fill func([]byte) error) error {
+	block := make([]byte, size)
+	err := fill(block)
+	for i := range s.parts {
+		if s.parts[i].Name == part && err == nil {
+			s.parts[i].Block = block
+		}
+	}
+	return err
+}
+
 func (s *still) Accelerate(a accel.Acceleration) error {
 	s.shape = a
 	return s.load()
