@@ -91,13 +91,13 @@ func (o *opener) limitOne(d *Dest) {
 	o.fast.SetLimits(d.ID, d.Limit(), o.sysctl.ExpireQuiescentTemplate != 0 && d.Quiescent())
 }
 
-// limitAll is limit for all services.
+// limitAll is limit for all services. The caller does not hold the lock.
 func (o *opener) limitAll() {
-	for s := range o.index.Each {
+	o.eachInParts(func(s *Service) {
 		if o.begun && s.picks != nil {
 			o.limit(s)
 		}
-	}
+	})
 }
 
 // cycle returns what a service's scheduler chooses from now on, until it stands where it stood

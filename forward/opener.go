@@ -83,19 +83,9 @@ func (o *opener) start() error {
 	o.conns.CountAnswers(o.connSlots.Answered)
 	o.open.Untold = o.conns.Untold()
 	o.fast.SetOpening(o.open)
-	all := slices.Collect(o.index.Each)
 	o.unlock()
-	const some = 64 // while packets wait
-	for list := range slices.Chunk(all, some) {
-		o.change(func() {
-			for _, s := range list {
-				if o.index.find(s.ServiceKey) == s {
-					o.enable(s)
-				}
-			}
-		})
-	}
-	o.change(func() {})
+	o.eachInParts(o.enable)
+	o.change(func() {}) // where there is no service
 	return nil
 }
 
