@@ -82,7 +82,8 @@ func (cm *Commands) RemoveServices(list []*Service) {
 				cm.opener.disable(s)
 				s.retireScheduler()
 				cm.leave(s)
-				cm.opener.withDisabled(cm.opener.anyPortSibling(s.ServiceKey), func() { cm.index.removeService(s, now) })
+				sibling := cm.opener.anyPortSibling(s.ServiceKey)
+				cm.opener.withDisabled(sibling, func() { cm.index.removeService(s, now) })
 				marks = marks || s.Mark != 0
 			}
 			if marks {

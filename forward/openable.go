@@ -93,7 +93,7 @@ func (o *opener) limitOne(d *Dest) {
 
 // limitAll is limit for all services. The caller does not hold the lock.
 func (o *opener) limitAll() {
-	o.eachInParts(func(s *Service) {
+	eachInParts(o.tables, func(s *Service) {
 		if o.begun && s.picks != nil {
 			o.limit(s)
 		}

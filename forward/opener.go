@@ -84,7 +84,7 @@ func (o *opener) start() error {
 	o.open.Untold = o.conns.Untold()
 	o.fast.SetOpening(o.open)
 	o.unlock()
-	o.eachInParts(o.enable)
+	eachInParts(o.tables, o.enable)
 	o.change(func() {}) // where there is no service
 	return nil
 }

@@ -103,7 +103,7 @@ func (tb *tables) change(f func()) {
 }
 
 // eachInParts calls f for each service under the forwarding lock, which it gives back after some.
-func (tb *tables) eachInParts(f func(*Service)) {
+func eachInParts(tb *tables, f func(*Service)) {
 	tb.lock()
 	all := tb.parts[:0] // nobody else's, until it is given back
 	tb.parts = nil

@@ -72,7 +72,7 @@ func (up *Upkeep) estimate(tick uint32) {
 		return
 	}
 	if runs {
-		up.eachInParts(up.index.estimate)
+		eachInParts(up.tables, up.index.estimate)
 	}
 	up.lock()
 	defer up.unlock()

@@ -135,7 +135,7 @@ func (p *Plane) Memory(list []accel.Part) (kept bool, err error) {
 	// An earlier daemon's programs end to open connections before the tables are
 	// adopted.
 	p.ringArray = last[3]
-	if err := p.closeRings(); err != nil {
+	if err := closeRings(p); err != nil {
 		return false, err
 	}
 	if !kept {

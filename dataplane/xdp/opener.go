@@ -27,7 +27,7 @@ func serverRoom(cpus int) int {
 
 // closeRings ends that programs make entries, of which it takes back what they were
 // given.
-func (p *Plane) closeRings() error {
+func closeRings(p *Plane) error {
 	p.settings.setOpening(accel.Opening{})
 	atomic.StoreUint32(&p.settings.changing, 0)
 	conns, templates, cpus := p.Rings()

@@ -41,7 +41,7 @@ func (s *still) Memory(parts []accel.Part) (kept bool, err error) {
 	for i := range parts {
 		parts[i].Block = s.parts[i].Block
 	}
-	return true, errors.Join(s.closeRings(), s.Grace())
+	return true, errors.Join(closeRings(s.Plane), s.Grace())
 }
 
 // Replace is for the journal.

@@ -102,27 +102,6 @@ func (o *opener) chooseServer(templates entries) {
 	o.mark("chosen")
 }
 
-// inSequence makes an offset in the service's sequence an address. Whatever is read there may be
-// another service's: it counts if the position or the version, read before, is the same in the end
-// (package preselect).
-func (o *opener) inSequence(offset, scratch asm.Register) {
-	o.emit(
-		asm.LoadMem(scratch, service, preselect.OffAt, asm.Word),
-		asm.And.Imm(scratch, preselect.AtMask),
-		asm.Add.Reg(offset, scratch),
-		asm.LoadMapValue(scratch, o.Sequences, 0),
-		asm.Add.Reg(offset, scratch),
-	)
-}
-
-// readFirst has what is loaded of the service from here on be loaded after what is in a register,
-// where processors might do it before: an address that depends on it waits for it.
-func (o *opener) readFirst(loaded, scratch asm.Register) {
-	if o.WeakOrder {
-		o.emit(asm.Mov.Reg(scratch, loaded), asm.And.Imm(scratch, 0), asm.Add.Reg(service, scratch))
-	}
-}
-
 // takeServer takes the real server whose number is in R2, if it can be reached, and what it was
 // chosen by is still of the version that was kept.
 //
