@@ -258,7 +258,7 @@ func TestMemory(t *testing.T) {
 	}
 	alone := float64(m.bytes["conns"]+m.bytes["conn-records"]) / connections
 	t.Logf("%.1f bytes a connection, %.1f with everything: %d MiB in all", alone, float64(all)/connections, all>>20)
-	if alone > 128 || all > connections*160 || all > 1638<<20 {
+	if alone > 128 || all > connections*168 || all > 1638<<20 {
 		t.Error("too much")
 	}
 }

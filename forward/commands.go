@@ -74,19 +74,23 @@ func (cm *Commands) All() []*Service {
 // RemoveServices takes services out; their real servers go to the trash.
 func (cm *Commands) RemoveServices(list []*Service) {
 	now := tickOf(cm.clock())
-	cm.change(func() {
-		marks := false
-		for _, s := range list {
-			cm.opener.disable(s)
-			s.retireScheduler()
-			cm.leave(s)
-			cm.opener.withDisabled(cm.opener.anyPortSibling(s.ServiceKey), func() { cm.index.removeService(s, now) })
-			marks = marks || s.Mark != 0
-		}
-		if marks {
-			cm.index.nameMarks()
-		}
-	})
+	const some = 64 // while packets wait
+	for part := range slices.Chunk(list, some) {
+		cm.change(func() {
+			marks := false
+			for _, s := range part {
+				cm.opener.disable(s)
+				s.retireScheduler()
+				cm.leave(s)
+				sibling := cm.opener.anyPortSibling(s.ServiceKey)
+				cm.opener.withDisabled(sibling, func() { cm.index.removeService(s, now) })
+				marks = marks || s.Mark != 0
+			}
+			if marks {
+				cm.index.nameMarks()
+			}
+		})
+	}
 }
 
 // SetMarks puts a family's rules to work; some says that there are any. It reports whether

@@ -110,9 +110,14 @@ func freePages() int {
 // SetSysctl sets net.ipv4.vs.NAME. effect says that it changes something in direct
 // routing.
 func (cm *Commands) SetSysctl(name string, value int) (effect bool, err error) {
-	cm.lock()
-	defer cm.unlock()
-	defer cm.opener.update()
+	cm.change(func() { effect, err = cm.setSysctl(name, value) })
+	if err == nil && name == "expire_quiescent_template" {
+		cm.opener.limitAll()
+	}
+	return effect, err
+}
+
+func (cm *Commands) setSysctl(name string, value int) (effect bool, err error) {
 	if _, ok := cm.sysctl.Get(name); !ok {
 		return false, fmt.Errorf("%w: net.ipv4.vs.%s; ulvs has %s", ulvs.ErrUnsupported, name,
 			strings.Join(cm.sysctl.Names(), ", "))
@@ -121,9 +126,6 @@ func (cm *Commands) SetSysctl(name string, value int) (effect bool, err error) {
 		return false, fmt.Errorf("%w: net.ipv4.vs.%v", ulvs.ErrInvalid, err)
 	}
 	cm.defend()
-	if name == "expire_quiescent_template" {
-		cm.opener.limitAll()
-	}
 	for s := range cm.index.Each {
 		cm.remember(s)
 	}

@@ -141,16 +141,19 @@ func (ix *index) removeDest(s *Service, d *Dest, now uint32) {
 	ix.discard(d, now)
 }
 
-// estimate carries out a round of the estimator for every service and destination, and for all
-// services together.
-func (ix *index) estimate() {
+// estimate carries out a round of the estimator for a service and its destinations, and
+// estimateTotal for all services together.
+func (ix *index) estimate(s *Service) {
+	for _, d := range s.dests {
+		ix.mirror.collectCounters(d)
+		d.Round()
+	}
+	s.Round()
+}
+
+func (ix *index) estimateTotal() {
 	all := ix.total.ended
 	for s := range ix.Each {
-		for _, d := range s.dests {
-			ix.mirror.collectCounters(d)
-			d.Round()
-		}
-		s.Round()
 		all.Add(s.Counter)
 	}
 	ix.total.Counter = all

@@ -43,10 +43,12 @@ func TestLayout(t *testing.T) {
 	fmt.Fprintf(&got, "a thousand connections: %d and %d bytes, templates %d and %d\n",
 		conn.MemorySize(1000), conn.RecordsSize(1000), persist.MemorySize(1000), persist.RecordsSize(1000))
 	fmt.Fprintf(&got, "connections' states: owner %d, generation %d, pending %#x\n", conn.OwnerShift, conn.GenShift, conn.PendingFlag)
-	fmt.Fprintf(&got, "picks of %d services, %d each: position %d, serial %d, by %d, version %d, length %d, wrap %d, keep %d, put %d, picks %d\n",
-		preselect.Services, preselect.Picks, preselect.OffPosition, preselect.OffSerial, preselect.OffBy,
-		preselect.OffVersion, preselect.OffLength, preselect.OffWrap, preselect.OffKeep,
-		preselect.OffPut, preselect.OffPicks)
+	fmt.Fprintf(&got, "records of %d services, %d bytes each: position %d, serial %d, by %d, version %d, length %d, wrap %d, at %d, keep %d, put %d\n",
+		preselect.Services, preselect.Stride, preselect.OffPosition, preselect.OffSerial, preselect.OffBy,
+		preselect.OffVersion, preselect.OffLength, preselect.OffWrap, preselect.OffAt, preselect.OffKeep, preselect.OffPut)
+	fmt.Fprintf(&got, "%d bytes of sequences, in units of %d: up to %d picks of 8, %d buckets of %d, %d servers of %d\n",
+		preselect.Pool, preselect.Unit, preselect.Picks, preselect.Buckets, preselect.BucketSize,
+		preselect.MostCompared, preselect.ComparedSize)
 	file := filepath.Join("testdata", fmt.Sprintf("layout-%d.golden", accel.Layout))
 	if *update {
 		if err := os.WriteFile(file, []byte(got.String()), 0o644); err != nil {

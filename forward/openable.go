@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	"github.com/ulvs/ulvs"
-	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/sched"
 )
@@ -19,7 +18,7 @@ func (o *opener) enable(s *Service) {
 		return
 	}
 	by, why := o.openable(s)
-	if s.unopened = why != ""; int(s.number) >= len(o.services) {
+	if s.unopened = why != ""; s.number >= preselect.Services {
 		return
 	}
 	o.limit(s)
@@ -31,29 +30,45 @@ func (o *opener) enable(s *Service) {
 	}
 	keep, put := s.form.Words(s.Port != 0)
 	form := preselect.Form{Keep: keep, Put: put[preselect.PutWord(s.Is6())]}
-	s.picks, s.usesPicks = &o.services[s.number], by&preselect.ByPicks != 0
-	last := preselect.Pick{}
-	if s.usesPicks {
+	switch {
+	case by&preselect.ByHash != 0:
+		_, buckets := s.scheduler.(sched.Hashing).Hashed()
+		if o.reserve(s, &by, preselect.BucketsSize(len(buckets))) {
+			s.picks.SetBuckets(func(i int) uint32 { return bucketOf(buckets[i]) })
+		}
+	case by&preselect.ByCounts != 0:
+		_, list := weigh(s.scheduler.(sched.Comparing).Compared())
+		if o.reserve(s, &by, preselect.ServersSize(len(list))) {
+			s.picks.SetServers(list)
+			o.compared = max(o.compared, len(list))
+		}
+	case by&preselect.ByPicks != 0:
+		last := preselect.Pick{}
 		at, current := s.positioned.Position()
 		if last.Current = current; at != nil {
 			last.Dest = at.ID
 		}
+		list, wrap, cycles := o.cycle(s)
+		size := preselect.RingSize
+		if cycles {
+			size = preselect.CycleSize(len(list))
+		}
+		if o.reserve(s, &by, size) {
+			s.usesPicks, s.cycles = true, cycles
+			if cycles {
+				s.picks.OpenCycle(by, form, last, list, wrap)
+				return
+			}
+			s.picks.Open(by, form, last)
+			o.refill(s)
+			return
+		}
+	default:
+		o.reserve(s, &by, 0)
 	}
-	switch {
-	case by&preselect.ByHash != 0:
-		o.deal(s)
-	case by&preselect.ByCounts != 0:
-		_, list := weigh(s.scheduler.(sched.Comparing).Compared())
-		s.picks.SetServers(list)
-		o.compared = max(o.compared, len(list))
+	if by != 0 {
+		s.picks.Open(by, form, preselect.Pick{})
 	}
-	if list, wrap, ok := o.cycle(s); ok {
-		s.cycles = true
-		s.picks.OpenCycle(by, form, last, list, wrap)
-		return
-	}
-	s.picks.Open(by, form, last)
-	o.refill(s)
 }
 
 // limit tells the plane which of a service's real servers may be chosen when, and to which of them
@@ -79,21 +94,18 @@ func (o *opener) limitOne(d *Dest) {
 	o.fast.SetLimits(d.ID, d.Limit(), o.sysctl.ExpireQuiescentTemplate != 0 && d.Quiescent())
 }
 
-// limitAll is limit for all services.
+// limitAll is limit for all services. The caller does not hold the lock.
 func (o *opener) limitAll() {
-	for s := range o.index.Each {
+	eachInParts(o.tables, func(s *Service) {
 		if o.begun && s.picks != nil {
 			o.limit(s)
 		}
-	}
+	})
 }
 
 // cycle returns what a service's scheduler chooses from now on, until it stands where it stood
 // after number wrap of that. False: that takes too long, or there is nobody to choose.
 func (o *opener) cycle(s *Service) (list []preselect.Pick, wrap int, ok bool) {
-	if !s.usesPicks {
-		return nil, 0, false
-	}
 	type position struct {
 		last    *sched.Dest
 		current int32
@@ -133,11 +145,11 @@ func (o *opener) openable(s *Service) (by uint32, why string) {
 		return 0, "some ports are those of a service of FTP"
 	case slices.ContainsFunc(s.dests, func(d *Dest) bool { return d.conf.Forward != ulvs.DirectRoute }):
 		return 0, "a real server is not for direct routing"
-	case int(s.number) >= len(o.services):
-		return 0, fmt.Sprintf("beyond %d services", len(o.services))
+	case s.number >= preselect.Services:
+		return 0, fmt.Sprintf("beyond the first %d services", preselect.Services-1)
 	}
-	if slices.ContainsFunc(s.dests, func(d *Dest) bool { return d.ID >= accel.Counted }) {
-		why = fmt.Sprintf("a real server beyond the first %d of all", accel.Counted)
+	if slices.ContainsFunc(s.dests, func(d *Dest) bool { return d.ID >= o.servers }) {
+		why = fmt.Sprintf("a real server beyond the first %d of all", o.servers-1)
 	}
 	if s.Persistence.Timeout != 0 {
 		by = preselect.ByTemplate
@@ -176,7 +188,7 @@ func weigh(how sched.Comparison, dests []*sched.Dest) (by uint32, list []presele
 		if len(list) == preselect.MostCompared {
 			return 0, list
 		}
-		list = append(list, preselect.Weighed{Dest: uint16(d.ID), Weight: d.Weight()})
+		list = append(list, preselect.Weighed{Dest: d.ID, Weight: d.Weight()})
 	}
 	if len(list) == 0 {
 		return 0, nil
@@ -227,23 +239,19 @@ func hashOf(h sched.Hash, buckets []*sched.Dest) (by uint32) {
 	return by
 }
 
-// deal writes the real servers of a service's buckets. Go chooses where there is none that can
-// be used.
-func (o *opener) deal(s *Service) {
-	_, buckets := s.scheduler.(sched.Hashing).Hashed()
-	for i, d := range buckets {
-		number := uint16(0)
-		if d != nil && d.Usable() && d.ID <= math.MaxUint16 {
-			number = uint16(d.ID)
-		}
-		s.picks.SetBucket(i, number)
+// bucketOf is the number of a bucket's real server. Go chooses where there is none that can be used.
+func bucketOf(d *sched.Dest) uint32 {
+	if d == nil || !d.Usable() {
+		return 0
 	}
+	return d.ID
 }
 
 // disable ends that the plane opens a service's connections. Picks that it has not used are
 // void. It comes before each change of a service, of its real servers or of
 // its scheduler.
 func (o *opener) disable(s *Service) {
+	o.roomless.forget(s)
 	if s.picks != nil {
 		o.drain()
 		o.shut(s)

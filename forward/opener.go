@@ -26,7 +26,8 @@ type opener struct {
 	*tables
 	fast                     accel.Opener // without one, nothing ever begins
 	cpus                     int
-	services                 []preselect.Service
+	services                 *preselect.Memory // or nil
+	servers                  uint32            // for how many there is room, by number
 	begun                    bool
 	double                   func(conn.ID) // uncount, made once
 	connSlots, templateSlots *shtab.SlotPool
@@ -37,7 +38,8 @@ type opener struct {
 	open   accel.Opening
 	low    []*Service
 	// flipped are services of which a real server has got overloaded, or is so no more.
-	flipped []*Service
+	flipped  []*Service
+	roomless roomless
 	// compared is how many real servers the largest service had whose are compared.
 	compared int
 	opened   uint64 // connections that the plane has opened
@@ -48,23 +50,21 @@ type opener struct {
 
 // adopt takes the memory of the picks, in which an earlier process may
 // have left something: how far its schedulers had come goes to their states.
-func (o *opener) adopt(fast accel.Opener, block []byte) error {
-	services, err := preselect.Over(block)
+func (o *opener) adopt(fast accel.Opener, records, sequences []byte) error {
+	services, err := preselect.Over(records, sequences)
 	if err != nil {
 		return err
 	}
-	for n := range services {
-		if by, last := services[n].Close(); by&preselect.ByPicks != 0 {
-			c := &o.kept.services[n]
-			c.last, c.current = last.Dest, last.Current
-		}
-	}
-	o.fast, o.services, o.double = fast, services, o.uncount
+	services.CloseAll(func(number int, last preselect.Pick) {
+		c := &o.kept.services[number]
+		c.last, c.current = last.Dest, last.Current
+	})
+	o.fast, o.services, o.double, o.servers = fast, services, o.uncount, uint32(fast.Servers())
 	return nil
 }
 
 // able reports whether the plane opens connections at all.
-func (o *opener) able() bool { return len(o.services) > 0 }
+func (o *opener) able() bool { return o.services != nil }
 
 // start lets the plane open connections.
 func (o *opener) start() error {
@@ -79,17 +79,15 @@ func (o *opener) start() error {
 		return errors.Join(err, failed)
 	}
 	o.lock()
-	defer o.unlock()
 	o.connSlots.Open()
 	o.templateSlots.Open()
 	o.begun = true
 	o.conns.CountAnswers(o.connSlots.Answered)
 	o.open.Untold = o.conns.Untold()
 	o.fast.SetOpening(o.open)
-	for s := range o.index.Each {
-		o.enable(s)
-	}
-	o.update()
+	o.unlock()
+	eachInParts(o.tables, o.enable)
+	o.change(func() {}) // where there is no service
 	return nil
 }
 
@@ -286,12 +284,12 @@ func (o *opener) refill(s *Service) {
 // serial returns which service it is that has a number: with fresh another one than before.
 func (o *opener) serial(number uint32, fresh bool) uint32 {
 	switch {
-	case int(number) >= len(o.services):
+	case !o.able() || number >= preselect.Services:
 		return 0
 	case fresh:
-		return o.services[number].Renew()
+		return o.services.Renew(number)
 	}
-	return o.services[number].Serial()
+	return o.services.Serial(number)
 }
 
 // update tells the plane whether connections may be opened now.

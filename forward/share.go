@@ -84,7 +84,7 @@ func (sc *scheduling) cause(s *Service, a *attempt, id conn.ID, dst *Dest) cause
 		return causeReused
 	case s.Port == ftpPort:
 		return causeFTP
-	case s.unopened:
+	case s.unopened || o.roomless.services[s]:
 		return causeService
 	case sc.defense.rate != 0 || sc.conns.Secure():
 		return causeDefense

@@ -28,11 +28,15 @@ const (
 	partJournal
 	partServices
 	partCounts
+	partSequences
 )
 
-// stateCount is how many real servers, and how many services, have states that
-// outlive the process. What others count begins at 0 with the next one.
-const stateCount = accel.Counted
+// How many real servers, and how many services, have states that outlive the process: those to
+// which, and of which, a plane may open connections. What others count begins at 0 with the next one.
+const (
+	serverStates  = accel.Counted
+	serviceStates = preselect.Services
+)
 
 // Planes count as schedulers do.
 var (
@@ -57,8 +61,9 @@ func parts(o *Options) []accel.Part {
 		partTemplateRecords: {Name: "template-records", Size: persist.RecordsSize(o.Templates)},
 		partStates:          {Name: "cells", Size: shtab.RecordsSize[kept](1)},
 		partJournal:         {Name: accel.PartJournal, Size: o.Journal, Journal: true},
-		partServices:        {Name: accel.PartServices, Size: preselect.Size()},
-		partCounts:          {Name: accel.PartCounts, Size: shtab.RecordsSize[uint64](2 * stateCount)},
+		partServices:        {Name: accel.PartServices, Size: preselect.RecordsSize()},
+		partCounts:          {Name: accel.PartCounts, Size: shtab.RecordsSize[uint64](2 * accel.Counted)},
+		partSequences:       {Name: accel.PartSequences, Size: preselect.SequencesSize()},
 	}
 }
 
@@ -79,11 +84,11 @@ func (tb *tables) shareMemory(fast accel.Accelerator, o *Options, conns *conn.Op
 		return nil, false, err
 	}
 	tb.kept = &all[0]
-	if tb.counts, err = shtab.RecordsOver[uint64](list[partCounts].Block, 2*stateCount); err != nil {
+	if tb.counts, err = shtab.RecordsOver[uint64](list[partCounts].Block, 2*accel.Counted); err != nil {
 		return nil, false, err
 	}
 	if opens, ok := fast.(accel.Opener); ok {
-		err = tb.opener.adopt(opens, list[partServices].Block)
+		err = tb.opener.adopt(opens, list[partServices].Block, list[partSequences].Block)
 	}
 	return list[partJournal].Block, adopt, err
 }
@@ -297,8 +302,8 @@ type kept struct {
 	estimatorAt uint32 // tick of the estimator's next round
 	trashAt     uint32 // tick at which the trash is looked at next
 	total       total
-	servers     [stateCount]state
-	services    [stateCount]state
+	servers     [serverStates]state
+	services    [serviceStates]state
 }
 
 // total is what all services have counted, those that are gone too (struct netns_ipvs, tot_stats).
@@ -316,7 +321,7 @@ type states struct {
 }
 
 func (c *states) server(id uint32) *state {
-	if c.kept != nil && id < stateCount {
+	if c.kept != nil && id < serverStates {
 		return &c.kept.servers[id]
 	}
 	return new(state)
@@ -344,7 +349,7 @@ func (c *states) service(n uint32) (uint32, *state) {
 	}
 	c.services[n] = true
 	at := new(state)
-	if c.kept != nil && n < stateCount {
+	if c.kept != nil && n < serviceStates {
 		at = &c.kept.services[n]
 	}
 	if fresh {

@@ -56,7 +56,7 @@ func (ls *Listing) Unopened(some int) (list []Unopened, n int) {
 		return nil, 0
 	}
 	for s := range ls.index.All() {
-		if _, why := o.openable(s); why != "" {
+		if why := o.unopened(s); why != "" {
 			if n++; n <= some {
 				list = append(list, Unopened{s.ServiceKey, why, o.shareOf(s)})
 			}

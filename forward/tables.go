@@ -76,6 +76,8 @@ type tables struct {
 	settle   chan struct{}
 	loaded   bool // what there is may be gone on with (State.SetLoaded)
 
+	// parts is working memory of eachInParts.
+	parts []*Service
 	// scratch is working memory, for as many Handle calls at once as it holds;
 	// more allocate.
 	scratch chan *scratch
@@ -101,6 +103,31 @@ func (tb *tables) change(f func()) {
 	defer tb.unlock()
 	f()
 	tb.opener.update()
+}
+
+// eachInParts calls f for each service under the forwarding lock, which it gives back after some.
+func eachInParts(tb *tables, f func(*Service)) {
+	tb.lock()
+	all := tb.parts[:0] // nobody else's, until it is given back
+	tb.parts = nil
+	for s := range tb.index.Each {
+		all = append(all, s)
+	}
+	tb.unlock()
+	const some = 64
+	for at := 0; at < len(all); at += some {
+		tb.change(func() {
+			for _, s := range all[at:min(at+some, len(all))] {
+				if tb.index.find(s.ServiceKey) == s { // still
+					f(s)
+				}
+			}
+		})
+	}
+	clear(all)
+	tb.lock()
+	tb.parts = all
+	tb.unlock()
 }
 
 // find returns the connection of a flow from the client.

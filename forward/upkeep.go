@@ -25,9 +25,11 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 	}
 	for left, more := mostReopened, true; more && left > 0; left -= reopenedAtOnce {
 		up.lock()
-		more = up.opener.reopen(reopenedAtOnce)
+		more = up.opener.reopen(reopenedAtOnce) || up.opener.retry(reopenedAtOnce)
 		up.unlock()
 	}
+	up.syncServers(tick)
+	up.estimate(tick)
 	var say func()
 	defer func() {
 		if say != nil {
@@ -40,14 +42,6 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 	say = up.watchFlood(tick)
 	up.index.mirror.heartbeat(tick)
 	up.setContents()
-	up.index.mirror.syncServers(up.index.dests, tick)
-	if int32(tick-*up.nextEst) >= 0 {
-		if up.sysctl.RunEstimation != 0 {
-			up.index.estimate()
-		}
-		up.claimDue = up.index.settleLeaving() || up.claimDue
-		*up.nextEst = tick + estimatorPeriod
-	}
 	shed = up.defense.due(tick) && up.defend()
 	up.opener.update()
 	gone = up.index.emptyTrash(tick)
@@ -57,8 +51,40 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 	return up.claimDue, gone, shed
 }
 
-// Of services of which a real server has got overloaded, or is so no more, so many are opened again
-// with each tick, and so many while packets wait.
+// syncServers tells the plane where real servers are now.
+func (up *Upkeep) syncServers(tick uint32) {
+	const some = 4096
+	for at, more := 0, true; more; at += some {
+		up.lock()
+		dests := up.index.dests[min(at, len(up.index.dests)):]
+		up.index.mirror.syncServers(dests[:min(some, len(dests))], tick)
+		more = len(dests) > some
+		up.unlock()
+	}
+}
+
+// estimate carries out the estimator's round, if it is due.
+func (up *Upkeep) estimate(tick uint32) {
+	up.lock()
+	due, runs := int32(tick-*up.nextEst) >= 0, up.sysctl.RunEstimation != 0
+	up.unlock()
+	if !due {
+		return
+	}
+	if runs {
+		eachInParts(up.tables, up.index.estimate)
+	}
+	up.lock()
+	defer up.unlock()
+	if runs {
+		up.index.estimateTotal()
+	}
+	up.claimDue = up.index.settleLeaving() || up.claimDue
+	*up.nextEst = tick + estimatorPeriod
+}
+
+// Of services of which a real server has got overloaded, or is so no more, or for which there was no
+// room, so many are opened again with each tick, and so many while packets wait.
 const mostReopened, reopenedAtOnce = 128, 4
 
 // SetErrorLimits changes how often ICMP errors are sent.

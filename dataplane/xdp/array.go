@@ -118,6 +118,8 @@ func (p *Plane) Memory(list []accel.Part) (kept bool, err error) {
 			p.templateArray = arrays[i]
 		case accel.PartServices:
 			p.serviceArray = arrays[i]
+		case accel.PartSequences:
+			p.sequenceArray = arrays[i]
 		case accel.PartCounts:
 			p.connCountArray = arrays[i]
 			p.once = elements[uint64](arrays[i].memory, 2*accel.Counted)[accel.Counted:]
@@ -133,7 +135,7 @@ func (p *Plane) Memory(list []accel.Part) (kept bool, err error) {
 	// An earlier daemon's programs end to open connections before the tables are
 	// adopted.
 	p.ringArray = last[3]
-	if err := p.closeRings(); err != nil {
+	if err := closeRings(p); err != nil {
 		return false, err
 	}
 	if !kept {
@@ -192,7 +194,7 @@ func (p *Plane) Release() {
 	}
 	p.arrays, p.servers, p.counts, p.settings = nil, nil, nil, nil
 	p.conns, p.serverArray, p.countArray, p.settingsArray = nil, nil, nil, nil
-	p.templateArray, p.serviceArray, p.connCountArray, p.ringArray = nil, nil, nil, nil
+	p.templateArray, p.serviceArray, p.sequenceArray, p.connCountArray, p.ringArray = nil, nil, nil, nil, nil
 }
 
 // newArrays makes the arrays of parts; that of the journal is nil, unless they will be pinned.

@@ -3,6 +3,7 @@ package xdp
 import (
 	"errors"
 	"fmt"
+	"runtime"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -199,14 +200,15 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 		Acceleration: a, Conns: p.conns.FD(), Servers: p.serverArray.FD(), Counts: p.countArray.FD(),
 		Settings:     p.settingsArray.FD(),
 		LookupHelper: p.lookupHelper, Ifindex: ifindex, MACs: macs, Ticks: t, ServersPerCPU: p.serversPerCPU,
-		CPUs: p.cpus, Compared: p.compared, Path: program.Forward(),
+		CPUs: p.cpus, Compared: p.compared, Path: program.Forward(), WeakOrder: runtime.GOARCH != "amd64",
 	}
 	s.Claims, s.ClaimBuckets = p.claims.in()
 	if m != nil {
 		s.Sockets = m.FD()
 	}
 	if canOpen(p) {
-		s.Services, s.TemplateTable, s.Rings = p.serviceArray.FD(), p.templateArray.FD(), p.ringArray.FD()
+		s.Services, s.Sequences = p.serviceArray.FD(), p.sequenceArray.FD()
+		s.TemplateTable, s.Rings = p.templateArray.FD(), p.ringArray.FD()
 		s.ConnCounts = p.connCountArray.FD()
 	}
 	return s
@@ -214,7 +216,7 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 
 // canOpen reports whether programs open connections.
 func canOpen(p *Plane) bool {
-	return !p.lookupHelper && p.serviceArray != nil && p.templateArray != nil &&
+	return !p.lookupHelper && p.serviceArray != nil && p.sequenceArray != nil && p.templateArray != nil &&
 		p.connCountArray != nil && p.serversPerCPU <= accel.Counted &&
 		len(p.templateArray.memory) < verifierReach
 }

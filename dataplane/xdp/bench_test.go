@@ -64,7 +64,8 @@ func newBenchWith(t testing.TB, max int, looked bool) *bench {
 	parts := []accel.Part{
 		{Name: accel.PartConns, Size: conn.MemorySize(max)},
 		{Name: accel.PartTemplates, Size: persist.MemorySize(1000)},
-		{Name: accel.PartServices, Size: preselect.Size()},
+		{Name: accel.PartServices, Size: preselect.RecordsSize()},
+		{Name: accel.PartSequences, Size: preselect.SequencesSize()},
 	}
 	_, err = p.Memory(parts)
 	b.must(err)

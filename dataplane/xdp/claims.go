@@ -82,8 +82,9 @@ func (c *claims) close() {
 // claimBuckets is how many buckets the array has: 8 MiB.
 const claimBuckets = 1 << 16
 
-// maxClaims is how many claims the array is to have. The rest is the slow plane's.
-const maxClaims = 1 << 16
+// maxClaims is how many claims the array is to have, half of its places: more than services that the
+// program opens connections of, as a mark may have several. The rest is the slow plane's.
+const maxClaims = 2 * preselect.Services
 
 func everyPort(k preselect.Claim) bool { return k[16] == 0 && k[17] == 0 }
 

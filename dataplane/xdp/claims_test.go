@@ -35,7 +35,7 @@ func TestClaimsFull(t *testing.T) {
 		}
 		return l
 	}
-	for i, l := range []dataplane.Claims{list(0, 7), list(66000, 7), list(66000, 8), list(10, 9)} {
+	for i, l := range []dataplane.Claims{list(0, 7), list(maxClaims+500, 7), list(maxClaims+500, 8), list(10, 9)} {
 		if err := c.set(l, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -43,7 +43,7 @@ func TestClaimsFull(t *testing.T) {
 		for _, m := range l.Marked {
 			found, ok := c.table.Lookup(claimKey(m))
 			switch {
-			case m.Port == 0 && len(l.Services) > 60000:
+			case m.Port == 0 && len(l.Services) > maxClaims:
 				if ok && found.Number != dataplane.Undecided {
 					t.Fatalf("list %d: %v of every port leads to %d", i, m.Addr, found.Number)
 				}

@@ -37,6 +37,17 @@ func TestCompares(t *testing.T) {
 	}
 }
 
+// The program for processors that load words in any order chooses as the other one does.
+func TestWeakOrder(t *testing.T) {
+	for _, name := range []string{"rr", "mh", "wlc"} {
+		t.Run(name, func(t *testing.T) {
+			w := newPair(t, 1)
+			w.still.weak = true
+			compareChoices(w, name, 7)
+		})
+	}
+}
+
 // compareForClients has the program choose for new clients of a persistent service, and lead known
 // ones to where they were.
 func compareForClients(w *pair, scheduler string) {

@@ -15,9 +15,19 @@ func (p *Plane) Rings() (conns, templates []byte, cpus int) {
 	return p.ringArray.memory[:size], p.ringArray.memory[size : 2*size], p.cpus
 }
 
+// Servers implements accel.Opener.
+func (p *Plane) Servers() int { return min(p.serversPerCPU, accel.Counted) }
+
+// serverRoom is how many real servers programs know: as many as Go counts connections of or, where
+// there are so many CPUs that their counters would take more than 64 MiB, fewer.
+func serverRoom(cpus int) int {
+	const most, least = 64 << 20, 1 << 14
+	return min(max(most/(cpus*program.CountSize), least), accel.Counted)
+}
+
 // closeRings ends that programs make entries, of which it takes back what they were
 // given.
-func (p *Plane) closeRings() error {
+func closeRings(p *Plane) error {
 	p.settings.setOpening(accel.Opening{})
 	atomic.StoreUint32(&p.settings.changing, 0)
 	conns, templates, cpus := p.Rings()

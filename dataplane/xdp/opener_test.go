@@ -60,8 +60,11 @@ func pairVIP(six bool) netip.Addr {
 	return netip.MustParseAddr("192.168.10.101")
 }
 
-func newPair(t *testing.T, seed uint64) *pair {
-	p, err := New(Options{Interfaces: []string{"lo"}, Slow: unlimited(), Servers: 255})
+func newPair(t *testing.T, seed uint64) *pair { return newPairOf(t, seed, 255) }
+
+// newPairOf is a pair whose program knows so many real servers.
+func newPairOf(t *testing.T, seed uint64, servers int) *pair {
+	p, err := New(Options{Interfaces: []string{"lo"}, Slow: unlimited(), Servers: servers})
 	if errors.Is(err, ErrNotPermitted) {
 		t.Skip(err)
 	}

@@ -42,7 +42,7 @@ type Options struct {
 	// one.
 	Native bool
 	// Servers is the greatest number of a real server whose packets the program
-	// forwards; 0 means 16383.
+	// forwards; 0 means 131071, or fewer where there are more than 32 CPUs.
 	Servers int
 	// Pins, if not "", is a folder in a BPF file system (bpffs) in which the arrays
 	// and the attached programs are kept when the process ends, and from which they
@@ -93,23 +93,24 @@ type Plane struct {
 	arrays                                        []*array
 	parts                                         map[string]int // the director's, by name: their places in arrays
 	conns, serverArray, countArray, settingsArray *array
-	// The first three may be nil: no connections are opened.
-	templateArray, serviceArray, connCountArray, ringArray *array
-	servers                                                []server
-	counts                                                 []count
-	once                                                   []uint64 // packets that were a connection each, or nil
-	settings                                               *settings
-	lookupHelper                                           bool // the table is an array of slots
-	egress                                                 egress
-	hz                                                     uint32
-	kept                                                   bool // the arrays are an earlier process's
-	attached                                               []*attachment
-	acceleration                                           accel.Acceleration // what the programs were made of
-	ticks                                                  program.Ticks
-	compared                                               int               // of a service's real servers, at most
-	sockets                                                *sockets          // or nil
-	handler                                                dataplane.Handler // of Run; nil before and after
-	failed                                                 chan error        // why a socket's frames are not taken any more
+	// The first four may be nil: no connections are opened.
+	templateArray, serviceArray, sequenceArray, connCountArray, ringArray *array
+
+	servers      []server
+	counts       []count
+	once         []uint64 // packets that were a connection each, or nil
+	settings     *settings
+	lookupHelper bool // the table is an array of slots
+	egress       egress
+	hz           uint32
+	kept         bool // the arrays are an earlier process's
+	attached     []*attachment
+	acceleration accel.Acceleration // what the programs were made of
+	ticks        program.Ticks
+	compared     int               // of a service's real servers, at most
+	sockets      *sockets          // or nil
+	handler      dataplane.Handler // of Run; nil before and after
+	failed       chan error        // why a socket's frames are not taken any more
 
 	grace grace
 }
@@ -122,9 +123,6 @@ func New(o Options) (*Plane, error) {
 	if len(o.Interfaces) == 0 || o.Slow == nil {
 		return nil, errors.New("xdp.Options need Interfaces and Slow")
 	}
-	if o.Servers == 0 {
-		o.Servers = 1<<14 - 1
-	}
 	// Before 5.11 BPF memory counts as locked memory.
 	if err := rlimit.RemoveMemlock(); err != nil {
 		return nil, permitted(err)
@@ -132,6 +130,9 @@ func New(o Options) (*Plane, error) {
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the number of CPUs: %w", err)
+	}
+	if o.Servers == 0 {
+		o.Servers = serverRoom(cpus) - 1
 	}
 	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, serversPerCPU: (o.Servers + 4) / 4 * 4,
 		cpus: cpus, compared: fewCompared, inDriver: o.Native, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll,

@@ -25,6 +25,7 @@ type still struct {
 	path    []program.Step // or nil: program.Forward's
 	// compared is how many real servers are compared at most, if more than a few.
 	compared int
+	weak     bool // program.Config.WeakOrder, where it need not be
 }
 
 func (s *still) Memory(parts []accel.Part) (kept bool, err error) {
@@ -41,7 +42,19 @@ func (s *still) Memory(parts []accel.Part) (kept bool, err error) {
 	for i := range parts {
 		parts[i].Block = s.parts[i].Block
 	}
-	return true, errors.Join(s.closeRings(), s.Grace())
+	return true, errors.Join(closeRings(s.Plane), s.Grace())
+}
+
+// Replace is for the journal.
+func (s *still) Replace(part string, size int, fill func([]byte) error) error {
+	block := make([]byte, size)
+	err := fill(block)
+	for i := range s.parts {
+		if s.parts[i].Name == part && err == nil {
+			s.parts[i].Block = block
+		}
+	}
+	return err
 }
 
 func (s *still) Accelerate(a accel.Acceleration) error {
@@ -58,6 +71,7 @@ func (s *still) load() error {
 	}
 	source := s.source(s.shape, program.Ticks{Mul: 0, Div: 1, Offset: uint32(s.now / (time.Second / hz))}, 1, []dataplane.MAC{own}, s.sockets)
 	source.Compared = s.mostCompared()
+	source.WeakOrder = source.WeakOrder || s.weak
 	if s.path != nil {
 		source.Path = s.path
 	}

@@ -79,6 +79,9 @@ type Opener interface {
 	// Rings is the memory of the connections' and of the templates' rings, closed, and
 	// for how many CPUs. It is there after Memory.
 	Rings() (conns, templates []byte, cpus int)
+	// Servers returns how many real servers there is room for, by number, up to Counted: to others
+	// nothing is opened, nor forwarded. It is known after Memory.
+	Servers() int
 	// SetOpening says what may be made now. Nothing may before it is called, and no state be
 	// changed.
 	SetOpening(Opening)
@@ -114,14 +117,16 @@ const (
 	PartConns     = "conns"
 	PartTemplates = "templates"
 	PartServices  = "services"
+	PartSequences = "sequences"
 	PartCounts    = "conn-counts"
 	PartJournal   = "journal"
 )
 
 // Counted is how many real servers, by number, have their connections counted in PartCounts: a
 // word each (sched.Dest.Share). Those of others, programs neither open nor change. Behind these
-// words is one for each in which programs count the packets that were a connection each.
-const Counted = 1 << 14
+// words is one for each in which programs count the packets that were a connection each. There
+// are two for each service of which programs open connections (preselect.Services).
+const Counted = 1 << 17
 
 // ActiveConn and InactiveConn are what such a word has for a connection (package sched's).
 const (

@@ -9,9 +9,28 @@ import (
 	"testing"
 )
 
+func newMemory(t *testing.T) *Memory {
+	t.Helper()
+	m, err := Over(make([]byte, RecordsSize()), make([]byte, SequencesSize()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// reserve has the service of a number be there again.
+func reserve(t *testing.T, m *Memory, number uint32, size int) *Service {
+	t.Helper()
+	s, ok := m.Reserve(number, size)
+	if !ok {
+		t.Fatalf("there is no room for %d bytes", size)
+	}
+	return s
+}
+
 func newService(t *testing.T) *Service {
 	t.Helper()
-	s := new(Service)
+	s := reserve(t, newMemory(t), 1, RingSize)
 	s.Open(ByPicks, Form{Keep: [5]uint64{2}}, Pick{7, -3})
 	return s
 }
@@ -62,14 +81,12 @@ func TestTurns(t *testing.T) {
 			if by != ByPicks || at != last {
 				t.Fatalf("closed with %d, %v, want %v", by, at, last)
 			}
-			if by, at := s.Close(); by != 0 || at != last {
-				t.Fatalf("closed again with %d, %v", by, at)
-			}
 			given = taken
 			take()
 			if rng.IntN(2) == 0 { // the owner's own choice
 				last = Pick{uint32(rng.IntN(9)), 5}
 			}
+			s = reserve(t, s.memory, 1, RingSize)
 			s.Open(ByPicks, Form{}, last)
 		}
 	}
@@ -88,6 +105,7 @@ func TestCycle(t *testing.T) {
 			t.Fatalf("round %d: closed with %d, %v, want %v", round, by, at, last)
 		}
 		if rng.IntN(3) == 0 {
+			s = reserve(t, s.memory, 1, RingSize)
 			s.Open(ByPicks, Form{}, last)
 			n := rng.IntN(20)
 			for i := range n {
@@ -104,6 +122,7 @@ func TestCycle(t *testing.T) {
 			list[i] = Pick{uint32(round), int32(i)}
 		}
 		wrap := rng.IntN(len(list))
+		s = reserve(t, s.memory, 1, CycleSize(len(list)))
 		s.OpenCycle(ByPicks, Form{}, last, list, wrap)
 		for i, at := range make([]int, rng.IntN(3000)) {
 			if at = i; at >= len(list) {
@@ -121,7 +140,9 @@ func TestCycle(t *testing.T) {
 // turn.
 func TestCycleTakers(t *testing.T) {
 	const servers = 7
-	s := new(Service)
+	m := newMemory(t)
+	s := reserve(t, m, 1, CycleSize(servers))
+	taker := Service{record: s.record, memory: m}
 	var list []Pick
 	for i := range servers {
 		list = append(list, Pick{Dest: uint32(i)})
@@ -138,7 +159,7 @@ func TestCycleTakers(t *testing.T) {
 			defer wg.Done()
 			defer left.Add(-1)
 			for n := 0; n < each; {
-				if c, ok := s.Take(); ok {
+				if c, ok := taker.Take(); ok {
 					taken[c.Dest].Add(1)
 					n++
 				}
@@ -151,6 +172,7 @@ func TestCycleTakers(t *testing.T) {
 	for left.Load() > 0 {
 		_, last := s.Close()
 		next := append(slices.Clone(list[(last.Dest+1)%servers:]), list[:(last.Dest+1)%servers]...)
+		s = reserve(t, m, 1, CycleSize(servers))
 		s.OpenCycle(ByPicks, Form{}, last, next, 0)
 		runtime.Gosched()
 	}
@@ -168,15 +190,13 @@ func TestCycleTakers(t *testing.T) {
 // Buckets hold what they were given, and whoever reads them sees by the version that they may be
 // others'.
 func TestBuckets(t *testing.T) {
-	s := newService(t)
-	s.Close()
-	for i := range Buckets {
-		s.SetBucket(i, uint16(3*i+1))
-	}
+	m := newMemory(t)
+	s := reserve(t, m, 1, BucketsSize(SipBuckets))
+	s.SetBuckets(func(i int) uint32 { return uint32(1<<20 + i) })
 	s.Open(ByHash|BySip, Form{}, Pick{7, 7})
 	was := s.version
-	for i, dest := range s.buckets() {
-		if dest != uint16(3*i+1) {
+	for i, dest := range m.buckets(s.record)[:SipBuckets] {
+		if dest != uint32(1<<20+i) {
 			t.Fatalf("bucket %d has %d", i, dest)
 		}
 	}
@@ -186,6 +206,7 @@ func TestBuckets(t *testing.T) {
 	if by, _ := s.Close(); by != ByHash|BySip || s.version == was {
 		t.Errorf("closed with %d, version %d and %d", by, was, s.version)
 	}
+	s = reserve(t, m, 1, RingSize)
 	s.Open(ByPicks, Form{}, Pick{7, -3})
 	if _, last := s.Close(); last != (Pick{7, -3}) {
 		t.Errorf("the last is %v", last)
@@ -197,7 +218,7 @@ func TestFar(t *testing.T) {
 	s := newService(t)
 	s.position = (1<<30+5)<<32 | (1<<30 + 2)
 	for i := range uint32(3) {
-		s.picks[(1<<30+2+i)%Picks] = Pick{i, 0}.pack()
+		*s.memory.pick(s.record, 1<<30+2+i) = Pick{i, 0}.pack()
 	}
 	s.Add(0, Pick{3, 0})
 	s.Publish(1)
@@ -217,7 +238,9 @@ func TestFar(t *testing.T) {
 // Several take, as programs on several CPUs do, while the owner adds and now and then
 // ends it: every choice is taken once, or given back.
 func TestTakers(t *testing.T) {
-	s := new(Service)
+	m := newMemory(t)
+	s := reserve(t, m, 1, RingSize)
+	taker := Service{record: s.record, memory: m}
 	s.Open(ByPicks, Form{}, Pick{})
 	var stop atomic.Bool
 	var wg sync.WaitGroup
@@ -227,7 +250,7 @@ func TestTakers(t *testing.T) {
 		go func() {
 			defer wg.Done()
 			for !stop.Load() {
-				if c, ok := s.Take(); ok {
+				if c, ok := taker.Take(); ok {
 					taken[i] = append(taken[i], c.Dest)
 				}
 			}
@@ -246,6 +269,7 @@ func TestTakers(t *testing.T) {
 		if rng.IntN(50) == 0 {
 			_, last := s.Close()
 			next = last.Dest + 1
+			s = reserve(t, m, 1, RingSize)
 			s.Open(ByPicks, Form{}, last)
 		}
 	}

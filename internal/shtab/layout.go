@@ -124,7 +124,8 @@ func offset(b []byte, size uintptr) int {
 	return int(-uintptr(unsafe.Pointer(unsafe.SliceData(b))) & (size - 1))
 }
 
-func sizeOf[R any]() int { var r R; return int(unsafe.Sizeof(r)) }
+// sizeOf makes no R, which may be large.
+func sizeOf[R any]() int { return int(unsafe.Sizeof(*(*R)(nil))) }
 
 // records lays a slice over a block that is large enough.
 func records[R any](block []byte, n int) []R {

@@ -25,10 +25,9 @@ func (o *opener) chooseServer(templates entries) {
 	o.chooseByTemplate(templates)
 
 	o.mark("pick")
-	o.emit(
-		asm.LoadMem(asm.R3, service, preselect.OffVersion, asm.Word),
-		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
-	)
+	o.emit(asm.LoadMem(asm.R3, service, preselect.OffVersion, asm.Word))
+	o.readFirst(asm.R3, asm.R1)
+	o.emit(asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word))
 	o.ifBy(preselect.ByPicks, "listed")
 	o.unlessBy(preselect.ByHash, "turn")
 	o.chooseByHash()
@@ -46,6 +45,9 @@ func (o *opener) chooseServer(templates entries) {
 		// The next choice is read, and is taken if it still is the next (preselect.Take): of a
 		// cycle, or of a ring.
 		asm.LoadMem(asm.R3, service, preselect.OffPosition, asm.DWord),
+	)
+	o.readFirst(asm.R3, asm.R1)
+	o.emit(
 		asm.JSGE.Imm(asm.R3, 0, o.label("ring")), // no preselect.Cycle
 		asm.Mov.Reg32(asm.R2, asm.R3),
 		asm.Add.Imm(asm.R2, 1),
@@ -82,8 +84,10 @@ func (o *opener) chooseServer(templates entries) {
 	o.mark("take")
 	o.emit(
 		asm.LSh.Imm(asm.R2, 3),
-		asm.Add.Reg(asm.R2, service),
-		asm.LoadMem(asm.R2, asm.R2, preselect.OffPicks, asm.DWord),
+	)
+	o.inSequence(asm.R2, asm.R1)
+	o.emit(
+		asm.LoadMem(asm.R2, asm.R2, 0, asm.DWord),
 		asm.RSh.Imm(asm.R2, 32),
 	)
 	o.checkReachable(asm.R2)

@@ -16,13 +16,16 @@ type comparer struct{ *opener }
 // The number of the next one is read from memory and checked, so that the verifier takes the
 // loops' turns for the same: of a number that it knew it would look at each.
 //
-// in: service; out: data total; lost: R0 R1 R2 R3 R4 R5 end
+// in: service; out: service data total; lost: R0 R1 R2 R3 R4 R5 end
 func (o comparer) compareByCounts(templates entries) {
 	defer o.step("compareByCounts", "the real server that has the fewest connections for its weight, or the like")()
 	o.emit(
 		asm.Mov.Imm(asm.R1, 0),
 		save(stackChosen, asm.R1),
 		asm.LoadMem(asm.R3, service, preselect.OffVersion, asm.Word),
+	)
+	o.readFirst(asm.R3, asm.R1)
+	o.emit(
 		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
 	)
 	o.unlessBy(preselect.ByCounts, "uncounted")
@@ -48,6 +51,7 @@ func (o comparer) compareByCounts(templates entries) {
 	o.emit(
 		save(stackData, data),
 		save(stackTotal, total),
+		save(stackService, service),
 	)
 	o.unlessBy(preselect.ByTemplate, "stranger")
 	o.makeTemplateKey(templates)
@@ -104,6 +108,7 @@ func (o comparer) compareByCounts(templates entries) {
 	o.mark("compared")
 	o.emit(
 		save(stackChosen, best),
+		restore(service, stackService),
 		restore(data, stackData),
 		restore(total, stackTotal),
 	)
@@ -118,6 +123,7 @@ const (
 	least  = asm.R4 // the best one's load
 	lweigh = asm.R5 // and weight
 	number = asm.R0 // of the real server
+	list   = asm.R6 // the first entry
 	at     = asm.R7 // the entry
 	turn   = asm.R8
 	best   = asm.R9
@@ -128,20 +134,24 @@ const (
 func (o comparer) compareServers(name string, judge func(), keep func(string)) {
 	o.mark(name)
 	o.emit(
-		asm.Mov.Reg(at, service),
-		asm.Mov.Imm(turn, 0),
 		// From memory, as the verifier is not to know that they are 0.
 		asm.LoadMem(best, service, preselect.OffZero, asm.Half),
 		asm.JGE.Imm(best, int32(o.ServersPerCPU), o.label("beyond")), // never: for the verifier
 		asm.LoadMem(lweigh, service, preselect.OffZero, asm.Word),
 		asm.LoadMem(least, service, preselect.OffZero, asm.DWord),
 		asm.Add.Imm(least, 1),
+		asm.Mov.Imm(at, 0),
+	)
+	o.inSequence(at, turn)
+	o.emit(
+		asm.Mov.Reg(list, at),
+		asm.Mov.Imm(turn, 0),
 	)
 	o.mark(name + "-next")
 	o.emit(
-		asm.LoadMem(number, at, preselect.OffPicks, asm.Half),
+		asm.LoadMem(number, at, preselect.OffNumber, asm.Word),
 		asm.JGE.Imm(number, int32(o.ServersPerCPU), o.label("beyond")), // never: for the verifier
-		asm.LoadMem(weight, at, preselect.OffPicks+4, asm.Word),
+		asm.LoadMem(weight, at, preselect.OffWeight, asm.Word),
 		asm.Mov.Reg(load, number),
 	)
 	o.element(count, o.ConnCounts, load, 3, 0)
@@ -149,9 +159,9 @@ func (o comparer) compareServers(name string, judge func(), keep func(string)) {
 	judge()
 	keep(name)
 	o.emit(
-		asm.LoadMem(number, at, preselect.OffPicks+2, asm.Half),
+		asm.LoadMem(number, at, preselect.OffNext, asm.Word),
 		asm.JGE.Imm(number, preselect.LastCompared, o.label("compared")),
-		asm.Mov.Reg(at, service),
+		asm.Mov.Reg(at, list),
 		asm.Add.Reg(at, number),
 		asm.Add.Imm(turn, 1),
 		asm.JLT.Imm(turn, int32(o.Compared), o.label(name+"-next")),

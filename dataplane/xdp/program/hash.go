@@ -6,6 +6,11 @@ import (
 	"github.com/ulvs/ulvs/internal/preselect"
 )
 
+// bucketShift turns a bucket's number into an offset.
+const bucketShift = 2
+
+var _ = [1]struct{}{}[preselect.BucketSize-1<<bucketShift]
+
 // chooseByHash finds the real server of the packet's bucket (sched.Hash). R1 is what connections
 // of the service are opened by, and R3 the version of that, which is to be the same in the end.
 //
@@ -54,11 +59,9 @@ func (o *opener) chooseByHash() {
 		o.leaveIf(asm.JGE, key, preselect.SipBuckets), // never: for the verifier
 	)
 	o.mark("bucket")
-	o.emit(
-		asm.LSh.Imm(key, 1),
-		asm.Add.Reg(key, service),
-		asm.LoadMem(number, key, preselect.OffPicks, asm.Half),
-	)
+	o.emit(asm.LSh.Imm(key, bucketShift))
+	o.inSequence(key, asm.R1)
+	o.emit(asm.LoadMem(number, key, 0, asm.Word))
 	o.takeServer("hashed")
 }
 

@@ -1,6 +1,10 @@
 package program
 
-import "github.com/cilium/ebpf/asm"
+import (
+	"github.com/cilium/ebpf/asm"
+
+	"github.com/ulvs/ulvs/internal/preselect"
+)
 
 // What recurs on the way, in the words of what it is for.
 
@@ -43,6 +47,27 @@ func (e *emitter) element(to asm.Register, array int, index asm.Register, shift 
 		asm.LoadMapValue(to, array, off),
 		asm.Add.Reg(to, index),
 	)
+}
+
+// inSequence makes an offset in the service's sequence an address. Whatever is read there may be
+// another service's: it counts if the position or the version, read before, is the same in the end
+// (package preselect).
+func (e *emitter) inSequence(offset, scratch asm.Register) {
+	e.emit(
+		asm.LoadMem(scratch, service, preselect.OffAt, asm.Word),
+		asm.And.Imm(scratch, preselect.AtMask),
+		asm.Add.Reg(offset, scratch),
+		asm.LoadMapValue(scratch, e.Sequences, 0),
+		asm.Add.Reg(offset, scratch),
+	)
+}
+
+// readFirst has what is loaded of the service from here on be loaded after what is in a register,
+// where processors might do it before: an address that depends on it waits for it.
+func (e *emitter) readFirst(loaded, scratch asm.Register) {
+	if e.WeakOrder {
+		e.emit(asm.Mov.Reg(scratch, loaded), asm.And.Imm(scratch, 0), asm.Add.Reg(service, scratch))
+	}
 }
 
 // setting reads a word of the settings.

@@ -29,9 +29,12 @@ type Config struct {
 	// services whose connections are opened, or whose first packets the sockets get, in so many
 	// buckets (preselect.Claims).
 	Sockets, Claims, ClaimBuckets int
-	// Services, TemplateTable and Rings are what connections are opened by; 0 where none
-	// are.
-	Services, TemplateTable, Rings int
+	// Services, Sequences, TemplateTable and Rings are what connections are opened by; 0 where
+	// none are.
+	Services, Sequences, TemplateTable, Rings int
+	// WeakOrder says that the processors may load words in another order than that in which the
+	// program does: all but amd64's.
+	WeakOrder bool
 	// LookupHelper says that the connection table is an array of slots, in which a helper
 	// function looks, and not one large element, which is addressed as memory.
 	LookupHelper bool

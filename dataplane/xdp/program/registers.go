@@ -55,6 +55,7 @@ const (
 	stackTotal   = -296
 	stackLoad    = -304
 	stackChosen  = -312
+	stackService = -320
 	stackControl = -280 // the number of the template's slot, and 1, or 0
 
 	// Of a change of a connection's state.

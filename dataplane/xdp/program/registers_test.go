@@ -122,14 +122,16 @@ func variants() map[string]*Config {
 		}
 	}
 	opens := base()
-	opens.Sockets, opens.Claims, opens.Services, opens.TemplateTable, opens.Rings = 5, 6, 7, 8, 9
+	opens.Sockets, opens.Claims, opens.Services, opens.Sequences, opens.TemplateTable, opens.Rings = 5, 6, 7, 11, 8, 9
+	weak := *opens
+	weak.WeakOrder = true
 	helper := base()
 	helper.LookupHelper = true
 	hashed := base()
 	hashed.Hashed, hashed.HashedWords = 10, 5
 	bench := base()
 	bench.Path = []Step{(*Program).TakeServer, (*Program).Back, (*Program).send}
-	return map[string]*Config{"base": base(), "opens": opens, "helper": helper, "hashed": hashed, "bench": bench}
+	return map[string]*Config{"base": base(), "opens": opens, "weak": &weak, "helper": helper, "hashed": hashed, "bench": bench}
 }
 
 // names are the registers that have one.
