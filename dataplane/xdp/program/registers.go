@@ -49,7 +49,7 @@ const (
 	stackVersion  = -256 // of what a service's connections are opened by, and that
 	stackBy       = -264
 	stackMoved    = -272 // the position behind the pick
-	stackFirst    = -320 // what the first packet says: TCP's flags, or SCTP's chunk
+	stackFirst    = -104 // what the first packet says: TCP's flags, or SCTP's chunk
 
 	stackData    = -288
 	stackTotal   = -296
