@@ -60,6 +60,7 @@ func (t *table) cell(load, contender string) *cell {
 func (t *table) run(rounds, roundTrips, connects int) {
 	t.Helper()
 	for round := range rounds + 1 {
+		began := time.Now()
 		for _, l := range loads {
 			for _, c := range t.list {
 				if round == 0 {
@@ -71,6 +72,7 @@ func (t *table) run(rounds, roundTrips, connects int) {
 				at.done, at.preempted, at.given = append(at.done, r.done), at.preempted+r.preempted, at.given+r.given
 			}
 		}
+		fmt.Printf("# round %d of %d took %v\n", round, rounds, time.Since(began).Round(time.Second))
 	}
 }
 

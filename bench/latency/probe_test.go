@@ -28,6 +28,7 @@ const size = 64
 const (
 	spin     = time.Millisecond
 	patience = time.Minute
+	lost     = time.Second // an RST is, after that
 	// rest is how long the probe goes on before it lets Go's scheduler run, between two samples:
 	// after ten milliseconds that would interrupt it within one (runtime/proc.go, forcePreemptNS).
 	rest = 4 * time.Millisecond
@@ -204,7 +205,8 @@ func (p *probe) connect() (c pair, took time.Duration, err error) {
 }
 
 // reset ends a connection by the client's RST, so that its port is free at once, and sees it
-// arrive, so that it is not on its way when the next connection is.
+// arrive, so that it is not on its way when the next connection is. One that was lost is not sent
+// again.
 func (p *probe) reset(c pair) error {
 	if err := unix.SetsockoptLinger(c.client, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
 		return err
@@ -213,7 +215,7 @@ func (p *probe) reset(c pair) error {
 	defer unix.Close(c.server)
 	for began := time.Now(); ; {
 		_, err := unix.Read(c.server, p.buf[:])
-		if errors.Is(err, unix.ECONNRESET) {
+		if errors.Is(err, unix.ECONNRESET) || time.Since(began) > lost {
 			return nil
 		}
 		if !errors.Is(err, unix.EAGAIN) {
