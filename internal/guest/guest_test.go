@@ -48,6 +48,7 @@ func compile(t *testing.T, pkg string) (binary string) {
 // skips are the tests that need not run in a guest, by name, and why not.
 var skips = map[string]string{
 	"TestDoubles":       "a guest has one CPU",
+	"TestManyServices":  "a guest takes minutes, and has not the memory",
 	"TestLines":         "a guest has one CPU",
 	"TestStates":        "a guest has one CPU",
 	"TestStatesFaults":  "a guest has no Go to build with",
