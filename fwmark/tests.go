@@ -1,6 +1,7 @@
 package fwmark
 
 import (
+	"cmp"
 	"encoding/binary"
 	"net/netip"
 	"slices"
@@ -168,7 +169,7 @@ type span struct{ first, last uint32 }
 // spans returns the numbers of those of links that match, in ranges: these may have numbers between
 // them that no link has, if loose.
 func spans(links []Link, matches func(Link) bool, loose bool) (list []span) {
-	sorted := slices.SortedFunc(slices.Values(links), func(a, b Link) int { return int(a.Number) - int(b.Number) })
+	sorted := slices.SortedFunc(slices.Values(links), func(a, b Link) int { return cmp.Compare(a.Number, b.Number) })
 	joins := false
 	for _, l := range sorted {
 		if !matches(l) {
