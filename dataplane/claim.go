@@ -54,7 +54,7 @@ const (
 	SourceField    = 0
 	PortField      = 4
 	InterfaceField = 5
-	MarkField      = 6
+	MarkField      = 7
 )
 
 // MostSteps is how many steps a list has at most, and UndecidedStep and DoneStep how it ends: with

@@ -8,7 +8,7 @@ const (
 	FieldSource    Field = 0
 	FieldPort      Field = 4 // the source port
 	FieldInterface Field = 5 // the number of the interface by which the packet came in
-	FieldMark      Field = 6 // the mark that the packet has by now
+	FieldMark      Field = 7 // the mark that the packet has by now
 )
 
 // Inputs are a packet's fields.

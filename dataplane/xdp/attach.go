@@ -201,7 +201,7 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 		LookupHelper: p.lookupHelper, Ifindex: ifindex, MACs: macs, Ticks: t, ServersPerCPU: p.serversPerCPU,
 		CPUs: p.cpus, Compared: p.compared, Path: program.Forward(),
 	}
-	s.Claims = p.claims.fd()
+	s.Claims, s.Rules = p.claims.fds()
 	if m != nil {
 		s.Sockets = m.FD()
 	}

@@ -21,11 +21,17 @@ import (
 
 // Claim is what programs find a service by: the address (an IPv4 address first, then
 // zeros), the port in network byte order, or 0 for every port, the protocol, and the
-// family, 4 or 6. Found is what they find: the service's number and its serial.
+// family, 4 or 6. A service by a mark has that in the place of an address, and neither port nor
+// protocol. Found is what they find: the service's number and its serial, or a list of rules
+// (FirstList), beside which Else is the number and Serial the serial.
 type Claim [20]byte
 
 // Found is explained at Claim.
-type Found struct{ Number, Serial uint32 }
+type Found struct{ Number, Serial, Else uint32 }
+
+// FirstList is the number of the list of rules that is the first in memory. That of another one is
+// as much more as it lies behind that, in bytes.
+const FirstList = 1 << 30
 
 // Form is by what a flow's connection template is found: the bits of the flow that are kept,
 // and what is put to them, in word PutWord of its family.

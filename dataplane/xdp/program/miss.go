@@ -66,10 +66,10 @@ func (p *Program) miss() {
 // lookupClaim asks for the claim of the key on the stack.
 //
 // in: -; out: R0; lost: R1 R2 R3 R4 R5
-func (p *Program) lookupClaim() {
-	defer p.step("lookupClaim", "the claim of this address, protocol and port")()
-	p.emit(
-		asm.LoadMapPtr(asm.R1, p.Claims),
+func (e *emitter) lookupClaim() {
+	defer e.step("lookupClaim", "the claim of this address, protocol and port")()
+	e.emit(
+		asm.LoadMapPtr(asm.R1, e.Claims),
 		asm.Mov.Reg(asm.R2, asm.RFP),
 		asm.Add.Imm(asm.R2, stackClaim),
 		asm.FnMapLookupElem.Call(),

@@ -3,7 +3,7 @@
 // to it, and it runs on any system.
 //
 // The files are in packet order: parse, lookup, forward; where there is no connection
-// miss, open, insert. Each is a layer in which the one before is embedded. A step is a
+// miss, open, rules, insert. Each is a layer in which the one before is embedded. A step is a
 // method whose comment ends with the registers that it takes, gives and loses;
 // TestRegisters holds that against the instructions.
 package program
@@ -28,6 +28,8 @@ type Config struct {
 	// Sockets are those of the interface's queues, 0 where there are none, and Claims the
 	// services whose connections are opened, or whose first packets the sockets get.
 	Sockets, Claims int
+	// Rules are lists that give packets marks, to which claims lead.
+	Rules int
 	// Services, TemplateTable and Rings are what connections are opened by; 0 where none
 	// are.
 	Services, TemplateTable, Rings int
