@@ -181,8 +181,8 @@ type Claims struct {
 	Marks4, Marks6 []uint32
 	Rules4, Rules6 []MarkRule
 	// Marked is what Marks and Rules come to where an address, a protocol and a port decide
-	// it, for an accel.Opener: it goes before what Services has of the same. Port 0 is every
-	// port that has none of its own.
+	// it, or a list for those, for an accel.Opener: it goes before what Services has of the same.
+	// Port 0 is every port that has none of its own.
 	Marked []Claim
 	// ByMark are the services by marks to which the lists of Marked lead.
 	ByMark []MarkClaim

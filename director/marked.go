@@ -54,7 +54,8 @@ func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service, lin
 		if c.WhileLocal { // it depends on the addresses that the host has
 			f = fate{verb: open}
 		} else {
-			c.ByMark = append(c.ByMark, dataplane.MarkClaim{Mark: s.Mark, IPv6: s.IPv6, Service: f.number, Serial: f.serial})
+			one := dataplane.MarkClaim{Mark: s.Mark, IPv6: s.IPv6, Service: f.number, Serial: f.serial}
+			c.ByMark = append(c.ByMark, one)
 		}
 		byMark[family(s.IPv6)][s.Mark] = f
 	}

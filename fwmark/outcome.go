@@ -140,7 +140,8 @@ func (f *Partial) share(list []Step) []Step {
 	}
 	key := make([]byte, 0, len(list)*32)
 	for _, s := range list {
-		for _, w := range []uint32{uint32(s.Field), uint32(s.Yes)<<16 | uint32(s.No), s.Mask, s.Low, s.Span, s.And, s.Xor} {
+		ways := uint32(s.Yes)<<16 | uint32(s.No)
+		for _, w := range []uint32{uint32(s.Field), ways, s.Mask, s.Low, s.Span, s.And, s.Xor} {
 			key = binary.NativeEndian.AppendUint32(key, w)
 		}
 	}

@@ -42,7 +42,7 @@ func (c *claims) open(opens bool) error {
 	if opens {
 		if err := c.rules.open(); err != nil {
 			_ = m.Close()
-			return fmt.Errorf("rules that give packets marks: %w", err)
+			return err
 		}
 	}
 	c.m, c.opens, c.has = m, opens, map[preselect.Claim]preselect.Found{}
@@ -104,8 +104,8 @@ func markKey(m dataplane.MarkClaim) (k preselect.Claim) {
 }
 
 // Claim implements dataplane.Plane: the program opens the services' connections, or gives their
-// first packets to the sockets. What is claimed in other ways, by a mark that depends on more
-// than the destination or as a range of ports, and SCTP, whose checksum sockets cannot leave to a
+// first packets to the sockets. What is claimed in other ways, by a mark that no list of steps
+// leads to or as a range of ports, and SCTP, whose checksum sockets cannot leave to a
 // card, are the slow plane's.
 func (p *Plane) Claim(c dataplane.Claims) error {
 	if err := p.Plane.Claim(c); err != nil {

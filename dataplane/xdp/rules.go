@@ -81,7 +81,8 @@ func (r *rules) place(list *dataplane.MarkList) (number uint32, ok bool) {
 func textOf(list *dataplane.MarkList) string {
 	b := make([]byte, 0, program.RuleSize*len(list.Steps))
 	for _, s := range list.Steps {
-		for _, w := range []uint32{uint32(s.Field), uint32(s.Yes)<<16 | uint32(s.No), s.Mask, s.Low, s.Span, s.And, s.Xor} {
+		ways := uint32(s.Yes)<<16 | uint32(s.No)
+		for _, w := range []uint32{uint32(s.Field), ways, s.Mask, s.Low, s.Span, s.And, s.Xor} {
 			b = binary.NativeEndian.AppendUint32(b, w)
 		}
 	}
