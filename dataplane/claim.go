@@ -12,6 +12,9 @@ type Claim struct {
 	// Service is the number of the service, for an accel.Opener, and Serial which of the
 	// services it is that have had the number.
 	Service, Serial uint32
+	// List, if not nil, goes before Service: it leads packets to marks, and those to services of
+	// Claims.ByMark. Service has what is left, or is Elsewhere.
+	List *MarkList
 	// Away says that it is not served now, as the host has not the address
 	// (Claims.WhileLocal): a plane takes none of it from the host by itself.
 	Away bool
@@ -22,6 +25,44 @@ type Claim struct {
 const (
 	Undecided = 1<<31 - 1
 	Elsewhere = Undecided - 1
+)
+
+// MarkClaim is a service by a mark.
+type MarkClaim struct {
+	Mark            uint32
+	IPv6            bool
+	Service, Serial uint32 // as Claim's
+}
+
+// MarkList is a list of steps by which a packet without a mark gets one. It does not change.
+type MarkList struct{ Steps []MarkStep }
+
+// MarkStep is one condition on a field of 32 bits: it holds if that AND Mask, less Low, is at most
+// Span. Then the mark becomes (mark AND And) XOR Xor, and the packet goes on with step Yes, else
+// with No: the number of a later one, or DoneStep or UndecidedStep.
+type MarkStep struct {
+	Field           uint8
+	Yes, No         uint16
+	Mask, Low, Span uint32
+	And, Xor        uint32
+}
+
+// The fields of steps: the source address's words, up to four, in host byte order, the source port,
+// the number of the interface by which the packet came in, which one with a VLAN tag has not, and
+// the mark so far.
+const (
+	SourceField    = 0
+	PortField      = 4
+	InterfaceField = 5
+	MarkField      = 7
+)
+
+// MostSteps is how many steps a list has at most, and UndecidedStep and DoneStep how it ends: with
+// a packet that is the Handler's to decide about, or with the mark that it has.
+const (
+	MostSteps     = 128
+	UndecidedStep = 0xfffe
+	DoneStep      = 0xffff
 )
 
 // AddrMatch is a condition on an address: addr AND Mask equals Addr. Masks
@@ -140,9 +181,11 @@ type Claims struct {
 	Marks4, Marks6 []uint32
 	Rules4, Rules6 []MarkRule
 	// Marked is what Marks and Rules come to where an address, a protocol and a port decide
-	// it, for an accel.Opener: it goes before what Services has of the same. Port 0 is every
-	// port that has none of its own.
+	// it, or a list for those, for an accel.Opener: it goes before what Services has of the same.
+	// Port 0 is every port that has none of its own.
 	Marked []Claim
+	// ByMark are the services by marks to which the lists of Marked lead.
+	ByMark []MarkClaim
 	// WhileLocal has all of this be claimed only while the host has the destination
 	// address of a packet.
 	WhileLocal bool

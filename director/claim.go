@@ -112,7 +112,7 @@ func (e live) claimed() dataplane.Claims {
 				marked = append(marked, s)
 			}
 		}
-		c.Marked = e.marked.claims(rules, marked, &c)
+		e.marked.claims(rules, marked, e.links.read(rules), &c)
 		e.path.Commands.SetUndecided(e.marked.undecided(marked))
 	}
 	return c

@@ -98,7 +98,8 @@ type Director struct {
 	limits       errorLimits
 	standby      standby
 	claims       claims
-	marked       marked     // guarded by ctl
+	marked       marked // guarded by ctl
+	links        markLinks
 	announced    announced  // guarded by ctl
 	marking      sync.Mutex // one change of mark rules at a time; taken before ctl
 }
@@ -129,6 +130,8 @@ func New(o Options) (_ *Director, err error) {
 		marks4: fwmark.NewTable(false), marks6: fwmark.NewTable(true),
 		announced: announced{services: map[*forward.Service]bool{}}}
 	d.standby = standby{Director: d, while: o.While}
+	d.links.plane, _ = o.Plane.(dataplane.Following)
+	d.links.resolver = o.Resolver
 	var block []byte
 	d.limits.init(o.Plane, o.Logger, o.Clock())
 	d.path, block, d.adopted, err = forward.New(forward.Options{
@@ -234,7 +237,7 @@ func (d *Director) Run(ctx context.Context) error {
 // its own needs it only to move time without Run.
 func (d *Director) Tick(now time.Duration) {
 	due, gone, shed := d.path.Upkeep.Tick(now)
-	if due { // a command that is about to claim does it too
+	if due || d.links.changed() { // a command that is about to claim does it too
 		if err := d.effects.claimIdle(); err != nil {
 			d.log.Error("the host cannot be kept from the services' packets, and may answer them too", "err", err)
 		}

@@ -13,14 +13,16 @@ import (
 )
 
 // Programs know no rules. What those come to for an address, a protocol and a port is worked
-// out here, at each command, wherever it does not depend on more: then a packet's claim leads
-// to the service of its mark.
+// out here, at each command: a packet's claim leads to the service of its mark or, where that
+// depends on more, has a list of steps that do.
 
 // marked works out claims by marks. The control lock guards it.
 type marked [2]struct {
 	table *fwmark.Table // whose outcomes these are
+	links []fwmark.Link
 	rules *fwmark.Partial
 	known map[endpoint][]fwmark.Outcome
+	lists map[*fwmark.Step]*dataplane.MarkList // by their first steps
 }
 
 // openedProtocols are those of which programs open connections.
@@ -42,18 +44,21 @@ const (
 	maxMarked = 1 << 15
 )
 
-// claims returns what is to go before the claims of services by address, in c: rules are those
-// of both families, and services those by marks.
-func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service,
-	c *dataplane.Claims) (list []dataplane.Claim) {
+// claims works out what is to go before the claims of services by address, in c: rules are those
+// of both families, services those by marks, and links the interfaces.
+func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service, links []fwmark.Link,
+	c *dataplane.Claims) {
 	if len(services) == 0 {
-		return nil
+		return
 	}
 	byMark := [2]map[uint32]fate{{}, {}}
 	for _, s := range services {
 		f := fate{verb: served, number: s.Number(), serial: s.Serial()}
 		if c.WhileLocal { // it depends on the addresses that the host has
 			f = fate{verb: open}
+		} else {
+			one := dataplane.MarkClaim{Mark: s.Mark, IPv6: s.IPv6, Service: f.number, Serial: f.serial}
+			c.ByMark = append(c.ByMark, one)
 		}
 		byMark[family(s.IPv6)][s.Mark] = f
 	}
@@ -71,7 +76,7 @@ func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service,
 		if len(fates) == 0 {
 			continue
 		}
-		m.follow(i, rules[i])
+		m.follow(i, rules[i], links)
 		for _, a := range m[i].rules.Addressed() {
 			for _, proto := range openedProtocols {
 				if e := (endpoint{a, proto}); at[e] == nil {
@@ -80,6 +85,7 @@ func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service,
 			}
 		}
 	}
+	list := c.Marked
 	for _, e := range slices.SortedFunc(maps.Keys(at), endpoint.compare) {
 		p := at[e]
 		i := family(e.addr.Is6())
@@ -90,18 +96,50 @@ func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service,
 			clear(m[i].known)
 		}
 		p.endpoint = e
-		p.decide(m.outcomes(i, e), byMark[i], len(list) < maxMarked)
+		stretches := m.stretches(i, e, byMark[i], !c.WhileLocal)
+		p.decide(stretches, len(list) < maxMarked)
 		list = append(list, p.claims...)
+	}
+	c.Marked = list
+}
+
+// follow begins anew with other rules, or interfaces.
+func (m *marked) follow(i int, rules *fwmark.Table, links []fwmark.Link) {
+	if m[i].table != rules || !slices.Equal(m[i].links, links) {
+		m[i].table, m[i].links, m[i].known = rules, links, map[endpoint][]fwmark.Outcome{}
+		m[i].rules = fwmark.NewPartial(rules.Rules(), i == 1, links)
+		m[i].lists = map[*fwmark.Step]*dataplane.MarkList{}
+	}
+}
+
+// stretches returns what becomes of packets to an endpoint, by port. Lists of steps are followed
+// where services by mark are served whatever the packet's destination.
+func (m *marked) stretches(i int, e endpoint, byMark map[uint32]fate, listed bool) (list []stretch) {
+	for _, o := range m.outcomes(i, e) {
+		f := fate{verb: open}
+		switch {
+		case o.Certain:
+			f = byMark[o.Mark] // of no service: byAddress
+		case listed && len(o.Steps) > 0:
+			f = fate{verb: follows, list: m.list(i, o.Steps)}
+		}
+		list = append(list, stretch{int(o.First), int(o.Last), f})
 	}
 	return list
 }
 
-// follow begins anew with other rules.
-func (m *marked) follow(i int, rules *fwmark.Table) {
-	if m[i].table != rules {
-		m[i].table, m[i].known = rules, map[endpoint][]fwmark.Outcome{}
-		m[i].rules = fwmark.NewPartial(rules.Rules(), i == 1)
+// list returns steps in the planes' terms; of equal ones there is one.
+func (m *marked) list(i int, steps []fwmark.Step) *dataplane.MarkList {
+	list := m[i].lists[&steps[0]]
+	if list == nil {
+		list = new(dataplane.MarkList)
+		for _, s := range steps {
+			list.Steps = append(list.Steps, dataplane.MarkStep{Field: uint8(s.Field), Yes: s.Yes, No: s.No,
+				Mask: s.Mask, Low: s.Low, Span: s.Span, And: s.And, Xor: s.Xor})
+		}
+		m[i].lists[&steps[0]] = list
 	}
+	return list
 }
 
 // undecided returns of which endpoints not all outcomes are certain, of the families that have
@@ -121,6 +159,17 @@ func (m *marked) undecided(services []*forward.Service) forward.Undecided {
 	return u
 }
 
+// They are the same here and there.
+var (
+	_ = [1]struct{}{}[fwmark.FieldSource-dataplane.SourceField]
+	_ = [1]struct{}{}[fwmark.FieldPort-dataplane.PortField]
+	_ = [1]struct{}{}[fwmark.FieldInterface-dataplane.InterfaceField]
+	_ = [1]struct{}{}[fwmark.FieldMark-dataplane.MarkField]
+	_ = [1]struct{}{}[fwmark.MaxSteps-dataplane.MostSteps]
+	_ = [1]struct{}{}[fwmark.Undecided-dataplane.UndecidedStep]
+	_ = [1]struct{}{}[fwmark.Done-dataplane.DoneStep]
+)
+
 func (m *marked) outcomes(i int, e endpoint) []fwmark.Outcome {
 	list, ok := m[i].known[e]
 	if !ok {
@@ -136,12 +185,20 @@ type verb uint8
 const (
 	byAddress verb = iota // no service has their mark: they are those of the services by address
 	served                // by the service of their mark
+	follows               // by the service of the mark to which a list leads, or like byAddress
 	open                  // it depends
 )
 
 type fate struct {
 	verb           verb
 	number, serial uint32
+	list           *dataplane.MarkList
+}
+
+// stretch is what becomes of packets to some ports, both ends included.
+type stretch struct {
+	first, last int
+	fate        fate
 }
 
 // ports are the ports of an endpoint: which services by address there are, and what claims are
@@ -154,7 +211,7 @@ type ports struct {
 }
 
 func (p *ports) add(c dataplane.Claim) {
-	f := fate{served, c.Service, c.Serial}
+	f := fate{verb: served, number: c.Service, serial: c.Serial}
 	if c.Port == 0 {
 		p.every = &f
 		return
@@ -168,27 +225,17 @@ func (p *ports) add(c dataplane.Claim) {
 // claim has a port, 0 for every other one, lead to a service.
 func (p *ports) claim(port uint16, f fate) {
 	p.claims = append(p.claims, dataplane.Claim{
-		Addr: p.addr, Proto: p.proto, Port: port, Service: f.number, Serial: f.serial,
+		Addr: p.addr, Proto: p.proto, Port: port, Service: f.number, Serial: f.serial, List: f.list,
 	})
 }
 
 var undecided, elsewhere = fate{number: dataplane.Undecided}, fate{number: dataplane.Elsewhere}
 
 // decide works out the claims. With enough said already, Go decides all that may have a mark.
-func (p *ports) decide(outcomes []fwmark.Outcome, byMark map[uint32]fate, room bool) {
-	type stretch struct {
-		first, last int
-		fate        fate
-	}
-	var list []stretch
+func (p *ports) decide(list []stretch, room bool) {
 	sizes := map[fate]int{}
-	for _, o := range outcomes {
-		f := fate{verb: open}
-		if o.Certain {
-			f = byMark[o.Mark] // of no service: byAddress
-		}
-		list = append(list, stretch{int(o.First), int(o.Last), f})
-		sizes[f] += int(o.Last) - int(o.First) + 1
+	for _, s := range list {
+		sizes[s.fate] += s.last - s.first + 1
 	}
 	// What most ports have in common is said of every port, and the others are named.
 	most := fate{verb: open}
@@ -213,35 +260,49 @@ func (p *ports) decide(outcomes []fwmark.Outcome, byMark map[uint32]fate, room b
 	if most.verb == byAddress {
 		return
 	}
-	rest := most
-	if most.verb == open {
-		rest = undecided
-	}
-	if most.verb == served || p.every != nil {
-		p.claim(0, rest)
+	if most.verb != open || p.every != nil {
+		p.claim(0, p.outcome(most, 0))
 	}
 	for port := range p.own {
 		if !named[port] {
-			p.claim(port, rest)
+			p.claim(port, p.outcome(most, port))
 		}
 	}
 }
 
+// outcome returns what is claimed of a port, or with 0 of every one, that has a fate.
+func (p *ports) outcome(f fate, port uint16) fate {
+	switch f.verb {
+	case open:
+		return undecided
+	case follows:
+		by, has := p.byAddress(port)
+		if !has {
+			by = elsewhere
+		}
+		f.number, f.serial = by.number, by.serial
+	}
+	return f
+}
+
+// byAddress returns the service by address that a port has.
+func (p *ports) byAddress(port uint16) (f fate, has bool) {
+	if f, has = p.own[port]; !has && p.every != nil {
+		return *p.every, true
+	}
+	return f, has
+}
+
 // name says what becomes of packets to one port, where most others have another fate.
 func (p *ports) name(port uint16, f, most fate) {
-	by, has := p.own[port]
-	if !has && p.every != nil {
-		by, has = *p.every, true
-	}
+	by, has := p.byAddress(port)
 	switch {
 	case port == 0: // a claim of every port has that too, and programs leave it to Go
-	case f.verb == served:
-		p.claim(port, f)
-	case f.verb == open && has:
-		p.claim(port, undecided)
+	case f.verb == served, f.verb == follows, f.verb == open && has:
+		p.claim(port, p.outcome(f, port))
 	case f.verb == byAddress && has:
 		p.claim(port, by)
-	case most.verb == served:
+	case most.verb == served, most.verb == follows:
 		p.claim(port, elsewhere)
 	}
 }

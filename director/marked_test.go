@@ -1,6 +1,7 @@
 package director
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -17,17 +18,23 @@ import (
 // Claims lead a packet to the service that it has by its mark or address, to Go, or past: at
 // random, against the rules and services themselves.
 func TestMarkedClaims(t *testing.T) {
-	byMark, byAddr, past := 0, 0, 0
+	byMark, byAddr, past, undecided, followed := 0, 0, 0, 0, 0
 	for seed := range uint64(300) {
 		w := &claimWorld{t: t, rng: rand.New(rand.NewPCG(seed, 9)), number: map[uint32]ulvs.ServiceKey{}}
 		w.build()
 		for range 300 {
-			switch found, want := w.claim(), w.service(); {
+			found, want := w.claim(), w.service()
+			if found != nil && found.List != nil {
+				followed++
+				found = w.follow(found)
+			}
+			switch {
 			case found == nil && want.Mark == 0 && want != (ulvs.ServiceKey{}):
 				w.fail("nobody", want)
 			case found == nil:
 				past++
 			case found.Service == dataplane.Undecided:
+				undecided++
 			case found.Service == dataplane.Elsewhere && want != (ulvs.ServiceKey{}) && want.Mark == 0:
 				w.fail("past the director", want)
 			case found.Service == dataplane.Elsewhere:
@@ -41,8 +48,9 @@ func TestMarkedClaims(t *testing.T) {
 			}
 		}
 	}
-	if byMark < 1500 || byAddr < 5000 || past < 5000 {
-		t.Errorf("%d by mark, %d by address, %d past: the test compares too little", byMark, byAddr, past)
+	t.Logf("%d by mark, %d by address, %d past, %d undecided; %d followed a list", byMark, byAddr, past, undecided, followed)
+	if byMark < 1500 || byAddr < 5000 || past < 5000 || followed < 1500 || undecided < 100 || undecided > 5000 {
+		t.Error("the test compares too little")
 	}
 }
 
@@ -55,6 +63,7 @@ type claimWorld struct {
 	keys   map[ulvs.ServiceKey]bool
 	number map[uint32]ulvs.ServiceKey
 	claims map[dataplane.Claim]dataplane.Claim // by address, protocol and port
+	byMark map[uint32]dataplane.MarkClaim
 
 	in fwmark.Input
 }
@@ -87,9 +96,10 @@ func (w *claimWorld) build() {
 		}
 	}
 	for range w.rng.IntN(6) {
-		words := w.pick("-d 192.0.2.1 ", "-d 192.0.2.2 ", "-d 192.0.2.0/24 ", "") + w.pick("", "", "", "-s 10.0.0.1 ", "-i eth1 ") +
+		words := w.pick("-d 192.0.2.1 ", "-d 192.0.2.2 ", "-d 192.0.2.0/24 ", "") + w.pick("", "", "", "-s 10.0.0.1 ", "! -s 10.0.0.2 ", "-i eth1 ") +
 			w.pick("", "-p tcp ", "-p tcp --dport 80 ", "-p tcp --dport 79:81 ", "-p udp ", "-p tcp -m multiport --dports 80,82 ",
-				"-p tcp --dport 1024:65535 ", "-p tcp --dport 100:3000 ", "-p tcp ! --dport 80 ") +
+				"-p tcp --dport 1024:65535 ", "-p tcp --dport 100:3000 ", "-p tcp ! --dport 80 ",
+				"-p udp --sport 1000:1001 ", "-p tcp --syn ") +
 			w.pick("-j MARK --set-mark 10", "-j MARK --set-mark 10", "-j MARK --set-mark 11", "-j MARK --set-mark 12", "-j ACCEPT", "-j MARK --set-mark 0")
 		w.rules = append(w.rules, words)
 		if _, err := d.MarkCommand(false, strings.Fields("-t mangle -A PREROUTING "+words)); err != nil {
@@ -98,7 +108,12 @@ func (w *claimWorld) build() {
 	}
 	w.set = fwmark.Compile(d.marks4.Rules())
 	c := d.path.Commands.Claims()
-	c.Marked = d.marked.claims([2]*fwmark.Table{d.marks4, d.marks6}, d.path.Commands.ByMark(), &c)
+	links := []fwmark.Link{{Number: 1, Name: "eth0"}, {Number: 2, Name: "eth1"}}
+	d.marked.claims([2]*fwmark.Table{d.marks4, d.marks6}, d.path.Commands.ByMark(), links, &c)
+	w.byMark = map[uint32]dataplane.MarkClaim{}
+	for _, m := range c.ByMark {
+		w.byMark[m.Mark] = m
+	}
 	w.claims = map[dataplane.Claim]dataplane.Claim{}
 	for _, list := range [][]dataplane.Claim{c.Services, c.Marked} {
 		for _, one := range list {
@@ -118,7 +133,7 @@ func (w *claimWorld) claim() *dataplane.Claim {
 	}
 	proto := []uint8{packet.ProtoTCP, packet.ProtoTCP, packet.ProtoUDP}[w.rng.IntN(3)]
 	to := netip.MustParseAddr(w.pick("192.0.2.1", "192.0.2.2", "192.0.2.3"))
-	from := netip.AddrPortFrom(netip.MustParseAddr(w.pick("10.0.0.1", "10.0.0.2")), 1000)
+	from := netip.AddrPortFrom(netip.MustParseAddr(w.pick("10.0.0.1", "10.0.0.2")), uint16(1000+w.rng.IntN(3)))
 	p := &packet.Packet{Proto: proto, Kind: packet.TCP, Flow: packet.NewFlow(proto, from, netip.AddrPortFrom(to, port))}
 	w.in = fwmark.Input{Packet: p, In: w.pick("eth0", "eth1")}
 	for _, port := range []uint16{port, 0} {
@@ -127,6 +142,28 @@ func (w *claimWorld) claim() *dataplane.Claim {
 		}
 	}
 	return nil
+}
+
+// follow does what a program does with a claim that has a list.
+func (w *claimWorld) follow(c *dataplane.Claim) *dataplane.Claim {
+	var steps []fwmark.Step
+	for _, s := range c.List.Steps {
+		steps = append(steps, fwmark.Step{Field: fwmark.Field(s.Field), Yes: s.Yes, No: s.No, Mask: s.Mask, Low: s.Low, Span: s.Span, And: s.And, Xor: s.Xor})
+	}
+	in := fwmark.Inputs{fwmark.FieldPort: uint32(w.in.Packet.Flow.ClientPort()), fwmark.FieldInterface: 1}
+	in[0] = binary.BigEndian.Uint32(w.in.Packet.Source().AsSlice())
+	if w.in.In == "eth1" {
+		in[fwmark.FieldInterface] = 2
+	}
+	mark, decided := fwmark.Follow(steps, in)
+	m, has := w.byMark[mark]
+	switch {
+	case !decided:
+		return &dataplane.Claim{Service: dataplane.Undecided}
+	case mark != 0 && has:
+		return &dataplane.Claim{Service: m.Service, Serial: m.Serial}
+	}
+	return c
 }
 
 // service is the packet's, or none.

@@ -14,6 +14,14 @@ type Outcome struct {
 	// Certain says that every such packet that is no later fragment gets Mark. Otherwise it
 	// depends on its client, its interface or what else rules look at, and Mark is 0.
 	Certain bool
+	// Steps, if there are any, say by what it depends. Of equal lists there is one.
+	Steps []Step
+}
+
+// same reports whether two outcomes are the same but for the ports.
+func (o *Outcome) same(as *Outcome) bool {
+	return o.Mark == as.Mark && o.Certain == as.Certain && len(o.Steps) == len(as.Steps) &&
+		(len(o.Steps) == 0 || &o.Steps[0] == &as.Steps[0])
 }
 
 // Partial evaluates a family's rules for packets of which only the destination and the protocol
@@ -27,11 +35,17 @@ type Partial struct {
 	rest   []int
 	// known are outcomes by the rules that are left of all and the protocol.
 	known map[string][]Outcome
+	links []Link
+	// lists are the lists of steps, by what is in them, and room how many steps there may be more.
+	lists map[string][]Step
+	room  int
 }
 
-// NewPartial makes that of a family's rules, which must not change any more.
-func NewPartial(rules []Rule, ipv6 bool) *Partial {
-	f := &Partial{byDest: map[netip.Addr][]int{}, known: map[string][]Outcome{}}
+// NewPartial makes that of a family's rules, which must not change any more. Packets come by these
+// links; without any, no step looks at one.
+func NewPartial(rules []Rule, ipv6 bool, links []Link) *Partial {
+	f := &Partial{byDest: map[netip.Addr][]int{}, known: map[string][]Outcome{}, links: links,
+		lists: map[string][]Step{}, room: maxListed}
 	for i := range rules {
 		r := &rules[i]
 		if r.IPv6 != ipv6 || !r.acts() {
@@ -57,7 +71,7 @@ func (f *Partial) Addressed() []netip.Addr {
 //
 // Where too many rules look at too many ports, nothing is certain.
 func (f *Partial) Outcomes(to netip.Addr, protocol uint8) []Outcome {
-	w := evaluation{to: to, protocol: protocol, chains: map[string][]*Rule{}}
+	w := evaluation{to: to, protocol: protocol, chains: map[string][]*Rule{}, links: f.links}
 	starts := []int{0}
 	var key []byte
 	own := false // there is a condition on the destination that is looked at anew for each port
@@ -65,7 +79,7 @@ func (f *Partial) Outcomes(to netip.Addr, protocol uint8) []Outcome {
 	slices.Sort(places)
 	for _, at := range places {
 		r := f.rules[at]
-		if w.addressed(r) == no {
+		if !w.addressed(r) {
 			continue
 		}
 		w.chains[r.Chain] = append(w.chains[r.Chain], r)
@@ -99,8 +113,8 @@ func (f *Partial) Outcomes(to netip.Addr, protocol uint8) []Outcome {
 			last = starts[i+1] - 1
 		}
 		o := w.outcome(uint16(first))
-		o.First, o.Last = uint16(first), uint16(last)
-		if n := len(list); n > 0 && list[n-1].Mark == o.Mark && list[n-1].Certain == o.Certain {
+		o.First, o.Last, o.Steps = uint16(first), uint16(last), f.share(o.Steps)
+		if n := len(list); n > 0 && list[n-1].same(&o) {
 			list[n-1].Last = o.Last
 			continue
 		}
@@ -116,148 +130,27 @@ func (f *Partial) Outcomes(to netip.Addr, protocol uint8) []Outcome {
 // out what rules come to.
 const maxPartial = 1 << 22
 
-// truth is whether a condition holds, as far as is known.
-type truth uint8
+// maxListed is how many steps there may be in all lists together. Beyond, there are none.
+const maxListed = 1 << 17
 
-const (
-	no truth = iota
-	unknown
-	yes
-)
-
-func known(holds bool) truth {
-	if holds {
-		return yes
+// share returns the list that there is of equal ones.
+func (f *Partial) share(list []Step) []Step {
+	if len(list) == 0 {
+		return nil
 	}
-	return no
-}
-
-// evaluation carries packets through the rules of which only destination and protocol are
-// known, and one after the other their ports.
-type evaluation struct {
-	to       netip.Addr
-	protocol uint8
-	chains   map[string][]*Rule
-	port     uint16
-	mark     uint32
-	depth    int
-}
-
-// ending is how a packet leaves a chain.
-type ending uint8
-
-const (
-	through ending = iota // at its end, or by RETURN
-	accepted
-	unsure // it is not known where it goes, or with what mark
-)
-
-func (w *evaluation) outcome(port uint16) Outcome {
-	w.port, w.mark, w.depth = port, 0, 0
-	for _, hook := range []string{"", input} {
-		if w.walk(hook) == unsure {
-			return Outcome{}
+	key := make([]byte, 0, len(list)*32)
+	for _, s := range list {
+		ways := uint32(s.Yes)<<16 | uint32(s.No)
+		for _, w := range []uint32{uint32(s.Field), ways, s.Mask, s.Low, s.Span, s.And, s.Xor} {
+			key = binary.NativeEndian.AppendUint32(key, w)
 		}
 	}
-	return Outcome{Mark: w.mark, Certain: true}
-}
-
-// walk carries a packet through a chain and those that it jumps to.
-func (w *evaluation) walk(chain string) ending {
-	// A chain that is entered more often than there are chains is entered in a circle.
-	if w.depth++; w.depth > len(w.chains)+2 {
-		return unsure
+	if known, ok := f.lists[string(key)]; ok {
+		return known
 	}
-	defer func() { w.depth-- }()
-	for _, r := range w.chains[chain] {
-		holds := w.holds(r)
-		after := w.mark&^r.Mask ^ r.Value
-		switch {
-		case holds == no || r.Target == TargetMark && after == w.mark:
-			continue
-		case holds == unknown:
-			return unsure
-		}
-		switch r.Target {
-		case TargetMark:
-			w.mark = after
-		case TargetAccept:
-			return accepted
-		case TargetReturn:
-			return through
-		case TargetGoto:
-			return w.walk(r.To)
-		case TargetJump:
-			if end := w.walk(r.To); end != through {
-				return end
-			}
-		}
+	if f.room -= len(list); f.room < 0 {
+		return nil
 	}
-	return through
-}
-
-// addressed is holds for the conditions that are the same for all ports.
-func (w *evaluation) addressed(r *Rule) truth {
-	least := yes
-	if r.Protocol != 0 {
-		least = known((r.Protocol == w.protocol) != r.NotProtocol)
-	}
-	if n := r.Dest; !n.Any() {
-		least = min(least, known(n.contains(w.to)))
-	}
-	if !r.Source.Any() || r.In.Name != "" && r.In != (Interface{Name: "+"}) {
-		least = min(least, unknown)
-	}
-	return least
-}
-
-func (w *evaluation) holds(r *Rule) truth {
-	least := w.addressed(r)
-	for i := range r.Matches {
-		least = min(least, w.match(&r.Matches[i]))
-	}
-	return least
-}
-
-func (w *evaluation) match(m *Match) truth {
-	switch m.Kind {
-	case MatchComment:
-		return yes
-	case MatchPorts:
-		switch {
-		case !m.Dest.Contains(w.port):
-			return no
-		case m.Source.Given || !m.Flags.Any():
-			return unknown
-		}
-		return yes
-	case MatchMultiport:
-		in := slices.ContainsFunc(m.Ports, func(p PortRange) bool { return p.Contains(w.port) })
-		if m.Side == DestSide || m.Side == EitherSide && in {
-			return known(in != m.Not)
-		}
-		return unknown
-	case MatchMark:
-		return known((w.mark&m.Mask == m.Value) != m.Not)
-	case MatchICMP:
-		return no
-	case MatchIPRange:
-		switch {
-		case !m.DestRange.Contains(w.to):
-			return no
-		case m.SourceRange.Any():
-			return yes
-		}
-	}
-	return unknown
-}
-
-// contains reports whether the condition holds for an address of the rule's family.
-func (n Network) contains(a netip.Addr) bool {
-	mask, b, want := n.Mask.AsSlice(), a.AsSlice(), n.Addr.AsSlice()
-	same := true
-	for i := range b {
-		same = same && b[i]&mask[i] == want[i]
-	}
-	return same != n.Not
+	f.lists[string(key)] = list
+	return list
 }

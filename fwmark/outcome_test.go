@@ -22,7 +22,7 @@ func TestOutcomes(t *testing.T) {
 			t.Fatal(err)
 		}
 		s := Compile(tb.Rules())
-		f := NewPartial(tb.Rules(), ipv6)
+		f := NewPartial(tb.Rules(), ipv6, nil)
 		for range 300 {
 			in := randomPacket(g)
 			p := in.Packet
@@ -54,7 +54,7 @@ func outcomeAt(t *testing.T, list []Outcome, port uint16) (found Outcome) {
 	t.Helper()
 	next := 0
 	for i, o := range list {
-		if int(o.First) != next || o.Last < o.First || i > 0 && o.Mark == list[i-1].Mark && o.Certain == list[i-1].Certain {
+		if int(o.First) != next || o.Last < o.First || i > 0 && o.same(&list[i-1]) {
 			t.Fatalf("outcome %d of %+v", i, list)
 		}
 		if next = int(o.Last) + 1; o.First <= port && port <= o.Last {
@@ -99,7 +99,7 @@ func TestOutcomesOf(t *testing.T) {
 				}
 			}
 			var got []string
-			list := NewPartial(tb.Rules(), false).Outcomes(netip.MustParseAddr("192.0.2.1"), packet.ProtoTCP)
+			list := NewPartial(tb.Rules(), false, nil).Outcomes(netip.MustParseAddr("192.0.2.1"), packet.ProtoTCP)
 			outcomeAt(t, list, 0)
 			for _, o := range list {
 				mark := "?"
@@ -126,11 +126,11 @@ func TestOutcomesBound(t *testing.T) {
 	if err := tb.Restore("*mangle\n" + text.String() + "COMMIT\n"); err != nil {
 		t.Fatal(err)
 	}
-	f := NewPartial(tb.Rules(), false)
-	if got := fmt.Sprint(f.Outcomes(netip.MustParseAddr("192.0.2.1"), tcp)); got != "[{0 65535 0 false}]" {
+	f := NewPartial(tb.Rules(), false, nil)
+	if got := fmt.Sprint(f.Outcomes(netip.MustParseAddr("192.0.2.1"), tcp)); got != "[{0 65535 0 false []}]" {
 		t.Errorf("%.100s", got)
 	}
-	f = NewPartial(tb.Rules()[:1000], false)
+	f = NewPartial(tb.Rules()[:1000], false, nil)
 	for i := range 100 {
 		if n := len(f.Outcomes(netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}), tcp)); n != 2001 || len(f.known) != 1 {
 			t.Fatalf("%d outcomes, %d lists", n, len(f.known))

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"net"
 	"net/netip"
 
 	"github.com/google/nftables"
@@ -91,12 +92,27 @@ func (s *site) tag() {
 // mark is the firewall mark of services.
 const mark = 1
 
-// ports are those of the rules, of which the last is the service's.
-func (l load) ports() (list []uint16) {
+// markRule gives what comes from a network (IPv4) to a port its mark.
+type markRule struct {
+	from netip.Prefix
+	port uint16
+}
+
+// markRules are the rules, of which the last is for the service's packets.
+func (l load) markRules() (list []markRule) {
+	all := netip.PrefixFrom(netip.IPv4Unspecified(), 0)
 	for i := range l.rules - 1 {
-		list = append(list, uint16(2000+i))
+		r := markRule{all, uint16(2000 + i)}
+		if l.byClient {
+			r = markRule{netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 16, byte(i), 0}), 24), l.virtual().Port()}
+		}
+		list = append(list, r)
 	}
-	return append(list, l.virtual().Port())
+	last := markRule{all, l.virtual().Port()}
+	if l.byClient {
+		last.from = l.clients()
+	}
+	return append(list, last)
 }
 
 // mark has the kernel give packets firewall marks, by rules that look at destination,
@@ -111,22 +127,29 @@ func (s *site) mark() error {
 		Table: table, Name: "PREROUTING", Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityMangle,
 	})
-	for _, port := range s.ports() {
-		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: marking(s.virtual().Addr(), s.protocol(), port)})
+	for _, r := range s.markRules() {
+		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: r.marking(s.virtual().Addr(), s.protocol())})
 	}
 	return c.Flush()
 }
 
-// marking is a rule that marks what is sent to an address (IPv4), protocol and port.
-func marking(to netip.Addr, protocol byte, port uint16) []expr.Any {
-	return []expr.Any{
+// marking marks what the rule is for, of what is sent to an address (IPv4) and protocol.
+func (r markRule) marking(to netip.Addr, protocol byte) (list []expr.Any) {
+	if n := r.from.Bits(); n > 0 {
+		list = []expr.Any{
+			&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
+			&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: net.CIDRMask(n, 32), Xor: make([]byte, 4)},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: r.from.Addr().AsSlice()},
+		}
+	}
+	return append(list,
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: to.AsSlice()},
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{protocol}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(r.port)},
 		&expr.Immediate{Register: 1, Data: binaryutil.NativeEndian.PutUint32(mark)},
 		&expr.Meta{Key: expr.MetaKeyMARK, SourceRegister: true, Register: 1},
-	}
+	)
 }

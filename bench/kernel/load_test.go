@@ -35,6 +35,9 @@ type load struct {
 	// rules is how many rules there are, of which the last gives the service's packets its
 	// firewall mark; 0: the service is by address.
 	rules int
+	// byClient has rules look at the client in place of the port: none but the last is for a client's
+	// network, so that all of them are read.
+	byClient bool
 
 	udp, onePacket, vlan, six bool
 }
@@ -56,6 +59,7 @@ var loads = slices.Concat([]load{
 	{name: "new/mark", rules: 1, modes: true},
 	{name: "new/mark-p300", rules: 1, persistence: 300},
 	{name: "new/mark-100-rules", rules: 100},
+	{name: "new/mark-100-client-rules", rules: 100, byClient: true},
 	{name: "connection/rr", whole: true, modes: true},
 	{name: "connection/rr-p300", whole: true, persistence: 300},
 	{name: "connection/mark", whole: true, rules: 1},

@@ -108,8 +108,9 @@ func (l load) configure(lvs *director.Director) error {
 func (l load) iptables() string {
 	var b strings.Builder
 	b.WriteString("*mangle\n")
-	for _, port := range l.ports() {
-		fmt.Fprintf(&b, "-A PREROUTING -d %v -p tcp --dport %d -j MARK --set-mark %d\n", l.virtual().Addr(), port, mark)
+	for _, r := range l.markRules() {
+		fmt.Fprintf(&b, "-A PREROUTING -s %v -d %v -p tcp --dport %d -j MARK --set-mark %d\n",
+			r.from, l.virtual().Addr(), r.port, mark)
 	}
 	b.WriteString("COMMIT\n")
 	return b.String()

@@ -202,7 +202,7 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 		LookupHelper: p.lookupHelper, Ifindex: ifindex, MACs: macs, Ticks: t, ServersPerCPU: p.serversPerCPU,
 		CPUs: p.cpus, Compared: p.compared, Path: program.Forward(), WeakOrder: runtime.GOARCH != "amd64",
 	}
-	s.Claims, s.ClaimBuckets = p.claims.in()
+	s.Claims, s.ClaimBuckets, s.Rules = p.claims.in()
 	if m != nil {
 		s.Sockets = m.FD()
 	}

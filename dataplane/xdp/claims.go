@@ -1,6 +1,7 @@
 package xdp
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -22,7 +23,8 @@ type claims struct {
 	array *array // or nil
 	table *preselect.Claims
 	has   map[preselect.Claim]preselect.Found // what is in it
-	grace func() error                        // of Plane; nil while no program has the array
+	rules rules
+	grace func() error // of Plane; nil while no program has the array
 }
 
 // open makes the array, if there is none yet: a smaller one where the kernel has none so large.
@@ -46,6 +48,12 @@ func (c *claims) open(opens bool) error {
 		a.close()
 		return err
 	}
+	if opens {
+		if err := c.rules.open(); err != nil {
+			a.close()
+			return err
+		}
+	}
 	c.array, c.table, c.opens, c.has = a, table, opens, map[preselect.Claim]preselect.Found{}
 	return c.put()
 }
@@ -59,14 +67,14 @@ func (c *claims) set(list dataplane.Claims, grace func() error) error {
 	return c.put()
 }
 
-// in returns the array's file descriptor and how many buckets it has, or 0.
-func (c *claims) in() (fd, buckets int) {
+// in returns the file descriptors of the array and of the rules, and how many buckets there are, or 0.
+func (c *claims) in() (claims, buckets, rules int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.array == nil {
-		return 0, 0
+		return 0, 0, 0
 	}
-	return c.array.FD(), c.array.size() / preselect.ClaimsSize(1)
+	return c.array.FD(), c.array.size() / preselect.ClaimsSize(1), c.rules.fd()
 }
 
 // close gives the array back.
@@ -77,6 +85,7 @@ func (c *claims) close() {
 		c.array.close()
 		c.array, c.table = nil, nil
 	}
+	c.rules.close()
 }
 
 // claimBuckets is how many buckets the array has: 8 MiB.
@@ -86,7 +95,9 @@ const claimBuckets = 1 << 16
 // program opens connections of, as a mark may have several. The rest is the slow plane's.
 const maxClaims = 2 * preselect.Services
 
-func everyPort(k preselect.Claim) bool { return k[16] == 0 && k[17] == 0 }
+// everyPort and byMark are what a claim is for; the others are for a port.
+func everyPort(k preselect.Claim) bool { return k[16] == 0 && k[17] == 0 && k[18] != 0 }
+func byMark(k preselect.Claim) bool    { return k[18] == 0 }
 
 func claimKey(c dataplane.Claim) (k preselect.Claim) {
 	copy(k[:], c.Addr.AsSlice())
@@ -97,10 +108,18 @@ func claimKey(c dataplane.Claim) (k preselect.Claim) {
 	return k
 }
 
+func markKey(m dataplane.MarkClaim) (k preselect.Claim) {
+	binary.NativeEndian.PutUint32(k[:], m.Mark)
+	if k[19] = 4; m.IPv6 {
+		k[19] = 6
+	}
+	return k
+}
+
 // Claim implements dataplane.Plane: the program opens the services' connections, or gives their
-// first packets to the sockets. What is claimed in other ways, by a mark that depends on more
-// than the destination or as a range of ports, is the slow plane's; and of SCTP, whose checksum
-// sockets cannot leave to a card, what the program does not open.
+// first packets to the sockets. What is claimed in other ways, by a mark that no list of steps
+// leads to or as a range of ports, is the slow plane's; and of SCTP, whose checksum sockets cannot
+// leave to a card, what the program does not open.
 func (p *Plane) Claim(c dataplane.Claims) error {
 	if err := p.Plane.Claim(c); err != nil {
 		return err
@@ -108,34 +127,60 @@ func (p *Plane) Claim(c dataplane.Claims) error {
 	return p.claims.set(c, p.Grace)
 }
 
-// put has the array be as it is to be. A port's own claim may be an exception to that of every port,
-// which is put and changed only while all exceptions are there: meanwhile it is Go's to decide.
+// put has the array be as it is to be. Where rules have no room beside those of before, they get it
+// when those have gone.
 func (c *claims) put() error {
 	if c.array == nil {
 		return nil
 	}
-	want := wanted(&c.list, c.opens)
+	short, err := c.putAll()
+	c.rules.retire(c.has)
+	if err != nil || !short {
+		return err
+	}
+	if freed, err := c.rules.reclaim(c.grace); err != nil || !freed {
+		return err
+	}
+	_, err = c.putAll()
+	c.rules.retire(c.has)
+	return err
+}
+
+// putAll is put; short says that there was no room for rules, which are Go's then. A port's own claim
+// may be an exception to that of every port, which is put and changed only while all exceptions are
+// there: meanwhile it is Go's to decide. What lists lead to is there before them, and goes after them.
+func (c *claims) putAll() (short bool, err error) {
+	want, short := c.wanted()
 	changes := func(k preselect.Claim) bool {
 		to, stays := want[k]
 		is, has := c.has[k]
 		return stays != has || to != is
 	}
 	var errs []error
-	full, every, own := false, false, false
-	for k := range c.has {
-		if everyPort(k) && changes(k) {
+	full, every, own, gone, moved := false, false, false, false, false
+	for k, is := range c.has {
+		if !changes(k) {
+			continue
+		}
+		if moved = moved || isList(is.Number); everyPort(k) {
 			_, err := c.tell(k, preselect.Found{Number: dataplane.Undecided})
 			errs = append(errs, err)
 		}
 	}
 	for k := range c.has {
-		if _, stays := want[k]; !stays && !everyPort(k) {
+		_, stays := want[k]
+		if gone = gone || !stays && byMark(k); !stays && !everyPort(k) && !byMark(k) {
 			c.take(k)
 		}
 	}
+	if put, err := c.tellMarks(want); err != nil {
+		return short, err
+	} else if !put {
+		undecide(want)
+	}
 	for k, to := range want {
 		switch {
-		case !changes(k):
+		case !changes(k) || byMark(k):
 		case everyPort(k):
 			every = true
 		default:
@@ -143,12 +188,13 @@ func (c *claims) put() error {
 			full, own, errs = full || !put, true, append(errs, err)
 		}
 	}
-	if own && every && c.grace != nil {
-		// Who has not found a port's own claim may be about to look for that of every port.
+	if (own && every || gone && moved) && c.grace != nil {
+		// Who has not found a port's own claim may be about to look for that of every port, and
+		// who has followed a list for that of a mark.
 		errs = append(errs, c.grace())
 	}
 	if err := errors.Join(errs...); err != nil {
-		return err
+		return short, err
 	}
 	for k := range c.has {
 		if _, stays := want[k]; !stays {
@@ -161,7 +207,31 @@ func (c *claims) put() error {
 			errs = append(errs, err)
 		}
 	}
-	return errors.Join(errs...)
+	return short, errors.Join(errs...)
+}
+
+// tellMarks puts the claims of services by mark, and reports whether there was room for all.
+func (c *claims) tellMarks(want map[preselect.Claim]preselect.Found) (all bool, err error) {
+	all = true
+	for k, to := range want {
+		if byMark(k) && c.has[k] != to {
+			put, err := c.tell(k, to)
+			if err != nil {
+				return false, err
+			}
+			all = all && put
+		}
+	}
+	return all, nil
+}
+
+// undecide has Go decide in the place of lists, which would miss services by mark.
+func undecide(want map[preselect.Claim]preselect.Found) {
+	for k, to := range want {
+		if isList(to.Number) {
+			want[k] = preselect.Found{Number: dataplane.Undecided}
+		}
+	}
 }
 
 // take takes a claim away.
@@ -197,23 +267,37 @@ func (c *claims) told(k preselect.Claim) bool {
 	return has
 }
 
-// wanted returns what the array is to have: marks and SCTP only for programs that open connections.
-func wanted(claims *dataplane.Claims, opens bool) map[preselect.Claim]preselect.Found {
-	want := make(map[preselect.Claim]preselect.Found, len(claims.Services)+len(claims.Marked))
-	lists := [][]dataplane.Claim{claims.Services}
-	if opens {
-		lists = append(lists, claims.Marked)
+// wanted returns what the array is to have: marks and SCTP only for programs that open connections. short says
+// that there was no room for rules.
+func (c *claims) wanted() (want map[preselect.Claim]preselect.Found, short bool) {
+	want = make(map[preselect.Claim]preselect.Found, len(c.list.Services)+len(c.list.Marked)+len(c.list.ByMark))
+	lists := [][]dataplane.Claim{c.list.Services}
+	if c.opens {
+		lists = append(lists, c.list.Marked)
+		for _, m := range c.list.ByMark {
+			want[markKey(m)] = preselect.Found{Number: m.Service, Serial: m.Serial}
+		}
 	}
+	c.rules.known = map[*dataplane.MarkList]uint32{}
 	for _, list := range lists {
-		for _, c := range list {
-			if c.Last == 0 && !c.Away && (c.Proto == program.ProtoTCP || c.Proto == program.ProtoUDP ||
-				opens && c.Proto == program.ProtoSCTP) {
-				want[claimKey(c)] = preselect.Found{Number: c.Service, Serial: c.Serial}
+		for _, one := range list {
+			opened := one.Proto == program.ProtoTCP || one.Proto == program.ProtoUDP ||
+				c.opens && one.Proto == program.ProtoSCTP
+			if one.Last != 0 || one.Away || !opened {
+				continue
 			}
+			to := preselect.Found{Number: one.Service, Serial: one.Serial}
+			if one.List != nil {
+				number, ok := c.rules.place(one.List)
+				if to.Number, to.Else = number, one.Service; !ok {
+					to, short = preselect.Found{Number: dataplane.Undecided}, true
+				}
+			}
+			want[claimKey(one)] = to
 		}
 	}
 	if len(want) > maxClaims { // a port whose own claim has no room is not to fall to that of every port
 		maps.DeleteFunc(want, func(k preselect.Claim, _ preselect.Found) bool { return everyPort(k) })
 	}
-	return want
+	return want, short
 }

@@ -99,3 +99,47 @@ func TestClaimsWindow(t *testing.T) {
 		t.Errorf("of %d SYNs to port 22, %d were sent to a real server", sent.Load(), taken.Load())
 	}
 }
+
+// Lists of rules are followed only where what they lead to is there: services by mark without room for
+// their claims would be missed.
+func TestClaimsFullOfLists(t *testing.T) {
+	newPair(t, 1) // or the test is skipped
+	c := new(claims)
+	if err := c.open(true); err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	step := dataplane.MarkStep{Span: 1<<32 - 1, Yes: dataplane.DoneStep, No: dataplane.DoneStep, Xor: 10}
+	one := dataplane.Claim{Addr: netip.MustParseAddr("192.0.2.1"), Proto: 6, Port: 80, Service: dataplane.Elsewhere}
+	one.List = &dataplane.MarkList{Steps: []dataplane.MarkStep{step}}
+	list := func(services, marks int) (l dataplane.Claims) {
+		for i := range services {
+			l.Services = append(l.Services, dataplane.Claim{
+				Addr: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), Proto: 6, Port: 80, Service: 3,
+			})
+		}
+		for i := range marks {
+			l.ByMark = append(l.ByMark, dataplane.MarkClaim{Mark: uint32(10 + i), IPv6: true, Service: 4, Serial: 1})
+		}
+		l.Marked = []dataplane.Claim{one}
+		return l
+	}
+	for i, tt := range []struct {
+		services, marks int
+		followed        bool
+	}{{10, 1, true}, {maxClaims - 536, 530, true}, {maxClaims - 536, 540, false}, {10, 540, true}} {
+		if err := c.set(list(tt.services, tt.marks), nil); err != nil {
+			t.Fatal(err)
+		}
+		found, ok := c.table.Lookup(claimKey(one))
+		if !ok || isList(found.Number) != tt.followed {
+			t.Errorf("list %d: %+v (%v), followed %v", i, found, ok, tt.followed)
+		}
+		for _, m := range c.list.ByMark {
+			at, ok := c.table.Lookup(markKey(m))
+			if !ok && tt.followed || ok && at.Number != m.Service {
+				t.Fatalf("list %d: mark %d leads to %+v (%v)", i, m.Mark, at, ok)
+			}
+		}
+	}
+}

@@ -34,6 +34,9 @@ type settings struct {
 	locals    dataplane.LocalFilter
 }
 
+// rule is a step of a list.
+type rule struct{ field, mask, low, span, yes, no, and, xor uint32 }
+
 func (s *settings) beat(tick uint32) { atomic.StoreUint32(&s.heartbeat, tick) }
 
 // setGeneration publishes the generation of timeouts that connections must have,
@@ -57,6 +60,15 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.changing)-program.SettingsChanging]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.untold)-program.SettingsUntold]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.locals)-program.SettingsLocals]
+	_ = [1]struct{}{}[unsafe.Sizeof(rule{})-program.RuleSize]
+	_ = [1]struct{}{}[unsafe.Offsetof(rule{}.field)-program.RuleField]
+	_ = [1]struct{}{}[unsafe.Offsetof(rule{}.mask)-program.RuleMask]
+	_ = [1]struct{}{}[unsafe.Offsetof(rule{}.low)-program.RuleLow]
+	_ = [1]struct{}{}[unsafe.Offsetof(rule{}.span)-program.RuleSpan]
+	_ = [1]struct{}{}[unsafe.Offsetof(rule{}.yes)-program.RuleYes]
+	_ = [1]struct{}{}[unsafe.Offsetof(rule{}.no)-program.RuleNo]
+	_ = [1]struct{}{}[unsafe.Offsetof(rule{}.and)-program.RuleAnd]
+	_ = [1]struct{}{}[unsafe.Offsetof(rule{}.xor)-program.RuleXor]
 )
 
 // elements lays a slice over an array's memory.

@@ -11,11 +11,17 @@ import (
 
 // Claim is what programs find a service by: the address (an IPv4 address first, then
 // zeros), the port in network byte order, or 0 for every port, the protocol, and the
-// family, 4 or 6. Found is what they find: the service's number and its serial.
+// family, 4 or 6. A service by a mark has that in the place of an address, and neither port nor
+// protocol. Found is what they find: the service's number and its serial, or a list of rules
+// (FirstList), beside which Else is the number and Serial the serial.
 type Claim [20]byte
 
 // Found is explained at Claim.
-type Found struct{ Number, Serial uint32 }
+type Found struct{ Number, Serial, Else uint32 }
+
+// FirstList is the number of the list of rules that is the first in memory. That of another one is
+// as much more as it lies behind that, in bytes.
+const FirstList = 1 << 30
 
 // Claims are claims in memory that programs read: buckets of four, of which a claim has two to be
 // in. A look-up compares the first word of the eight, and of IPv6 two more. (A BPF hash map takes
@@ -35,13 +41,13 @@ type Claims struct {
 // The layout of a claim's place, which programs compile in. The words of the key are those of
 // Claim.Words; there is none where the first is 0.
 const (
-	ClaimSize      = 1 << ClaimShift
-	ClaimShift     = 5
+	ClaimSize      = 40
 	OffClaimWord   = 0
 	OffClaimHigh   = 8
 	OffClaimLow    = 16
 	OffClaimNumber = 24
 	OffClaimSerial = 28
+	OffClaimElse   = 32
 
 	// ClaimsInBucket is how many places a bucket has.
 	ClaimsInBucket = 4
@@ -58,6 +64,7 @@ const (
 type place struct {
 	word, high, low uint64
 	found           uint64
+	other           uint64
 }
 
 // ClaimsSize returns how many bytes a table of so many buckets takes, which are a power of two.
@@ -105,7 +112,7 @@ func (c *Claims) Lookup(k Claim) (f Found, ok bool) {
 			p := &c.places[int(at)+i]
 			if atomic.LoadUint64(&p.word) == word && p.high == high && p.low == low {
 				found := atomic.LoadUint64(&p.found)
-				return Found{uint32(found), uint32(found >> 32)}, true
+				return Found{uint32(found), uint32(found >> 32), uint32(atomic.LoadUint64(&p.other))}, true
 			}
 		}
 	}
@@ -117,6 +124,8 @@ func (c *Claims) Lookup(k Claim) (f Found, ok bool) {
 func (c *Claims) Put(k Claim, f Found) bool {
 	found := uint64(f.Number) | uint64(f.Serial)<<32
 	if i, ok := c.at[k]; ok {
+		// Who reads one of the old and one of the new finds a service by address that it has, or had.
+		atomic.StoreUint64(&c.places[i].other, uint64(f.Else))
 		atomic.StoreUint64(&c.places[i].found, found)
 		return true
 	}
@@ -142,6 +151,7 @@ func (c *Claims) Put(k Claim, f Found) bool {
 	c.taken[in] = true
 	p := &c.places[in]
 	p.high, p.low = high, low
+	atomic.StoreUint64(&p.other, uint64(f.Else))
 	atomic.StoreUint64(&p.found, found)
 	atomic.StoreUint64(&p.word, word)
 	c.at[k] = in

@@ -36,7 +36,7 @@ func TestClaims(t *testing.T) {
 			a = netip.AddrFrom16(b)
 		}
 		k := claimOf(a, uint16(rng.IntN(3)), uint8(6+11*rng.IntN(2)))
-		switch f := (Found{rng.Uint32N(1 << 10), rng.Uint32()}); {
+		switch f := (Found{rng.Uint32N(1 << 10), rng.Uint32(), rng.Uint32()}); {
 		case rng.IntN(3) == 0:
 			c.Delete(k)
 			delete(want, k)
@@ -72,16 +72,16 @@ func TestClaimsLeft(t *testing.T) {
 	c := newClaims(t, 1)
 	key := func(i int) Claim { return claimOf(netip.MustParseAddr("192.0.2.1"), uint16(i), 6) }
 	for i := range ClaimsInBucket {
-		if !c.Put(key(i), Found{1, 1}) {
+		if !c.Put(key(i), Found{Number: 1, Serial: 1}) {
 			t.Fatalf("no room for claim %d", i)
 		}
 	}
 	c.Delete(key(0))
-	if c.Put(key(9), Found{2, 2}) {
+	if c.Put(key(9), Found{Number: 2, Serial: 2}) {
 		t.Error("a place was given away before Reclaim")
 	}
 	c.Reclaim()
-	if !c.Put(key(9), Found{2, 2}) {
+	if !c.Put(key(9), Found{Number: 2, Serial: 2}) {
 		t.Error("no room after Reclaim")
 	}
 }
@@ -104,7 +104,7 @@ func TestClaimsFit(t *testing.T) {
 	} {
 		c := newClaims(t, buckets)
 		for i := range buckets * ClaimsInBucket / 2 {
-			if !c.Put(key(i), Found{1, 1}) {
+			if !c.Put(key(i), Found{Number: 1, Serial: 1}) {
 				t.Errorf("%s: no room for claim %d of %d", name, i, buckets*ClaimsInBucket)
 				break
 			}

@@ -70,6 +70,33 @@ const (
 // SocketFrame is how large a frame can be, in bytes, that a socket takes.
 const SocketFrame = 2048 - 256
 
+// A step of a list of rules (dataplane.MarkStep).
+//
+//	 0  field   4  where it is among the inputs, in bytes
+//	 4  mask    4
+//	 8  low     4
+//	12  span    4
+//	16  yes     4  where the next step lies, in bytes from the first of all, or how the list ends
+//	20  no      4
+//	24  and     4
+//	28  xor     4
+const (
+	RuleSize  = 32
+	RuleField = 0
+	RuleMask  = 4
+	RuleLow   = 8
+	RuleSpan  = 12
+	RuleYes   = 16
+	RuleNo    = 20
+	RuleAnd   = 24
+	RuleXor   = 28
+
+	// Rules is how many steps there is room for, and RuleDone and RuleUndecided how lists end.
+	Rules         = 1 << 16
+	RuleDone      = Rules * RuleSize
+	RuleUndecided = RuleDone + 1
+)
+
 // Protocols (RFC 5237's registry).
 const (
 	ProtoTCP  = 6

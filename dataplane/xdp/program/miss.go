@@ -11,7 +11,7 @@ import (
 // miss decides about a packet that has no connection. The first packets of a service open
 // one or, without a VLAN tag, are for the sockets; the rest is passed.
 //
-// in: R2 addrs ports data total; out: dest data total slot; lost: R0 R1 R2 R3 R4 R5
+// in: R2 addrs ports data; out: dest data total slot; lost: R0 R1 R2 R3 R4 R5
 func (p *Program) miss() {
 	defer p.step("miss", "no connection: is it for a service?")()
 	p.mark("miss")
@@ -83,7 +83,7 @@ func (p *Program) claimWords() {
 // in R0, or on where there is none (preselect.Claims).
 //
 // in: R1 R4 R5; out: R0; lost: R2 R3
-func (p *Program) lookupClaim(name, known string) {
+func (p *emitter) lookupClaim(name, known string) {
 	defer p.step("lookupClaim", "the claim of this address, protocol and port")()
 	multiply := func(to asm.Register, factor uint64) {
 		p.emit(asm.LoadImm(asm.R0, int64(factor), asm.DWord), asm.Mul.Reg(to, asm.R0))
@@ -114,10 +114,10 @@ func (p *Program) lookupClaim(name, known string) {
 // searchBucket looks for a claim in the bucket whose number is in R3.
 //
 // in: R1 R3 R4 R5; out: R0; lost: R3
-func (p *Program) searchBucket(name, known string) {
+func (p *emitter) searchBucket(name, known string) {
 	defer p.step("searchBucket", "in a bucket")()
 	p.emit(
-		asm.LSh.Imm(asm.R3, preselect.ClaimShift+2),
+		asm.Mul.Imm(asm.R3, preselect.ClaimSize*preselect.ClaimsInBucket),
 		asm.LoadMapValue(asm.R0, p.Claims, 0),
 		asm.Add.Reg(asm.R0, asm.R3),
 	)

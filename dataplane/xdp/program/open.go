@@ -75,7 +75,7 @@ func (o *opener) acceptPending() {
 // checkService finds the service, R6, and whether it and the packet are such as the program
 // deals with. TCP's flags are kept, or the chunk of SCTP.
 //
-// in: R0 data total; out: service; lost: R0 R1 R2 R3 R4 end
+// in: R0; out: service data total; lost: R0 R1 R2 R3 R4 R5 end
 func (o *opener) checkService() {
 	defer o.step("checkService", "may connections of the service be opened, and does this packet open one?")()
 	no := o.label("go")
@@ -86,8 +86,8 @@ func (o *opener) checkService() {
 		asm.RSh.Imm(end, 32),
 		asm.JLT.Imm(asm.R1, preselect.Services, o.label("numbered")),
 		passIf(asm.JEq, asm.R1, dataplane.Elsewhere),
-		asm.Ja.Label(no),
 	)
+	follower{o}.followList()
 	o.mark("numbered")
 	o.emit(
 		asm.Mul.Imm(asm.R1, preselect.Stride),

@@ -3,7 +3,7 @@
 // to it, and it runs on any system.
 //
 // The files are in packet order: parse, lookup, forward; where there is no connection
-// miss, open, insert. Each is a layer in which the one before is embedded. A step is a
+// miss, open, rules, insert. Each is a layer in which the one before is embedded. A step is a
 // method whose comment ends with the registers that it takes, gives and loses;
 // TestRegisters holds that against the instructions.
 package program
@@ -29,6 +29,8 @@ type Config struct {
 	// services whose connections are opened, or whose first packets the sockets get, in so many
 	// buckets (preselect.Claims).
 	Sockets, Claims, ClaimBuckets int
+	// Rules are lists that give packets marks, to which claims lead.
+	Rules int
 	// Services, Sequences, TemplateTable and Rings are what connections are opened by; 0 where
 	// none are.
 	Services, Sequences, TemplateTable, Rings int

@@ -58,6 +58,9 @@ const (
 	stackService = -320
 	stackControl = -280 // the number of the template's slot, and 1, or 0
 
+	// Of a list of rules: the fields that a step may look at (dataplane.MarkStep).
+	stackInputs = -344
+
 	// Of a change of a connection's state.
 	stackSlot = -184
 	stackWas  = -168 // the state word
