@@ -246,7 +246,10 @@ func (c *claims) tell(k preselect.Claim, to preselect.Found) (put bool, err erro
 		return false, nil
 	}
 	put = c.table.Put(k, to)
-	if !put && c.table.Left() > 0 {
+	for range 4 { // what has gone, and twice for what is moved
+		if put || c.table.Left() == 0 {
+			break
+		}
 		if c.grace != nil {
 			if err := c.grace(); err != nil {
 				return false, err

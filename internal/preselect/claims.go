@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/bits"
+	"slices"
 	"sync/atomic"
 
 	"github.com/ulvs/ulvs/internal/shtab"
@@ -36,6 +37,9 @@ type Claims struct {
 	shift  int    // of a hash, so that a bucket's number is left
 	at     map[Claim]uint32
 	left   []uint32 // places that claims have left
+	// moved are places of claims that have another one by now: a program that has looked there
+	// before is to find them here.
+	moved []uint32
 }
 
 // The layout of a claim's place, which programs compile in. The words of the key are those of
@@ -52,13 +56,14 @@ const (
 	// ClaimsInBucket is how many places a bucket has.
 	ClaimsInBucket = 4
 
-	// ClaimFactor and its kin are by what the words of a key are multiplied. The sum's highest
-	// bits are the number of the first bucket, and what is ClaimOther bits below is what the
-	// second one differs by.
+	// ClaimFactor and its kin are by what the words of a key are multiplied. The sum, to which its
+	// upper half is put by exclusive or, is multiplied by ClaimMix: the highest bits are the number
+	// of the first bucket, and what is ClaimOther bits below is what the second one differs by.
 	ClaimFactor     = 0x9e3779b97f4a7c15
+	ClaimMix        = 0xff51afd7ed558ccd
 	ClaimFactorHigh = 0xc2b2ae3d27d4eb4f
 	ClaimFactorLow  = 0x165667b19e3779f9
-	ClaimOther      = 20
+	ClaimOther      = 16
 )
 
 type place struct {
@@ -99,6 +104,7 @@ func (k *Claim) Words() (word, high, low uint64) {
 // buckets returns the first places of the two buckets in which a claim may be.
 func (c *Claims) buckets(word, high, low uint64) [2]uint32 {
 	h := word*ClaimFactor + high*ClaimFactorHigh + low*ClaimFactorLow
+	h = (h ^ h>>32) * ClaimMix
 	first := h >> c.shift
 	second := first ^ h<<ClaimOther>>c.shift
 	return [2]uint32{uint32(first * ClaimsInBucket), uint32(second * ClaimsInBucket)}
@@ -120,13 +126,15 @@ func (c *Claims) Lookup(k Claim) (f Found, ok bool) {
 }
 
 // Put makes a claim lead to what is to be found by it, or changes that. False: both its buckets are
-// full, which they may be no more after Reclaim.
+// full, which they may be no more after Reclaim: then it is to be called again.
 func (c *Claims) Put(k Claim, f Found) bool {
-	found := uint64(f.Number) | uint64(f.Serial)<<32
 	if i, ok := c.at[k]; ok {
-		// Who reads one of the old and one of the new finds a service by address that it has, or had.
-		atomic.StoreUint64(&c.places[i].other, uint64(f.Else))
-		atomic.StoreUint64(&c.places[i].found, found)
+		for _, was := range c.moved {
+			if c.places[was].key() == k {
+				c.places[was].set(f)
+			}
+		}
+		c.places[i].set(f)
 		return true
 	}
 	word, high, low := k.Words()
@@ -143,32 +151,96 @@ func (c *Claims) Put(k Claim, f Found) bool {
 		}
 	}
 	if most == 0 {
+		c.move(word, high, low)
 		return false
 	}
 	for c.taken[in] {
 		in++
 	}
-	c.taken[in] = true
-	p := &c.places[in]
-	p.high, p.low = high, low
-	atomic.StoreUint64(&p.other, uint64(f.Else))
-	atomic.StoreUint64(&p.found, found)
-	atomic.StoreUint64(&p.word, word)
-	c.at[k] = in
+	c.fill(in, k, f)
 	return true
+}
+
+// move has a claim of the buckets of a key, which are full, be in the other bucket that it has, if
+// there is room. It is found all the time.
+func (c *Claims) move(word, high, low uint64) {
+	for _, at := range c.buckets(word, high, low) {
+		for from := at; from < at+ClaimsInBucket; from++ {
+			p := &c.places[from]
+			if p.word == 0 || slices.Contains(c.moved, from) {
+				continue
+			}
+			for _, to := range c.buckets(p.word, p.high, p.low) {
+				for end := to + ClaimsInBucket; to < end; to++ {
+					if c.taken[to] {
+						continue
+					}
+					k := p.key()
+					f, _ := c.Lookup(k)
+					c.fill(to, k, f)
+					c.moved = append(c.moved, from)
+					return
+				}
+			}
+		}
+	}
+}
+
+// key is the inverse of Words.
+func (p *place) key() (k Claim) {
+	binary.NativeEndian.PutUint32(k[:], uint32(p.word))
+	if k[19] = byte(p.word >> 56); k[19] == 6 {
+		binary.NativeEndian.PutUint64(k[:], p.high)
+		binary.NativeEndian.PutUint64(k[8:], p.low)
+	}
+	binary.NativeEndian.PutUint16(k[16:], uint16(p.word>>32))
+	k[18] = byte(p.word >> 48)
+	return k
+}
+
+// fill has a claim be in a place that is free.
+func (c *Claims) fill(at uint32, k Claim, f Found) {
+	p := &c.places[at]
+	word, high, low := k.Words()
+	c.taken[at], c.at[k] = true, at
+	p.high, p.low = high, low
+	p.set(f)
+	atomic.StoreUint64(&p.word, word)
+}
+
+// set has f be found. Who reads a part of what was found before finds a service by address that the
+// claim has, or had.
+func (p *place) set(f Found) {
+	atomic.StoreUint64(&p.other, uint64(f.Else))
+	atomic.StoreUint64(&p.found, uint64(f.Number)|uint64(f.Serial)<<32)
+}
+
+// leave has no claim be in a place.
+func (c *Claims) leave(at uint32) {
+	atomic.StoreUint64(&c.places[at].word, 0)
+	c.left = append(c.left, at)
 }
 
 // Delete takes a claim away, if there is one.
 func (c *Claims) Delete(k Claim) {
-	if i, ok := c.at[k]; ok {
-		atomic.StoreUint64(&c.places[i].word, 0)
-		c.left = append(c.left, i)
-		delete(c.at, k)
+	i, ok := c.at[k]
+	if !ok {
+		return
 	}
+	c.moved = slices.DeleteFunc(c.moved, func(was uint32) bool {
+		same := c.places[was].key() == k
+		if same {
+			c.leave(was)
+		}
+		return same
+	})
+	c.leave(i)
+	delete(c.at, k)
 }
 
-// Left returns how many places claims have left that Reclaim would free.
-func (c *Claims) Left() int { return len(c.left) }
+// Left returns how many places claims have left that Reclaim would free, or would when it is called
+// again.
+func (c *Claims) Left() int { return len(c.left) + len(c.moved) }
 
 // Reclaim has places be free that claims have left. No program may run that ran when they did.
 func (c *Claims) Reclaim() {
@@ -176,4 +248,8 @@ func (c *Claims) Reclaim() {
 		c.taken[i] = false
 	}
 	c.left = c.left[:0]
+	for _, i := range c.moved {
+		c.leave(i)
+	}
+	c.moved = c.moved[:0]
 }

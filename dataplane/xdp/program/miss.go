@@ -97,6 +97,8 @@ func (p *emitter) lookupClaim(name, known string) {
 		multiply(asm.R3, preselect.ClaimFactorLow)
 		p.emit(asm.Add.Reg(asm.R2, asm.R3))
 	}
+	p.emit(asm.Mov.Reg(asm.R3, asm.R2), asm.RSh.Imm(asm.R3, 32), asm.Xor.Reg(asm.R2, asm.R3))
+	multiply(asm.R2, preselect.ClaimMix)
 	shift := int32(preselect.ClaimBucketShift(p.ClaimBuckets))
 	p.emit(asm.Mov.Reg(asm.R3, asm.R2), asm.RSh.Imm(asm.R3, shift))
 	p.searchBucket(name+"-1", known)
