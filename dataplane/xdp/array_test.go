@@ -64,3 +64,13 @@ func arrays(t *testing.T) (mapped, open int) {
 	}
 	return strings.Count(string(maps), what), open
 }
+
+// Where there are many CPUs, their counters take no more memory than with few, as long as there is
+// room for some servers.
+func TestServerRoom(t *testing.T) {
+	for cpus, want := range map[int]int{1: accel.Counted, 2: accel.Counted, 32: accel.Counted, 64: 1 << 16, 128: 1 << 15, 256: 1 << 14, 1024: 1 << 14} {
+		if got := serverRoom(cpus); got != want {
+			t.Errorf("with %d CPUs there is room for %d real servers, want %d", cpus, got, want)
+		}
+	}
+}

@@ -2,6 +2,7 @@ package xdp
 
 import (
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -68,6 +69,9 @@ func (w *pair) restore(changes []ulvs.Change) {
 // The program opens the connections of as many services as there are numbers for, of two real
 // servers each, and those of the next daemon too. The one beyond is Go's.
 func TestManyServices(t *testing.T) {
+	if runtime.NumCPU() < 2 {
+		t.Skip("a guest takes minutes, and has not the memory")
+	}
 	w := newPairOf(t, 1, 0)
 	const services = preselect.Services - 1
 	var changes []ulvs.Change
