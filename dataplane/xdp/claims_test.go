@@ -115,7 +115,7 @@ func TestClaimsFullOfLists(t *testing.T) {
 	list := func(services, marks int) (l dataplane.Claims) {
 		for i := range services {
 			l.Services = append(l.Services, dataplane.Claim{
-				Addr: netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}), Proto: 6, Port: 80, Service: 3,
+				Addr: netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), Proto: 6, Port: 80, Service: 3,
 			})
 		}
 		for i := range marks {
@@ -133,7 +133,7 @@ func TestClaimsFullOfLists(t *testing.T) {
 		}
 		found, ok := c.table.Lookup(claimKey(one))
 		if !ok || isList(found.Number) != tt.followed {
-			t.Errorf("list %d: %+v (%v), followed %v", i, found, ok, tt.followed)
+			t.Errorf("list %d: %+v (%v), followed %v; %d claims of %d", i, found, ok, tt.followed, len(c.has), maxClaims)
 		}
 		for _, m := range c.list.ByMark {
 			at, ok := c.table.Lookup(markKey(m))
