@@ -139,7 +139,7 @@ func TestWritersFaults(t *testing.T) {
 	}
 }
 
-// TestStatesFaults has TestStates find each mistake within a minute, so many times.
+// TestStatesFaults has TestTold, TestStates and TestDoubles find each mistake within a minute, so many times.
 func TestStatesFaults(t *testing.T) {
 	if *faultTimes == 0 {
 		t.Skip("make faults builds the tests ten times")
@@ -147,7 +147,7 @@ func TestStatesFaults(t *testing.T) {
 	for _, f := range statesFaults {
 		t.Run(f.name, func(t *testing.T) {
 			for range *faultTimes {
-				out, took := f.test(t, "-test.run=^(TestStates|TestDoubles)$", "-test.v", "-test.failfast", "-states=1m")
+				out, took := f.test(t, "-test.run=^(TestTold|TestStates|TestDoubles)$", "-test.v", "-test.failfast", "-states=1m")
 				reason := regexp.MustCompile(`round \d+: .*|was not forwarded.*|panic: .*`).Find(out)
 				if reason == nil {
 					t.Fatalf("it was not found, in %v\n%s", took, out)
