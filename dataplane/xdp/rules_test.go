@@ -170,9 +170,12 @@ func TestRulesChange(t *testing.T) {
 	c.mu.Lock()
 	c.rules.free = []extent{{200, 60}}
 	c.mu.Unlock()
-	var lists []string
-	for n := range 7 { // of different lengths, and the same outcome
+	other, lists := netip.MustParseAddr("192.168.10.102"), []string{}
+	for n := range 7 { // of different lengths, and the same outcome; those of another destination stay
 		text := "*mangle\n"
+		for i := range 8 {
+			text += fmt.Sprintf("-A PREROUTING -d %v -p udp -s 11.1.%d.0/%d -j MARK --set-mark %d\n", other, i/4*128, 17+i/4, 11-i/4)
+		}
 		for i := range 4 + 3*n {
 			text += fmt.Sprintf("-A PREROUTING -d %s -p udp -s 12.%d.%d.0/24 -j MARK --set-mark %d\n", vip, n, i, 10+i%2)
 		}
@@ -194,6 +197,11 @@ func TestRulesChange(t *testing.T) {
 		defer wg.Done()
 		for i := 0; !stop.Load(); i++ {
 			client := netip.AddrFrom4([4]byte{11, 1, byte(i >> 8), byte(i)})
+			to, servers := pairVIP(false), []int{0, 0, 1, 2}
+			if i%3 == 0 {
+				to, servers = other, []int{1, 1, 0, -200}
+			}
+			copy(frame[30:34], to.AsSlice())
 			from(frame, client)
 			o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+64), Context: testContext(len(frame))}
 			action, err := w.still.prog.Run(o)
@@ -205,9 +213,9 @@ func TestRulesChange(t *testing.T) {
 				continue
 			}
 			opened.Add(1)
-			want := 200 + []int{0, 0, 1, 2}[byte(i>>8)>>6]
-			if got := dataplane.MAC(o.DataOut[:6]); got != (dataplane.MAC{2, 0, 0, 0, 10, byte(want)}) {
-				t.Errorf("%v goes to %v, want server %d", client, got, want)
+			want := servers[byte(i>>8)>>6]
+			if got := dataplane.MAC(o.DataOut[:6]); got != (dataplane.MAC{2, 0, 0, 0, 10, byte(200 + want)}) {
+				t.Errorf("from %v to %v leads to %v, want server %d", client, to, got, want)
 				return
 			}
 		}
