@@ -13,7 +13,7 @@ import (
 	"github.com/ulvs/ulvs/packet"
 )
 
-var stepRounds = flag.Int("steps", 1500, "for how many random tables TestSteps follows steps")
+var stepRounds = flag.Int("steps", 800, "for how many random tables TestSteps follows steps")
 
 // stepLinks are the interfaces that steps know, of which packets come by one more.
 var stepLinks = []Link{{7, "eth1"}, {3, "eth0"}, {9, "eth2"}}

@@ -49,15 +49,15 @@ func rulesWorld(w *pair, six bool) {
 	w.move(time.Second)
 }
 
-// visit is a first packet of a client, one of 16 in four networks.
-func (w *pair) visit(six bool, n int) []byte {
+// visit is a first packet of a client, one of 16 in four networks of a site.
+func (w *pair) visit(six bool, site, n int) []byte {
 	s := shape{six: six, proto: choose(w.rng, layers.IPProtocolTCP, layers.IPProtocolUDP), flags: "S", port: uint16(1024 + n), to: choose[uint16](w.rng, 80, 80, 81)}
 	if six {
 		f := s.frame(w.t)
-		copy(f[22:38], netip.MustParseAddr(fmt.Sprintf("fd01:0:0:%d::%d", w.rng.IntN(4), 1+w.rng.IntN(4))).AsSlice())
+		copy(f[22:38], netip.MustParseAddr(fmt.Sprintf("fd01:0:%d:%d::%d", site, w.rng.IntN(4), 1+w.rng.IntN(4))).AsSlice())
 		return f
 	}
-	s.from = [4]byte{11, 1, byte(w.rng.IntN(4)), byte(1 + w.rng.IntN(4))}
+	s.from = [4]byte{11, byte(site), byte(w.rng.IntN(4)), byte(1 + w.rng.IntN(4))}
 	return s.frame(w.t)
 }
 
@@ -65,7 +65,12 @@ func (w *pair) visit(six bool, n int) []byte {
 // and compares each packet with a director that has no program.
 func TestRules(t *testing.T) {
 	const opens, some, none = 90, 1, 0 // of a hundred
-	for _, tt := range []struct {
+	worlds := map[bool]*pair{}
+	for _, six := range []bool{false, true} {
+		worlds[six] = newPair(t, 3)
+		rulesWorld(worlds[six], six)
+	}
+	for site, tt := range []struct {
 		name   string
 		rules  string // {vip}, {net}: two of four networks, {host}: one client's
 		opened int
@@ -90,28 +95,29 @@ func TestRules(t *testing.T) {
 	} {
 		for _, six := range []bool{false, true} {
 			t.Run(fmt.Sprint(tt.name, " ", six), func(t *testing.T) {
-				w := newPair(t, 3)
-				rulesWorld(w, six)
-				words := strings.NewReplacer("{vip}", pairVIP(six).String(), "{net}", "11.1.0.0/23", "{host}", "11.1.1.2", "{range}", "11.1.0.3-11.1.2.2")
+				w := worlds[six]
+				w.t = t
+				net, host, both := "11.%d.0.0/23", "11.%d.1.2", "11.%[1]d.0.3-11.%[1]d.2.2"
 				if six {
-					words = strings.NewReplacer("{vip}", pairVIP(six).String(), "{net}", "fd01:0:0:2::/63", "{host}", "fd01:0:0:1::2",
-						"{range}", "fd01::3-fd01:0:0:2::2")
+					net, host, both = "fd01:0:%d:2::/63", "fd01:0:%d:1::2", "fd01:0:%[1]d::3-fd01:0:%[1]d:2::2"
 				}
+				words := strings.NewReplacer("{vip}", pairVIP(six).String(), "{net}", fmt.Sprintf(net, site), "{host}", fmt.Sprintf(host, site),
+					"{range}", fmt.Sprintf(both, site))
 				w.restoreRules(six, strings.Split(words.Replace(tt.rules), "\n")...)
-				visits(w, six, tt.opened, tt.marked)
+				visits(w, six, site, tt.opened, tt.marked)
 			})
 		}
 	}
 }
 
 // visits sends first packets, of which so many of a hundred are to be opened by the program.
-func visits(w *pair, six bool, opened int, marked bool) {
+func visits(w *pair, six bool, site, opened int, marked bool) {
 	w.t.Helper()
 	n, marks, before := 0, 0, w.openedNow()
 	const all = 100
 	for i := range all {
 		was := w.byMark()
-		if w.send(w.visit(six, i)); w.byMark() > was {
+		if w.send(w.visit(six, site, i)); w.byMark() > was {
 			marks++
 		}
 		n++
@@ -170,9 +176,12 @@ func TestRulesChange(t *testing.T) {
 	c.mu.Lock()
 	c.rules.free = []extent{{200, 60}}
 	c.mu.Unlock()
-	var lists []string
-	for n := range 7 { // of different lengths, and the same outcome
+	other, lists := netip.MustParseAddr("192.168.10.102"), []string{}
+	for n := range 7 { // of different lengths, and the same outcome; those of another destination stay
 		text := "*mangle\n"
+		for i := range 8 {
+			text += fmt.Sprintf("-A PREROUTING -d %v -p udp -s 11.1.%d.0/%d -j MARK --set-mark %d\n", other, i/4*128, 17+i/4, 11-i/4)
+		}
 		for i := range 4 + 3*n {
 			text += fmt.Sprintf("-A PREROUTING -d %s -p udp -s 12.%d.%d.0/24 -j MARK --set-mark %d\n", vip, n, i, 10+i%2)
 		}
@@ -194,6 +203,11 @@ func TestRulesChange(t *testing.T) {
 		defer wg.Done()
 		for i := 0; !stop.Load(); i++ {
 			client := netip.AddrFrom4([4]byte{11, 1, byte(i >> 8), byte(i)})
+			to, servers := pairVIP(false), []int{0, 0, 1, 2}
+			if i%3 == 0 {
+				to, servers = other, []int{1, 1, 0, -200}
+			}
+			copy(frame[30:34], to.AsSlice())
 			from(frame, client)
 			o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+64), Context: testContext(len(frame))}
 			action, err := w.still.prog.Run(o)
@@ -205,9 +219,9 @@ func TestRulesChange(t *testing.T) {
 				continue
 			}
 			opened.Add(1)
-			want := 200 + []int{0, 0, 1, 2}[byte(i>>8)>>6]
-			if got := dataplane.MAC(o.DataOut[:6]); got != (dataplane.MAC{2, 0, 0, 0, 10, byte(want)}) {
-				t.Errorf("%v goes to %v, want server %d", client, got, want)
+			want := servers[byte(i>>8)>>6]
+			if got := dataplane.MAC(o.DataOut[:6]); got != (dataplane.MAC{2, 0, 0, 0, 10, byte(200 + want)}) {
+				t.Errorf("from %v to %v leads to %v, want server %d", client, to, got, want)
 				return
 			}
 		}
@@ -273,9 +287,11 @@ func TestRulesMany(t *testing.T) {
 	if visit(netip.AddrFrom4([4]byte{11, 1, 4, 9}), pairVIP(false)) {
 		t.Error("the program follows rules for which there is no room")
 	}
-	w.restoreRules(false, lines[:3]...)
-	if !visit(netip.AddrFrom4([4]byte{11, 1, 4, 10}), pairVIP(false)) {
-		t.Error("the program does not follow rules for which there is room again")
+	for i := range 3 { // each of them where the one before was
+		w.restoreRules(false, lines[i:i+2]...)
+		if !visit(netip.AddrFrom4([4]byte{11, 1, 4, byte(10 + i)}), pairVIP(false)) {
+			t.Error("the program does not follow rules for which there is room again")
+		}
 	}
 	w.compare()
 }
