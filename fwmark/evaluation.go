@@ -12,7 +12,8 @@ type evaluation struct {
 	links    []Link
 
 	*listing
-	depth, budget int
+	depth, visits int
+	budget        int // of visits, for all ports
 	// looks says that something depends on the interface, also if that is the same for all that
 	// are known.
 	looks bool
@@ -23,7 +24,8 @@ const maxVisits = 1 << 16
 
 // outcome returns what the rules come to for a port.
 func (w *evaluation) outcome(port uint16) Outcome {
-	w.port, w.depth, w.budget, w.looks = port, 0, maxVisits, false
+	w.port, w.depth, w.visits, w.looks = port, 0, min(maxVisits, w.budget), false
+	w.budget -= w.visits
 	w.listing = newListing()
 	start := w.here
 	for _, hook := range []string{"", input} {
@@ -32,6 +34,7 @@ func (w *evaluation) outcome(port uint16) Outcome {
 		w.place(end)
 	}
 	w.leave(w.done)
+	w.budget += max(w.visits, 0)
 	switch {
 	case w.full:
 		return Outcome{}
@@ -39,6 +42,9 @@ func (w *evaluation) outcome(port uint16) Outcome {
 		return Outcome{Mark: w.done.mark.value, Certain: true}
 	}
 	list, end := w.finish(start)
+	if len(list) == 0 && end == Done && !w.looks {
+		return Outcome{Certain: true}
+	}
 	if w.looks && (len(list) > 0 || end != Undecided) {
 		list = guarded(list, end, spans(w.links, func(Link) bool { return true }, false))
 	}
@@ -60,7 +66,7 @@ func (w *evaluation) walk(chain string, back, accepted *label) {
 		if w.here == nil {
 			return
 		}
-		if w.budget--; w.budget < 0 {
+		if w.visits--; w.visits < 0 {
 			w.leave(w.undecided)
 			return
 		}

@@ -71,7 +71,7 @@ func (f *Partial) Addressed() []netip.Addr {
 //
 // Where too many rules look at too many ports, nothing is certain.
 func (f *Partial) Outcomes(to netip.Addr, protocol uint8) []Outcome {
-	w := evaluation{to: to, protocol: protocol, chains: map[string][]*Rule{}, links: f.links}
+	w := evaluation{to: to, protocol: protocol, chains: map[string][]*Rule{}, links: f.links, budget: maxPartial}
 	starts := []int{0}
 	var key []byte
 	own := false // there is a condition on the destination that is looked at anew for each port
