@@ -16,7 +16,7 @@ func newClaimsOf(t *testing.T, buckets int) *claims {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &claims{array: new(array), table: table, opens: true, has: map[preselect.Claim]preselect.Found{}}
+	c := &claims{array: new(array), table: table, most: maxClaims, opens: true, has: map[preselect.Claim]preselect.Found{}}
 	c.rules.steps = make([]rule, program.Rules)
 	c.rules.free = []extent{{0, program.Rules}}
 	c.rules.lists = map[string]extent{}
