@@ -75,9 +75,11 @@ func (cm *Commands) All() []*Service {
 func (cm *Commands) RemoveServices(list []*Service) {
 	now := tickOf(cm.clock())
 	const some = 64 // while packets wait
-	for part := range slices.Chunk(list, some) {
+	marks := false
+	for left := list; len(left) > 0; {
+		part := left[:min(some, len(left))]
+		left = left[len(part):]
 		cm.change(func() {
-			marks := false
 			for _, s := range part {
 				cm.opener.disable(s)
 				s.retireScheduler()
@@ -86,7 +88,7 @@ func (cm *Commands) RemoveServices(list []*Service) {
 				cm.opener.withDisabled(sibling, func() { cm.index.removeService(s, now) })
 				marks = marks || s.Mark != 0
 			}
-			if marks {
+			if marks && len(left) == 0 { // once: it looks at all marks
 				cm.index.nameMarks()
 			}
 		})

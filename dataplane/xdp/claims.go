@@ -22,6 +22,7 @@ type claims struct {
 	opens bool   // programs open connections
 	array *array // or nil
 	table *preselect.Claims
+	most  int                                 // how many it is to have
 	has   map[preselect.Claim]preselect.Found // what is in it
 	rules rules
 	grace func() error // of Plane; nil while no program has the array
@@ -34,10 +35,10 @@ func (c *claims) open(opens bool) error {
 	if c.array != nil {
 		return nil
 	}
-	buckets := claimBuckets
+	buckets, most := claimBuckets, maxClaims
 	a, err := newArray("ulvs_claims", preselect.ClaimsSize(buckets))
 	if errors.Is(err, unix.E2BIG) {
-		buckets /= 4
+		buckets, most = buckets/4, most/4
 		a, err = newArray("ulvs_claims", preselect.ClaimsSize(buckets))
 	}
 	if err != nil {
@@ -54,7 +55,7 @@ func (c *claims) open(opens bool) error {
 			return err
 		}
 	}
-	c.array, c.table, c.opens, c.has = a, table, opens, map[preselect.Claim]preselect.Found{}
+	c.array, c.table, c.most, c.opens, c.has = a, table, most, opens, map[preselect.Claim]preselect.Found{}
 	return c.put()
 }
 
@@ -88,12 +89,13 @@ func (c *claims) close() {
 	c.rules.close()
 }
 
-// claimBuckets is how many buckets the array has: 8 MiB.
+// claimBuckets is how many buckets the array has: 10 MiB.
 const claimBuckets = 1 << 16
 
 // maxClaims is how many claims the array is to have, half of its places: more than services that the
-// program opens connections of, as a mark may have several. The rest is the slow plane's.
-const maxClaims = 2 * preselect.Services
+// program opens connections of, as a mark may have several. The rest is the slow plane's. (In a fuller
+// one many would have to move first, each after a grace period.)
+const maxClaims = claimBuckets * preselect.ClaimsInBucket / 2
 
 // everyPort and byMark are what a claim is for; the others are for a port.
 func everyPort(k preselect.Claim) bool { return k[16] == 0 && k[17] == 0 && k[18] != 0 }
@@ -185,6 +187,9 @@ func (c *claims) putAll() (short bool, err error) {
 			every = true
 		default:
 			put, err := c.tell(k, to)
+			if !put {
+				err = errors.Join(err, c.yield(k))
+			}
 			full, own, errs = full || !put, true, append(errs, err)
 		}
 	}
@@ -208,6 +213,17 @@ func (c *claims) putAll() (short bool, err error) {
 		}
 	}
 	return short, errors.Join(errs...)
+}
+
+// yield has Go decide about the ports that have no claim of their own, as one that is to have it finds
+// no room: it is not to fall to the claim of every port that has been there before.
+func (c *claims) yield(own preselect.Claim) error {
+	own[16], own[17] = 0, 0
+	if !c.told(own) {
+		return nil
+	}
+	_, err := c.tell(own, preselect.Found{Number: dataplane.Undecided})
+	return err
 }
 
 // tellMarks puts the claims of services by mark, and reports whether there was room for all.
@@ -242,7 +258,7 @@ func (c *claims) take(k preselect.Claim) {
 
 // tell puts a claim, and reports whether there was room for it: else it is the slow plane's.
 func (c *claims) tell(k preselect.Claim, to preselect.Found) (put bool, err error) {
-	if len(c.has) >= maxClaims && !c.told(k) {
+	if len(c.has) >= c.most && !c.told(k) {
 		return false, nil
 	}
 	put = c.table.Put(k, to)
@@ -299,7 +315,7 @@ func (c *claims) wanted() (want map[preselect.Claim]preselect.Found, short bool)
 			want[claimKey(one)] = to
 		}
 	}
-	if len(want) > maxClaims { // a port whose own claim has no room is not to fall to that of every port
+	if len(want) > c.most { // a port whose own claim has no room is not to fall to that of every port
 		maps.DeleteFunc(want, func(k preselect.Claim, _ preselect.Found) bool { return everyPort(k) })
 	}
 	return want, short

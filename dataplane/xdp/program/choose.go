@@ -25,8 +25,6 @@ func (o *opener) chooseServer(templates entries) {
 	o.chooseByTemplate(templates)
 
 	o.mark("pick")
-	o.emit(asm.LoadMem(asm.R3, service, preselect.OffVersion, asm.Word))
-	o.readFirst(asm.R3, asm.R1)
 	o.emit(asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word))
 	o.ifBy(preselect.ByPicks, "listed")
 	o.unlessBy(preselect.ByHash, "turn")
@@ -48,6 +46,10 @@ func (o *opener) chooseServer(templates entries) {
 	)
 	o.readFirst(asm.R3, asm.R1)
 	o.emit(
+		// The position is that of the service whose serial was compared.
+		asm.LoadMem(asm.R1, service, preselect.OffVersion, asm.Word),
+		restore(asm.R2, stackVersion),
+		asm.JNE.Reg(asm.R1, asm.R2, no),
 		asm.JSGE.Imm(asm.R3, 0, o.label("ring")), // no preselect.Cycle
 		asm.Mov.Reg32(asm.R2, asm.R3),
 		asm.Add.Imm(asm.R2, 1),

@@ -22,15 +22,10 @@ func (o comparer) compareByCounts(templates entries) {
 	o.emit(
 		asm.Mov.Imm(asm.R1, 0),
 		save(stackChosen, asm.R1),
-		asm.LoadMem(asm.R3, service, preselect.OffVersion, asm.Word),
-	)
-	o.readFirst(asm.R3, asm.R1)
-	o.emit(
 		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
 	)
 	o.unlessBy(preselect.ByCounts, "uncounted")
 	o.emit(
-		save(stackVersion, asm.R3),
 		save(stackBy, asm.R1),
 		asm.LoadMem(asm.R3, service, preselect.OffZero, asm.DWord),
 	)

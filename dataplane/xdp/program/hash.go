@@ -12,9 +12,9 @@ const bucketShift = 2
 var _ = [1]struct{}{}[preselect.BucketSize-1<<bucketShift]
 
 // chooseByHash finds the real server of the packet's bucket (sched.Hash). R1 is what connections
-// of the service are opened by, and R3 the version of that, which is to be the same in the end.
+// of the service are opened by.
 //
-// in: R1 R3 service data total; out: dest; lost: R0 R1 R2 R3 R4 R5
+// in: R1 service data total; out: dest; lost: R0 R1 R2 R3 R4 R5
 func (o *opener) chooseByHash() {
 	defer o.step("chooseByHash", "the real server of the address's bucket")()
 	key, number := asm.R2, asm.R2
@@ -23,7 +23,6 @@ func (o *opener) chooseByHash() {
 		client, virtual, words = o.atIP()+8, o.atIP()+24, 4
 	}
 	o.emit(
-		save(stackVersion, asm.R3),
 		save(stackBy, asm.R1),
 		asm.And.Imm(asm.R1, preselect.OfVirtual),
 		asm.JNE.Imm(asm.R1, 0, o.label("virtual")),

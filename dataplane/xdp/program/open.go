@@ -93,6 +93,12 @@ func (o *opener) checkService() {
 		asm.Mul.Imm(asm.R1, preselect.Stride),
 		asm.LoadMapValue(service, o.Services, 0),
 		asm.Add.Reg(service, asm.R1),
+		// The number may be another service's before all is read: the version is to be the same then.
+		asm.LoadMem(asm.R1, service, preselect.OffVersion, asm.Word),
+		save(stackVersion, asm.R1),
+	)
+	o.readFirst(asm.R1, asm.R2)
+	o.emit(
 		asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word),
 		o.leaveIf(asm.JEq, asm.R1, 0),
 		// The claims come later than the services.
@@ -203,6 +209,10 @@ func (o *opener) chooseByTemplate(t entries) {
 	o.lookupTemplate(t, "templated", "newcomer")
 	o.mark("templated")
 	o.emit(
+		// By another service's form it may be another service's.
+		asm.LoadMem(asm.R2, service, preselect.OffVersion, asm.Word),
+		restore(asm.R5, stackVersion),
+		asm.JNE.Reg(asm.R2, asm.R5, o.label("go")),
 		asm.Mov.Reg(dest, asm.R1),
 		asm.And.Imm(dest, conn.DestMask),
 	)
