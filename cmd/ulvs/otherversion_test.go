@@ -22,7 +22,7 @@ func TestOtherVersion(t *testing.T) {
 	_ = d.Wait()
 	s.refused(refusal{"a start behind another version", nil, same, says})
 	out, _ := s.attempt(program(t), "status", "--control", filepath.Join(s.dir, "ulvs.sock"), "--pin", s.pins)
-	if !strings.Contains(out, "it is of another version, whose \"ulvs run\"") {
+	if !strings.Contains(out, `it is not of this version: "ulvs run" of the one that left it`) {
 		t.Errorf("the status says\n%s", out)
 	}
 }

@@ -79,7 +79,7 @@ func remaining(r *xdp.Remains, ended bool, say func(string, string, ...any), cou
 	switch {
 	case !ended:
 	case r.OtherVersion:
-		say("to do", `it is of another version, whose "ulvs run" with the options that it had goes on with all this; "ulvs detach" takes it away`)
+		say("to do", `it is not of this version: "ulvs run" of the one that left it, with the options that it had, goes on with all this; "ulvs detach" takes it away`)
 	default:
 		say("to do", `"ulvs run" with the options that it had goes on with all this, "ulvs detach" takes it away`)
 	}

@@ -209,7 +209,7 @@ func (e otherError) Error() string { return string(e) }
 
 // ErrOtherVersion says that another version has left what is pinned, which this one cannot go on with,
 // whatever its options.
-var ErrOtherVersion error = otherError("it is of another version")
+var ErrOtherVersion error = otherError("it is not of this version")
 
 // CheckKept says why a plane of this build, in this network namespace, could not go on
 // with what is pinned in a folder, whose parts are to have these sizes (director.Sizes);
