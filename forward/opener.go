@@ -18,8 +18,8 @@ import (
 // picks that it may use, and what it says it has opened. The forwarding lock guards it.
 //
 // Programs open a connection as schedule would, and where a packet is one of those that
-// schedule looks at more closely, they leave it to Go: whose mark depends on more than its
-// destination, with a defence under way, at a threshold, FTP, one-packet scheduling by template
+// schedule looks at more closely, they leave it to Go: whose mark depends on what they do not look
+// at, with a defence under way, at a threshold, FTP, one-packet scheduling by template
 // or a persistence engine, from the host's own addresses; and where a scheduler is to be asked that
 // is neither Positioned, Hashing nor Comparing.
 type opener struct {

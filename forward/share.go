@@ -1,10 +1,12 @@
 package forward
 
 import (
+	"encoding/binary"
 	"slices"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/fwmark"
 	"github.com/ulvs/ulvs/packet"
 )
@@ -39,7 +41,7 @@ var causeNames = [causes]string{
 	causeDefense:  "opened_in_go_defense", // drop_packet, secure_tcp
 	causeFull:     "opened_in_go_full",    // a table nearly full, or no slot left for programs
 	causeSource:   "opened_in_go_source",  // maybe an address of the host's own
-	causeMark:     "opened_in_go_mark",    // it depends on more than the destination
+	causeMark:     "opened_in_go_mark",    // it depends on what programs do not look at
 	causeLimit:    "opened_in_go_limit",   // a real server at its upper threshold
 	causeHop:      "opened_in_go_hop",     // the real server's link address is not known
 	causeOther:    "opened_in_go_other",
@@ -48,8 +50,8 @@ var causeNames = [causes]string{
 // share is who has opened a service's connections since it was added, or the process began.
 type share struct{ byPlane, inGo uint64 }
 
-// Undecided are the endpoints to some of whose ports the mark of a packet depends on more than that,
-// with their outcomes.
+// Undecided are the endpoints to some of whose ports the mark of a packet depends on more than its
+// destination, with their outcomes.
 type Undecided map[Endpoint][]fwmark.Outcome
 
 // SetUndecided says for which packets marks depend on more than their destination, as far as
@@ -92,7 +94,7 @@ func (sc *scheduling) cause(s *Service, a *attempt, id conn.ID, dst *Dest) cause
 		return causeFull
 	case sc.locals.May(p.Flow.ClientFold(), p.Is6):
 		return causeSource
-	case sc.marksDepend(s, p):
+	case sc.marksDepend(s, a.f, p):
 		return causeMark
 	case s.flipped:
 		return causeLimit
@@ -104,8 +106,9 @@ func (sc *scheduling) cause(s *Service, a *attempt, id conn.ID, dst *Dest) cause
 	return causeOther
 }
 
-// marksDepend reports whether the mark of packets to where one goes depends on more than that.
-func (sc *scheduling) marksDepend(s *Service, p *packet.Packet) bool {
+// marksDepend reports whether programs cannot tell the mark of a packet: it depends on more than they
+// look at, or rules name no destination.
+func (sc *scheduling) marksDepend(s *Service, f *dataplane.Frame, p *packet.Packet) bool {
 	if !sc.index.ruled[family(p.Is6)] {
 		return false
 	}
@@ -117,7 +120,31 @@ func (sc *scheduling) marksDepend(s *Service, p *packet.Packet) bool {
 	n, _ := slices.BinarySearchFunc(list, p.Flow.VirtualPort(), func(o fwmark.Outcome, port uint16) int {
 		return int(o.Last) - int(port)
 	})
-	return n < len(list) && !list[n].Certain
+	switch {
+	case n == len(list) || list[n].Certain:
+		return false
+	case len(list[n].Steps) == 0 || sc.standby.Virtual: // programs have no list then
+		return true
+	}
+	_, decided := fwmark.Follow(list[n].Steps, inputsOf(f, p))
+	return !decided
+}
+
+// inputsOf returns what steps look at.
+func inputsOf(f *dataplane.Frame, p *packet.Packet) (in fwmark.Inputs) {
+	client := p.Flow.Client()
+	words := in[fwmark.FieldSource:]
+	if client.Addr().Is4() {
+		b := client.Addr().As4()
+		words[0] = binary.BigEndian.Uint32(b[:])
+	} else {
+		b := client.Addr().As16()
+		for i := range 4 {
+			words[i] = binary.BigEndian.Uint32(b[4*i:])
+		}
+	}
+	in[fwmark.FieldPort], in[fwmark.FieldInterface] = uint32(client.Port()), uint32(f.In)
+	return in
 }
 
 // shareOf returns who has opened a service's connections, where the plane opens some.

@@ -147,7 +147,11 @@ func (d *daemon) explain(err error) error {
 	if kept.Kept.Words != "" {
 		again += " (" + kept.Kept.Words + ")"
 	}
-	return fmt.Errorf("%w; nothing was changed: give %s to go on with that, or --fresh to throw it away, and --rules FILE for services", err, again)
+	to := "to go on with that"
+	if errors.Is(kept.Why, xdp.ErrOtherVersion) {
+		to = "to the version that left it " + to
+	}
+	return fmt.Errorf("%w; nothing was changed: give %s %s, or --fresh to throw it away, and --rules FILE for services", err, again, to)
 }
 
 // reserve takes the name of the control socket; with --takeover, from the daemon

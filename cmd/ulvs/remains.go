@@ -76,7 +76,11 @@ func remaining(r *xdp.Remains, ended bool, say func(string, string, ...any), cou
 			counters[name] = uint64(n)
 		}
 	}
-	if ended {
+	switch {
+	case !ended:
+	case r.OtherVersion:
+		say("to do", `it is not of this version: "ulvs run" of the one that left it, with the options that it had, goes on with all this; "ulvs detach" takes it away`)
+	default:
 		say("to do", `"ulvs run" with the options that it had goes on with all this, "ulvs detach" takes it away`)
 	}
 }

@@ -75,7 +75,7 @@ var counterGroups = []struct {
 		{"xdp_frames", "forwarded by the XDP program"},
 		{"opened_by_plane", "connections that the XDP program opened itself"},
 		{"opened_in_go", "connections that the daemon opened, by cause below"},
-		{"states_by_plane", "connections that it had brought into other states when the daemon looked"},
+		{"states_by_plane", "connections that the XDP program had brought into other states when the daemon looked"},
 		{"rx_frames", "given to the daemon by AF_PACKET"},
 		{"af_xdp_rx_frames", "given to the daemon by AF_XDP"},
 		{"rx_cut", "longer than 64 KiB (BIG TCP): cut into several for the daemon"},
@@ -94,7 +94,7 @@ var counterGroups = []struct {
 	}},
 	{"opened by the daemon and not the XDP program", [][2]string{
 		{"opened_in_go_service", "its service is named above, at \"opened in Go\""},
-		{"opened_in_go_mark", "its mark depends on more than address, protocol and port"},
+		{"opened_in_go_mark", "its mark depends on more than the XDP program looks at: docs/changes.md"},
 		{"opened_in_go_reused", "it took the place of another with its ports: conn_reuse_mode, expire_nodest_conn"},
 		{"opened_in_go_ftp", "FTP"},
 		{"opened_in_go_defense", "drop_packet or secure_tcp was active"},

@@ -31,6 +31,8 @@ type Remains struct {
 	Alone  bool
 	// Connections and Templates are how many entries the tables have; -1: not known.
 	Connections, Templates int
+	// OtherVersion says that another version has left it, which alone could go on with it.
+	OtherVersion bool
 	// Journal is a copy of the journal, for director.CountJournal; nil: not known.
 	Journal []byte
 }
@@ -45,7 +47,7 @@ func Inspect(dir string) (*Remains, error) {
 	if other != nil && !errors.As(other, &of) {
 		return nil, fmt.Errorf("what is pinned in %s: %w", dir, permitted(other))
 	}
-	r := &Remains{Silent: -1, Connections: -1, Templates: -1}
+	r := &Remains{Silent: -1, Connections: -1, Templates: -1, OtherVersion: errors.Is(other, ErrOtherVersion)}
 	for _, name := range p.names() {
 		if at, is := strings.CutPrefix(name, linkPrefix); is {
 			mode, from, _ := strings.Cut(at, "-")

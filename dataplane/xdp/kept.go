@@ -207,6 +207,10 @@ type otherError string
 
 func (e otherError) Error() string { return string(e) }
 
+// ErrOtherVersion says that another version has left what is pinned, which this one cannot go on with,
+// whatever its options.
+var ErrOtherVersion error = otherError("it is not of this version")
+
 // CheckKept says why a plane of this build, in this network namespace, could not go on
 // with what is pinned in a folder, whose parts are to have these sizes (director.Sizes);
 // nil also if nothing is there.
@@ -242,7 +246,7 @@ func (p *pins) check() error {
 		return otherError("it is of another network namespace")
 	}
 	if h.layout != accel.Layout || !h.whole {
-		return otherError(fmt.Sprintf("its layout is %d, and this version's is %d", h.layout, accel.Layout))
+		return fmt.Errorf("%w: its layout is %d, and this version's is %d", ErrOtherVersion, h.layout, accel.Layout)
 	}
 	return nil
 }

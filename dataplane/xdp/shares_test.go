@@ -133,14 +133,14 @@ func TestSharesByCause(t *testing.T) {
 	w.add(ulvs.Service{ServiceKey: tcpAt(21), Scheduler: "rr"})
 	w.add(ulvs.Service{ServiceKey: ulvs.ServiceKey{Mark: 10}, Scheduler: "rr"})
 	w.rules("-A PREROUTING -d 192.168.10.101 -p tcp --dport 4000 -j MARK --set-mark 10",
-		"-A PREROUTING -d 192.168.10.101 -p tcp --dport 4001 -s 10.1.0.0/16 -j MARK --set-mark 10",
-		"-A PREROUTING -d 192.168.10.101 -p tcp --dport 80 -s 10.9.0.0/16 -j MARK --set-mark 10")
+		"-A PREROUTING -d 192.168.10.101 -p tcp --dport 4001 --syn -j MARK --set-mark 10",
+		"-A PREROUTING -d 192.168.10.101 -p tcp --dport 80 --tcp-flags URG URG -j MARK --set-mark 10")
 	syn := func(to uint16, from ...byte) func() { return func() { w.send(w.syn(to, from...)) } }
 	w.wants("service", syn(81))
 	w.wants("ftp", syn(21))
 	w.wants("", syn(4000))
 	w.wants("mark", syn(4001))
-	w.wants("mark", syn(80)) // it has none, which nobody knows before its client is looked at
+	w.wants("mark", syn(80)) // it has none, which nobody knows before its flags are looked at
 	w.rules("-D PREROUTING 3")
 	w.wants("", syn(80))
 	if want := (ulvs.Opened{ByPlane: 1, InGo: 1}); w.opened(tcpAt(80)) != want ||
