@@ -79,10 +79,11 @@ func (p *Program) claimWords() {
 	)
 }
 
-// lookupClaim goes to known with the place of the claim of the key in R1, and of IPv6 in R4 and R5,
-// in R0, or on where there is none (preselect.Claims).
+// lookupClaim goes to known with what is found by the key in R1, and of IPv6 in R4 and R5: the number
+// and the serial in end, and the service beside a list in R0; or on where there is nothing
+// (preselect.Claims). (The place itself would be another thing to the verifier for each.)
 //
-// in: R1 R4 R5; out: R0; lost: R2 R3
+// in: R1 R4 R5; out: R0 end; lost: R2 R3
 func (p *emitter) lookupClaim(name, known string) {
 	defer p.step("lookupClaim", "the claim of this address, protocol and port")()
 	multiply := func(to asm.Register, factor uint64) {
@@ -115,7 +116,7 @@ func (p *emitter) lookupClaim(name, known string) {
 
 // searchBucket looks for a claim in the bucket whose number is in R3.
 //
-// in: R1 R3 R4 R5; out: R0; lost: R3
+// in: R1 R3 R4 R5; out: R0 end; lost: R3
 func (p *emitter) searchBucket(name, known string) {
 	defer p.step("searchBucket", "in a bucket")()
 	p.emit(
@@ -123,22 +124,24 @@ func (p *emitter) searchBucket(name, known string) {
 		asm.LoadMapValue(asm.R0, p.Claims, 0),
 		asm.Add.Reg(asm.R0, asm.R3),
 	)
-	for i := range preselect.ClaimsInBucket {
-		if i > 0 {
-			p.emit(asm.Add.Imm(asm.R0, preselect.ClaimSize))
-		}
-		p.emit(asm.LoadMem(asm.R3, asm.R0, preselect.OffClaimWord, asm.DWord))
-		if !p.six {
-			p.emit(asm.JEq.Reg(asm.R3, asm.R1, known))
-			continue
-		}
-		next := p.label(fmt.Sprint(name, "-", i))
+	for i := range int16(preselect.ClaimsInBucket) {
+		at, next := i*preselect.ClaimSize, p.label(fmt.Sprint(name, "-", i))
 		p.emit(
+			asm.LoadMem(asm.R3, asm.R0, at+preselect.OffClaimWord, asm.DWord),
 			asm.JNE.Reg(asm.R3, asm.R1, next),
-			asm.LoadMem(asm.R3, asm.R0, preselect.OffClaimHigh, asm.DWord),
-			asm.JNE.Reg(asm.R3, asm.R4, next),
-			asm.LoadMem(asm.R3, asm.R0, preselect.OffClaimLow, asm.DWord),
-			asm.JEq.Reg(asm.R3, asm.R5, known),
+		)
+		if p.six {
+			p.emit(
+				asm.LoadMem(asm.R3, asm.R0, at+preselect.OffClaimHigh, asm.DWord),
+				asm.JNE.Reg(asm.R3, asm.R4, next),
+				asm.LoadMem(asm.R3, asm.R0, at+preselect.OffClaimLow, asm.DWord),
+				asm.JNE.Reg(asm.R3, asm.R5, next),
+			)
+		}
+		p.emit(
+			asm.LoadMem(end, asm.R0, at+preselect.OffClaimNumber, asm.DWord),
+			asm.LoadMem(asm.R0, asm.R0, at+preselect.OffClaimElse, asm.DWord),
+			asm.Ja.Label(known),
 		)
 		p.symbol = next
 	}

@@ -75,13 +75,11 @@ func (o *opener) acceptPending() {
 // checkService finds the service, R6, and whether it and the packet are such as the program
 // deals with. TCP's flags are kept, or the chunk of SCTP.
 //
-// in: R0; out: service data total; lost: R0 R1 R2 R3 R4 R5 end
+// in: R0 end; out: service data total; lost: R0 R1 R2 R3 R4 R5 end
 func (o *opener) checkService() {
 	defer o.step("checkService", "may connections of the service be opened, and does this packet open one?")()
 	no := o.label("go")
 	o.emit(
-		// Both at once, as they may change.
-		asm.LoadMem(end, asm.R0, preselect.OffClaimNumber, asm.DWord),
 		asm.Mov.Reg32(asm.R1, end),
 		asm.RSh.Imm(end, 32),
 		asm.JLT.Imm(asm.R1, preselect.Services, o.label("numbered")),
@@ -119,8 +117,13 @@ func (o *opener) checkService() {
 		o.leaveIf(asm.JEq, asm.R1, 0), // a claim of every port has that too
 		save(stackFirst, asm.R1),      // UDP has nothing to be kept
 		asm.LoadMem(asm.R1, data, o.atProto(), asm.Byte),
-		asm.JEq.Imm(asm.R1, ProtoUDP, o.label("source")),
+		asm.JEq.Imm(asm.R1, ProtoTCP, o.label("segment")),
 		asm.JEq.Imm(asm.R1, ProtoSCTP, o.label("association")),
+		// First for the verifier: what is kept may be more, and less is known of the packet.
+		asm.Ja.Label(o.label("source")),
+	)
+	o.mark("segment")
+	o.emit(
 		restore(asm.R1, stackContext),
 		asm.LoadMem(end, asm.R1, 4, asm.Word),
 		asm.Mov.Reg(asm.R1, data),

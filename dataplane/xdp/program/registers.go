@@ -60,6 +60,7 @@ const (
 
 	// Of a list of rules: the fields that a step may look at (dataplane.MarkStep).
 	stackInputs = -344
+	stackElse   = -352 // the service by address beside the list: its serial 32 | its number 32
 
 	// Of a change of a connection's state.
 	stackSlot = -184

@@ -10,20 +10,17 @@ import (
 // follower gives packets marks, by lists of rules.
 type follower struct{ *opener }
 
-// The registers of a list's steps, beside R0 to R5.
-const (
-	claim = asm.R6 // that has the list
-	steps = asm.R8 // how many were followed
-)
+// steps is how many steps of a list were followed.
+const steps = asm.R8
 
-// followList goes to numbered with a service's number in R1 and its serial in end: of the claim in
-// them, which has a list of rules, it is the one of the mark that the packet gets by those or, if
-// there is none, the one by address. What has no list, and what the rules do not decide, is Go's.
+// followList goes to numbered with a service's number in R1 and its serial in end. There was that of
+// a list of rules, and R0 is the number of the service by address: it is the one of the mark that the
+// packet gets by those or, if there is none, the one by address. What has no list, and what the rules do not decide, is Go's.
 //
 // The next step is read from memory and checked, so that the verifier takes the loop's turns for
 // the same.
 //
-// in: R0 R1; out: data total; lost: R0 R1 R2 R3 R4 R5 R6 R8
+// in: R0 R1 end; out: R1 data total end; lost: R0 R2 R3 R4 R5
 func (o follower) followList() {
 	defer o.step("followList", "no number: the mark by the claim's list of rules, and the mark's service")()
 	no := o.label("go")
@@ -31,7 +28,9 @@ func (o follower) followList() {
 		o.leaveIf(asm.JLT, asm.R1, preselect.FirstList),
 		asm.Sub.Imm(asm.R1, preselect.FirstList),
 		o.leaveIf(asm.JGE, asm.R1, RuleDone),
-		asm.Mov.Reg(claim, asm.R0),
+		asm.LSh.Imm(end, 32),
+		asm.Or.Reg(end, asm.R0),
+		save(stackElse, end),
 		asm.LoadMapValue(asm.R3, o.Services, preselect.OffZero),
 		asm.LoadMem(asm.R3, asm.R3, 0, asm.DWord),
 	)
@@ -85,7 +84,6 @@ func (o follower) followList() {
 	o.emit(asm.Ja.Label(o.label("unmarked")))
 	o.mark("marked")
 	o.emit(
-		asm.LoadMem(end, asm.R0, preselect.OffClaimNumber, asm.DWord),
 		asm.Mov.Reg32(asm.R1, end),
 		asm.RSh.Imm(end, 32),
 		asm.JLT.Imm(asm.R1, preselect.Services, o.label("numbered")),
@@ -93,8 +91,9 @@ func (o follower) followList() {
 	)
 	o.mark("unmarked")
 	o.emit(
-		asm.LoadMem(end, claim, preselect.OffClaimSerial, asm.Word),
-		asm.LoadMem(asm.R1, claim, preselect.OffClaimElse, asm.Word),
+		restore(end, stackElse),
+		asm.Mov.Reg32(asm.R1, end),
+		asm.RSh.Imm(end, 32),
 		passIf(asm.JEq, asm.R1, dataplane.Elsewhere),
 		o.leaveIf(asm.JGE, asm.R1, preselect.Services),
 	)
