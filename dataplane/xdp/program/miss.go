@@ -128,18 +128,25 @@ func (p *emitter) searchBucket(name, known string) {
 			p.emit(asm.Add.Imm(asm.R0, preselect.ClaimSize))
 		}
 		p.emit(asm.LoadMem(asm.R3, asm.R0, preselect.OffClaimWord, asm.DWord))
-		if !p.six {
+		if !p.six && !p.WeakOrder {
 			p.emit(asm.JEq.Reg(asm.R3, asm.R1, known))
 			continue
 		}
 		next := p.label(fmt.Sprint(name, "-", i))
-		p.emit(
-			asm.JNE.Reg(asm.R3, asm.R1, next),
-			asm.LoadMem(asm.R3, asm.R0, preselect.OffClaimHigh, asm.DWord),
-			asm.JNE.Reg(asm.R3, asm.R4, next),
-			asm.LoadMem(asm.R3, asm.R0, preselect.OffClaimLow, asm.DWord),
-			asm.JEq.Reg(asm.R3, asm.R5, known),
-		)
+		p.emit(asm.JNE.Reg(asm.R3, asm.R1, next))
+		if p.WeakOrder { // what else lies there is loaded later than the word: as readFirst has it
+			p.emit(asm.And.Imm(asm.R3, 0), asm.Add.Reg(asm.R0, asm.R3))
+		}
+		if p.six {
+			p.emit(
+				asm.LoadMem(asm.R3, asm.R0, preselect.OffClaimHigh, asm.DWord),
+				asm.JNE.Reg(asm.R3, asm.R4, next),
+				asm.LoadMem(asm.R3, asm.R0, preselect.OffClaimLow, asm.DWord),
+				asm.JEq.Reg(asm.R3, asm.R5, known),
+			)
+		} else {
+			p.emit(asm.Ja.Label(known))
+		}
 		p.symbol = next
 	}
 }
