@@ -21,8 +21,9 @@
 // each time that it is opened. So what was read of a sequence is used only if it was the service's
 // all the time. And that it is that service's which the claim names, although numbers are given anew:
 // a program reads the version before it compares the serial, and goes on only while the version is
-// the same behind the position, or behind the template that it has found. (Where processors load in another order than that of the instructions, programs have
-// to see to it that the word is read first; see package program.)
+// the same behind the position, or behind the template that it has found. (Where processors load in
+// another order than that of the instructions, programs have to see to it that the word is read
+// first; see package program.)
 package preselect
 
 import (

@@ -130,6 +130,9 @@ func (p *emitter) searchBucket(name, known string) {
 			asm.LoadMem(asm.R3, asm.R0, at+preselect.OffClaimWord, asm.DWord),
 			asm.JNE.Reg(asm.R3, asm.R1, next),
 		)
+		if p.WeakOrder { // what else lies there is loaded later than the word: as readFirst has it
+			p.emit(asm.And.Imm(asm.R3, 0), asm.Add.Reg(asm.R0, asm.R3))
+		}
 		if p.six {
 			p.emit(
 				asm.LoadMem(asm.R3, asm.R0, at+preselect.OffClaimHigh, asm.DWord),
