@@ -66,12 +66,14 @@ func TestKernels(t *testing.T) {
 	binary := compile(t, folder)
 	for _, s := range series {
 		t.Run(s, func(t *testing.T) {
+			t.Parallel() // a guest has one CPU
 			kernel := image(t, s)
-			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
 			defer cancel()
 			var out bytes.Buffer
 			code, err := Run(ctx, Options{
-				Kernel: kernel, Binary: binary, Args: []string{"-test.v", "-test.run=.", "-pairs=3"},
+				Kernel: kernel, Binary: binary, Memory: 1536, // two directors, and what outlives a third
+				Args:  []string{"-test.v", "-test.run=.", "-test.timeout=25m", "-pairs=2"},
 				Files: map[string]string{"testdata": filepath.Join(folder, "testdata")}, Stdout: &out,
 				Modules: []string{"veth", "bridge", "nf_tables"},
 			})
