@@ -73,7 +73,7 @@ func TestKernels(t *testing.T) {
 			var out bytes.Buffer
 			code, err := Run(ctx, Options{
 				Kernel: kernel, Binary: binary, Memory: 1536, // two directors, and what outlives a third
-				Args:  []string{"-test.v", "-test.run=.", "-test.timeout=25m", "-pairs=2"},
+				Args:  []string{"-test.v", "-test.run=.", "-test.timeout=25m", "-pairs=3"},
 				Files: map[string]string{"testdata": filepath.Join(folder, "testdata")}, Stdout: &out,
 				Modules: []string{"veth", "bridge", "nf_tables"},
 			})
