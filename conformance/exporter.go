@@ -23,7 +23,7 @@ func exported(ctx context.Context, host *lab.Host, procfs string) (string, int, 
 	const port = "127.0.0.1:9100"
 	c := host.Command(ctx, Exporter, "--collector.disable-defaults", "--collector.ipvs", "--web.listen-address="+port,
 		"--web.disable-exporter-metrics", "--path.procfs="+procfs)
-	var log lockedBuffer
+	var log lab.Output
 	c.Stdout, c.Stderr = &log, &log
 	if err := c.Start(); err != nil {
 		return "", 0, err
@@ -49,7 +49,7 @@ func exported(ctx context.Context, host *lab.Host, procfs string) (string, int, 
 			return strings.Join(lines, ""), 0, nil
 		}
 		if time.Since(began) > ready || ctx.Err() != nil {
-			return "", 0, fmt.Errorf("%s: %w: %s", Exporter, err, log.String())
+			return "", 0, fmt.Errorf("%s: %w: %s", Exporter, err, strings.TrimRight(log.String(), "\n"))
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package conformance
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -141,7 +139,7 @@ type ulvsDirector struct {
 	dir     string
 	control string
 	daemon  *lab.Cmd
-	log     lockedBuffer
+	log     lab.Output
 	look    func()        // of Ulvs.Watch
 	ended   chan struct{} // closed after err was set
 	err     error
@@ -234,23 +232,5 @@ func (d *ulvsDirector) Close() error {
 	if d.err == nil && late == nil {
 		return nil
 	}
-	return fmt.Errorf("ulvs run: %w; it said:\n%s", errors.Join(d.err, late), d.log.String())
-}
-
-// lockedBuffer is written by the daemon's output and read on failure.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.TrimRight(l.b.String(), "\n")
+	return fmt.Errorf("ulvs run: %w; it said:\n%s", errors.Join(d.err, late), strings.TrimRight(d.log.String(), "\n"))
 }

@@ -1,7 +1,6 @@
 package latency
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net/netip"
@@ -9,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -54,7 +52,7 @@ type daemon struct {
 	number  int
 	control string
 	cmd     *lab.Cmd
-	log     *said
+	log     *lab.Output
 }
 
 // daemon starts one that serves all kinds, as an operator does.
@@ -109,7 +107,7 @@ func (d *daemon) start(more ...string) error {
 	if d.native {
 		c.Env = append(os.Environ(), nativeInVeth+"=1")
 	}
-	log := new(said)
+	log := new(lab.Output)
 	c.Stderr = log
 	if err := c.Start(); err != nil {
 		return err
@@ -194,22 +192,4 @@ func (d *daemon) has(vip netip.Addr) (n int) {
 	}
 	d.Fatalf("no service for %v in %v", vip, list)
 	return 0
-}
-
-// said is what a program has said so far.
-type said struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *said) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *said) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs/bench/frames"
+	"github.com/ulvs/ulvs/internal/lab"
 )
 
 // load is what goes on beside. begin begins it and returns when it is under way; end ends it,
@@ -52,7 +53,7 @@ func (s *site) loop(c *contender, commands string) func() int {
 	s.must(os.RemoveAll(stop))
 	ctx, cancel := context.WithTimeout(context.Background(), most)
 	cmd := c.at.command(ctx, "sh", "-c", `while [ ! -e "$1" ]; do `+commands+"\ndone", s.binary, stop)
-	out, complaint := new(said), new(bytes.Buffer)
+	out, complaint := new(lab.Output), new(bytes.Buffer)
 	cmd.Stdout, cmd.Stderr = out, complaint
 	s.must(cmd.Start())
 	for began := time.Now(); out.String() == ""; time.Sleep(time.Millisecond) {

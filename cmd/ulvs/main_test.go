@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -165,22 +164,7 @@ func (s *site) ready(c *lab.Cmd) *lab.Cmd {
 }
 
 // said is what a daemon has said so far.
-type said struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *said) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(p)
-}
-
-func (l *said) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
+type said struct{ lab.Output }
 
 // await waits until it has said a text. A daemon is ready when it says so: its socket
 // answers a little before, and one that it takes over from answers all the time.

@@ -1,36 +1,20 @@
 package control_test
 
 import (
-	"bytes"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/ulvs/ulvs/internal/control"
+	"github.com/ulvs/ulvs/internal/lab"
 )
 
 // log is what was logged so far.
-type log struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *log) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
+type log struct{ lab.Output }
 
 // await waits until a text was logged n times.
 func (l *log) await(t *testing.T, text string, n int) {
