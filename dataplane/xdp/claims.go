@@ -1,7 +1,6 @@
 package xdp
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -22,8 +21,7 @@ type claims struct {
 	opens bool   // programs open connections
 	array *array // or nil
 	table *preselect.Claims
-	most  int                                 // how many it is to have
-	has   map[preselect.Claim]preselect.Found // what is in it
+	most  int // how many it is to have
 	rules rules
 	grace func() error // of Plane; nil while no program has the array
 }
@@ -55,7 +53,7 @@ func (c *claims) open(opens bool) error {
 			return err
 		}
 	}
-	c.array, c.table, c.most, c.opens, c.has = a, table, most, opens, map[preselect.Claim]preselect.Found{}
+	c.array, c.table, c.most, c.opens = a, table, most, opens
 	return c.put()
 }
 
@@ -97,27 +95,6 @@ const claimBuckets = 1 << 16
 // one many would have to move first, each after a grace period.)
 const maxClaims = claimBuckets * preselect.ClaimsInBucket / 2
 
-// everyPort and byMark are what a claim is for; the others are for a port.
-func everyPort(k preselect.Claim) bool { return k[16] == 0 && k[17] == 0 && k[18] != 0 }
-func byMark(k preselect.Claim) bool    { return k[18] == 0 }
-
-func claimKey(c dataplane.Claim) (k preselect.Claim) {
-	copy(k[:], c.Addr.AsSlice())
-	k[16], k[17], k[18], k[19] = byte(c.Port>>8), byte(c.Port), c.Proto, 4
-	if c.Addr.Is6() {
-		k[19] = 6
-	}
-	return k
-}
-
-func markKey(m dataplane.MarkClaim) (k preselect.Claim) {
-	binary.NativeEndian.PutUint32(k[:], m.Mark)
-	if k[19] = 4; m.IPv6 {
-		k[19] = 6
-	}
-	return k
-}
-
 // Claim implements dataplane.Plane: the program opens the services' connections, or gives their
 // first packets to the sockets. What is claimed in other ways, by a mark that no list of steps
 // leads to or as a range of ports, is the slow plane's; and of SCTP, whose checksum sockets cannot
@@ -136,7 +113,7 @@ func (c *claims) put() error {
 		return nil
 	}
 	short, err := c.putAll()
-	c.rules.retire(c.has)
+	c.rules.retire(c.table)
 	if err != nil || !short {
 		return err
 	}
@@ -144,7 +121,7 @@ func (c *claims) put() error {
 		return err
 	}
 	_, err = c.putAll()
-	c.rules.retire(c.has)
+	c.rules.retire(c.table)
 	return err
 }
 
@@ -155,24 +132,24 @@ func (c *claims) putAll() (short bool, err error) {
 	want, short := c.wanted()
 	changes := func(k preselect.Claim) bool {
 		to, stays := want[k]
-		is, has := c.has[k]
+		is, has := c.table.Get(k)
 		return stays != has || to != is
 	}
 	var errs []error
 	full, every, own, gone, moved := false, false, false, false, false
-	for k, is := range c.has {
+	for k, is := range c.table.All() {
 		if !changes(k) {
 			continue
 		}
-		if moved = moved || isList(is.Number); everyPort(k) {
+		if moved = moved || isList(is.Number); k.EveryPort() {
 			_, err := c.tell(k, preselect.Found{Number: dataplane.Undecided})
 			errs = append(errs, err)
 		}
 	}
-	for k := range c.has {
+	for k := range c.table.All() {
 		_, stays := want[k]
-		if gone = gone || !stays && byMark(k); !stays && !everyPort(k) && !byMark(k) {
-			c.take(k)
+		if gone = gone || !stays && k.ByMark(); !stays && !k.EveryPort() && !k.ByMark() {
+			c.table.Delete(k)
 		}
 	}
 	if put, err := c.tellMarks(want); err != nil {
@@ -182,8 +159,8 @@ func (c *claims) putAll() (short bool, err error) {
 	}
 	for k, to := range want {
 		switch {
-		case !changes(k) || byMark(k):
-		case everyPort(k):
+		case !changes(k) || k.ByMark():
+		case k.EveryPort():
 			every = true
 		default:
 			put, err := c.tell(k, to)
@@ -201,13 +178,13 @@ func (c *claims) putAll() (short bool, err error) {
 	if err := errors.Join(errs...); err != nil {
 		return short, err
 	}
-	for k := range c.has {
+	for k := range c.table.All() {
 		if _, stays := want[k]; !stays {
-			c.take(k)
+			c.table.Delete(k)
 		}
 	}
 	for k, to := range want {
-		if changes(k) && everyPort(k) && !full {
+		if changes(k) && k.EveryPort() && !full {
 			_, err := c.tell(k, to)
 			errs = append(errs, err)
 		}
@@ -230,7 +207,7 @@ func (c *claims) yield(own preselect.Claim) error {
 func (c *claims) tellMarks(want map[preselect.Claim]preselect.Found) (all bool, err error) {
 	all = true
 	for k, to := range want {
-		if byMark(k) && c.has[k] != to {
+		if is, has := c.table.Get(k); k.ByMark() && (!has || is != to) {
 			put, err := c.tell(k, to)
 			if err != nil {
 				return false, err
@@ -250,15 +227,9 @@ func undecide(want map[preselect.Claim]preselect.Found) {
 	}
 }
 
-// take takes a claim away.
-func (c *claims) take(k preselect.Claim) {
-	c.table.Delete(k)
-	delete(c.has, k)
-}
-
 // tell puts a claim, and reports whether there was room for it: else it is the slow plane's.
 func (c *claims) tell(k preselect.Claim, to preselect.Found) (put bool, err error) {
-	if len(c.has) >= c.most && !c.told(k) {
+	if c.table.Len() >= c.most && !c.told(k) {
 		return false, nil
 	}
 	put = c.table.Put(k, to)
@@ -274,27 +245,24 @@ func (c *claims) tell(k preselect.Claim, to preselect.Found) (put bool, err erro
 		c.table.Reclaim()
 		put = c.table.Put(k, to)
 	}
-	if put {
-		c.has[k] = to
-	}
 	return put, nil
 }
 
 // told reports whether there is a claim.
 func (c *claims) told(k preselect.Claim) bool {
-	_, has := c.has[k]
+	_, has := c.table.Get(k)
 	return has
 }
 
-// wanted returns what the array is to have: marks and SCTP only for programs that open connections. short says
-// that there was no room for rules.
+// wanted returns what the array is to have: marks and SCTP only for programs that open connections.
+// short says that there was no room for rules.
 func (c *claims) wanted() (want map[preselect.Claim]preselect.Found, short bool) {
 	want = make(map[preselect.Claim]preselect.Found, len(c.list.Services)+len(c.list.Marked)+len(c.list.ByMark))
 	lists := [][]dataplane.Claim{c.list.Services}
 	if c.opens {
 		lists = append(lists, c.list.Marked)
 		for _, m := range c.list.ByMark {
-			want[markKey(m)] = preselect.Found{Number: m.Service, Serial: m.Serial}
+			want[preselect.MarkClaim(m.Mark, m.IPv6)] = preselect.Found{Number: m.Service, Serial: m.Serial}
 		}
 	}
 	c.rules.known = map[*dataplane.MarkList]uint32{}
@@ -312,11 +280,11 @@ func (c *claims) wanted() (want map[preselect.Claim]preselect.Found, short bool)
 					to, short = preselect.Found{Number: dataplane.Undecided}, true
 				}
 			}
-			want[claimKey(one)] = to
+			want[preselect.ServiceClaim(one.Addr, one.Port, one.Proto)] = to
 		}
 	}
 	if len(want) > c.most { // a port whose own claim has no room is not to fall to that of every port
-		maps.DeleteFunc(want, func(k preselect.Claim, _ preselect.Found) bool { return everyPort(k) })
+		maps.DeleteFunc(want, func(k preselect.Claim, _ preselect.Found) bool { return k.EveryPort() })
 	}
 	return want, short
 }

@@ -121,10 +121,10 @@ func (r *rules) write(first int, list *dataplane.MarkList) {
 }
 
 // retire takes note of which lists no claim of these leads to any more.
-func (r *rules) retire(has map[preselect.Claim]preselect.Found) {
+func (r *rules) retire(claims *preselect.Claims) {
 	r.known = nil // of claims that may be forgotten
 	used := make(map[uint32]bool, len(r.lists))
-	for _, f := range has {
+	for _, f := range claims.All() {
 		used[f.Number] = true
 	}
 	for text, at := range r.lists {

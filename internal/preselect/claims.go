@@ -3,7 +3,9 @@ package preselect
 import (
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"math/bits"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 
@@ -23,6 +25,31 @@ type Found struct{ Number, Serial, Else uint32 }
 // FirstList is the number of the list of rules that is the first in memory. That of another one is
 // as much more as it lies behind that, in bytes.
 const FirstList = 1 << 30
+
+// ServiceClaim is that of a service by address, of one port or with 0 of every one.
+func ServiceClaim(addr netip.Addr, port uint16, protocol uint8) (k Claim) {
+	copy(k[:], addr.AsSlice())
+	k[16], k[17], k[18], k[19] = byte(port>>8), byte(port), protocol, familyOf(addr.Is6())
+	return k
+}
+
+// MarkClaim is that of a service by mark.
+func MarkClaim(mark uint32, ipv6 bool) (k Claim) {
+	binary.NativeEndian.PutUint32(k[:], mark)
+	k[19] = familyOf(ipv6)
+	return k
+}
+
+func familyOf(ipv6 bool) byte {
+	if ipv6 {
+		return 6
+	}
+	return 4
+}
+
+// ByMark reports that of a service by mark, and EveryPort that of every port of an address.
+func (k *Claim) ByMark() bool    { return k[18] == 0 }
+func (k *Claim) EveryPort() bool { return k[16] == 0 && k[17] == 0 && !k.ByMark() }
 
 // Claims are claims in memory that programs read: buckets of four, of which a claim has two to be
 // in. A look-up compares the first word of the eight, and of IPv6 two more. (A BPF hash map takes
@@ -117,12 +144,35 @@ func (c *Claims) Lookup(k Claim) (f Found, ok bool) {
 		for i := range c.places[at:][:ClaimsInBucket] {
 			p := &c.places[int(at)+i]
 			if atomic.LoadUint64(&p.word) == word && p.high == high && p.low == low {
-				found := atomic.LoadUint64(&p.found)
-				return Found{uint32(found), uint32(found >> 32), uint32(atomic.LoadUint64(&p.other))}, true
+				return p.get(), true
 			}
 		}
 	}
 	return Found{}, false
+}
+
+// Len returns how many claims there are.
+func (c *Claims) Len() int { return len(c.at) }
+
+// All are the claims that there are, and what is found by them. The one that is yielded may be changed
+// or deleted.
+func (c *Claims) All() iter.Seq2[Claim, Found] {
+	return func(yield func(Claim, Found) bool) {
+		for k, i := range c.at {
+			if !yield(k, c.places[i].get()) {
+				return
+			}
+		}
+	}
+}
+
+// Get returns what is found by a claim, if it is there.
+func (c *Claims) Get(k Claim) (f Found, ok bool) {
+	i, ok := c.at[k]
+	if !ok {
+		return f, false
+	}
+	return c.places[i].get(), true
 }
 
 // Put makes a claim lead to what is to be found by it, or changes that. False: both its buckets are
@@ -175,9 +225,7 @@ func (c *Claims) move(word, high, low uint64) {
 					if c.taken[to] {
 						continue
 					}
-					k := p.key()
-					f, _ := c.Lookup(k)
-					c.fill(to, k, f)
+					c.fill(to, p.key(), p.get())
 					c.moved = append(c.moved, from)
 					return
 				}
@@ -196,6 +244,12 @@ func (p *place) key() (k Claim) {
 	binary.NativeEndian.PutUint16(k[16:], uint16(p.word>>32))
 	k[18] = byte(p.word >> 48)
 	return k
+}
+
+// get returns what is found there.
+func (p *place) get() Found {
+	found := atomic.LoadUint64(&p.found)
+	return Found{uint32(found), uint32(found >> 32), uint32(atomic.LoadUint64(&p.other))}
 }
 
 // fill has a claim be in a place that is free.

@@ -6,15 +6,6 @@ import (
 	"testing"
 )
 
-func claimOf(a netip.Addr, port uint16, proto uint8) (k Claim) {
-	copy(k[:], a.AsSlice())
-	k[16], k[17], k[18], k[19] = byte(port>>8), byte(port), proto, 4
-	if a.Is6() {
-		k[19] = 6
-	}
-	return k
-}
-
 func newClaims(t *testing.T, buckets int) *Claims {
 	t.Helper()
 	c, err := NewClaims(make([]byte, ClaimsSize(buckets)), buckets)
@@ -35,7 +26,7 @@ func TestClaims(t *testing.T) {
 			b := [16]byte{0: 0xfd, 5: byte(rng.IntN(4)), 11: byte(rng.IntN(4)), 15: byte(rng.IntN(4))}
 			a = netip.AddrFrom16(b)
 		}
-		k := claimOf(a, uint16(rng.IntN(3)), uint8(6+11*rng.IntN(2)))
+		k := ServiceClaim(a, uint16(rng.IntN(3)), uint8(6+11*rng.IntN(2)))
 		switch f := (Found{rng.Uint32N(1 << 10), rng.Uint32(), rng.Uint32()}); {
 		case rng.IntN(3) == 0:
 			c.Delete(k)
@@ -70,7 +61,7 @@ func TestClaims(t *testing.T) {
 // to read what was found by it.
 func TestClaimsLeft(t *testing.T) {
 	c := newClaims(t, 1)
-	key := func(i int) Claim { return claimOf(netip.MustParseAddr("192.0.2.1"), uint16(i), 6) }
+	key := func(i int) Claim { return ServiceClaim(netip.MustParseAddr("192.0.2.1"), uint16(i), 6) }
 	for i := range ClaimsInBucket {
 		if !c.Put(key(i), Found{Number: 1, Serial: 1}) {
 			t.Fatalf("no room for claim %d", i)
@@ -91,19 +82,19 @@ func TestClaimsFit(t *testing.T) {
 	const buckets = 1 << 16
 	for name, key := range map[string]func(i int) Claim{
 		"addresses": func(i int) Claim {
-			return claimOf(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 80, 6)
+			return ServiceClaim(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 80, 6)
 		},
 		"ports": func(i int) Claim {
-			return claimOf(netip.AddrFrom4([4]byte{192, 0, 2, byte(i >> 16)}), uint16(i), 6)
+			return ServiceClaim(netip.AddrFrom4([4]byte{192, 0, 2, byte(i >> 16)}), uint16(i), 6)
 		},
 		"both": func(i int) Claim {
-			return claimOf(netip.AddrFrom4([4]byte{10, byte(i >> 18), byte(i >> 10), byte(i >> 2)}), uint16(80+i%4), 6)
+			return ServiceClaim(netip.AddrFrom4([4]byte{10, byte(i >> 18), byte(i >> 10), byte(i >> 2)}), uint16(80+i%4), 6)
 		},
 		"IPv6": func(i int) Claim {
-			return claimOf(netip.AddrFrom16([16]byte{0: 0x20, 1: 1, 5: byte(i >> 16), 6: byte(i >> 8), 7: byte(i), 15: 1}), 443, 6)
+			return ServiceClaim(netip.AddrFrom16([16]byte{0: 0x20, 1: 1, 5: byte(i >> 16), 6: byte(i >> 8), 7: byte(i), 15: 1}), 443, 6)
 		},
 		"IPv6 in a row": func(i int) Claim {
-			return claimOf(netip.AddrFrom16([16]byte{0: 0x20, 1: 1, 13: byte(i >> 16), 14: byte(i >> 8), 15: byte(i)}), 443, 17)
+			return ServiceClaim(netip.AddrFrom16([16]byte{0: 0x20, 1: 1, 13: byte(i >> 16), 14: byte(i >> 8), 15: byte(i)}), 443, 17)
 		},
 	} {
 		c, moved := newClaims(t, buckets), 0
