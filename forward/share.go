@@ -1,7 +1,6 @@
 package forward
 
 import (
-	"encoding/binary"
 	"slices"
 
 	"github.com/ulvs/ulvs"
@@ -126,25 +125,8 @@ func (sc *scheduling) marksDepend(s *Service, f *dataplane.Frame, p *packet.Pack
 	case len(list[n].Steps) == 0 || sc.standby.Virtual: // programs have no list then
 		return true
 	}
-	_, decided := fwmark.Follow(list[n].Steps, inputsOf(f, p))
+	_, decided := fwmark.Follow(list[n].Steps, fwmark.InputsOf(p, uint32(f.In)))
 	return !decided
-}
-
-// inputsOf returns what steps look at.
-func inputsOf(f *dataplane.Frame, p *packet.Packet) (in fwmark.Inputs) {
-	client := p.Flow.Client()
-	words := in[fwmark.FieldSource:]
-	if client.Addr().Is4() {
-		b := client.Addr().As4()
-		words[0] = binary.BigEndian.Uint32(b[:])
-	} else {
-		b := client.Addr().As16()
-		for i := range 4 {
-			words[i] = binary.BigEndian.Uint32(b[4*i:])
-		}
-	}
-	in[fwmark.FieldPort], in[fwmark.FieldInterface] = uint32(client.Port()), uint32(f.In)
-	return in
 }
 
 // shareOf returns who has opened a service's connections, where the plane opens some.

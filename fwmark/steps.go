@@ -1,5 +1,11 @@
 package fwmark
 
+import (
+	"encoding/binary"
+
+	"github.com/ulvs/ulvs/packet"
+)
+
 // Field is what a Step looks at, 32 bits of a packet.
 type Field uint8
 
@@ -13,6 +19,22 @@ const (
 
 // Inputs are a packet's fields.
 type Inputs [8]uint32
+
+// InputsOf returns those of a packet without a mark, which came in by the interface of a number.
+func InputsOf(p *packet.Packet, link uint32) (in Inputs) {
+	client := p.Flow.Client()
+	if a := client.Addr(); a.Is4() {
+		b := a.As4()
+		in[FieldSource] = binary.BigEndian.Uint32(b[:])
+	} else {
+		b := a.As16()
+		for i := range 4 {
+			in[int(FieldSource)+i] = binary.BigEndian.Uint32(b[4*i:])
+		}
+	}
+	in[FieldPort], in[FieldInterface] = uint32(client.Port()), link
+	return in
+}
 
 // Step is one condition on a packet, and what becomes of the packet: it holds if the field AND
 // Mask, less Low, is at most Span. Then the mark becomes (mark AND And) XOR Xor, and the packet

@@ -1,7 +1,6 @@
 package fwmark
 
 import (
-	"encoding/binary"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -9,8 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/ulvs/ulvs/packet"
 )
 
 var stepRounds = flag.Int("steps", 800, "for how many random tables TestSteps follows steps")
@@ -25,16 +22,6 @@ func linkName(number uint32) string {
 		}
 	}
 	return "lo"
-}
-
-// inputsOf are what steps look at of a packet.
-func inputsOf(p *packet.Packet, link uint32) (in Inputs) {
-	b := p.Source().AsSlice()
-	for i := range len(b) / 4 {
-		in[i] = binary.BigEndian.Uint32(b[4*i:])
-	}
-	in[FieldPort], in[FieldInterface] = uint32(p.Flow.ClientPort()), link
-	return in
 }
 
 // checkSteps holds a list to its form: it leads forward, and to every step.
@@ -122,7 +109,7 @@ func TestSteps(t *testing.T) {
 			mark, decided := o.Mark, o.Certain
 			if len(o.Steps) > 0 {
 				checkSteps(t, o.Steps)
-				mark, decided = Follow(o.Steps, inputsOf(p, link))
+				mark, decided = Follow(o.Steps, InputsOf(p, link))
 				longest = max(longest, len(o.Steps))
 				if followed++; decided && want != 0 {
 					marked++
