@@ -74,8 +74,8 @@ func (o *opener) start() error {
 	conns, templates, cpus := o.fast.Rings()
 	o.cpus = cpus
 	var failed, err error
-	o.connSlots, err = o.conns.SlotPool(conns, cpus)
-	if o.templateSlots, failed = o.templates.SlotPool(templates, cpus); err != nil || failed != nil {
+	o.connSlots, err = o.conns.SlotPool(conns, cpus, o.touchNamed)
+	if o.templateSlots, failed = o.templates.SlotPool(templates, cpus, nil); err != nil || failed != nil {
 		return errors.Join(err, failed)
 	}
 	o.lock()
@@ -96,11 +96,22 @@ func (o *opener) drain() {
 	if !o.begun {
 		return
 	}
-	// A template is completed before its connection, so it is drained after that.
-	templates := o.templateSlots.Drain(o.acceptTemplate)
-	if o.connSlots.Drain(o.acceptConn) || templates {
+	// Connections first: a template that is accepted for the one that it gives is not put on the list
+	// of those that give none.
+	conns := o.connSlots.Drain(o.acceptConn)
+	if o.templateSlots.Drain(o.acceptTemplate) || conns {
 		o.update()
 	}
+}
+
+// touchNamed reads what acceptConn will need of the template that the plane names in a connection.
+func (o *opener) touchNamed(id conn.ID) uint32 {
+	n := o.conns.Named(id)
+	if n == 0 || int(n) > o.templates.Slots() {
+		return 0
+	}
+	ct := persist.ID(n - 1)
+	return o.templates.Stamp(ct) + o.templates.TouchRecord(ct)
 }
 
 // refillLow refills the picks of the services that may need it. Those of services of which a real
@@ -133,12 +144,22 @@ func (o *opener) reopen(some int) (more bool) {
 // acceptConn accepts a connection that the plane has opened, or the state that it has brought
 // one into, unless that has been done, and acceptTemplate a template.
 func (o *opener) acceptConn(slot uint32, opened bool) {
-	switch id := conn.ID(slot); {
-	case !opened:
+	id := conn.ID(slot)
+	if !opened {
 		if o.conns.Live(id) {
 			o.acceptState(id)
 		}
-	case o.conns.Opened(id, o.double):
+		return
+	}
+	if !o.conns.Pending(id) {
+		return
+	}
+	// The plane tells of a template that it has made for a connection by naming it there, also if the
+	// connection is a double.
+	if n := o.conns.Named(id); n != 0 && int(n) <= o.templates.Slots() {
+		o.acceptTemplate(n-1, true)
+	}
+	if o.conns.Opened(id, o.double) {
 		o.acceptedConn(id).Counted()
 	}
 }
@@ -209,11 +230,7 @@ func (o *opener) acceptedConn(id conn.ID) (dst *Dest) {
 // is read whenever the lock is taken, and so before slots are given back.
 func (o *opener) templateOf(id conn.ID, s *Service, flow *packet.Flow) (ct persist.ID, ok bool) {
 	if n := o.conns.Named(id); n != 0 && int(n) <= o.templates.Slots() {
-		ct = persist.ID(n - 1)
-		if o.templates.Pending(ct) {
-			o.acceptTemplate(uint32(ct), true)
-		}
-		if o.templates.Live(ct) { // and no double
+		if ct = persist.ID(n - 1); o.templates.Live(ct) { // and no double
 			return ct, true
 		}
 	}

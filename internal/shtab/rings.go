@@ -35,6 +35,9 @@ import (
 // A program that changes an entry's state tells that in the completion ring, too, with
 // ChangedCell. What the state means, and when a change is to be told, is the owner's.
 //
+// An entry in a home slot may be told of by another one instead, of another table, that leads to it
+// and is put into that table's completion ring: it is in none then.
+//
 // From then on an inserted entry is the owner's, who counts it (Table.CountOpened). If two inserted entries
 // of one key, or the chain's head changed too often, a look-up of the key finds
 // another slot than this: the owner removes what is not found.

@@ -42,7 +42,7 @@ func (o changer) changeState() {
 		asm.RSh.Imm(asm.R1, 8),
 		save(conns.stack+entryHome, asm.R1),
 	)
-	o.findCompletion(conns, o.label("full"))
+	o.findRoom(conns, o.label("full"))
 	o.swapState("left-told")
 	o.emit(
 		asm.Mov.Reg(asm.R2, entry),

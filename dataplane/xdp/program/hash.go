@@ -1,6 +1,8 @@
 package program
 
 import (
+	"math/bits"
+
 	"github.com/cilium/ebpf/asm"
 
 	"github.com/ulvs/ulvs/internal/preselect"
@@ -73,7 +75,8 @@ func (o *opener) foldAddress(to asm.Register, at, words int16) {
 }
 
 // sipKey hashes the key in R2, which is a number of 32 bits, as the scheduler mh does
-// (sched.halfSip: SipHash-1-3 of one word).
+// (sched.halfSip: SipHash-1-3 of one word). What the first round makes of constants is worked out
+// here, and the last one leaves out what is not in the result.
 func (o *opener) sipKey() {
 	const v0, v1, v2, v3, last, scratch = asm.R0, asm.R1, asm.R2, asm.R3, asm.R5, asm.R4
 	rotate := func(v asm.Register, by int32) {
@@ -84,14 +87,18 @@ func (o *opener) sipKey() {
 			asm.Or.Reg(v, scratch),
 		)
 	}
+	mixLater := func() {
+		o.emit(asm.Add.Reg(v2, v3))
+		rotate(v3, 16)
+		o.emit(asm.Xor.Reg(v3, v2))
+	}
 	round := func() {
 		o.emit(asm.Add.Reg(v0, v1))
 		rotate(v1, 13)
 		o.emit(asm.Xor.Reg(v1, v0))
 		rotate(v0, 32)
-		o.emit(asm.Add.Reg(v2, v3))
-		rotate(v3, 16)
-		o.emit(asm.Xor.Reg(v3, v2), asm.Add.Reg(v0, v3))
+		mixLater()
+		o.emit(asm.Add.Reg(v0, v3))
 		rotate(v3, 21)
 		o.emit(asm.Xor.Reg(v3, v0), asm.Add.Reg(v2, v1))
 		rotate(v1, 17)
@@ -99,19 +106,43 @@ func (o *opener) sipKey() {
 		rotate(v2, 32)
 	}
 	key := uint64(preselect.SipKey)
+	c0, c1 := 0x736f6d6570736575^key, 0x646f72616e646f6d^key
+	c0 += c1
+	c1 = bits.RotateLeft64(c1, 13) ^ c0
+	c0 = bits.RotateLeft64(c0, 32)
 	o.emit(
 		asm.LoadImm(last, 4<<56, asm.DWord), // the length in the top byte
 		asm.Or.Reg(last, asm.R2),
-		asm.LoadImm(v0, int64(0x736f6d6570736575^key), asm.DWord),
-		asm.LoadImm(v1, int64(0x646f72616e646f6d^key), asm.DWord),
 		asm.LoadImm(v2, int64(0x6c7967656e657261^key), asm.DWord),
 		asm.LoadImm(v3, int64(0x7465646279746573^key), asm.DWord),
 		asm.Xor.Reg(v3, last),
 	)
-	round()
+	mixLater()
+	o.emit(asm.LoadImm(v0, int64(c0), asm.DWord), asm.Add.Reg(v0, v3))
+	rotate(v3, 21)
+	o.emit(
+		asm.Xor.Reg(v3, v0),
+		asm.LoadImm(v1, int64(c1), asm.DWord),
+		asm.Add.Reg(v2, v1),
+		asm.LoadImm(v1, int64(bits.RotateLeft64(c1, 17)), asm.DWord),
+		asm.Xor.Reg(v1, v2),
+	)
+	rotate(v2, 32)
 	o.emit(asm.Xor.Reg(v0, last), asm.Xor.Imm(v2, 0xff))
-	for range 3 {
-		round()
-	}
-	o.emit(asm.Xor.Reg(v2, v0), asm.Xor.Reg(v2, v1), asm.Xor.Reg(v2, v3), asm.Mov.Reg32(v2, v2))
+	round()
+	round()
+	o.emit(asm.Add.Reg(v0, v1))
+	rotate(v1, 13)
+	o.emit(asm.Xor.Reg(v1, v0))
+	mixLater()
+	o.emit(
+		// v0 is in the result twice, and so not at all.
+		asm.Add.Reg(v2, v1),
+		asm.Mov.Reg(scratch, v2), asm.RSh.Imm(scratch, 32), asm.Xor.Reg(v2, scratch),
+		asm.Mov.Reg(scratch, v3), asm.LSh.Imm(scratch, 21), asm.Xor.Reg(v2, scratch),
+		asm.RSh.Imm(v3, 64-21), asm.Xor.Reg(v2, v3),
+		asm.Mov.Reg(scratch, v1), asm.LSh.Imm(scratch, 17), asm.Xor.Reg(v2, scratch),
+		asm.RSh.Imm(v1, 64-17), asm.Xor.Reg(v2, v1),
+		asm.Mov.Reg32(v2, v2),
+	)
 }

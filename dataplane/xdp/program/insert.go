@@ -81,7 +81,7 @@ func (o *opener) ringsOf(cpu asm.Register) {
 // findCompletion keeps the address of the completion ring's next cell, or goes to full. R8 are
 // the CPU's rings of the table.
 //
-// in: rings; out: -; lost: R1 R2 R4
+// in: rings; out: -; lost: R1 R2
 func (o *opener) findCompletion(t entries, full string) {
 	defer o.step("findCompletion", "room in the completion ring")()
 	o.emit(asm.LoadMem(asm.R1, asm.R8, shtab.OffCompletionAt, asm.Word))
@@ -90,6 +90,17 @@ func (o *opener) findCompletion(t entries, full string) {
 		asm.LoadMem(asm.R1, asm.R2, shtab.OffCompletion, asm.Word),
 		asm.JNE.Imm(asm.R1, 0, full),
 		save(t.stack+entryCompletion, asm.R2),
+	)
+}
+
+// findRoom is findCompletion, and keeps the daemon awake where half of the ring is full. That of the
+// templates never has more in it than the connections'.
+//
+// in: rings; out: -; lost: R1 R2 R4
+func (o *opener) findRoom(t entries, full string) {
+	defer o.step("findRoom", "and half of it?")()
+	o.findCompletion(t, full)
+	o.emit(
 		asm.LoadMem(asm.R1, asm.R8, shtab.OffCompletionAt, asm.Word),
 		asm.Add.Imm(asm.R1, shtab.RingCells/2),
 	)
@@ -182,22 +193,50 @@ func (o *opener) insertTemplate(t entries) {
 		asm.JEq.Imm(asm.R1, 0, o.label("insert")),
 		asm.Add.Imm(asm.R8, t.rings),
 	)
-	o.claimSlot(t)
-	for word := int16(0); word < 5; word++ {
+	o.claimSlot(t, o.label("go"))
+	for word := range int16(2) {
 		o.emit(
 			restore(asm.R0, stackTemplate+8*word),
 			asm.StoreMem(asm.R5, shtab.OffKey+8*word, asm.R0, asm.DWord),
 		)
 	}
+	o.emit(asm.Mov.Imm(asm.R0, 0))
+	for _, w := range words6 {
+		if o.six {
+			o.emit(restore(asm.R0, stackTemplate+8*w.word))
+		}
+		o.emit(asm.StoreMem(asm.R5, shtab.OffKey+8*w.word, asm.R0, asm.DWord))
+	}
 	o.emit(asm.Mov.Imm(asm.R0, persist.OpenedState))
 	o.initEntry()
+	told := t.label(o, "complete")
 	if o.namesTemplates() {
 		o.emit(restore(asm.R2, t.stack+entryNumber), save(stackControl, asm.R2))
+		told = t.label(o, "made") // by the connection, which names it
 	}
 	o.emit(restore(asm.R2, stackHash))
-	o.publish(t, dest)
+	o.publish(t, dest, told)
 	o.complete(t)
+	o.symbol = t.label(o, "made")
 	o.emit(asm.Sub.Imm(asm.R8, t.rings))
+}
+
+// tellTemplate tells of a template that was made for a connection which could not be, and leaves the
+// packet to Go.
+//
+// in: rings; out: -; lost: R0 R1 R2 rings
+func (o *opener) tellTemplate(t entries) {
+	defer o.step("tellTemplate", "its template, if no connection is to name it")()
+	o.mark("unmade")
+	o.emit(
+		restore(asm.R2, stackNew),
+		o.leaveIf(asm.JEq, asm.R2, 0),
+		restore(asm.R2, t.stack+entryNumber),
+		o.leaveIf(asm.JGT, asm.R2, int32(t.homes)), // it was told
+		asm.Add.Imm(asm.R8, t.rings),
+	)
+	o.completeCell(t)
+	o.emit(asm.Ja.Label(o.label("go")))
 }
 
 // insertConn makes the connection to dest. Its slot is R5 then.
@@ -206,7 +245,7 @@ func (o *opener) insertTemplate(t entries) {
 func (o *opener) insertConn(t entries) {
 	defer o.step("insertConn", "the connection")()
 	o.mark("insert")
-	o.claimSlot(t)
+	o.claimSlot(t, o.label("unmade"))
 	o.emit(
 		restore(addrs, stackKey),
 		restore(ports, stackKey+8),
@@ -222,16 +261,20 @@ func (o *opener) insertConn(t entries) {
 	}
 	o.firstState()
 	o.initEntry()
-	o.sumKey()
+	if o.six {
+		o.emit(restore(asm.R2, stackSum))
+	} else {
+		o.sumKey()
+	}
 	if o.namesTemplates() {
 		o.emit(
 			restore(asm.R3, stackControl),
 			asm.LSh.Imm(asm.R3, conn.TemplateShift),
 			asm.Or.Reg(asm.R3, dest),
 		)
-		o.publish(t, asm.R3)
+		o.publish(t, asm.R3, t.label(o, "complete"))
 	} else {
-		o.publish(t, dest)
+		o.publish(t, dest, t.label(o, "complete"))
 	}
 	o.complete(t)
 }
@@ -253,12 +296,12 @@ func (o *opener) initEntry() {
 	)
 }
 
-// claimSlot claims the slot that findFreeSlot has found, R5. R8 are the CPU's rings of the table.
+// claimSlot claims the slot that findFreeSlot has found, R5, or goes to no. R8 are the CPU's rings
+// of the table.
 //
 // in: rings; out: entry; lost: R0 R1 R2 R3
-func (o *opener) claimSlot(t entries) {
+func (o *opener) claimSlot(t entries, no string) {
 	defer o.step("claimSlot", "the slot is this program's")()
-	no := o.label("go")
 	o.emit(
 		restore(asm.R5, t.stack+entryAddr),
 		restore(asm.R2, t.stack+entryNumber),
@@ -266,7 +309,7 @@ func (o *opener) claimSlot(t entries) {
 		asm.Mov.Imm(asm.R0, 0),
 		asm.LoadImm(asm.R1, shtab.MaxValue, asm.DWord),
 		compareAndSwap(asm.R5, shtab.OffWord, asm.R1, asm.DWord),
-		o.leaveIf(asm.JNE, asm.R0, 0),
+		asm.JNE.Imm(asm.R0, 0, no),
 		asm.Ja.Label(t.label(o, "write")),
 	)
 	o.symbol = t.label(o, "over")
@@ -284,10 +327,11 @@ func (o *opener) claimSlot(t entries) {
 }
 
 // publish lets the entry be found, with the key's hash in R2 and a value, in dest or R3, and
-// puts an overflow slot into its chain. R2 is the slot's number, and 1, then.
+// puts an overflow slot into its chain. R2 is the slot's number, and 1, then. One in a home slot goes
+// to home.
 //
 // in: R2 R3 entry dest; out: R2; lost: R0 R1 R3 R4
-func (o *opener) publish(t entries, value asm.Register) {
+func (o *opener) publish(t entries, value asm.Register, home string) {
 	defer o.step("publish", "it can be found")()
 	o.emit( // shtab.tagOf
 		asm.RSh.Imm(asm.R2, 16),
@@ -296,7 +340,7 @@ func (o *opener) publish(t entries, value asm.Register) {
 		asm.Or.Reg(asm.R2, value),
 		exchange(asm.R5, shtab.OffWord, asm.R2, asm.DWord),
 		restore(asm.R2, t.stack+entryNumber),
-		asm.JLE.Imm(asm.R2, int32(t.homes), t.label(o, "complete")),
+		asm.JLE.Imm(asm.R2, int32(t.homes), home),
 		restore(asm.R1, t.stack+entryHome),
 		passIf(asm.JGE, asm.R1, int32(t.homes)), // never: for the verifier
 	)

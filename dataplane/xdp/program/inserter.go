@@ -49,9 +49,9 @@ func (c *Config) Inserter() asm.Instructions {
 		passIf(asm.JGE, asm.R0, int32(p.CPUs)),
 	)
 	p.ringsOf(asm.R0)
-	p.findCompletion(t, p.label("go"))
+	p.findRoom(t, p.label("go"))
 	p.findFreeSlot(t)
-	p.claimSlot(t)
+	p.claimSlot(t, p.label("go"))
 	p.emit(
 		restore(addrs, stackKey),
 		asm.LoadImm(ports, InserterPorts, asm.DWord),
@@ -65,7 +65,7 @@ func (c *Config) Inserter() asm.Instructions {
 	}
 	p.sumKey()
 	p.emit(asm.Mov.Reg(asm.R1, addrs), asm.Add.Imm(asm.R1, 1)) // a value that says whose it is
-	p.publish(t, asm.R1)
+	p.publish(t, asm.R1, t.label(&p.opener, "complete"))
 	p.complete(t)
 	p.emit(asm.Mov.Imm(asm.R0, InserterMade), asm.Return())
 	p.mark("go")

@@ -34,6 +34,9 @@ func (f *finder) hashKey() {
 		return
 	}
 	f.sumKey()
+	if f.six && f.opens() {
+		f.emit(save(stackSum, asm.R2)) // insertConn would go through the words again
+	}
 	f.homeSlot(f.Homes)
 }
 

@@ -26,13 +26,14 @@ func (o *opener) openConn() {
 	comparer{o}.compareByCounts(templates)
 	o.readTime()
 	o.findRings()
-	o.findCompletion(conns, o.label("go"))
+	o.findRoom(conns, o.label("go"))
 	o.findFreeSlot(conns)
 	o.chooseServer(templates)
 	o.sendOnce()
 	o.insertTemplate(templates)
 	o.insertConn(conns)
 	o.emit(asm.Mov.Reg(slot, asm.R5), asm.Ja.Label(o.label("stays")))
+	o.tellTemplate(templates)
 }
 
 // sendOnce sends a UDP packet of a service that schedules each for itself. It has no connection;
@@ -276,26 +277,23 @@ func (o *opener) makeTemplateKey(t entries) {
 		asm.And.Reg(ports, asm.R0),
 		save(stackTemplate, addrs),
 		save(stackTemplate+8, ports),
-		asm.Mov.Imm(asm.R0, 0),
 	)
-	for _, w := range words6 {
-		if o.six {
+	seed := o.Templates.Seed
+	if o.six {
+		for _, w := range words6 {
 			o.emit(
 				asm.LoadMem(asm.R0, data, o.atIP()+w.off, asm.DWord),
 				asm.LoadMem(asm.R1, service, preselect.OffKeep+8*w.word, asm.DWord),
 				asm.And.Reg(asm.R0, asm.R1),
 			)
+			if w.word == put {
+				o.emit(
+					asm.LoadMem(asm.R1, service, preselect.OffPut, asm.DWord),
+					asm.Or.Reg(asm.R0, asm.R1),
+				)
+			}
+			o.emit(save(stackTemplate+8*w.word, asm.R0))
 		}
-		if o.six && w.word == put {
-			o.emit(
-				asm.LoadMem(asm.R1, service, preselect.OffPut, asm.DWord),
-				asm.Or.Reg(asm.R0, asm.R1),
-			)
-		}
-		o.emit(save(stackTemplate+8*w.word, asm.R0))
-	}
-	seed := o.Templates.Seed
-	if o.six {
 		o.emit(asm.Mov.Imm(asm.R2, 0))
 		half := func(word int16, seed uint64) {
 			o.emit(

@@ -31,6 +31,7 @@ const (
 // The stack, from the frame pointer down.
 const (
 	stackIndex   = -4  // the key of map look-ups
+	stackSum     = -16 // the hash of an IPv6 key
 	stackKey     = -56 // five words, as packet.Flow has them, where a hash map is asked
 	stackKept    = -64
 	stackHome    = -72 // the home slot, while its pair and chain are gone through
