@@ -74,8 +74,8 @@ func (o *opener) start() error {
 	conns, templates, cpus := o.fast.Rings()
 	o.cpus = cpus
 	var failed, err error
-	o.connSlots, err = o.conns.SlotPool(conns, cpus, o.touchNamed)
-	if o.templateSlots, failed = o.templates.SlotPool(templates, cpus, nil); err != nil || failed != nil {
+	o.connSlots, err = o.conns.NamingPool(conns, cpus, conn.TemplateShift, o.touchNamed)
+	if o.templateSlots, failed = o.templates.SlotPool(templates, cpus); err != nil || failed != nil {
 		return errors.Join(err, failed)
 	}
 	o.lock()
@@ -105,9 +105,8 @@ func (o *opener) drain() {
 }
 
 // touchNamed reads what acceptConn will need of the template that the plane names in a connection.
-func (o *opener) touchNamed(id conn.ID) uint32 {
-	n := o.conns.Named(id)
-	if n == 0 || int(n) > o.templates.Slots() {
+func (o *opener) touchNamed(n uint32) uint32 {
+	if int(n) > o.templates.Slots() {
 		return 0
 	}
 	ct := persist.ID(n - 1)
@@ -144,22 +143,12 @@ func (o *opener) reopen(some int) (more bool) {
 // acceptConn accepts a connection that the plane has opened, or the state that it has brought
 // one into, unless that has been done, and acceptTemplate a template.
 func (o *opener) acceptConn(slot uint32, opened bool) {
-	id := conn.ID(slot)
-	if !opened {
+	switch id := conn.ID(slot); {
+	case !opened:
 		if o.conns.Live(id) {
 			o.acceptState(id)
 		}
-		return
-	}
-	if !o.conns.Pending(id) {
-		return
-	}
-	// The plane tells of a template that it has made for a connection by naming it there, also if the
-	// connection is a double.
-	if n := o.conns.Named(id); n != 0 && int(n) <= o.templates.Slots() {
-		o.acceptTemplate(n-1, true)
-	}
-	if o.conns.Opened(id, o.double) {
+	case o.conns.Opened(id, o.double):
 		o.acceptedConn(id).Counted()
 	}
 }
@@ -168,6 +157,7 @@ func (o *opener) acceptConn(slot uint32, opened bool) {
 // packets that found this one have done to its state goes with it: that takes a SYN that comes by
 // two ways at the same moment, and is mended by the next packet.
 func (o *opener) uncount(id conn.ID) {
+	o.acceptNamed(id)
 	o.conns.CloseState(id, true)
 	o.index.dests[o.conns.Dest(id)].Unbind(false, o.conns.Active(id))
 }
@@ -225,14 +215,27 @@ func (o *opener) acceptedConn(id conn.ID) (dst *Dest) {
 	return dst
 }
 
-// templateOf returns the template by which the plane has opened a connection. The plane names
-// it in the connection, whose acceptance comes before the slot can be another's: what is told
-// is read whenever the lock is taken, and so before slots are given back.
+// acceptNamed accepts the template that the plane names in a connection, if that has not been done,
+// and returns it if it is alive: it may have been a double. The plane tells in no other way of
+// one that it has made for the connection. The connection's acceptance comes before the template's slot
+// can be another's: what is told is read whenever the lock is taken, and so before slots are given
+// back.
+func (o *opener) acceptNamed(id conn.ID) (ct persist.ID, ok bool) {
+	n := o.conns.Named(id)
+	if n == 0 || int(n) > o.templates.Slots() {
+		return 0, false
+	}
+	ct = persist.ID(n - 1)
+	if o.templates.Pending(ct) {
+		o.acceptTemplate(uint32(ct), true)
+	}
+	return ct, o.templates.Live(ct)
+}
+
+// templateOf returns the template by which the plane has opened a connection.
 func (o *opener) templateOf(id conn.ID, s *Service, flow *packet.Flow) (ct persist.ID, ok bool) {
-	if n := o.conns.Named(id); n != 0 && int(n) <= o.templates.Slots() {
-		if ct = persist.ID(n - 1); o.templates.Live(ct) { // and no double
-			return ct, true
-		}
+	if ct, ok = o.acceptNamed(id); ok {
+		return ct, true
 	}
 	var e early
 	o.templateKey(s, flow, &e)

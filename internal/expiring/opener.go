@@ -7,14 +7,21 @@ import "github.com/ulvs/ulvs/internal/shtab"
 const PendingFlag = 1 << 15
 
 // SlotPool gives programs what they need to insert entries: the rings in block, of so many
-// CPUs (shtab.NewSlotPool). also, if it is not nil, reads what the owner will need besides of an
-// entry that a program has inserted; what it returns means nothing.
-func (t *Table[ID, E]) SlotPool(block []byte, cpus int, also func(ID) uint32) (*shtab.SlotPool, error) {
-	touch := func(i uint32) uint32 { return t.tab.Stamp(i) + t.recs[i].timeout }
-	if also != nil {
-		touch = func(i uint32) uint32 { return t.tab.Stamp(i) + t.recs[i].timeout + also(ID(i)) }
-	}
-	return shtab.NewSlotPool(t.tab, block, cpus, touch)
+// CPUs (shtab.NewSlotPool).
+func (t *Table[ID, E]) SlotPool(block []byte, cpus int) (*shtab.SlotPool, error) {
+	return shtab.NewSlotPool(t.tab, block, cpus, func(i uint32) uint32 { return t.tab.Stamp(i) + t.recs[i].timeout })
+}
+
+// NamingPool is SlotPool where a value's bits from shift on, if they are not 0, name something else,
+// which touch reads too; what it returns means nothing.
+func (t *Table[ID, E]) NamingPool(block []byte, cpus, shift int, touch func(uint32) uint32) (*shtab.SlotPool, error) {
+	return shtab.NewSlotPool(t.tab, block, cpus, func(i uint32) uint32 {
+		sum := t.tab.Stamp(i) + t.recs[i].timeout
+		if named := t.tab.Value(i) >> shift; named != 0 {
+			sum += touch(uint32(named))
+		}
+		return sum
+	})
 }
 
 // Pending reports whether a program has opened the entry, and its owner has not accepted
