@@ -31,6 +31,7 @@ type opener struct {
 	begun                    bool
 	double                   func(conn.ID) // uncount, made once
 	connSlots, templateSlots *shtab.SlotPool
+	named                    uint32 // how many templates a connection can name
 	// locals are the addresses that the plane was told of, and apart whether that
 	// sufficed, by family; open is what it was told by SetOpening.
 	locals *dataplane.Locals
@@ -72,6 +73,7 @@ func (o *opener) start() error {
 		return nil
 	}
 	conns, templates, cpus := o.fast.Rings()
+	o.named = uint32(o.templates.Slots())
 	o.cpus = cpus
 	var failed, err error
 	o.connSlots, err = o.conns.NamingPool(conns, cpus, conn.TemplateShift, o.touchNamed)
@@ -106,7 +108,7 @@ func (o *opener) drain() {
 
 // touchNamed reads what acceptConn will need of the template that the plane names in a connection.
 func (o *opener) touchNamed(n uint32) uint32 {
-	if int(n) > o.templates.Slots() {
+	if n > o.named {
 		return 0
 	}
 	ct := persist.ID(n - 1)
@@ -144,10 +146,11 @@ func (o *opener) reopen(some int) (more bool) {
 // one into, unless that has been done, and acceptTemplate a template.
 func (o *opener) acceptConn(slot uint32, opened bool) {
 	switch id := conn.ID(slot); {
+	case !opened && !o.conns.Live(id):
+	case !opened && o.conns.TellsAssured(id):
+		o.assure(id)
 	case !opened:
-		if o.conns.Live(id) {
-			o.acceptState(id)
-		}
+		o.acceptState(id)
 	case o.conns.Opened(id, o.double):
 		o.acceptedConn(id).Counted()
 	}
@@ -222,12 +225,13 @@ func (o *opener) acceptedConn(id conn.ID) (dst *Dest) {
 // back.
 func (o *opener) acceptNamed(id conn.ID) (ct persist.ID, ok bool) {
 	n := o.conns.Named(id)
-	if n == 0 || int(n) > o.templates.Slots() {
+	if n == 0 || n > o.named {
 		return 0, false
 	}
 	ct = persist.ID(n - 1)
-	if o.templates.Pending(ct) {
-		o.acceptTemplate(uint32(ct), true)
+	if o.templates.Opened(ct, nil) {
+		o.acceptedTemplate(ct)
+		return ct, true
 	}
 	return ct, o.templates.Live(ct)
 }

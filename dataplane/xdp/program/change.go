@@ -84,9 +84,10 @@ func (o changer) decideToTell() {
 		asm.And.Imm(asm.R4, 1),
 		asm.JEq.Imm(asm.R4, 0, o.label("tell")),
 		// A template that becomes ASSURED.
-		asm.Mov.Reg(asm.R3, asm.R2),
-		asm.And.Imm(asm.R3, conn.EstablishedFlag),
-		asm.JEq.Imm(asm.R3, 0, o.label("quiet")),
+		restore(asm.R1, stackWas),
+		asm.Xor.Reg(asm.R1, asm.R2),
+		asm.And.Imm(asm.R1, conn.EstablishedFlag),
+		asm.JEq.Imm(asm.R1, 0, o.label("quiet")),
 	)
 	if o.namesTemplates() {
 		o.emit(
