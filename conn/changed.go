@@ -96,7 +96,7 @@ func (t *states) AcceptState(id ID) (established bool) {
 
 // TellsAssured reports whether a program has told of a change only because it has established the
 // connection, by which its template becomes ASSURED, and takes note: flagTold goes. All else stays to
-// be accepted as what it does not tell.
+// be accepted as what it does not tell. A slot without a connection tells nothing.
 func (t *states) TellsAssured(id ID) bool {
 	const all = flagChanged | flagTold | flagEstablished | flagHalfOpen
 	for was := t.State(id); was&all == all && was>>genShift == t.timeouts.gen; was = t.State(id) {

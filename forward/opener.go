@@ -146,11 +146,12 @@ func (o *opener) reopen(some int) (more bool) {
 // one into, unless that has been done, and acceptTemplate a template.
 func (o *opener) acceptConn(slot uint32, opened bool) {
 	switch id := conn.ID(slot); {
-	case !opened && !o.conns.Live(id):
 	case !opened && o.conns.TellsAssured(id):
 		o.assure(id)
 	case !opened:
-		o.acceptState(id)
+		if o.conns.Live(id) {
+			o.acceptState(id)
+		}
 	case o.conns.Opened(id, o.double):
 		o.acceptedConn(id).Counted()
 	}
