@@ -13,8 +13,10 @@ package conn
 //     ring (shtab.Rings), after the swap, and sets flagTold, unless that or PendingFlag was set:
 //     then Go will look at the word. It changes nothing where the ring has no room. The timer of
 //     a half-open connection runs out before most states end that come then (Untold): of those
-//     it tells nothing, and Go finds them then, or when it has to do with the connection. Where one is
-//     told for the template alone, Go takes flagTold away and leaves the rest (TellsAssured).
+//     it tells nothing, and Go finds them then, or when it has to do with the connection.
+//   - Of a template that becomes ASSURED a program tells in the templates' ring, if the connection names
+//     it, and sets no flag: the change itself is like any other. A connection names no template but its
+//     own from when Go has accepted it (Rename).
 //   - The stamp comes before the swap: Go sets the timer from there, and the connection may have
 //     been idle for longer than a state to which a packet leads has.
 //   - flagActive says in which of its real server's columns the connection is counted. Whoever
@@ -90,26 +92,6 @@ func (t *states) AcceptState(id ID) (established bool) {
 			t.halfOpen.answered(was)
 		}
 		return established
-	}
-	return false
-}
-
-// TellsAssured reports whether a program has told of a change only because it has established the
-// connection, by which its template becomes ASSURED, and takes note: flagTold goes. All else stays to
-// be accepted as what it does not tell. A slot without a connection tells nothing.
-func (t *states) TellsAssured(id ID) bool {
-	const all = flagChanged | flagTold | flagEstablished | flagHalfOpen
-	for was := t.State(id); was&all == all && was>>genShift == t.timeouts.gen; was = t.State(id) {
-		state := was & stateMask
-		if t.Flow(id).Proto() == protoSCTP {
-			state += untoldSCTP
-		}
-		if t.timeouts.untold>>state&1 == 0 {
-			return false
-		}
-		if t.SwapState(id, was, was&^flagTold) {
-			return true
-		}
 	}
 	return false
 }

@@ -178,7 +178,13 @@ func valueOf(dest, template uint32) uint64 {
 func (t *states) Flow(id ID) *packet.Flow { return (*packet.Flow)(t.Key(id)) }
 
 // Orphan takes a connection's template away, if that is gone.
-func (t *Table) Orphan(id ID) { t.Record(id).template = 0 }
+func (t *Table) Orphan(id ID) {
+	t.Record(id).template = 0
+	t.Rename(id, 0)
+}
+
+// Rename has a connection name a template, or none with 0, to programs.
+func (t *Table) Rename(id ID, template uint32) { t.SetValue(id, valueOf(t.Dest(id), template)) }
 
 // End removes a connection, and frees its slot at once, or in quarantine.
 func (t *Table) End(id ID) {

@@ -143,11 +143,9 @@ func (o *opener) reopen(some int) (more bool) {
 }
 
 // acceptConn accepts a connection that the plane has opened, or the state that it has brought
-// one into, unless that has been done, and acceptTemplate a template.
+// one into, unless that has been done, and acceptTemplate a template, or that it is ASSURED.
 func (o *opener) acceptConn(slot uint32, opened bool) {
 	switch id := conn.ID(slot); {
-	case !opened && o.conns.TellsAssured(id):
-		o.assure(id)
 	case !opened:
 		if o.conns.Live(id) {
 			o.acceptState(id)
@@ -166,8 +164,13 @@ func (o *opener) uncount(id conn.ID) {
 	o.index.dests[o.conns.Dest(id)].Unbind(false, o.conns.Active(id))
 }
 
-func (o *opener) acceptTemplate(slot uint32, _ bool) {
-	if id := persist.ID(slot); o.templates.Opened(id, nil) {
+func (o *opener) acceptTemplate(slot uint32, opened bool) {
+	switch id := persist.ID(slot); {
+	case !opened:
+		if o.templates.Live(id) {
+			o.templates.Assure(id)
+		}
+	case o.templates.Opened(id, nil):
 		o.acceptedTemplate(id)
 	}
 }
@@ -208,6 +211,9 @@ func (o *opener) acceptedConn(id conn.ID) (dst *Dest) {
 		if ct, ok := o.templateOf(id, s, flow); ok && o.templates.Dest(ct) == dst.ID {
 			template = uint32(ct) + 1
 			o.templates.Controlled(ct, o.conns.Stamp(id))
+		}
+		if o.conns.Named(id) != template {
+			o.conns.Rename(id, template)
 		}
 	}
 	o.conns.Accept(id, template, ownerBits(own && dst.conf.Port != 0, ulvs.DirectRoute))

@@ -60,7 +60,7 @@ var statesFaults = []fault{
 	}},
 	{"a change is not told", "dataplane/xdp/program/change.go", [][2]string{{"\to.completeCell(conns)\n", ""}}},
 	{"a change is told of another", "dataplane/xdp/program/change.go", [][2]string{{"1-1<<31", "2-1<<31"}}},
-	{"a template is not told", "conn/changed.go", [][2]string{{"established = was&flagEstablished != 0", "established = false"}}},
+	{"a template is not told", "forward/opener.go", [][2]string{{"\t\t\to.templates.Assure(id)\n", ""}}},
 	{"half-open for ever", "conn/changed.go", [][2]string{{"\t\t\tis &^= flagHalfOpen\n", ""}}},
 }
 

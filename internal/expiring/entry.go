@@ -43,6 +43,9 @@ func (t *entries[ID]) Hide(id ID) { t.tab.Detach(uint32(id)) }
 func (t *entries[ID]) Key(id ID) *shtab.Key { return t.tab.Key(uint32(id)) }
 func (t *entries[ID]) Value(id ID) uint64   { return t.tab.Value(uint32(id)) }
 
+// SetValue has another value in the place of that.
+func (t *entries[ID]) SetValue(id ID, value uint64) { t.tab.SetValue(uint32(id), value) }
+
 // Stamp returns the tick at which the entry was used last, and Idle how many ticks ago.
 func (t *entries[ID]) Stamp(id ID) uint32            { return t.tab.Stamp(uint32(id)) }
 func (t *entries[ID]) Idle(id ID, now uint32) uint32 { return now - t.Stamp(id) }

@@ -35,6 +35,12 @@ func (t *Table) Stamp(i uint32) uint32 { return t.slots[i].stamp }
 func (t *Table) State(i uint32) uint32 { return atomic.LoadUint32(&t.slots[i].state) }
 func (t *Table) Count(i uint32) uint32 { return t.slots[i].count }
 
+// SetValue changes the value of an entry, up to MaxValue. Only the owner changes words of entries.
+func (t *Table) SetValue(i uint32, value uint64) {
+	w := &t.slots[i].word
+	store64(w, atomic.LoadUint64(w)&^MaxValue|value)
+}
+
 // SetStamp and SetCount set what the owner keeps there. An XDP program may do the same at
 // the same time: last come, last served.
 func (t *Table) SetStamp(i, tick uint32) { t.slots[i].stamp = tick }

@@ -35,13 +35,7 @@ func (o changer) changeState() {
 	o.decideToTell()
 	conns := o.connTable()
 	o.findRings()
-	// One packet of many keeps the daemon awake: by the ports, which are as good as any number.
-	o.emit(
-		restore(entry, stackSlot),
-		asm.LoadMem(asm.R1, entry, shtab.OffKey+8, asm.DWord),
-		asm.RSh.Imm(asm.R1, 8),
-		save(conns.stack+entryHome, asm.R1),
-	)
+	o.readCourse(conns)
 	o.findRoom(conns, o.label("full"))
 	o.swapState("left-told")
 	o.emit(
@@ -53,6 +47,9 @@ func (o changer) changeState() {
 	)
 	o.completeCell(conns)
 	o.countAnswer("answered-told", func() {})
+	if o.namesTemplates() {
+		o.tellAssured(o.templateTable())
+	}
 	o.mark("quiet")
 	o.swapState("left")
 	o.countAnswer("answered", o.findRings)
@@ -60,7 +57,45 @@ func (o changer) changeState() {
 	o.emit(restore(slot, stackSlot), asm.Ja.Label(o.label("unchanged")))
 }
 
-// decideToTell goes to quiet where Go need not be told.
+// readCourse keeps what decides which packets keep the daemon awake: one of many, by the ports, which
+// are as good as any number.
+//
+// in: -; out: entry; lost: R1
+func (o changer) readCourse(conns entries) {
+	defer o.step("readCourse", "which packets keep the daemon awake")()
+	o.emit(
+		restore(entry, stackSlot),
+		asm.LoadMem(asm.R1, entry, shtab.OffKey+8, asm.DWord),
+		asm.RSh.Imm(asm.R1, 8),
+		save(conns.stack+entryHome, asm.R1),
+	)
+}
+
+// tellAssured changes the state, and tells of the template, which the connection names, in the
+// templates' ring.
+//
+// in: dest; out: slot; lost: R0 R1 R2 R3 R4 R5
+func (o changer) tellAssured(t entries) {
+	defer o.step("tellAssured", "the state, and that its template is ASSURED")()
+	o.mark("assures")
+	o.findRings()
+	o.emit(asm.Add.Imm(asm.R8, t.rings))
+	o.readCourse(o.connTable())
+	o.findRoom(t, o.label("full"))
+	o.swapState("left-assured")
+	o.emit(
+		asm.LoadMem(asm.R2, entry, shtab.OffWord, asm.DWord),
+		asm.RSh.Imm(asm.R2, conn.TemplateShift),
+		asm.And.Imm(asm.R2, conn.MaxNamed),
+		asm.Add.Imm32(asm.R2, -1<<31), // shtab.ChangedCell
+	)
+	o.completeCell(t)
+	o.emit(asm.Sub.Imm(asm.R8, t.rings))
+	o.countAnswer("answered-assured", func() {})
+}
+
+// decideToTell goes to quiet where Go need not be told, and to assures where that is only that the
+// connection's template becomes ASSURED.
 //
 // in: data; out: -; lost: R1 R2 R3 R4 entry
 func (o changer) decideToTell() {
@@ -96,6 +131,7 @@ func (o changer) decideToTell() {
 			asm.RSh.Imm(asm.R3, conn.TemplateShift),
 			asm.And.Imm(asm.R3, conn.MaxNamed),
 			asm.JEq.Imm(asm.R3, 0, o.label("quiet")),
+			asm.Ja.Label(o.label("assures")),
 		)
 	}
 	o.mark("tell")

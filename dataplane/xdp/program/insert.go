@@ -93,8 +93,8 @@ func (o *opener) findCompletion(t entries, full string) {
 	)
 }
 
-// findRoom is findCompletion, and keeps the daemon awake where half of the ring is full. That of the
-// templates never has more in it than the connections'.
+// findRoom is findCompletion, and keeps the daemon awake where half of the ring is full. (Of templates
+// there are never more new ones than of connections, whose ring keeps it awake.)
 //
 // in: rings; out: -; lost: R1 R2 R4
 func (o *opener) findRoom(t entries, full string) {
