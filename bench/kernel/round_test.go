@@ -34,7 +34,7 @@ func measure(t *testing.T, l load) {
 		for _, s := range sites {
 			took := s.round()
 			if round > 0 {
-				fmt.Println(sample{l.name, s.who.name, float64(took) / float64(s.pieces()*piece)})
+				fmt.Println(sample{l.name, s.who.name, float64(took) / (pieces * piece)})
 			}
 		}
 	}
@@ -61,18 +61,9 @@ func (s *site) round() time.Duration {
 	return 0
 }
 
-// pieces is how many pieces of each step a round has. A daemon of whose work a part comes in lumps has
-// more: the templates of all rounds fit its table even so.
-func (s *site) pieces() int {
-	if s.who.name == fast {
-		return 2 * pieces
-	}
-	return pieces
-}
-
 // sendAll sends a round's packets. The error says that not all arrived.
 func (s *site) sendAll() error {
-	for range s.pieces() {
+	for range pieces {
 		for _, g := range s.senders {
 			if err := s.send(g, piece); err != nil {
 				return err
