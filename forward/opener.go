@@ -236,11 +236,14 @@ func (o *opener) acceptNamed(id conn.ID) (ct persist.ID, ok bool) {
 		return 0, false
 	}
 	ct = persist.ID(n - 1)
-	if o.templates.Opened(ct, nil) {
-		o.acceptedTemplate(ct)
-		return ct, true
+	if !o.templates.Pending(ct) {
+		return ct, o.templates.Live(ct)
 	}
-	return ct, o.templates.Live(ct)
+	if !o.templates.Opened(ct, nil) {
+		return 0, false
+	}
+	o.acceptedTemplate(ct)
+	return ct, true
 }
 
 // templateOf returns the template by which the plane has opened a connection.
