@@ -10,7 +10,6 @@ import (
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/preselect"
 	"github.com/ulvs/ulvs/internal/shtab"
-	"github.com/ulvs/ulvs/packet"
 	"github.com/ulvs/ulvs/persist"
 )
 
@@ -167,7 +166,7 @@ func (o *opener) uncount(id conn.ID) {
 func (o *opener) acceptTemplate(slot uint32, opened bool) {
 	switch id := persist.ID(slot); {
 	case !opened:
-		if o.templates.Live(id) {
+		if o.templates.Live(id) && o.templates.Controls(id) > 0 {
 			o.templates.Assure(id)
 		}
 	case o.templates.Opened(id, nil):
@@ -203,16 +202,9 @@ func (o *opener) acceptedConn(id conn.ID) (dst *Dest) {
 	o.opened++
 	dst = o.index.dests[o.conns.Dest(id)]
 	s := dst.svc
-	own := true
-	template := uint32(0)
-	if s.Persistence.Timeout != 0 {
-		flow := o.conns.Flow(id)
-		own = flow.VirtualPort() == s.Port
-		if ct, ok := o.templateOf(id, s, flow); ok && o.templates.Dest(ct) == dst.ID {
-			template = uint32(ct) + 1
-			o.templates.Controlled(ct, o.conns.Stamp(id))
-		}
-		if o.conns.Named(id) != template {
+	own, template := true, uint32(0)
+	if named := o.conns.Named(id); named != 0 || s.Persistence.Timeout != 0 {
+		if own, template = o.control(id, dst); named != template {
 			o.conns.Rename(id, template)
 		}
 	}
@@ -232,7 +224,7 @@ func (o *opener) acceptedConn(id conn.ID) (dst *Dest) {
 // back.
 func (o *opener) acceptNamed(id conn.ID) (ct persist.ID, ok bool) {
 	n := o.conns.Named(id)
-	if n == 0 || n > o.named {
+	if n == 0 || int(n) > o.templates.Slots() {
 		return 0, false
 	}
 	ct = persist.ID(n - 1)
@@ -246,14 +238,26 @@ func (o *opener) acceptNamed(id conn.ID) (ct persist.ID, ok bool) {
 	return ct, true
 }
 
-// templateOf returns the template by which the plane has opened a connection.
-func (o *opener) templateOf(id conn.ID, s *Service, flow *packet.Flow) (ct persist.ID, ok bool) {
-	if ct, ok = o.acceptNamed(id); ok {
-		return ct, true
+// control has the template by which the plane has opened a connection to dst control it, and returns its
+// number and 1, or 0; own says that the connection is to its service's own port. The service may not be
+// persistent any more: then the template that was made for it has nothing to do with it.
+func (o *opener) control(id conn.ID, dst *Dest) (own bool, template uint32) {
+	ct, ok := o.acceptNamed(id)
+	s := dst.svc
+	if s.Persistence.Timeout == 0 {
+		return true, 0
 	}
-	var e early
-	o.templateKey(s, flow, &e)
-	return o.findTemplate(&e.key, e.keyHash)
+	flow := o.conns.Flow(id)
+	if !ok {
+		var e early
+		o.templateKey(s, flow, &e)
+		ct, ok = o.findTemplate(&e.key, e.keyHash)
+	}
+	if ok && o.templates.Dest(ct) == dst.ID {
+		template = uint32(ct) + 1
+		o.templates.Controlled(ct, o.conns.Stamp(id))
+	}
+	return flow.VirtualPort() == s.Port, template
 }
 
 // acceptedTemplate makes a template that the plane has opened one of the director's: it does

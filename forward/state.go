@@ -241,6 +241,9 @@ func (st *State) bind() {
 				return
 			}
 			dst.Bind(false, st.conns.Active(id))
+			if t := st.conns.Template(id); t != st.conns.Named(id) {
+				st.conns.Rename(id, t)
+			}
 			if t := st.conns.Template(id); t != 0 {
 				if int(t) > st.templates.Slots() || !st.templates.Live(persist.ID(t-1)) {
 					st.conns.Orphan(id)

@@ -93,17 +93,24 @@ const (
 // bare is the program that sends everything back.
 func bare(b testing.TB, traffic func(*wire.Traffic)) rounds.Contender {
 	s := newBed(b)
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 3), asm.Return()}})
-	s.must(err)
-	b.Cleanup(func() { _ = p.Close() })
-	l, err := s.at.Attach(p)
-	s.must(err)
-	b.Cleanup(func() { _ = l.Close() })
+	p := s.sendBack()
 	// A link address as the servers', which the frames come back with.
 	g := s.generate(func(t *wire.Traffic) { t.Dst = [6]byte(serverOf(0)); traffic(t) })
 	return rounds.Contender{
 		Name: "bare", Generators: []*wire.Generator{g}, Sinks: []*wire.Sink{s.sink(wire.SinkOptions{})}, Room: room, Packets: packets, Program: p,
 	}
+}
+
+// sendBack attaches it.
+func (s *bed) sendBack() *ebpf.Program {
+	s.Helper()
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 3), asm.Return()}})
+	s.must(err)
+	s.Cleanup(func() { _ = p.Close() })
+	l, err := s.at.Attach(p)
+	s.must(err)
+	s.Cleanup(func() { _ = l.Close() })
+	return p
 }
 
 func (s *station) contender(name string, g *wire.Generator, o wire.SinkOptions) rounds.Contender {

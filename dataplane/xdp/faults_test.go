@@ -60,6 +60,10 @@ var statesFaults = []fault{
 	}},
 	{"a change is not told", "dataplane/xdp/program/change.go", [][2]string{{"\to.completeCell(conns)\n", ""}}},
 	{"a change is told of another", "dataplane/xdp/program/change.go", [][2]string{{"1-1<<31", "2-1<<31"}}},
+	{"a template is left where its service is not persistent any more", "forward/opener.go", [][2]string{
+		{"\tct, ok := o.acceptNamed(id)\n", ""},
+		{"\t\treturn true, 0\n\t}\n\tflow", "\t\treturn true, 0\n\t}\n\tct, ok := o.acceptNamed(id)\n\tflow"},
+	}},
 	{"a template is not told", "forward/opener.go", [][2]string{{"\t\t\to.templates.Assure(id)\n", ""}}},
 	{"half-open for ever", "conn/changed.go", [][2]string{{"\t\t\tis &^= flagHalfOpen\n", ""}}},
 }
@@ -139,7 +143,7 @@ func TestWritersFaults(t *testing.T) {
 	}
 }
 
-// TestStatesFaults has TestTold, TestStates and TestDoubles find each mistake within a minute, so many times.
+// TestStatesFaults has TestTold, TestStates, TestDoubles and TestMadeLeft find each mistake within a minute, so many times.
 func TestStatesFaults(t *testing.T) {
 	if *faultTimes == 0 {
 		t.Skip("make faults builds the tests ten times")
@@ -147,7 +151,7 @@ func TestStatesFaults(t *testing.T) {
 	for _, f := range statesFaults {
 		t.Run(f.name, func(t *testing.T) {
 			for range *faultTimes {
-				out, took := f.test(t, "-test.run=^(TestTold|TestStates|TestDoubles)$", "-test.v", "-test.failfast", "-states=1m")
+				out, took := f.test(t, "-test.run=^(TestTold|TestStates|TestDoubles|TestMadeLeft)$", "-test.v", "-test.failfast", "-states=1m")
 				reason := regexp.MustCompile(`round \d+: .*|was not forwarded.*|panic: .*`).Find(out)
 				if reason == nil {
 					t.Fatalf("it was not found, in %v\n%s", took, out)

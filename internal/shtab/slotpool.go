@@ -61,7 +61,7 @@ func (l *SlotPool) Wanting(slot uint32) bool { return l.wanting && slot >= l.tab
 // state, and reports whether there were any. Of each CPU it takes a ring's cells at most,
 // however fast programs are.
 func (l *SlotPool) Drain(take func(slot uint32, inserted bool)) (some bool) {
-	homes := l.table.Homes()
+	homes, slots := l.table.Homes(), uint32(l.table.Slots())
 	var cells Cells
 	l.wanting = false
 	for cpu := range l.reserved {
@@ -69,10 +69,15 @@ func (l *SlotPool) Drain(take func(slot uint32, inserted bool)) (some bool) {
 			list := l.rings.Completed(cpu, &cells)
 			// What another CPU has written is loaded side by side.
 			for _, v := range list {
-				l.sum += l.touch(v&^ChangedCell - 1)
+				if slot := v&^ChangedCell - 1; slot < slots {
+					l.sum += l.touch(slot)
+				}
 			}
 			for _, v := range list {
 				slot, inserted := v&^ChangedCell-1, v&ChangedCell == 0
+				if slot >= slots {
+					continue // no program writes that
+				}
 				if inserted && slot >= homes {
 					l.reserved[cpu]--
 				}

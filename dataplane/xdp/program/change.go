@@ -84,9 +84,7 @@ func (o changer) tellAssured(t entries) {
 	o.findRoom(t, o.label("full"))
 	o.swapState("left-assured")
 	o.emit(
-		asm.LoadMem(asm.R2, entry, shtab.OffWord, asm.DWord),
-		asm.RSh.Imm(asm.R2, conn.TemplateShift),
-		asm.And.Imm(asm.R2, conn.MaxNamed),
+		restore(asm.R2, stackControl), // not the word's now: the connection may have ended
 		asm.Add.Imm32(asm.R2, -1<<31), // shtab.ChangedCell
 	)
 	o.completeCell(t)
@@ -131,6 +129,7 @@ func (o changer) decideToTell() {
 			asm.RSh.Imm(asm.R3, conn.TemplateShift),
 			asm.And.Imm(asm.R3, conn.MaxNamed),
 			asm.JEq.Imm(asm.R3, 0, o.label("quiet")),
+			save(stackControl, asm.R3),
 			asm.Ja.Label(o.label("assures")),
 		)
 	}

@@ -228,6 +228,10 @@ func (o *opener) insertTemplate(t entries) {
 func (o *opener) tellTemplate(t entries) {
 	defer o.step("tellTemplate", "its template, if no connection is to name it")()
 	o.mark("unmade")
+	if !o.namesTemplates() { // it was told
+		o.emit(asm.Ja.Label(o.label("go")))
+		return
+	}
 	o.emit(
 		restore(asm.R2, stackNew),
 		o.leaveIf(asm.JEq, asm.R2, 0),

@@ -1,0 +1,177 @@
+package xdp
+
+import (
+	"net/netip"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
+)
+
+func TestMadeLeft(t *testing.T) {
+	w := newShop(t, 5*time.Minute)
+	client := [4]byte{11, 1, 1, 1}
+	if !w.byProgram(shopFrame(t, client, 1024, "S")) {
+		t.Fatal("the program did not open it")
+	}
+	back := w.hideTold()
+	w.must(w.fast.EditService(shopService(0)))
+	back()
+	w.later(time.Hour)
+	all, pending := w.inTemplates()
+	if all != 0 || w.counter("connections") != 0 {
+		t.Errorf("an hour later there are %d templates, %d of them pending, and %d connections; counted are %d templates",
+			all, pending, w.counter("connections"), w.counter("templates"))
+	}
+}
+
+func TestMadeGone(t *testing.T) {
+	w := newShop(t, 5*time.Minute)
+	client := [4]byte{11, 1, 1, 1}
+	if !w.byProgram(shopFrame(t, client, 1024, "S")) {
+		t.Fatal("the program did not open it")
+	}
+	back := w.hideTold()
+	w.must(w.fast.EditService(shopService(0)))
+	back()
+	w.must(w.fast.AddDestination(shopKey, ulvs.Destination{Addr: pairServer(false, 1), Port: 80, Weight: 1}))
+	w.must(w.fast.DeleteDestination(shopKey, netip.AddrPortFrom(pairServer(false, 0), 80)))
+	w.later(10 * time.Minute) // the trash is empty
+	w.must(w.fast.EditService(shopService(5 * time.Minute)))
+	defer func() {
+		if r := recover(); r != nil {
+			t.Errorf("panic: %v", r)
+		}
+	}()
+	frame := shopFrame(t, client, 1025, "S")
+	if !w.byProgram(frame) {
+		w.fate(w.fast, frame)
+	}
+}
+
+func TestMadeElsewhere(t *testing.T) {
+	w := newShop(t, 5*time.Minute)
+	client := [4]byte{11, 1, 1, 1}
+	if !w.byProgram(shopFrame(t, client, 1024, "S")) {
+		t.Fatal("the program did not open it")
+	}
+	back := w.hideTold()
+	w.must(w.fast.EditService(shopService(0)))
+	back()
+	w.must(w.fast.AddDestination(shopKey, ulvs.Destination{Addr: pairServer(false, 1), Port: 80, Weight: 1}))
+	w.must(w.fast.DeleteDestination(shopKey, netip.AddrPortFrom(pairServer(false, 0), 80)))
+	w.later(10 * time.Minute) // the trash is empty
+	other := shopService(0)
+	other.Port = 4000
+	w.must(w.fast.AddService(other))
+	w.must(w.fast.AddDestination(other.ServiceKey, ulvs.Destination{Addr: pairServer(false, 3), Port: 4000, Weight: 1}))
+	w.must(w.fast.EditService(shopService(5 * time.Minute)))
+	w.later(time.Second)
+	frame := shopFrame(t, client, 1025, "S")
+	out := make([]byte, len(frame)+64)
+	o := &ebpf.RunOptions{Data: frame, DataOut: out, Context: testContext(len(frame))}
+	action, err := w.still.prog.Run(o)
+	w.must(err)
+	if action == program.ActionTX && o.DataOut[5] == 203 {
+		t.Errorf("a packet to port 80, whose only server is .201, went to %x, which is a server of port 4000", o.DataOut[:6])
+	}
+}
+
+func TestMadeIdle(t *testing.T) {
+	w := newSmallShop(t, 512)
+	a := [4]byte{11, 1, 1, 1}
+	if !w.byProgram(shopFrame(t, a, 1024, "S")) {
+		t.Fatal("the program did not open it")
+	}
+	w.later(70 * time.Second) // the connection is over, its template controls nothing
+	if w.counter("connections") != 0 || w.counter("templates") != 1 {
+		t.Fatal(w.counter("connections"), w.counter("templates"))
+	}
+	if !w.byProgram(shopFrame(t, a, 1025, "S")) {
+		t.Fatal("the program did not open it")
+	}
+	back := w.hideTold()
+	w.must(w.fast.EditService(shopService(0)))
+	back()
+	w.later(time.Second)
+	if !w.byProgram(shopFrame(t, a, 1025, "A")) {
+		t.Fatal("the program did not take the ACK")
+	}
+	w.later(time.Second)
+	w.later(20 * time.Minute) // all is over
+	if n, m := w.counter("connections"), w.counter("templates"); n != 0 || m != 0 {
+		t.Fatal(n, m)
+	}
+	// A flood of clients that do not answer: templates make room.
+	w.must(w.fast.EditService(shopService(5 * time.Minute)))
+	w.later(time.Second)
+	defer func() {
+		if r := recover(); r != nil {
+			t.Errorf("panic: %v", r)
+		}
+	}()
+	for i := range 1000 {
+		frame := shopFrame(t, [4]byte{12, 1, byte(i >> 8), byte(i)}, 2000, "S")
+		if !w.byProgram(frame) {
+			w.fate(w.fast, frame)
+		}
+		if i%32 == 0 {
+			w.fast.Tick(w.still.now)
+			all, pending := w.inTemplates()
+			if n := w.counter("templates"); int(n) != all-pending {
+				t.Fatalf("after %d packets there are %d templates (%d pending), counted are %d", i+1, all, pending, n)
+			}
+		}
+	}
+}
+
+func TestMadeEdits(t *testing.T) {
+	cpus := allowed(t)
+	if len(cpus) < 2 {
+		t.Skip("two CPUs")
+	}
+	w := newShop(t, 5*time.Minute)
+	pin := func(cpu int) {
+		runtime.LockOSThread()
+		var is unix.CPUSet
+		is.Set(cpu)
+		w.must(unix.SchedSetaffinity(0, &is))
+	}
+	frames := make([][]byte, 20000)
+	for i := range frames {
+		frames[i] = shopFrame(t, [4]byte{12, byte(i >> 16), byte(i >> 8), byte(i)}, 2000, "S")
+	}
+	var over atomic.Bool
+	var all sync.WaitGroup
+	sent, edits := 0, 0
+	all.Go(func() {
+		defer over.Store(true)
+		pin(cpus[1])
+		for _, frame := range frames {
+			if w.byProgram(frame) {
+				sent++
+			}
+		}
+	})
+	all.Go(func() {
+		pin(cpus[0])
+		for ; !over.Load(); edits++ {
+			w.must(w.fast.EditService(shopService(time.Duration(edits%2) * 5 * time.Minute)))
+		}
+	})
+	all.Wait()
+	w.must(w.fast.EditService(shopService(0)))
+	w.fast.Tick(w.still.now)
+	_, pending := w.inTemplates()
+	t.Logf("%d edits, the program opened %d connections", edits, sent)
+	if pending != 0 {
+		t.Errorf("%d templates are pending, and nobody will ever accept them", pending)
+	}
+}
