@@ -29,8 +29,12 @@ func TestEmbedderMistakes(t *testing.T) {
 		"director.Options need a Plane":              func() error { _, err := director.New(director.Options{}); return err },
 		"director.Options need a Resolver: the test": func() error { _, err := director.New(director.Options{Plane: bare{dataplanetest.New()}}); return err },
 		"xdp.Options need Interfaces and Slow":       func() error { _, err := xdp.New(xdp.Options{}); return err },
-		"plane nosuch: there are auto, afpacket and xdp": func() error {
+		"plane nosuch: there are auto, afpacket, tcx and xdp": func() error {
 			_, err := auto.Open(auto.Options{Plane: "nosuch", Interfaces: []string{"lo"}}, nil)
+			return err
+		},
+		"plane tcx takes no other address than the interface's yet": func() error {
+			_, err := auto.Open(auto.Options{Plane: auto.TCX, MAC: dataplane.MAC{2}, Interfaces: []string{"lo"}}, nil)
 			return err
 		},
 		"negative interval (Verify -1ns, HoldDown 0s): give 0 for the default": func() error {

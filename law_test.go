@@ -46,7 +46,8 @@ var law = map[string][]string{
 	"internal/accel":          {"dataplane"},
 	"dataplane/xdp":           {"dataplane", "dataplane/xdp/program", "internal/accel", "packet", "conn", "persist", "internal/hostlink", "internal/preselect", "internal/shtab", "internal/xsk"},
 	"dataplane/xdp/program":   {"dataplane", "internal/accel", "conn", "persist", "internal/preselect", "internal/shtab"},
-	"dataplane/auto":          {"dataplane", "dataplane/afpacket", "dataplane/xdp", "internal/accel", "internal/hostlink"}, // no stage: it wires as cmd does
+	"dataplane/tcx":           {},
+	"dataplane/auto":          {"dataplane", "dataplane/afpacket", "dataplane/tcx", "dataplane/xdp", "internal/accel", "internal/hostlink"}, // no stage: it wires as cmd does
 	"dataplane/dataplanetest": {"dataplane", "internal/accel"},
 	"":                        {"dataplane", "sched"},
 	"director":                {"", "dataplane", "forward", "fwmark", "internal/accel", "internal/journal", "sched", "persist"},
@@ -75,7 +76,7 @@ var law = map[string][]string{
 var only = map[string][]string{
 	"unsafe":                     {}, // by file name, see TestUnsafe
 	"C":                          {},
-	"github.com/cilium/ebpf":     {"dataplane/xdp", "bench/wire"}, // and tests
+	"github.com/cilium/ebpf":     {"dataplane/xdp", "dataplane/tcx", "bench/wire"}, // and tests
 	"github.com/google/gopacket": {"bench", "conformance"},
 }
 

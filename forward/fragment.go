@@ -41,8 +41,7 @@ func (fr *fragmenter) firstFragment(f *dataplane.Frame, p *packet.Packet, to *De
 // hostFragment remembers that a datagram was left to the host, where the plane may
 // withhold its later fragments, though not the first.
 func (fr *fragmenter) hostFragment(f *dataplane.Frame, p *packet.Packet, tick uint32) {
-	if !p.Fragment || f.Verdict != dataplane.Pass && f.Verdict != dataplane.Host || !fr.plane.Withholds() ||
-		!fr.plane.Injects() {
+	if !p.Fragment || f.Verdict != dataplane.Pass && f.Verdict != dataplane.Host || !fr.plane.Injects() {
 		return
 	}
 	fr.fragments.First(p, toHost, tick)
@@ -63,7 +62,7 @@ func (fr *fragmenter) fragmentToHost(f *dataplane.Frame, p *packet.Packet) {
 	if mark := fr.mark(f, p); !claimed && mark != 0 {
 		claimed = fr.index.FindMark(mark, p.Is6) != nil
 	}
-	if claimed || fr.leavingFragment(f, p) {
+	if claimed || fr.returns() || fr.leavingFragment(f, p) {
 		f.Verdict = dataplane.Host
 	}
 }
@@ -108,10 +107,13 @@ func (fr *fragmenter) hold(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	}
 	e := dataplane.Frame{Data: append([]byte(nil), f.Data...), Offload: f.Offload, In: f.In}
 	fr.drops[dropFragment] += uint64(fr.early.Add(p, e, tick))
-	if fr.answersFor(p.Dest()) {
+	if fr.answersFor(p.Dest()) || fr.returns() {
 		f.Verdict = dataplane.Drop
 	}
 }
+
+// returns reports whether the host gets what is passed, and only that: what is held it gets later.
+func (fr *fragmenter) returns() bool { return !fr.plane.Withholds() && fr.plane.Injects() }
 
 // fragmentCounts returns what a fragment adds to the counters, so that the fragments
 // of a datagram together are one packet of its size.

@@ -56,6 +56,9 @@ func (in *Path) completeHeader(p *packet.Packet, tick uint32) {
 		return
 	}
 	in.transport(&first, &q, &early{hash: in.conns.Hash(&q.Flow), opens: opens(&q)}, tick)
+	if first.Verdict == dataplane.Pass && in.returns() {
+		first.Verdict = dataplane.Host
+	}
 	if first.Verdict == dataplane.Transmit || first.Verdict == dataplane.Host {
 		in.plane.Send(&first)
 	}

@@ -14,7 +14,7 @@ import (
 func TestInterfaceAddress(t *testing.T) {
 	t.Parallel()
 	vip := netip.MustParseAddr("192.168.10.101")
-	for _, plane := range []string{"afpacket", "xdp"} {
+	for _, plane := range []string{"afpacket", *fast} {
 		t.Run(plane, func(t *testing.T) {
 			s := newSite(t)
 			must := func(err error) {

@@ -94,7 +94,7 @@ func (s *labSite) run(args ...string) string {
 // machine that is busy with something else some are lost on the wire: then it is tried
 // again.
 func TestBench(t *testing.T) {
-	s := newLabSite(t, "--plane", "xdp")
+	s := newLabSite(t, "--plane", *fast)
 	number, space, more := regexp.MustCompile(`[0-9]+(\.[0-9]+)*`), regexp.MustCompile(` +`), regexp.MustCompile(`(, N: N)+`)
 	seconds := regexp.MustCompile(`(\n N N N)+`)
 	shape := func(text string) string {
@@ -178,7 +178,7 @@ func (s *labSite) measured(fresh bool, client string) (wrong []string) {
 // A signal ends a long measurement long before its time, and cleanly.
 func TestBenchInterrupted(t *testing.T) {
 	t.Parallel()
-	s := newLabSite(t, "--plane", "xdp")
+	s := newLabSite(t, "--plane", *fast)
 	for name, start := range map[string]func() (*lab.Cmd, *said){
 		"generate": func() (*lab.Cmd, *said) {
 			return s.generate("--flows", "10", "--seconds", "86400", "--rate", "1000")

@@ -32,7 +32,7 @@ func burst(t *testing.T, sockets string) {
 		between = 50       // of them for each packet of a connection
 	)
 	s := newPinSite(t)
-	daemon := s.start("--interface", "eth0", "--plane", "xdp", "--af-xdp", sockets, "--connections", "20000")
+	daemon := s.start("--interface", "eth0", "--plane", *fast, "--af-xdp", sockets, "--connections", "20000")
 	if runtime.NumCPU() > 1 {
 		pin(t, daemon.Process.Pid, 1)
 	}

@@ -108,7 +108,7 @@ func TestSecondDirector(t *testing.T) {
 	s.stop(s.run())
 	s.detach("--pin", s.pins)
 	for range 2 { // and goes on with what it has kept
-		c := command("--plane", "xdp")
+		c := command("--plane", *fast)
 		log := new(said)
 		c.Stderr = log
 		if err := c.Start(); err != nil {
@@ -168,7 +168,7 @@ func TestTimeNamespace(t *testing.T) {
 	s.stop(first)
 	for _, offset := range []string{"86400", "-" + fmt.Sprint(uptime(t)/2)} {
 		ns := s.timeNamespace(offset)
-		inside := s.startBy([]string{"nsenter", "--time=" + ns}, "--interface", "eth0", "--plane", "xdp", "--pin", s.pins, "--connections", "40000")
+		inside := s.startBy([]string{"nsenter", "--time=" + ns}, "--interface", "eth0", "--plane", *fast, "--pin", s.pins, "--connections", "40000")
 		time.Sleep(300 * time.Millisecond) // some ticks, at which a wrong clock ends connections
 		established("in a time namespace of " + offset)
 		s.stop(inside)

@@ -16,7 +16,7 @@ import (
 // firstPacket are starts in which a first packet takes different ways.
 func firstPacket() map[string][]string {
 	all := maps.Clone(loadPlanes)
-	all["marks"] = []string{"--plane", "xdp", "--marks", "marks"}
+	all["marks"] = []string{"--plane", *fast, "--marks", "marks"}
 	return all
 }
 

@@ -36,7 +36,7 @@ const floodReached = 0.9
 const defaultConnections = 1 << 20
 
 func floodCases() (list []floodCase) {
-	for _, plane := range []string{"xdp", "afpacket"} {
+	for _, plane := range []string{*fast, "afpacket"} {
 		for _, rate := range []int{20000, 0} {
 			for _, persistent := range []bool{false, true} {
 				for _, connections := range []int{65536, defaultConnections} {
@@ -72,7 +72,7 @@ func (c floodCase) options() string {
 
 // judged says whether limits hold for a case: on AF_PACKET, where a flood at a high rate and
 // new clients share a ring, the figures are only printed.
-func (c floodCase) judged() bool { return c.plane == "xdp" || c.rate > 0 }
+func (c floodCase) judged() bool { return c.plane == *fast || c.rate > 0 }
 
 // start starts a daemon with the service, on a site of its own.
 func (c floodCase) start(t *testing.T) *floodSite {
@@ -80,7 +80,7 @@ func (c floodCase) start(t *testing.T) *floodSite {
 	s := newFloodSite(t)
 	s.binary = *floodBinary
 	args := []string{"--interface", "eth0", "--plane", c.plane, "--connections", strconv.Itoa(c.connections)}
-	if c.plane == "xdp" {
+	if c.plane == *fast {
 		args = append(args, "--af-xdp", "on")
 	}
 	s.site.start(args...)
@@ -242,7 +242,7 @@ func TestShortFlood(t *testing.T) {
 	for _, c := range []floodCase{{"afpacket", rate, false, 2048}, {"xdp", rate, false, 2048},
 		{"afpacket", rate, true, 2048}, {"xdp", rate, true, 2048}} {
 		t.Run(c.String(), func(t *testing.T) {
-			if c.plane == "xdp" && os.Getuid() != 0 {
+			if c.plane == *fast && os.Getuid() != 0 {
 				t.Skip("BPF needs root")
 			}
 			s := c.start(t)
@@ -278,7 +278,7 @@ func TestShortFlood(t *testing.T) {
 			if n := r.reset + r.timedOut + r.lost; n > 0 || r.served < r.fresh || r.fresh == 0 {
 				t.Errorf("%d established connections ended, %d of %d new clients were served", n, r.served, r.fresh)
 			}
-			if n := status["opened_by_plane"]; c.plane == "xdp" && n < sent/2 {
+			if n := status["opened_by_plane"]; c.plane == *fast && n < sent/2 {
 				t.Errorf("XDP opened %d connections for %d SYNs: it is to open most of them in a table that is nearly full too", n, sent)
 			}
 			if most := status["connections_max"]; status["connections"] > most || status["half_open_evicted"] < sent/2 {

@@ -188,7 +188,7 @@ func TestKept(t *testing.T) {
 	services := s.output("ipvsadm -Sn")
 	_ = first.Process.Kill()
 	_ = first.Wait()
-	same := []string{"--interface", "eth0", "--plane", "xdp", "--connections", "40000"}
+	same := []string{"--interface", "eth0", "--plane", *fast, "--connections", "40000"}
 	with := func(more ...string) []string { return append(slices.Clone(same), more...) }
 	for _, r := range []refusal{
 		{"other --connections", nil, with("--connections", "30000"), "another number of connections or templates"},

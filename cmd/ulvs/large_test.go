@@ -63,7 +63,7 @@ func TestLarge(t *testing.T) {
 // TestLoad judges times by the median of five: it is "make load".
 func TestLoad(t *testing.T) {
 	needsMachine(t)
-	for _, plane := range []string{"afpacket", "xdp"} {
+	for _, plane := range []string{"afpacket", *fast} {
 		t.Run(plane, func(t *testing.T) {
 			l := &loaded{site: newSite(t), plane: plane}
 			d := l.daemon()

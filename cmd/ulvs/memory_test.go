@@ -22,7 +22,7 @@ func TestDaemonMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	for plane, args := range map[string][]string{
-		"AF_PACKET": {"--plane", "afpacket"}, "XDP": {"--plane", "xdp", "--af-xdp", "off"}, "XDP, with AF_XDP": {"--plane", "xdp", "--af-xdp", "on"},
+		"AF_PACKET": {"--plane", "afpacket"}, "XDP": {"--plane", *fast, "--af-xdp", "off"}, "XDP, with AF_XDP": {"--plane", *fast, "--af-xdp", "on"},
 	} {
 		t.Run(plane, func(t *testing.T) {
 			if args[1] == "xdp" && os.Getuid() != 0 {

@@ -17,8 +17,8 @@ const mostRSTs = 1_000_000_000
 
 // checkOptions says what is wrong with the options of "ulvs run" by themselves.
 func (d *daemon) checkOptions() error {
-	if !slices.Contains([]string{"auto", "afpacket", "xdp"}, d.plane) {
-		return fmt.Errorf("--plane %s: there are auto, afpacket and xdp", d.plane)
+	if !slices.Contains([]string{"auto", "afpacket", "tcx", "xdp"}, d.plane) {
+		return fmt.Errorf("--plane %s: there are auto, afpacket, tcx and xdp", d.plane)
 	}
 	if _, ok := socketUses[d.sockets]; !ok {
 		return fmt.Errorf("--af-xdp %s: there are auto, on and off", d.sockets)

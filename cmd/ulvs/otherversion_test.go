@@ -15,7 +15,7 @@ func TestOtherVersion(t *testing.T) {
 	s.oneConnection()
 	undo := s.relayout()
 	defer undo()
-	same := []string{"--interface", "eth0", "--plane", "xdp", "--connections", "40000"}
+	same := []string{"--interface", "eth0", "--plane", *fast, "--connections", "40000"}
 	const says = "--connections 40000) to the version that left it to go on with that, or --fresh"
 	s.refused(refusal{"a takeover from another version", nil, append(same, "--takeover"), says})
 	_ = d.Process.Kill()

@@ -72,7 +72,7 @@ func TestPair(t *testing.T) {
 		newPair(t, "").run()
 		return
 	}
-	for _, plane := range []string{"afpacket", "xdp"} {
+	for _, plane := range []string{"afpacket", *fast} {
 		t.Run(plane, func(t *testing.T) { newPair(t, plane).run() })
 	}
 	t.Run("kernel", func(t *testing.T) {

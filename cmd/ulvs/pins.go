@@ -227,7 +227,7 @@ func (s *started) announce() {
 		s.warnLost(s.opened.Lost.Error())
 	}
 	if x, ok := s.opened.Plane.(*xdp.Plane); ok {
-		words[1] = "xdp: " + x.Mode()
+		words[1] = x.Name() + ": " + x.Mode()
 		for _, slower := range x.Slower() {
 			s.log.Warn("XDP is in generic mode, which is slower than in the driver", "interface", slower.Interface, "because", slower.Why)
 		}

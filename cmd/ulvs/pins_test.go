@@ -51,7 +51,7 @@ func TestPins(t *testing.T) {
 	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--interface", "eth0", "--plane", "afpacket", "--pin", s.pins); code == 0 || !strings.Contains(out, "AF_PACKET keeps nothing") {
 		t.Errorf("AF_PACKET beside an earlier daemon's programs: %d, %s", code, out)
 	}
-	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--interface", "nosuch0", "--plane", "xdp", "--pin", s.pins, "--takeover"); code == 0 || !strings.Contains(out, "nosuch0") {
+	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--interface", "nosuch0", "--plane", *fast, "--pin", s.pins, "--takeover"); code == 0 || !strings.Contains(out, "nosuch0") {
 		t.Errorf("a takeover of no interface: %d, %s", code, out)
 	}
 
@@ -91,7 +91,7 @@ func TestPins(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.stop(fifth)
-	broken := []string{"ulvs", "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--interface", "eth0", "--plane", "xdp", "--pin", s.pins, "--connections", "30000", "--rules", rules}
+	broken := []string{"ulvs", "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--interface", "eth0", "--plane", *fast, "--pin", s.pins, "--connections", "30000", "--rules", rules}
 	if out, code := s.ulvs("", append(broken, "--fresh")...); code == 0 {
 		t.Errorf("a daemon with bad rules: %s", out)
 	}
@@ -109,7 +109,7 @@ func TestPins(t *testing.T) {
 			t.Errorf("detach of nothing, %v: %d, %s", more, code, out)
 		}
 	}
-	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "other.sock"), "--interface", "eth0", "--plane", "xdp", "--pin", s.dir); code == 0 || !strings.Contains(out, "not in a BPF file system") {
+	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "other.sock"), "--interface", "eth0", "--plane", *fast, "--pin", s.dir); code == 0 || !strings.Contains(out, "not in a BPF file system") {
 		t.Errorf("pins in an ordinary folder: %d, %s", code, out)
 	}
 	if out, code := s.ulvs("", "ulvs", "run", "--control", filepath.Join(s.dir, "other.sock"), "--interface", "eth0", "--plane", "afpacket", "--takeover"); code == 0 || !strings.Contains(out, "--takeover") {
@@ -174,7 +174,7 @@ func (s *pinSite) otherLayout(more ...string) {
 	control := filepath.Join(s.dir, "ulvs.sock")
 	undo := s.relayout()
 	services := s.output("ipvsadm -Sn")
-	words := append([]string{"ulvs", "run", "--control", control, "--interface", "eth0", "--plane", "xdp", "--pin", s.pins, "--takeover"}, more...)
+	words := append([]string{"ulvs", "run", "--control", control, "--interface", "eth0", "--plane", *fast, "--pin", s.pins, "--takeover"}, more...)
 	if out, code := s.ulvs("", words...); code == 0 || !strings.Contains(out, "would throw away") || !strings.Contains(out, "its layout is") {
 		s.t.Errorf("a takeover of another layout: %d, %s", code, out)
 	}
@@ -200,7 +200,7 @@ func TestTakeoverOfNothing(t *testing.T) {
 	}
 	d.Stderr.(*said).await(t, "interface was removed")
 	out, code := s.attempt(program(t), "run", "--control", filepath.Join(s.dir, "ulvs.sock"), "--pin", s.pins,
-		"--plane", "xdp", "--connections", "40000", "--interface", "eth1", "--takeover")
+		"--plane", *fast, "--connections", "40000", "--interface", "eth1", "--takeover")
 	if code != 1 || !strings.Contains(out, "--takeover: no interface of eth1 is there, and the daemon at ") {
 		t.Errorf("exit %d: %s", code, out)
 	}

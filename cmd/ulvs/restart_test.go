@@ -62,7 +62,7 @@ func newPinSite(t *testing.T) *pinSite {
 // run starts a daemon that keeps its state.
 func (s *pinSite) run(more ...string) *lab.Cmd {
 	s.t.Helper()
-	return s.start(append([]string{"--interface", "eth0", "--plane", "xdp", "--pin", s.pins, "--connections", "40000"}, more...)...)
+	return s.start(append([]string{"--interface", "eth0", "--plane", *fast, "--pin", s.pins, "--connections", "40000"}, more...)...)
 }
 
 // watch notes which packets a server gets.

@@ -57,7 +57,7 @@ func between(r *rand.Rand, least, most time.Duration) time.Duration {
 func drawnSockets(r *rand.Rand) string { return []string{"on", "off", "auto"}[r.IntN(3)] }
 
 func (k *soak) killed(r *rand.Rand) {
-	pause, sockets, bad := between(r, 0, 2*time.Second), drawnSockets(r), k.plane == "xdp" && r.IntN(2) == 0
+	pause, sockets, bad := between(r, 0, 2*time.Second), drawnSockets(r), k.plane == *fast && r.IntN(2) == 0
 	k.note("killed, nobody for %v, --af-xdp %s, bad starts meanwhile: %v", pause, sockets, bad)
 	k.replace(func() {
 		_ = k.daemon.Process.Kill()
@@ -124,11 +124,11 @@ func (k *soak) await(what string, is func() bool) {
 func (k *soak) badStart(*rand.Rand) {
 	k.note("a second director, a typo, other --connections")
 	other := []string{"--control", filepath.Join(k.dir, "second.sock"), "--plane", k.plane}
-	if k.plane == "xdp" {
+	if k.plane == *fast {
 		other = append(other, "--pin", filepath.Join(filepath.Dir(k.pins), "second"))
 	}
 	k.refusedStarts(other...)
-	if k.plane == "xdp" {
+	if k.plane == *fast {
 		k.refusedStarts("--control", filepath.Join(k.dir, "ulvs.sock"), "--plane", "auto", "--pin", k.pins, "--takeover")
 	}
 }
@@ -268,7 +268,7 @@ func (k *soak) addressChanged(r *rand.Rand) {
 	k.mac = next
 	copy(k.flood.frame, next)
 	k.wire(next)
-	if k.plane == "xdp" && !same { // the address is in the program
+	if k.plane == *fast && !same { // the address is in the program
 		k.await("another program is there", func() bool { return k.programID() != before })
 	}
 }

@@ -117,7 +117,7 @@ func (k *soak) startOptions(sockets string) []string {
 		interfaces += ",eth1"
 	}
 	list := []string{"--interface", interfaces, "--plane", k.plane, "--connections", fmt.Sprint(soakConnections), "--rules", k.rules}
-	if k.plane == "xdp" {
+	if k.plane == *fast {
 		return append(list, "--pin", k.pins, "--af-xdp", sockets)
 	}
 	return append(list, "--pin", noPins)

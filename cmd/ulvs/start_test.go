@@ -83,7 +83,7 @@ func TestFailedStart(t *testing.T) {
 func (s *pinSite) failAll(where string, list []failingStart, more ...string) {
 	s.t.Helper()
 	for _, f := range list {
-		for _, plane := range []string{"afpacket", "xdp"} {
+		for _, plane := range []string{"afpacket", *fast} {
 			if f.planes != nil && !slices.Contains(f.planes, plane) {
 				continue
 			}

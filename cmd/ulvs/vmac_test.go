@@ -18,7 +18,7 @@ const router = "00:00:5e:00:01:33"
 // the virtual router's, and the daemon is told of that (--mac). The host does not answer what
 // goes to a real server, though the frames are not to the interface's own address.
 func TestVirtualRouterMAC(t *testing.T) {
-	for _, plane := range []string{"afpacket", "xdp"} {
+	for _, plane := range []string{"afpacket", *fast} {
 		t.Run(plane, func(t *testing.T) {
 			s := newRouterSite(t, router)
 			s.start("--interface", "eth0", "--plane", plane, "--mac", router)
@@ -75,7 +75,7 @@ func newRouterSite(t *testing.T, router string) *site {
 // Without --mac, the packets go past ulvs: the log says once where they come, and what to do.
 func TestForeignMAC(t *testing.T) {
 	t.Parallel()
-	for _, plane := range []string{"afpacket", "xdp"} {
+	for _, plane := range []string{"afpacket", *fast} {
 		t.Run(plane, func(t *testing.T) {
 			t.Parallel()
 			s := newRouterSite(t, router)

@@ -26,13 +26,13 @@ func unprivileged() *syscall.SysProcAttr {
 // served: its packets reach the real server in the VLAN that they came in.
 func TestVLAN(t *testing.T) {
 	t.Parallel()
-	for _, plane := range []string{"afpacket", "xdp"} {
+	for _, plane := range []string{"afpacket", *fast} {
 		t.Run(plane, func(t *testing.T) { testVLAN(t, plane) })
 	}
 }
 
 func testVLAN(t *testing.T, plane string) {
-	if plane == "xdp" && os.Getuid() != 0 {
+	if plane == *fast && os.Getuid() != 0 {
 		t.Skip("BPF needs root")
 	}
 	s := newSite(t)
@@ -81,7 +81,7 @@ func testXDP(t *testing.T, sockets string) {
 	if err := s.director.SetNeighbor(known); err != nil {
 		t.Fatal(err)
 	}
-	s.start("--interface", "eth0", "--plane", "xdp", "--af-xdp", sockets)
+	s.start("--interface", "eth0", "--plane", *fast, "--af-xdp", sockets)
 	s.serve()
 	at, from := socket(t, s.server), socket(t, s.client)
 	for i := range packets {

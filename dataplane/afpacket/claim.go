@@ -64,6 +64,10 @@ func (c *claims) change(to dataplane.Claims) error {
 	if c.ended {
 		return errors.New("the plane has ended, so it claims nothing: make a new one")
 	}
+	if len(c.interfaces) == 0 && len(c.gone) == 0 && !c.active {
+		c.last = to // a program keeps the host from all there are
+		return nil
+	}
 	if len(to.Services) == 0 && len(to.Marks4) == 0 && len(to.Marks6) == 0 {
 		c.last = to
 		return c.remove()

@@ -13,12 +13,17 @@ import (
 // interface is promiscuous or a bridge's; of that what opens connections, or all the rest.
 // So each frame that is ours is let in by one of both.
 func receiveFilter(extra dataplane.MAC, opening bool) []bpf.Instruction {
+	return slices.Concat(ours(extra), tapFilter(opening))
+}
+
+// tapFilter lets in of all frames what opens connections, or all the rest.
+func tapFilter(opening bool) []bpf.Instruction {
 	const all = 0x7fffffff
 	opens, others := bpf.RetConstant{Val: 0}, bpf.RetConstant{Val: all}
 	if opening {
 		opens, others = others, opens
 	}
-	return slices.Concat(ours(extra), classify(opens, others))
+	return classify(opens, others)
 }
 
 // ours ends with 0 for frames to other hosts.

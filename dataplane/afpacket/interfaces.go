@@ -34,7 +34,9 @@ func (p *Plane) openInterfaces() (err error) {
 		if err := p.receivers.open(l); err != nil {
 			return err
 		}
-		p.claims.interfaces = append(p.claims.interfaces, l.Name)
+		if !p.receivers.tapped(l.Index) {
+			p.claims.interfaces = append(p.claims.interfaces, l.Name)
+		}
 	}
 	p.links.Use(&p.receivers)
 	return nil
@@ -50,7 +52,9 @@ func (p *Plane) Follow(u dataplane.LinkUser) { p.links.Use(u) }
 func (p *Plane) Facts() []dataplane.Fact {
 	served := map[int]string{}
 	for _, r := range p.receivers.all() {
-		served[r.ifindex] = "AF_PACKET"
+		if served[r.ifindex] = "AF_PACKET"; r.tap != nil {
+			served[r.ifindex] = "AF_PACKET behind a program"
+		}
 	}
 	return hostlink.Facts(p.links.Links(), served)
 }
@@ -199,7 +203,7 @@ func (rs *receivers) Change(was, is dataplane.Link) {
 
 // claim has the claims on the interfaces that are there. One of them may have had another name.
 func (rs *receivers) claim(was string) {
-	links := rs.p.links.Links()
+	links := slices.DeleteFunc(rs.p.links.Links(), func(l dataplane.Link) bool { return rs.tapped(l.Index) })
 	if err := rs.p.claims.follow(hostlink.Names(links), was); err != nil && !errors.Is(err, ErrNoNftables) {
 		rs.p.log.Error("the host cannot be kept from the services' packets on an interface; it is tried again",
 			"interfaces", hostlink.Names(links), "err", err)

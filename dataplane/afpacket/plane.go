@@ -41,6 +41,10 @@ type Options struct {
 	// MAC is one more unicast address that is accepted on all of them: that
 	// of a virtual router (VRRP). The zero value means none.
 	MAC dataplane.MAC
+	// Tap, if not nil, says of an interface by which other one its frames come and go back to the host, if a
+	// program gives them to that and keeps them from the host (package tcx), or 0. They go back with
+	// the number of their interface as their mark.
+	Tap func(l dataplane.Link) (ifindex int, err error)
 	// Resolver is somebody else's, who runs it; nil has the plane make and run its own
 	// (package neigh).
 	Resolver dataplane.Resolver
@@ -205,12 +209,12 @@ func (p *Plane) release() {
 func (p *Plane) Claim(c dataplane.Claims) error { return p.claims.replace(c) }
 
 // Withholds implements dataplane.Plane: the ingress chain drops a claimed
-// packet before anybody has decided about it.
-func (p *Plane) Withholds() bool { return true }
+// packet before anybody has decided about it. Behind a program nobody else has the packets.
+func (p *Plane) Withholds() bool { return p.opt.Tap == nil }
 
 // Injects implements dataplane.Plane: it can, unless the host verifies that
 // packets come in where answers would go out.
-func (p *Plane) Injects() bool { return p.loopback != 0 }
+func (p *Plane) Injects() bool { return p.loopback != 0 || p.opt.Tap != nil }
 
 // Counters implements dataplane.Plane. Names that start with rx and tx count
 // frames; a frame that GRO merged is one.
@@ -288,6 +292,13 @@ func (p *Plane) sendParked(f *dataplane.Frame) {
 	var n *dataplane.Neighbor
 	ifindex := f.In
 	if f.Verdict == dataplane.Host {
+		if tap := p.receivers.tapOf(f.In); tap != nil {
+			tap.mu.Lock()
+			tap.put(f.Data, f.Offload, 0, nil)
+			tap.flush()
+			tap.mu.Unlock()
+			return
+		}
 		ifindex, n = p.loopback, &p.host
 	} else if f.Hop != nil {
 		if n = f.Hop.Neighbor(); n.State != dataplane.HopReachable {

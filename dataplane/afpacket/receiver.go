@@ -28,6 +28,8 @@ type receiver struct {
 	p       *Plane
 	name    string
 	ifindex int
+	tap     *sender // back to the host by the interface by which frames come, if that is another one; or nil
+	bound   int     // the number of that by which they come
 	sock    *receiveSocket
 	lock    int // holds the interface for this plane
 	frames  [batchSize]dataplane.Frame
@@ -50,13 +52,19 @@ func newReceiver(p *Plane, l dataplane.Link) (_ *receiver, err error) {
 	if !l.Ethernet && !l.Loopback {
 		return nil, fmt.Errorf("interface %s is not Ethernet: give one that is", l.Name)
 	}
-	r := &receiver{p: p, name: l.Name, ifindex: l.Index, touched: make([]*sender, 0, 16),
+	r := &receiver{p: p, name: l.Name, ifindex: l.Index, bound: l.Index, touched: make([]*sender, 0, 16),
 		rooms: make([]byte, batchSize*roomSize)}
-	if r.sock, err = openReceive(&net.Interface{Index: l.Index, Name: l.Name}, p.opt.MAC); err != nil {
+	if err := r.openTap(l); err != nil {
 		return nil, err
 	}
-	if r.lock, err = reserve(l.Name, l.Index); err != nil {
-		r.sock.close()
+	r.sock, err = openReceive(&net.Interface{Index: r.bound, Name: l.Name}, p.opt.MAC, r.tap != nil)
+	if err == nil {
+		if r.lock, err = reserve(l.Name, l.Index); err != nil {
+			r.sock.close()
+		}
+	}
+	if err != nil {
+		r.closeTap()
 		return nil, err
 	}
 	for i := range r.large {
@@ -121,7 +129,7 @@ func (r *receiver) look() error {
 	if err != nil {
 		return fmt.Errorf("the socket on %s failed: %w", r.name, err)
 	}
-	if ll, ok := sa.(*unix.SockaddrLinklayer); ok && ll.Ifindex != r.ifindex {
+	if ll, ok := sa.(*unix.SockaddrLinklayer); ok && ll.Ifindex != r.bound {
 		return errGone
 	}
 	return nil
@@ -244,9 +252,18 @@ func (r *receiver) carryOut(frames []dataplane.Frame) {
 	for i := range frames {
 		f := &frames[i]
 		switch f.Verdict {
-		case dataplane.Pass:
-			passed++
-			continue
+		case dataplane.Pass, dataplane.Host:
+			if r.tap != nil {
+				s.unlock()
+				s = nil
+				r.giveBack(f)
+			}
+			if f.Verdict == dataplane.Pass {
+				passed++
+			}
+			if r.tap != nil || f.Verdict == dataplane.Pass {
+				continue
+			}
 		case dataplane.Drop:
 			dropped++
 			continue
@@ -334,6 +351,7 @@ func (r *receiver) close() {
 	if !r.closed {
 		r.closed = true
 		r.sock.close()
+		r.closeTap()
 		_ = unix.Close(r.lock)
 	}
 }

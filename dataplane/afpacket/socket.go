@@ -40,11 +40,16 @@ type receiveSocket struct {
 	poll  [3]unix.PollFd // of all of them
 }
 
-func openReceive(ifi *net.Interface, extra dataplane.MAC) (*receiveSocket, error) {
+// openReceive opens them. tapped says that all frames there are ours, whatever their addresses.
+func openReceive(ifi *net.Interface, extra dataplane.MAC, tapped bool) (*receiveSocket, error) {
 	s := &receiveSocket{ring: ring{fd: -1}, syns: ring{fd: -1}, end: -1}
-	err := s.ring.open(ifi, receiveFilter(extra, false), rxSlots, func(fd int) error { return large(fd, ifi, extra) })
+	filter := func(opening bool) []bpf.Instruction { return receiveFilter(extra, opening) }
+	if tapped {
+		filter, extra = tapFilter, dataplane.MAC{}
+	}
+	err := s.ring.open(ifi, filter(false), rxSlots, func(fd int) error { return large(fd, ifi, extra) })
 	if err == nil {
-		err = s.syns.open(ifi, receiveFilter(extra, true), synSlots, nil)
+		err = s.syns.open(ifi, filter(true), synSlots, nil)
 	}
 	if err == nil {
 		if s.end, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {

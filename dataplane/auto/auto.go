@@ -12,6 +12,7 @@ import (
 
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
+	"github.com/ulvs/ulvs/dataplane/tcx"
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/hostlink"
@@ -21,6 +22,7 @@ import (
 const (
 	Auto     = "auto"
 	XDP      = "xdp"
+	TCX      = "tcx"
 	AFPacket = "afpacket"
 )
 
@@ -30,7 +32,7 @@ type Options struct {
 	// at least must be there, or have been an earlier process's; others are taken when they
 	// come.
 	Interfaces []string
-	// Plane is Auto, XDP or AFPacket; "" is Auto.
+	// Plane is Auto, XDP, TCX or AFPacket; "" is Auto.
 	Plane string
 	// MAC is one more unicast address that is accepted on all of them (VRRP's); the zero
 	// value means none.
@@ -72,6 +74,27 @@ type Opened struct {
 	options Options
 	slow    *afpacket.Plane
 	fast    *xdp.Plane // or nil
+	ingress *tcx.Hook  // or nil
+}
+
+// hook makes the hook of TCX, and returns by which interface an interface's packets get to the process.
+func (p *Opened) hook() (tap func(dataplane.Link) (int, error), err error) {
+	if p.options.Plane != TCX {
+		return nil, nil
+	}
+	if p.options.MAC != (dataplane.MAC{}) {
+		return nil, errors.New("plane tcx takes no other address than the interface's yet: leave out --mac, or give --plane afpacket")
+	}
+	if p.ingress, err = tcx.New(xdp.HostMark); err != nil {
+		return nil, err
+	}
+	return func(l dataplane.Link) (int, error) { return p.ingress.Private(l.Index) }, nil
+}
+
+func (p *Opened) unhook() {
+	if p.ingress != nil {
+		p.ingress.Close(p.Pins != "")
+	}
 }
 
 // Interfaces are the names that the interfaces have now, or had when they were last there.
@@ -96,17 +119,23 @@ func Open(o Options, begin func(Plane) error) (*Opened, error) {
 	if o.Plane == "" {
 		o.Plane = Auto
 	}
-	if o.Plane != Auto && o.Plane != XDP && o.Plane != AFPacket {
-		return nil, fmt.Errorf("plane %s: there are %s, %s and %s", o.Plane, Auto, AFPacket, XDP)
+	if o.Plane != Auto && o.Plane != XDP && o.Plane != TCX && o.Plane != AFPacket {
+		return nil, fmt.Errorf("plane %s: there are %s, %s, %s and %s", o.Plane, Auto, AFPacket, TCX, XDP)
 	}
-	slow, err := afpacket.New(afpacket.Options{Interfaces: o.Interfaces, MAC: o.MAC, Owner: o.Owner, Logger: o.Logger,
-		Earlier: xdp.KeptInterfaces(o.Pins, o.Interfaces)})
+	p := &Opened{options: o}
+	tap, err := p.hook()
 	if err != nil {
 		return nil, err
 	}
-	p := &Opened{options: o, slow: slow}
+	p.slow, err = afpacket.New(afpacket.Options{Interfaces: o.Interfaces, MAC: o.MAC, Owner: o.Owner, Logger: o.Logger,
+		Earlier: xdp.KeptInterfaces(o.Pins, o.Interfaces), Tap: tap})
+	if err != nil {
+		p.unhook()
+		return nil, err
+	}
 	if err := p.open(begin); err != nil {
-		return nil, errors.Join(err, slow.Close())
+		p.unhook()
+		return nil, errors.Join(err, p.slow.Close())
 	}
 	return p, nil
 }
@@ -136,7 +165,7 @@ func (p *Opened) open(begin func(Plane) error) error {
 	p.slow.KeepClaims(o.Pins != "")
 	err := p.accelerate(begin)
 	final := errors.Is(err, xdp.ErrTaken) || errors.Is(err, xdp.ErrBusy) || errors.As(err, new(*KeptError))
-	if err == nil || final || o.Plane == XDP {
+	if err == nil || final || o.Plane == XDP || o.Plane == TCX {
 		return err
 	}
 	p.Slower = err
@@ -165,8 +194,12 @@ func (p *Opened) takeSlow(why error, begin func(Plane) error) error {
 func (p *Opened) accelerate(begin func(Plane) error) error {
 	o := p.options
 	for fresh := o.Fresh; ; fresh = true {
-		fast, err := xdp.New(xdp.Options{Interfaces: o.Interfaces, MAC: o.MAC, Slow: p.slow, Pins: o.Pins, Fresh: fresh,
-			Words: o.Words, Sockets: o.Sockets, Ring: o.Ring, BusyPoll: o.BusyPoll, Logger: o.Logger})
+		xo := xdp.Options{Interfaces: o.Interfaces, MAC: o.MAC, Slow: p.slow, Pins: o.Pins, Fresh: fresh,
+			Words: o.Words, Sockets: o.Sockets, Ring: o.Ring, BusyPoll: o.BusyPoll, Logger: o.Logger}
+		if p.ingress != nil {
+			xo.Ingress, xo.Everywhere = p.ingress, true
+		}
+		fast, err := xdp.New(xo)
 		if err != nil {
 			return err
 		}

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
+	"github.com/ulvs/ulvs/dataplane/tcx"
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/hostlink"
@@ -153,5 +155,12 @@ func Detach(pins, owner string, interfaces ...string) (found bool, err error) {
 		err = nil
 	}
 	withdrawn, failed := afpacket.Withdraw(owner, append(interfaces, names...)...)
-	return found || len(withdrawn) > 0, errors.Join(err, failed)
+	var numbers []int
+	for _, name := range append(interfaces, names...) {
+		if ifi, err := net.InterfaceByName(name); err == nil {
+			numbers = append(numbers, ifi.Index)
+		}
+	}
+	private, unremoved := tcx.Remove(numbers...)
+	return found || private || len(withdrawn) > 0, errors.Join(err, failed, unremoved)
 }

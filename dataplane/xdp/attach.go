@@ -73,6 +73,8 @@ type attachment struct {
 	mac         dataplane.MAC // the interface's own, which is in the program
 	prog        *ebpf.Program
 	generic     error  // why it is not for the driver, or nil
+	private     int    // the interface by which Go gets packets, if it is at the ingress; or 0
+	place       string // among the programs there, when it was looked at last
 	sockets     string // what of AF_XDP is used
 
 	socketMap *ebpf.Map // or nil
@@ -82,6 +84,9 @@ type attachment struct {
 
 // mode says how the interface is served.
 func (at *attachment) mode() string {
+	if at.private != 0 {
+		return "tcx (" + at.generic.Error() + "), " + at.place
+	}
 	if at.generic != nil {
 		return "generic (" + at.generic.Error() + "), " + at.sockets
 	}
@@ -117,8 +122,8 @@ func (p interfaces) prepare(l dataplane.Link, a accel.Acceleration, t program.Ti
 	if !l.Ethernet {
 		return at, notEthernet(l.Name)
 	}
-	if !p.inDriver {
-		at.generic = native(l.Name)
+	if err := p.choose(at); err != nil {
+		return at, err
 	}
 	p.openAll(at)
 	err := p.claims.open(canOpen(p.Plane))
@@ -129,6 +134,33 @@ func (p interfaces) prepare(l dataplane.Link, a accel.Acceleration, t program.Ti
 		return at, fmt.Errorf("the program for %s does not load: %w", l.Name, err)
 	}
 	return at, nil
+}
+
+// errEverywhere is why a program is at the ingress of an interface whose driver may be fit.
+var errEverywhere = errors.New("it was asked for")
+
+// choose says where an interface's program is to be.
+func (p interfaces) choose(at *attachment) (err error) {
+	if p.everywhere {
+		at.generic = errEverywhere
+	} else if !p.inDriver {
+		at.generic = native(at.name)
+	}
+	if at.generic != nil && p.ingress != nil {
+		at.private, err = p.ingress.Private(at.ifindex)
+	}
+	return err
+}
+
+// pinKind is how the name of an attachment's pin begins.
+func (at *attachment) pinKind() string {
+	switch {
+	case at.private != 0:
+		return ingressPin
+	case at.generic != nil:
+		return genericPin
+	}
+	return nativePin
 }
 
 // openAll opens an attachment's sockets, or says why there are none.
@@ -150,16 +182,15 @@ func (p interfaces) link(at *attachment) error {
 	var l link.Link
 	var had bool
 	var err error
-	inDriver := at.generic == nil
 	if p.pins != nil {
-		if l, had = p.pins.link(at.given, inDriver, at.ifindex); l != nil && l.Update(at.prog) != nil {
-			p.pins.forget(linkPin(at.given, inDriver))
+		if l, had = p.pins.link(at.given, at.pinKind(), at.ifindex); l != nil && l.Update(at.prog) != nil {
+			p.pins.forget(linkPin(at.given, at.pinKind()))
 			_ = l.Close()
 			l = nil
 		}
 	}
 	if l == nil {
-		if l, err = at.attach(p.pins, had); err != nil {
+		if l, err = at.attach(p.ingress, p.pins, had); err != nil {
 			return err
 		}
 	}
@@ -169,23 +200,29 @@ func (p interfaces) link(at *attachment) error {
 
 // attach attaches the program to an interface that has none of this daemon's, and pins the
 // link. Where the driver does not take it, the kernel's stack does.
-func (at *attachment) attach(p *pins, had bool) (l link.Link, err error) {
+func (at *attachment) attach(ingress Ingress, p *pins, had bool) (l link.Link, err error) {
 	if at.generic == nil {
 		if l, err = attach(at.prog, at.ifindex, link.XDPDriverMode); err != nil {
 			at.generic = unfit(err)
 		}
 	}
-	if at.generic != nil {
+	switch {
+	case at.private != 0:
+		l, err = ingress.Attach(at.prog, at.ifindex)
+	case at.generic != nil:
 		l, err = attach(at.prog, at.ifindex, link.XDPGenericMode)
 	}
 	if err != nil {
 		if ownerOf(at.ifindex, nil) == OwnerULVS {
 			err = fmt.Errorf("%w (%w)", ErrTaken, err)
 		}
+		if at.private != 0 {
+			return nil, fmt.Errorf("cannot attach a program to the ingress of %s: %w", at.name, permitted(err))
+		}
 		return nil, fmt.Errorf("cannot attach an XDP program to %s: %w", at.name, permitted(err))
 	}
 	if p != nil {
-		if err := p.keepLink(at.given, at.generic == nil, had, l); err != nil {
+		if err := p.keepLink(at.given, at.pinKind(), had, l); err != nil {
 			_ = l.Close()
 			return nil, err
 		}
@@ -231,7 +268,11 @@ const programName = "ulvs"
 // load loads the program for an attachment.
 func (p *Plane) load(a accel.Acceleration, t program.Ticks, at *attachment) (*ebpf.Program, error) {
 	source := p.source(a, t, at.ifindex, macs(at.mac, p.mac), at.socketMap)
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL",
+	kind := ebpf.XDP
+	if source.Private = at.private; at.private != 0 {
+		kind, source.Hook = ebpf.SchedCLS, program.TC
+	}
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: kind, License: "GPL",
 		Instructions: source.Assemble()})
 	if err != nil {
 		return nil, permitted(err)

@@ -74,7 +74,7 @@ func newBenchWith(t testing.TB, max int, looked bool) *bench {
 	b.ticks, err = learnTicks(hz)
 	b.must(err)
 	p.mac = router
-	b.prog, err = p.load(b.acceleration(), b.ticks, &attachment{ifindex: 1, mac: own})
+	b.prog, err = newProgram(p.source(b.acceleration(), b.ticks, 1, macs(own, router), nil))
 	b.must(err)
 	t.Cleanup(func() { _ = b.prog.Close() })
 	for id := range uint32(4) {
@@ -112,11 +112,9 @@ func (b *bench) run(frame []byte) (action uint32, out []byte) {
 	if !b.noHeartbeat {
 		b.Heartbeat(uint32(dataplane.Monotonic() / (time.Second / hz)))
 	}
-	out = make([]byte, len(frame)+64)
-	o := &ebpf.RunOptions{Data: frame, DataOut: out, Context: testContext(len(frame))}
-	action, err := b.prog.Run(o)
+	action, out, err := runByHand(b.prog, frame)
 	b.must(err)
-	return action, o.DataOut
+	return action, out
 }
 
 // testContext is a struct xdp_md of a frame that came in on lo.

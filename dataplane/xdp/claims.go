@@ -19,6 +19,7 @@ type claims struct {
 	mu    sync.Mutex
 	list  dataplane.Claims
 	opens bool   // programs open connections
+	alone bool   // what they pass is the host's, and no plane sees it
 	array *array // or nil
 	table *preselect.Claims
 	most  int // how many it is to have
@@ -103,7 +104,39 @@ func (p *Plane) Claim(c dataplane.Claims) error {
 	if err := p.Plane.Claim(c); err != nil {
 		return err
 	}
+	if p.settings != nil {
+		p.settings.setUnclaimed(unclaimed(&c))
+	}
 	return p.claims.set(c, p.Grace)
+}
+
+// unclaimed returns the families of which packets may be a service's that no claim is for: of a mark that a
+// rule gives to more than an address, or of a range of ports.
+func unclaimed(c *dataplane.Claims) (families uint32) {
+	open := func(m *dataplane.AddrMatch) bool {
+		one := m.Addr.IsValid() && !m.Not
+		for _, b := range m.Mask.AsSlice() {
+			one = one && b == 0xff
+		}
+		return !one
+	}
+	for _, of := range []struct {
+		six   bool
+		marks []uint32
+		rules []dataplane.MarkRule
+	}{{false, c.Marks4, c.Rules4}, {true, c.Marks6, c.Rules6}} {
+		for i := range of.rules {
+			if r := &of.rules[i]; len(of.marks) > 0 && r.Verb == dataplane.SetMark && open(&r.Dst) {
+				families |= program.OpeningBit(of.six)
+			}
+		}
+	}
+	for _, s := range c.Services {
+		if s.Last != 0 {
+			families |= program.OpeningBit(s.Addr.Is6())
+		}
+	}
+	return families
 }
 
 // put has the array be as it is to be. Where rules have no room beside those of before, they get it
@@ -270,7 +303,13 @@ func (c *claims) wanted() (want map[preselect.Claim]preselect.Found, short bool)
 		for _, one := range list {
 			opened := one.Proto == program.ProtoTCP || one.Proto == program.ProtoUDP ||
 				c.opens && one.Proto == program.ProtoSCTP
-			if one.Last != 0 || one.Away || !opened {
+			if one.Away {
+				continue
+			}
+			if c.alone {
+				want[preselect.AddressClaim(one.Addr)] = preselect.Found{Number: dataplane.Undecided}
+			}
+			if one.Last != 0 || !opened {
 				continue
 			}
 			to := preselect.Found{Number: one.Service, Serial: one.Serial}

@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/cilium/ebpf"
 	"github.com/google/gopacket/layers"
 
 	"github.com/ulvs/ulvs"
@@ -82,8 +81,7 @@ func TestClaimsWindow(t *testing.T) {
 		defer wg.Done()
 		for i := 0; !stop.Load(); i++ {
 			from(frame, netip.AddrFrom4([4]byte{10, byte(2 + i>>16), byte(i >> 8), byte(i)}))
-			o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+64), Context: testContext(len(frame))}
-			action, err := w.still.prog.Run(o)
+			action, _, err := runByHand(w.still.prog, frame)
 			if err != nil {
 				t.Error(err)
 				return

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/google/gopacket/layers"
 	"golang.org/x/sys/unix"
 
@@ -157,7 +156,7 @@ func TestComparesTooLarge(t *testing.T) {
 	const redirect = 4 // XDP_REDIRECT
 	for _, size := range []int{100, 1700, 1790, 1900} {
 		f := shape{proto: layers.IPProtocolUDP, port: 2000, to: 80, size: size, from: [4]byte{11, 1, 1, 1}}.frame(t)
-		action, err := w.still.prog.Run(&ebpf.RunOptions{Data: f, DataOut: make([]byte, len(f)+64), Context: testContext(len(f))})
+		action, _, err := runByHand(w.still.prog, f)
 		w.must(err)
 		want := uint32(redirect)
 		if len(f) > program.SocketFrame {

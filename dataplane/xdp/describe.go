@@ -29,11 +29,35 @@ func (p *Plane) Slower() (list []Slower) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, at := range p.attached {
-		if at.generic != nil {
+		if at.generic != nil && at.private == 0 {
 			list = append(list, Slower{at.name, at.generic})
 		}
 	}
 	return list
+}
+
+// look finds the place of an attachment's program among those at its interface's ingress. Those before it may
+// keep packets from it.
+func (at *attachment) look(ingress Ingress) {
+	if at.private == 0 {
+		return
+	}
+	info, err := at.prog.Info()
+	if err != nil {
+		at.place = "its place is not known: " + err.Error()
+		return
+	}
+	id, _ := info.ID()
+	switch place, names, err := ingress.Place(at.ifindex, id); {
+	case err != nil:
+		at.place = "its place is not known: " + err.Error()
+	case place == 0:
+		at.place = "and somebody has detached it"
+	case len(names) == 1:
+		at.place = "the only program there"
+	default:
+		at.place = fmt.Sprintf("%d of %d programs there: %s", place, len(names), strings.Join(names, ", "))
+	}
 }
 
 // Facts implements dataplane.Described.
@@ -46,6 +70,7 @@ func (p *Plane) Facts() (facts []dataplane.Fact) {
 		served[l.Index] = "AF_PACKET; its program is tried again each second"
 	}
 	for _, at := range p.attached {
+		at.look(p.ingress)
 		served[at.ifindex] = at.mode()
 	}
 	facts = hostlink.Facts(links, served)
@@ -112,6 +137,7 @@ func (p *Plane) Mode() string {
 	defer p.mu.Unlock()
 	var list []string
 	for _, at := range p.attached {
+		at.look(p.ingress)
 		list = append(list, at.name+" "+at.mode())
 	}
 	return strings.Join(list, "; ")

@@ -55,7 +55,7 @@ func OwnerOf(interfaceName, pinned string) (Owner, error) {
 
 func ownerOf(ifindex int, own []ebpf.ProgramID) Owner {
 	owner := OwnerNone
-	for _, id := range attached(ifindex) {
+	for _, id := range append(attached(ifindex), atIngress(ifindex)...) {
 		if slices.Contains(own, id) {
 			continue
 		}
@@ -78,8 +78,8 @@ func ownerOf(ifindex int, own []ebpf.ProgramID) Owner {
 // HasPinned reports whether a folder of pins has a program for an interface.
 func HasPinned(dir, interfaceName string) bool {
 	p := &pins{dir: dir}
-	for _, native := range []bool{false, true} {
-		if _, err := os.Stat(p.path(linkPin(interfaceName, native))); err == nil {
+	for _, pin := range linkPins(interfaceName) {
+		if _, err := os.Stat(p.path(pin)); err == nil {
 			return true
 		}
 	}
@@ -108,7 +108,19 @@ func pinnedPrograms(dir string) (ids []ebpf.ProgramID) {
 	return ids
 }
 
-// attached returns the programs of an interface. (A link's info says of no namespace, and
+// atIngress returns the programs at an interface's ingress, by tcx.
+func atIngress(ifindex int) (ids []ebpf.ProgramID) {
+	all, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: ebpf.AttachTCXIngress})
+	if err != nil {
+		return nil // a kernel without
+	}
+	for _, p := range all.Programs {
+		ids = append(ids, p.ID)
+	}
+	return ids
+}
+
+// attached returns the XDP programs of an interface. (A link's info says of no namespace, and
 // numbers of interfaces are the same in many.)
 func attached(ifindex int) (ids []ebpf.ProgramID) {
 	c, err := netlink.Dial(unix.NETLINK_ROUTE, nil)

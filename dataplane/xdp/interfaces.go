@@ -100,6 +100,9 @@ func (p interfaces) Lose(l dataplane.Link) {
 	p.mu.Unlock()
 	_ = at.link.Detach() // it may be in another namespace, with its program
 	at.close(p.Plane)
+	if at.private != 0 {
+		p.ingress.Lose(at.ifindex)
+	}
 }
 
 // find returns the place of an interface's attachment, or -1.

@@ -142,7 +142,7 @@ func TestKeptWords(t *testing.T) {
 func TestLinkPins(t *testing.T) {
 	seen := map[string]string{}
 	for _, name := range []string{"eth0.100", "eth0_100", "eth0%_100", "eth0%100", "eth0%.100", "eth0%%_100"} {
-		pin := linkPin(name, true)
+		pin := linkPin(name, nativePin)
 		if other, had := seen[pin]; had || strings.Contains(pin, ".") {
 			t.Errorf("%s and %s are pinned as %s", name, other, pin)
 		}

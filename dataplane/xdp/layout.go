@@ -30,7 +30,8 @@ type settings struct {
 	template  uint32
 	changing  uint32
 	untold    uint32
-	_         [10]uint32
+	unclaimed uint32
+	_         [9]uint32
 	locals    dataplane.LocalFilter
 }
 
@@ -44,6 +45,9 @@ func (s *settings) beat(tick uint32) { atomic.StoreUint32(&s.heartbeat, tick) }
 func (s *settings) setGeneration(gen uint32) {
 	atomic.StoreUint32(&s.expected, conn.SetFlag|gen<<conn.GenShift)
 }
+
+// setUnclaimed publishes of which families packets that no claim is for are Go's.
+func (s *settings) setUnclaimed(families uint32) { atomic.StoreUint32(&s.unclaimed, families) }
 
 var (
 	_ = [1]struct{}{}[unsafe.Sizeof(server{})-program.ServerSize]
@@ -59,6 +63,7 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.template)-program.SettingsTemplates]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.changing)-program.SettingsChanging]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.untold)-program.SettingsUntold]
+	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.unclaimed)-program.SettingsUnclaimed]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.locals)-program.SettingsLocals]
 	_ = [1]struct{}{}[unsafe.Sizeof(rule{})-program.RuleSize]
 	_ = [1]struct{}{}[unsafe.Offsetof(rule{}.field)-program.RuleField]

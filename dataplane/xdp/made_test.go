@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs"
@@ -75,12 +74,10 @@ func TestMadeElsewhere(t *testing.T) {
 	w.must(w.fast.EditService(shopService(5 * time.Minute)))
 	w.later(time.Second)
 	frame := shopFrame(t, client, 1025, "S")
-	out := make([]byte, len(frame)+64)
-	o := &ebpf.RunOptions{Data: frame, DataOut: out, Context: testContext(len(frame))}
-	action, err := w.still.prog.Run(o)
+	action, out, err := runByHand(w.still.prog, frame)
 	w.must(err)
-	if action == program.ActionTX && o.DataOut[5] == 203 {
-		t.Errorf("a packet to port 80, whose only server is .201, went to %x, which is a server of port 4000", o.DataOut[:6])
+	if action == program.ActionTX && out[5] == 203 {
+		t.Errorf("a packet to port 80, whose only server is .201, went to %x, which is a server of port 4000", out[:6])
 	}
 }
 

@@ -73,8 +73,7 @@ func (w *pair) later(d time.Duration) {
 
 func (w *pair) byProgram(frame []byte) (sent bool) {
 	w.t.Helper()
-	o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+64), Context: testContext(len(frame))}
-	action, err := w.still.prog.Run(o)
+	action, _, err := runByHand(w.still.prog, frame)
 	w.must(err)
 	return action == program.ActionTX
 }

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/google/gopacket/layers"
 
 	"github.com/ulvs/ulvs"
@@ -51,10 +50,9 @@ func (w *pair) syn(client int, port uint16, k ulvs.ServiceKey) []byte {
 // address it sends it.
 func (w *pair) opens(frame []byte) (opened bool, to byte) {
 	w.t.Helper()
-	o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+64), Context: testContext(len(frame))}
-	action, err := w.still.prog.Run(o)
+	action, out, err := runByHand(w.still.prog, frame)
 	w.must(err)
-	return action == program.ActionTX, o.DataOut[5]
+	return action == program.ActionTX, out[5]
 }
 
 // restore carries out a batch, and fails on a change that is not carried out.

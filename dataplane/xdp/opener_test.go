@@ -218,13 +218,11 @@ func (w *pair) send(frame []byte) (sent bool) {
 	var p = gopacket.NewPacket(frame, layers.LayerTypeEthernet, gopacket.Default)
 	w.log = append(w.log, fmt.Sprint(p.NetworkLayer().NetworkFlow(), p.TransportLayer().TransportFlow()))
 	want := w.fate(w.plain, frame)
-	out := make([]byte, len(frame)+64)
-	o := &ebpf.RunOptions{Data: frame, DataOut: out, Context: testContext(len(frame))}
-	action, err := w.still.prog.Run(o)
+	action, out, err := runByHand(w.still.prog, frame)
 	w.must(err)
 	got := ""
 	if action == program.ActionTX {
-		got = fmt.Sprintf("verdict %d: %x", dataplane.Transmit, o.DataOut)
+		got = fmt.Sprintf("verdict %d: %x", dataplane.Transmit, out)
 	} else {
 		got = w.fate(w.fast, frame)
 	}

@@ -8,33 +8,45 @@ import (
 	"github.com/cilium/ebpf/link"
 )
 
-// linkPin returns the name of an interface's link, in the mode in which it is attached,
-// which an update keeps.
-func linkPin(interfaceName string, native bool) string {
-	mode := "generic-"
-	if native {
-		mode = "native-"
+// How names of links say where they are attached.
+const (
+	nativePin  = "native-"
+	genericPin = "generic-"
+	ingressPin = "tcx-"
+)
+
+var pinKinds = []string{nativePin, genericPin, ingressPin}
+
+// linkPin returns the name of an interface's link, with where it is attached, which an update keeps.
+func linkPin(interfaceName, kind string) string {
+	return linkPrefix + kind + dotless.Replace(interfaceName)
+}
+
+// linkPins are all that an interface's link may have.
+func linkPins(interfaceName string) (list []string) {
+	for _, kind := range pinKinds {
+		list = append(list, linkPin(interfaceName, kind))
 	}
-	return linkPrefix + mode + dotless.Replace(interfaceName)
+	return list
 }
 
 // dotless writes names without dots, which a BPF file system does not take (kernel/bpf/inode.c,
 // bpf_lookup), and no two of them alike.
 var dotless = strings.NewReplacer(".", "_", "_", "%_", "%", "%%")
 
-// link returns the link that is there for an interface and mode, whatever the name that the
+// link returns the link that is there for an interface, where it is to be attached, whatever the name that the
 // interface was given then; nil if there is none. What else is pinned for the interface or its
 // name goes. had says that a program of an earlier process was in front of it.
-func (p *pins) link(name string, native bool, ifindex int) (l link.Link, had bool) {
-	at := linkPin(name, native)
+func (p *pins) link(name, kind string, ifindex int) (l link.Link, had bool) {
+	at := linkPin(name, kind)
 	for _, pin := range p.names() {
 		if !strings.HasPrefix(pin, linkPrefix) {
 			continue
 		}
 		found, its := p.linkAt(pin)
-		named := pin == at || pin == linkPin(name, !native)
+		named := slices.Contains(linkPins(name), pin)
 		switch {
-		case found != nil && its == ifindex && l == nil && strings.HasPrefix(pin, linkPin("", native)):
+		case found != nil && its == ifindex && l == nil && strings.HasPrefix(pin, linkPin("", kind)):
 			if pin == at || os.Rename(p.path(pin), p.path(at)) == nil {
 				l, had = found, true
 				continue
@@ -57,10 +69,22 @@ func (p *pins) linkAt(pin string) (l link.Link, ifindex int) {
 	if err != nil {
 		return nil, 0
 	}
-	if info, err := l.Info(); err == nil && info.XDP() != nil {
-		ifindex = int(info.XDP().Ifindex)
+	return l, interfaceOf(l)
+}
+
+// interfaceOf returns the number of a link's interface, 0 if that is gone.
+func interfaceOf(l link.Link) int {
+	info, err := l.Info()
+	if err != nil {
+		return 0
 	}
-	return l, ifindex
+	if x := info.XDP(); x != nil {
+		return int(x.Ifindex)
+	}
+	if x := info.TCX(); x != nil {
+		return int(x.Ifindex)
+	}
+	return 0
 }
 
 // KeptInterfaces returns those of some interfaces that an earlier process had, by the names
@@ -69,8 +93,7 @@ func KeptInterfaces(dir string, names []string) map[string]int {
 	found := map[string]int{}
 	p := &pins{dir: dir}
 	for _, name := range names {
-		for _, native := range []bool{false, true} {
-			pin := linkPin(name, native)
+		for _, pin := range linkPins(name) {
 			if _, err := os.Stat(p.path(pin)); dir == "" || err != nil {
 				continue
 			}
@@ -85,8 +108,8 @@ func KeptInterfaces(dir string, names []string) map[string]int {
 }
 
 // keepLink pins a link of an interface, and notes it as this process's own if none was there.
-func (p *pins) keepLink(interfaceName string, native, had bool, l link.Link) error {
-	name := linkPin(interfaceName, native)
+func (p *pins) keepLink(interfaceName, kind string, had bool, l link.Link) error {
+	name := linkPin(interfaceName, kind)
 	if err := p.keep(name, l); err != nil {
 		return err
 	}
@@ -103,7 +126,7 @@ func (p *pins) forgetLinks(interfaces []string) {
 	}
 	for _, name := range p.names() {
 		if strings.HasPrefix(name, linkPrefix) && !slices.ContainsFunc(interfaces, func(i string) bool {
-			return linkPin(i, true) == name || linkPin(i, false) == name
+			return slices.Contains(linkPins(i), name)
 		}) {
 			p.forget(name)
 		}

@@ -286,10 +286,8 @@ func Detach(dir string) (interfaces []string, err error) {
 		if err != nil {
 			continue
 		}
-		if info, err := l.Info(); err == nil && info.XDP() != nil {
-			if ifi, err := net.InterfaceByIndex(int(info.XDP().Ifindex)); err == nil {
-				interfaces = append(interfaces, ifi.Name)
-			}
+		if ifi, err := net.InterfaceByIndex(interfaceOf(l)); err == nil {
+			interfaces = append(interfaces, ifi.Name)
 		}
 		_ = l.Close()
 	}

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -41,6 +42,10 @@ type Options struct {
 	// needs a program or GRO, and of a driver that strips VLAN tags: no frame may have
 	// one.
 	Native bool
+	// Ingress, if not nil, has the program at the ingress of an interface in the place of generic mode: with
+	// Everywhere, of each. Slow gets then what the program gives to the private interface.
+	Ingress    Ingress
+	Everywhere bool
 	// Servers is the greatest number of a real server whose packets the program
 	// forwards; 0 means 131071, or fewer where there are more than 32 CPUs.
 	Servers int
@@ -63,6 +68,24 @@ type Options struct {
 	Logger *slog.Logger
 }
 
+// Ingress attaches programs to an interface's ingress (package tcx).
+type Ingress interface {
+	// Attach attaches a program in front of all others there.
+	Attach(prog *ebpf.Program, ifindex int) (link.Link, error)
+	// Private returns the number of the interface by which packets of an interface get to Slow.
+	Private(ifindex int) (int, error)
+	// Lose says that an interface is gone.
+	Lose(ifindex int)
+	// Place says which of the programs at an interface's ingress one is, from 1 on, or 0, and their names.
+	Place(ifindex int, prog ebpf.ProgramID) (place int, names []string, err error)
+	// Close ends that, and removes the private interfaces unless programs are kept that use them.
+	Close(keep bool)
+}
+
+// HostMark is the mark of frames that come back to the host from Slow, which programs at an ingress leave to
+// it.
+const HostMark = program.HostMark
+
 // ErrNotPermitted is wrapped by errors that say that this process may not use
 // BPF: CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are needed, or root.
 var ErrNotPermitted = errors.New("this process may not load BPF programs: run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")
@@ -76,8 +99,10 @@ type Plane struct {
 
 	serversPerCPU int // of one CPU in counts
 	cpus          int
-	pins          *pins // or nil
-	inDriver      bool  // Options.Native
+	pins          *pins   // or nil
+	inDriver      bool    // Options.Native
+	ingress       Ingress // or nil
+	everywhere    bool
 	socketUse     SocketUse
 	ring          int
 	busyPoll      time.Duration
@@ -135,8 +160,10 @@ func New(o Options) (*Plane, error) {
 		o.Servers = serverRoom(cpus) - 1
 	}
 	p := &Plane{Plane: o.Slow, interfaces: o.Interfaces, mac: o.MAC, serversPerCPU: (o.Servers + 4) / 4 * 4,
-		cpus: cpus, compared: fewCompared, inDriver: o.Native, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll,
+		cpus: cpus, compared: fewCompared, inDriver: o.Native, ingress: o.Ingress,
+		everywhere: o.Everywhere && o.Ingress != nil, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll,
 		log: o.Logger, failed: make(chan error, 1)}
+	p.claims.alone = p.ingress != nil
 	if p.log == nil {
 		p.log = slog.Default()
 	}
@@ -165,8 +192,13 @@ func (p *Plane) Resolver() dataplane.Resolver {
 	return nil
 }
 
-// Name implements dataplane.Plane.
-func (p *Plane) Name() string { return "xdp" }
+// Name implements dataplane.Plane: xdp, or tcx where no program is for a driver.
+func (p *Plane) Name() string {
+	if p.everywhere {
+		return "tcx"
+	}
+	return "xdp"
+}
 
 // Run implements dataplane.Plane: it runs the slow plane, and takes the programs
 // away when that ends, unless they are kept.
@@ -207,6 +239,9 @@ func (p *Plane) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closeSockets()
+	if p.ingress != nil {
+		p.ingress.Close(p.pins != nil)
+	}
 	p.claims.close()
 	p.grace.close()
 	if p.pins != nil {

@@ -81,7 +81,7 @@ func TestRenumbered(t *testing.T) {
 			w.must(w.still.load())
 			opened := func(port uint16) bool {
 				f := frame(port)
-				action, err := w.still.prog.Run(&ebpf.RunOptions{Data: f, DataOut: make([]byte, len(f)+64), Context: testContext(len(f))})
+				action, _, err := runByHand(w.still.prog, f)
 				w.must(err)
 				return action == program.ActionTX
 			}

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/google/gopacket/layers"
 
 	"github.com/ulvs/ulvs"
@@ -209,8 +208,7 @@ func TestRulesChange(t *testing.T) {
 			}
 			copy(frame[30:34], to.AsSlice())
 			from(frame, client)
-			o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+64), Context: testContext(len(frame))}
-			action, err := w.still.prog.Run(o)
+			action, out, err := runByHand(w.still.prog, frame)
 			if err != nil {
 				t.Error(err)
 				return
@@ -220,7 +218,7 @@ func TestRulesChange(t *testing.T) {
 			}
 			opened.Add(1)
 			want := servers[byte(i>>8)>>6]
-			if got := dataplane.MAC(o.DataOut[:6]); got != (dataplane.MAC{2, 0, 0, 0, 10, byte(200 + want)}) {
+			if got := dataplane.MAC(out[:6]); got != (dataplane.MAC{2, 0, 0, 0, 10, byte(200 + want)}) {
 				t.Errorf("from %v to %v leads to %v, want server %d", client, to, got, want)
 				return
 			}

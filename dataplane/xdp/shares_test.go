@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/google/gopacket"
 	"github.com/google/gopacket/layers"
 
@@ -227,8 +226,7 @@ func (w *sharing) alike(frame []byte) {
 // run gives a frame to the program alone.
 func (w *sharing) run(frame []byte) (action uint32) {
 	w.t.Helper()
-	out := make([]byte, len(frame)+64)
-	action, err := w.still.prog.Run(&ebpf.RunOptions{Data: frame, DataOut: out, Context: testContext(len(frame))})
+	action, _, err := runByHand(w.still.prog, frame)
 	w.must(err)
 	return action
 }

@@ -65,6 +65,8 @@ const (
 func (p *Plane) openSockets(at *attachment) error {
 	native := at.generic == nil
 	switch {
+	case at.private != 0:
+		return errors.New("a private interface has what is the daemon's")
 	case p.socketUse == SocketsOff:
 		return errors.New("AF_XDP is off")
 	case p.socketUse == SocketsAuto && !native:

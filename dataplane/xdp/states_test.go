@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs"
@@ -250,8 +249,7 @@ func allowed(t *testing.T) (list []int) {
 // alone has the program look at a packet, and nobody else.
 func (c *contest) alone(frame []byte, flags uint8) (action uint32) {
 	frame = withFlags(frame, flags)
-	o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+64), Context: testContext(len(frame))}
-	action, err := c.still.prog.Run(o)
+	action, _, err := runByHand(c.still.prog, frame)
 	c.must(err)
 	return action
 }

@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/google/gopacket/layers"
 
 	"github.com/ulvs/ulvs"
@@ -34,7 +33,7 @@ func TestStateOfRemoved(t *testing.T) {
 	c.must(c.fast.DeleteDestination(k, at))
 	for _, flags := range []uint8{packet.FIN | packet.ACK, packet.RST} {
 		frame := withFlags(frame, flags)
-		action, err := c.still.prog.Run(&ebpf.RunOptions{Data: frame, DataOut: make([]byte, 100), Context: testContext(len(frame))})
+		action, _, err := runByHand(c.still.prog, frame)
 		c.must(err)
 		if action == program.ActionTX {
 			t.Error("a packet to a real server that was removed was forwarded")

@@ -1,7 +1,9 @@
 package xdp
 
 import (
+	"encoding/binary"
 	"errors"
+	"flag"
 	"slices"
 	"time"
 
@@ -26,6 +28,56 @@ type still struct {
 	// compared is how many real servers are compared at most, if more than a few.
 	compared int
 	weak     bool // program.Config.WeakOrder, where it need not be
+}
+
+// byHook has all programs that are run by hand be TC's.
+var byHook = flag.Bool("tc", false, "run the programs as those of TC's hook")
+
+// hookOf is where programs are.
+func hookOf() program.Hook {
+	if *byHook {
+		return program.TC
+	}
+	return program.XDP
+}
+
+// newProgram loads a program that is run by hand.
+func newProgram(source *program.Config) (*ebpf.Program, error) {
+	kind := ebpf.XDP
+	if source.Hook = hookOf(); source.Hook == program.TC {
+		kind, source.Sockets = ebpf.SchedCLS, 0
+	}
+	return ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: kind, License: "GPL", Instructions: source.Assemble()})
+}
+
+// runByHand gives a program a frame that came in on lo, and returns XDP's action and what the frame is then. At TC's hook the
+// outermost VLAN tag is beside the frame.
+func runByHand(prog *ebpf.Program, frame []byte) (action uint32, out []byte, err error) {
+	if !*byHook {
+		o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+64), Context: testContext(len(frame))}
+		action, err = prog.Run(o)
+		return action, o.DataOut, err
+	}
+	const tag, at = 4, 12
+	frame = slices.Clone(frame)
+	var tagged []byte
+	if kind := binary.BigEndian.Uint16(frame[at:]); kind == 0x8100 || kind == 0x88a8 {
+		tagged = slices.Clone(frame[at : at+tag])
+		frame = slices.Delete(frame, at, at+tag)
+	}
+	o := &ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+64)}
+	action, err = prog.Run(o)
+	const redirect = 7 // TC_ACT_REDIRECT
+	switch int32(action) {
+	case redirect:
+		action = program.ActionTX
+	case -1:
+		action = program.ActionPass
+	}
+	if out = o.DataOut; tagged != nil {
+		out = slices.Insert(out, at, tagged...)
+	}
+	return action, out, err
 }
 
 func (s *still) Memory(parts []accel.Part) (kept bool, err error) {
@@ -76,7 +128,7 @@ func (s *still) load() error {
 		source.Path = s.path
 	}
 	var err error
-	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL", Instructions: source.Assemble()})
+	s.prog, err = newProgram(source)
 	return err
 }
 

@@ -5,7 +5,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cilium/ebpf"
 	"github.com/google/gopacket/layers"
 
 	"github.com/ulvs/ulvs"
@@ -60,7 +59,7 @@ func openingUDP(t *testing.T, scheduler string, weight int32, away time.Duration
 	frame := shape{proto: layers.IPProtocolUDP, port: 1000}.frame(t)
 	return func(i uint32) (opened bool) {
 		from(frame, netip.AddrFrom4([4]byte{10, 1, byte(i >> 8), byte(i)}))
-		action, err := w.still.prog.Run(&ebpf.RunOptions{Data: frame, DataOut: make([]byte, len(frame)+64), Context: testContext(len(frame))})
+		action, _, err := runByHand(w.still.prog, frame)
 		w.must(err)
 		return action == program.ActionTX
 	}

@@ -33,6 +33,13 @@ func ServiceClaim(addr netip.Addr, port uint16, protocol uint8) (k Claim) {
 	return k
 }
 
+// AnyPacket stands for a protocol in the claim of all packets to an address that say nothing of ports:
+// IANA keeps that number.
+const AnyPacket = 255
+
+// AddressClaim is that of what programs cannot read, to an address that has services.
+func AddressClaim(addr netip.Addr) Claim { return ServiceClaim(addr, 0, AnyPacket) }
+
 // MarkClaim is that of a service by mark.
 func MarkClaim(mark uint32, ipv6 bool) (k Claim) {
 	binary.NativeEndian.PutUint32(k[:], mark)

@@ -238,7 +238,9 @@ func (o changer) nextState() {
 		asm.JEq.Imm(asm.R0, ProtoSCTP, o.label("chunk")),
 		asm.JNE.Imm(asm.R0, ProtoTCP, no),
 		restore(asm.R2, stackContext),
-		asm.LoadMem(asm.R3, asm.R2, 4, asm.Word),
+	)
+	o.readEnd(asm.R3, asm.R2)
+	o.emit(
 		asm.Mov.Reg(asm.R2, data),
 		asm.Add.Imm(asm.R2, int32(at)+20),
 		asm.JGT.Reg(asm.R2, asm.R3, no), // never: for the verifier

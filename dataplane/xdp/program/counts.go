@@ -111,8 +111,10 @@ func (o *opener) forget() {
 		restore(asm.R2, o.connTable().stack+entryHome),
 		o.leaveIf(asm.JGE, asm.R2, int32(o.Homes)), // nowhere
 		restore(asm.R2, stackContext),
-		asm.LoadMem(data, asm.R2, 0, asm.Word),
-		asm.LoadMem(asm.R3, asm.R2, 4, asm.Word),
+	)
+	o.readPacket(data, asm.R2)
+	o.readEnd(asm.R3, asm.R2)
+	o.emit(
 		asm.Mov.Reg(asm.R2, data),
 		asm.Add.Imm(asm.R2, int32(o.atPorts())+8),
 		asm.JGT.Reg(asm.R2, asm.R3, PassLabel), // never: for the verifier

@@ -6,8 +6,14 @@ import (
 	"github.com/cilium/ebpf/asm"
 )
 
-// maxTags is how many VLAN tags there may be: 802.1Q in 802.1ad.
-const maxTags = 2
+// maxTags returns how many VLAN tags there may be in a frame: 802.1Q in 802.1ad, of which the one is
+// beside an skb.
+func (c *Config) maxTags() int {
+	if c.Hook == TC {
+		return 1
+	}
+	return 2
+}
 
 // emitter has what was emitted so far.
 type emitter struct {
@@ -84,7 +90,7 @@ func (e *emitter) emit(list ...asm.Instruction) {
 
 // labelUndecided returns the label of what a connection's packet goes to that is Go's.
 func (e *emitter) labelUndecided() string {
-	if e.hasSockets() {
+	if e.takesGo() {
 		return e.label("go")
 	}
 	return PassLabel
@@ -96,7 +102,7 @@ func (e *emitter) labelUnexpected() string {
 	if e.opens() {
 		return e.label("pending")
 	}
-	return PassLabel
+	return e.labelGo()
 }
 
 // hasSockets reports whether there are sockets for what is Go's: they know no VLAN.

@@ -18,7 +18,7 @@ func (f *forwarder) TakeServer() {
 	f.mark("found")
 	f.emit(
 		asm.And.Imm(dest, conn.DestMask),
-		passIf(asm.JGE, dest, int32(f.ServersPerCPU)),
+		asm.JGE.Imm(dest, int32(f.ServersPerCPU), f.labelGo()),
 	)
 }
 
@@ -68,7 +68,7 @@ const HeartbeatTimeout = 2
 // rewriteMACs finds the real server and writes the link addresses. From there on,
 // nothing passes.
 //
-// in: dest data total; out: -; lost: R1 R2 R3 R4
+// in: dest data total; out: -; lost: R0 R1 R2 R3 R4
 func (f *forwarder) rewriteMACs() {
 	defer f.step("rewriteMACs", "the real server's address, and the interface's")()
 	server, address := asm.R2, asm.R4
@@ -78,12 +78,9 @@ func (f *forwarder) rewriteMACs() {
 	f.element(server, f.Servers, asm.R1, ServerShift, 0)
 	f.emit(
 		asm.LoadMem(asm.R1, server, ServerMTU, asm.Word),
-		asm.JGT.Reg(total, asm.R1, PassLabel),
-		asm.LoadMem(asm.R3, server, ServerIfindex, asm.Word),
 	)
-	if f.tags > 0 { // the tag is this interface's
-		f.emit(passIf(asm.JNE, asm.R3, int32(f.Ifindex)))
-	}
+	f.checkSegments()
+	f.checkTag()
 	f.emit(
 		asm.LoadMem(address, server, ServerMACs, asm.DWord),
 		asm.StoreMem(data, 0, address, asm.DWord),
@@ -133,7 +130,7 @@ func (f *forwarder) stampEntry() {
 
 // decrementTTL takes one off the time to live (packet.DecrementTTL).
 //
-// in: data; out: -; lost: R1
+// in: data; out: -; lost: R0 R1 R2 R3 R4 R5
 func (f *forwarder) decrementTTL() {
 	defer f.step("decrementTTL", "one off the time to live")()
 	atIP := f.atIP()
@@ -143,6 +140,13 @@ func (f *forwarder) decrementTTL() {
 			asm.Sub.Imm(asm.R1, 1),
 			asm.StoreMem(data, atIP+7, asm.R1, asm.Byte),
 		)
+		if f.Hook == TC { // the sum that the card has made of the whole; IPv4's header has its own in it
+			f.emit(
+				restore(asm.R1, stackContext),
+				asm.Mov.Imm(asm.R2, oneLessOfHop),
+				updateSum.Call(),
+			)
+		}
 	} else {
 		// ip_decrease_ttl (include/net/ip.h), on a word that has the time to live in
 		// its lowest byte and the checksum in the upper half. It stays in its bounds
@@ -163,6 +167,15 @@ func (f *forwarder) decrementTTL() {
 // in: -; out: -; lost: R0 R1 R2 R3 R4 R5
 func (f *forwarder) send() {
 	defer f.step("send", "out, by the interface that leads to the real server")()
+	if f.Hook == TC {
+		f.emit(
+			restore(asm.R1, stackOut),
+			asm.Mov.Imm(asm.R2, 0),
+			asm.FnRedirect.Call(),
+			asm.Return(),
+		)
+		return
+	}
 	f.emit(asm.Mov.Imm(asm.R0, ActionTX))
 	if f.tags > 0 {
 		f.emit(asm.Return())

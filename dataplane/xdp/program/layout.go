@@ -39,6 +39,7 @@ const (
 //	12  templates   4  1: templates may be opened, too
 //	16  changing    4  1: states of connections may be changed
 //	20  untold      4  a bit for each state of which need not be told (conn.Untold)
+//	24  unclaimed  4  families (as opening) of which packets that no claim is for are Go's
 //	64  locals   4096  a bit for the fold of each of the host's own addresses, by family
 const (
 	SettingsSize      = SettingsLocals + 2*LocalsSize
@@ -48,6 +49,7 @@ const (
 	SettingsTemplates = 12
 	SettingsChanging  = 16
 	SettingsUntold    = 20
+	SettingsUnclaimed = 24
 	SettingsLocals    = 64
 
 	LocalsSize = dataplane.LocalBits / 8 // a family's

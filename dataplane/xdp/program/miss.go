@@ -15,7 +15,7 @@ import (
 func (p *Program) miss() {
 	defer p.step("miss", "no connection: is it for a service?")()
 	p.mark("miss")
-	if !p.hasSockets() && !p.opens() {
+	if !p.takesGo() && !p.opens() {
 		p.emit(asm.Ja.Label(PassLabel))
 		return
 	}
@@ -40,7 +40,7 @@ func (p *Program) miss() {
 		asm.And.Reg(asm.R1, asm.R0),
 	)
 	p.lookupClaim("every", known)
-	p.emit(asm.Ja.Label(PassLabel))
+	p.emit(asm.Ja.Label(p.labelUnclaimed()))
 	if p.opens() {
 		p.mark("service")
 		p.openConn()
@@ -157,8 +157,12 @@ func (p *emitter) searchBucket(name, known string) {
 func (p *Program) redirectToSocket() {
 	defer p.step("redirectToSocket", "Go's, by the socket of its queue")()
 	p.mark("go")
-	if !p.hasSockets() {
+	if !p.takesGo() {
 		p.emit(asm.Ja.Label(PassLabel))
+		return
+	}
+	if p.Hook == TC {
+		p.redirectToPrivate()
 		return
 	}
 	p.emit(

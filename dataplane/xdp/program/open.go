@@ -69,7 +69,7 @@ func (o *opener) acceptPending() {
 		asm.Mov.Reg(asm.R0, asm.R1),
 		asm.And.Imm(asm.R0, conn.PendingFlag),
 		asm.JNE.Imm(asm.R0, 0, o.label("expected")),
-		asm.Ja.Label(PassLabel),
+		asm.Ja.Label(o.labelGo()),
 	)
 }
 
@@ -126,7 +126,9 @@ func (o *opener) checkService() {
 	o.mark("segment")
 	o.emit(
 		restore(asm.R1, stackContext),
-		asm.LoadMem(end, asm.R1, 4, asm.Word),
+	)
+	o.readEnd(end, asm.R1)
+	o.emit(
 		asm.Mov.Reg(asm.R1, data),
 		asm.Add.Imm(asm.R1, int32(at)+20),
 		asm.JGT.Reg(asm.R1, end, no),

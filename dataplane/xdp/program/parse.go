@@ -26,13 +26,11 @@ var (
 // in: R1; out: data end; lost: R1 R2
 func (p *parser) filterMAC() {
 	defer p.step("filterMAC", "only frames to this interface")()
-	if p.Claims != 0 {
+	if p.Claims != 0 && p.Hook == XDP {
 		p.emit(save(stackContext, asm.R1))
 	}
-	p.emit(
-		asm.LoadMem(data, asm.R1, 0, asm.Word),
-		asm.LoadMem(end, asm.R1, 4, asm.Word),
-	)
+	p.readPacket(data, asm.R1)
+	p.readEnd(end, asm.R1)
 	p.checkBounds(14 + 20 + 8)
 	p.emit(asm.LoadMem(asm.R2, data, 0, asm.DWord), asm.LSh.Imm(asm.R2, 16))
 	for i, m := range p.MACs {
@@ -71,7 +69,7 @@ func (p *parser) parseEther() {
 		}
 		p.emit(asm.JEq.Imm(asm.R1, etherType, p.label("ip")))
 	}
-	if p.tags < maxTags {
+	if p.tags < p.maxTags() {
 		next := fmt.Sprintf("family.%d", p.tags+1)
 		p.emit(asm.JEq.Imm(asm.R1, typeVLAN, next), asm.JEq.Imm(asm.R1, typeOuter, next))
 	}
@@ -88,6 +86,15 @@ func (p *parser) checkBounds(n int32) {
 // in: data end total; out: -; lost: R1
 func (p *parser) checkLength() {
 	defer p.step("checkLength", "no shorter than its total length")()
+	if p.Hook == TC { // part of it is elsewhere
+		p.emit(
+			restore(asm.R1, stackContext),
+			asm.LoadMem(asm.R1, asm.R1, skbLen, asm.Word),
+			asm.Sub.Imm(asm.R1, int32(p.atIP())),
+			asm.JGT.Reg(total, asm.R1, p.labelStrange()),
+		)
+		return
+	}
 	// Linux 6.12 does not take a length whose bytes were swapped for a small one, so
 	// it is compared as a number; that takes CAP_PERFMON.
 	p.emit(
@@ -125,11 +132,12 @@ func (p *parser) parseIPv4() {
 		asm.LoadImm(asm.R1, int64(bytesOf(0, versionLength)|bytesOf(6, fragment>>8)|bytesOf(7, fragment&0xff)),
 			asm.DWord),
 		asm.And.Reg(asm.R0, asm.R1),
-		passIf(asm.JNE, asm.R0, 0x45),
+		p.strangeIf(asm.JNE, asm.R0, 0x45),
 		asm.LoadMem(asm.R0, data, atIP+8, asm.Byte),
-		passIf(asm.JLE, asm.R0, 1),
+		p.strangeIf(asm.JLE, asm.R0, 1),
 	)
 	p.readTotal()
+	p.readLarge()
 	p.checkLength()
 	// The header's checksum: damaged packets are for the host to count. The sum of
 	// its words, carries included, is a multiple of 65535; of those, and of no other
@@ -142,7 +150,7 @@ func (p *parser) parseIPv4() {
 		asm.LoadImm(asm.R0, -0x0001_0001_0001_0001, asm.DWord),
 		asm.Mul.Reg(asm.R2, asm.R0),
 		asm.RSh.Imm(asm.R2, 48),
-		passIf(asm.JNE, asm.R2, 0),
+		p.strangeIf(asm.JNE, asm.R2, 0),
 		asm.LoadMem(addrs, data, atIP+12, asm.DWord),
 		asm.LoadMem(ports, data, atIP+20, asm.Word),
 		asm.LoadMem(asm.R0, data, p.atProto(), asm.Byte),
@@ -164,9 +172,9 @@ func (p *parser) parseIPv6() {
 	p.emit(
 		asm.LoadMem(asm.R0, data, atIP, asm.Byte),
 		asm.RSh.Imm(asm.R0, 4),
-		passIf(asm.JNE, asm.R0, 6),
+		p.strangeIf(asm.JNE, asm.R0, 6),
 		asm.LoadMem(asm.R0, data, atIP+7, asm.Byte),
-		passIf(asm.JLE, asm.R0, 1),
+		p.strangeIf(asm.JLE, asm.R0, 1),
 	)
 	p.readTotal()
 	p.checkLength()
@@ -193,16 +201,16 @@ func (p *parser) parsePorts(header int16) {
 	p.addProtocol(ProtoTCP)
 	p.checkBounds(int32(at) + 20)
 	p.emit(
-		passIf(asm.JLT, total, int32(header)+20),
+		p.strangeIf(asm.JLT, total, int32(header)+20),
 		asm.LoadMem(asm.R0, data, at+13, asm.Byte),
 	)
 	p.parseFlags(read)
 	p.symbol = sctp
-	p.emit(passIf(asm.JNE, asm.R0, ProtoSCTP))
+	p.emit(p.strangeIf(asm.JNE, asm.R0, ProtoSCTP))
 	p.addProtocol(ProtoSCTP)
 	p.checkBounds(int32(at) + 16)
 	p.emit(
-		passIf(asm.JLT, total, int32(header)+16),
+		p.strangeIf(asm.JLT, total, int32(header)+16),
 		asm.LoadMem(asm.R0, data, at+12, asm.Byte),
 		asm.Mov.Imm32(kept, int32(conn.SCTPKept())),
 		asm.JGE.Imm(asm.R0, conn.SCTPChunks, read),
@@ -216,7 +224,7 @@ func (p *parser) parsePorts(header int16) {
 	p.symbol = udp
 	p.addProtocol(ProtoUDP)
 	p.emit(
-		passIf(asm.JLT, total, int32(header)+8),
+		p.strangeIf(asm.JLT, total, int32(header)+8),
 		asm.Mov.Imm(kept, -1),
 	)
 	p.symbol = read

@@ -40,6 +40,8 @@ type Config struct {
 	// LookupHelper says that the connection table is an array of slots, in which a helper
 	// function looks, and not one large element, which is addressed as memory.
 	LookupHelper bool
+	Hook         Hook            // where the program is attached
+	Private      int             // of TC: the number of the interface by which Go gets packets, or 0
 	Ifindex      int             // of the interface that the program is for
 	MACs         []dataplane.MAC // that frames to the director have
 	Ticks        Ticks           // how time is read
@@ -80,8 +82,9 @@ func (c *Config) Listing() string { return fmt.Sprintf("%v", c.assemble(true).ou
 func (c *Config) assemble(listing bool) *Program {
 	p := new(Program)
 	p.Config, p.listing = *c, listing
+	p.begin()
 	p.filterMAC()
-	for p.tags = 0; p.tags <= maxTags; p.tags++ {
+	for p.tags = 0; p.tags <= p.maxTags(); p.tags++ {
 		p.six = false
 		p.parseEther()
 		for _, p.six = range p.families() {
@@ -96,10 +99,12 @@ func (c *Config) assemble(listing bool) *Program {
 				step(p)
 			}
 			p.miss()
+			p.strange()
+			p.unclaimed()
 		}
 	}
 	p.symbol = PassLabel
 	p.comment = "left to the plane behind"
-	p.emit(asm.Mov.Imm(asm.R0, ActionPass), asm.Return())
+	p.emit(asm.Mov.Imm(asm.R0, p.actionPass()), asm.Return())
 	return p
 }

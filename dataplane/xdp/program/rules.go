@@ -134,10 +134,18 @@ func (o follower) readInputs() {
 		asm.HostTo(asm.BE, asm.R2, asm.Half),
 		asm.StoreMem(asm.RFP, input(dataplane.PortField), asm.R2, asm.Word),
 	)
+	if o.tags == 0 && o.Hook == TC {
+		o.emit(
+			restore(asm.R2, stackContext),
+			asm.LoadMem(asm.R2, asm.R2, skbVLANPresent, asm.Word),
+			asm.JNE.Imm(asm.R2, 0, o.label("inputs")),
+		)
+	}
 	if o.tags == 0 { // with tags it is another interface's
 		o.emit(
 			asm.Mov.Imm(asm.R2, int32(o.Ifindex)),
 			asm.StoreMem(asm.RFP, input(dataplane.InterfaceField), asm.R2, asm.Word),
 		)
 	}
+	o.mark("inputs")
 }

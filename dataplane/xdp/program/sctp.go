@@ -43,7 +43,9 @@ func (p *parser) readChunk(name, no string) {
 	first := p.label("first-" + name)
 	p.emit(
 		restore(asm.R2, stackContext),
-		asm.LoadMem(asm.R3, asm.R2, 4, asm.Word),
+	)
+	p.readEnd(asm.R3, asm.R2)
+	p.emit(
 		asm.Mov.Reg(asm.R2, data),
 		asm.Add.Imm(asm.R2, at+16),
 		asm.JGT.Reg(asm.R2, asm.R3, no), // never: for the verifier

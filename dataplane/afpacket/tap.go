@@ -1,0 +1,63 @@
+package afpacket
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/dataplane"
+)
+
+// openTap finds out by which interface frames come, and opens what sends them back to the host by
+// that.
+func (r *receiver) openTap(l dataplane.Link) error {
+	if r.p.opt.Tap == nil {
+		return nil
+	}
+	at, err := r.p.opt.Tap(l)
+	if err != nil || at == 0 {
+		return err
+	}
+	s, err := newSender(at, &r.p.c)
+	if err != nil {
+		return err
+	}
+	for _, fd := range []int{s.fd, s.plainFD} {
+		if err == nil {
+			err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, l.Index)
+		}
+	}
+	if err != nil {
+		s.close()
+		return fmt.Errorf("packets of %s cannot be given back to the host: %w", l.Name, err)
+	}
+	r.tap, r.bound = s, at
+	return nil
+}
+
+func (r *receiver) closeTap() {
+	if r.tap != nil {
+		r.tap.close()
+	}
+}
+
+// giveBack gives a frame to the host as it came, at its own interface.
+func (r *receiver) giveBack(f *dataplane.Frame) {
+	r.tap.mu.Lock()
+	r.tap.put(f.Data, f.Offload, 0, nil)
+	r.tap.mu.Unlock()
+	r.touch(r.tap)
+}
+
+// tapOf returns what sends frames of an interface back to the host, or nil.
+func (rs *receivers) tapOf(ifindex int) *sender {
+	for _, r := range rs.all() {
+		if r.ifindex == ifindex && r.tap != nil {
+			return r.tap
+		}
+	}
+	return nil
+}
+
+// tapped reports whether an interface's frames come by another one, so that the host does not see them.
+func (rs *receivers) tapped(ifindex int) bool { return rs.tapOf(ifindex) != nil }

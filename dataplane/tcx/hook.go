@@ -1,0 +1,328 @@
+// Package tcx attaches programs to the ingress of an interface, where the kernel's stack takes
+// frames over from any driver, and keeps a private interface for each, by which what the
+// program does not decide gets to this process and back to the host.
+//
+// A frame that the program redirects to the private interface's ingress has its VLAN tag, its size, its
+// unfinished checksum and its mark, and the host does not see it: an AF_PACKET ring there takes it,
+// and a program behind the ring drops it. What is sent by the private interface with a mark
+// comes back to the ingress of the interface of that number.
+package tcx
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Hook is the ingress of the interfaces of a network namespace. Make it with New; it is safe for
+// concurrent use.
+type Hook struct {
+	nl        *netlink.Handle
+	drop, out *ebpf.Program
+
+	mu      sync.Mutex
+	devices map[int]*device // by the number of the interface that each is for
+	closed  bool
+}
+
+// device is a private interface.
+type device struct {
+	name  string
+	index int
+	links []link.Link
+}
+
+// New makes a hook for the calling thread's network namespace. mark is what frames have that come
+// back to the host, not 0: the program that Attach attaches leaves them to it. The error says what the kernel has not, which
+// is tcx (Linux 6.6), or what may not be done.
+func New(mark uint32) (*Hook, error) {
+	h := &Hook{devices: map[int]*device{}}
+	var err error
+	if h.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
+		return nil, fmt.Errorf("rtnetlink: %w", err)
+	}
+	if h.drop, err = load(asm.Instructions{asm.Mov.Imm(asm.R0, tcxDrop), asm.Return()}); err == nil {
+		h.out, err = load(toHost(int32(mark)))
+	}
+	if err == nil {
+		err = h.sweep()
+	}
+	if err != nil {
+		h.Close(false)
+		return nil, err
+	}
+	return h, nil
+}
+
+// sweep removes the private interfaces of interfaces that are gone.
+func (h *Hook) sweep() error {
+	all, err := h.nl.LinkList()
+	if err != nil {
+		return fmt.Errorf("rtnetlink: %w", err)
+	}
+	there := map[string]bool{}
+	for _, l := range all {
+		there[fmt.Sprint(prefix, l.Attrs().Index)] = true
+	}
+	for _, l := range all {
+		if a := l.Attrs(); a.Alias == alias && !there[a.Name] {
+			err = errors.Join(err, h.nl.LinkDel(l))
+		}
+	}
+	return err
+}
+
+// Where a frame's mark is (struct __sk_buff), and TCX_DROP (include/uapi/linux/bpf.h).
+const (
+	skbMark = 8
+	tcxDrop = 2
+)
+
+// toHost is the program at the way out of a private interface: it drops what has no mark, which the host has
+// sent, and gives the rest to the ingress of the interface whose number the mark is.
+func toHost(mark int32) asm.Instructions {
+	const ingress = 1 // BPF_F_INGRESS
+	return asm.Instructions{
+		asm.LoadMem(asm.R2, asm.R1, skbMark, asm.Word),
+		asm.JEq.Imm(asm.R2, 0, "drop"),
+		asm.Mov.Imm32(asm.R3, mark),
+		asm.StoreMem(asm.R1, skbMark, asm.R3, asm.Word),
+		asm.Mov.Reg(asm.R1, asm.R2),
+		asm.Mov.Imm(asm.R2, ingress),
+		asm.FnRedirect.Call(),
+		asm.Return(),
+		asm.Mov.Imm(asm.R0, tcxDrop).WithSymbol("drop"),
+		asm.Return(),
+	}
+}
+
+func load(list asm.Instructions) (*ebpf.Program, error) {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: "ulvs_private", Type: ebpf.SchedCLS, License: "GPL", Instructions: list})
+	if err != nil {
+		return nil, fmt.Errorf("the private interface's program does not load: %w", err)
+	}
+	return p, nil
+}
+
+// Close gives back what New and Private made. With keep the private interfaces stay, for programs that go
+// on and the next process. It may be called again.
+func (h *Hook) Close(keep bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		return
+	}
+	h.closed = true
+	for _, d := range h.devices {
+		d.detach()
+		if !keep {
+			_ = remove(h.nl, d.name)
+		}
+	}
+	clear(h.devices)
+	for _, p := range []*ebpf.Program{h.drop, h.out} {
+		if p != nil {
+			_ = p.Close()
+		}
+	}
+	h.nl.Close()
+}
+
+// Attach attaches a program to an interface's ingress, in front of all that are there.
+func (h *Hook) Attach(prog *ebpf.Program, ifindex int) (link.Link, error) {
+	return attach(prog, ifindex, ebpf.AttachTCXIngress)
+}
+
+func attach(prog *ebpf.Program, ifindex int, to ebpf.AttachType) (link.Link, error) {
+	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: prog, Attach: to, Anchor: link.Head()})
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, link.ErrNotSupported) {
+		return nil, fmt.Errorf("the kernel has no tcx, which Linux 6.6 has: %w", err)
+	}
+	return l, err
+}
+
+// prefix is how the names of private interfaces begin; the number of the interface that each is for follows.
+const prefix = "ulvs"
+
+// alias says whose a private interface is.
+const alias = "of ulvs: packets that its daemon decides about"
+
+// noAddress is IN6_ADDR_GEN_MODE_NONE (include/uapi/linux/if_link.h): the host sends nothing of its own.
+const noAddress = 1
+
+// most is the largest MTU that all kinds of interfaces take: what is sent back is no longer than what
+// came, or is segmented.
+const most = 65535
+
+// Private returns the number of the private interface of an interface, which is made if it is not there:
+// one that an earlier process has left is taken.
+func (h *Hook) Private(ifindex int) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if d := h.devices[ifindex]; d != nil {
+		return d.index, nil
+	}
+	d := &device{name: fmt.Sprint(prefix, ifindex)}
+	err := h.make(d)
+	if err == nil {
+		err = d.attach(h)
+	}
+	if err != nil {
+		d.detach()
+		return 0, fmt.Errorf("no private interface %s for packets that the daemon decides about: %w", d.name, err)
+	}
+	h.devices[ifindex] = d
+	return d.index, nil
+}
+
+// make makes a private interface, or finds it: a dummy or, where the kernel has none, a pair of which the
+// other end does nothing.
+func (h *Hook) make(d *device) error {
+	found, err := h.nl.LinkByName(d.name)
+	if err == nil && found.Attrs().Alias != alias {
+		return errors.New("an interface of that name is somebody else's")
+	}
+	if err != nil {
+		if err = h.add(d.name); err != nil {
+			return err
+		}
+		if found, err = h.nl.LinkByName(d.name); err != nil {
+			return err
+		}
+	}
+	d.index = found.Attrs().Index
+	return errors.Join(
+		h.nl.LinkSetAlias(found, alias),
+		h.nl.LinkSetARPOff(found),
+		h.nl.LinkSetIP6AddrGenMode(found, noAddress),
+		h.nl.LinkSetMTU(found, most),
+		h.nl.LinkSetUp(found),
+		h.raisePeer(found),
+	)
+}
+
+func (h *Hook) add(name string) error {
+	err := h.nl.LinkAdd(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: name}})
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return h.nl.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "-"})
+	}
+	return err
+}
+
+// raisePeer sets the other end of a pair up, without which this one has no carrier.
+func (h *Hook) raisePeer(l netlink.Link) error {
+	if l.Type() != "veth" {
+		return nil
+	}
+	peer, err := h.nl.LinkByName(l.Attrs().Name + "-")
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		h.nl.LinkSetARPOff(peer),
+		h.nl.LinkSetIP6AddrGenMode(peer, noAddress),
+		h.nl.LinkSetUp(peer),
+	)
+}
+
+// attach has frames that come to a private interface end there, and those that leave by it come back.
+func (d *device) attach(h *Hook) error {
+	in, err := attach(h.drop, d.index, ebpf.AttachTCXIngress)
+	if err != nil {
+		return err
+	}
+	d.links = append(d.links, in)
+	out, err := attach(h.out, d.index, ebpf.AttachTCXEgress)
+	if err != nil {
+		return err
+	}
+	d.links = append(d.links, out)
+	return nil
+}
+
+func (d *device) detach() {
+	for _, l := range d.links {
+		_ = l.Close()
+	}
+	d.links = nil
+}
+
+// Lose removes the private interface of an interface that is gone.
+func (h *Hook) Lose(ifindex int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if d := h.devices[ifindex]; d != nil && !h.closed {
+		d.detach()
+		delete(h.devices, ifindex)
+		_ = remove(h.nl, d.name) // the next daemon does, if this cannot
+	}
+}
+
+// Place returns which of the programs at an interface's ingress, from 1 on, a program is, and their names in the
+// order in which they get packets. One that is not found is 0.
+func Place(ifindex int, prog ebpf.ProgramID) (place int, names []string, err error) {
+	all, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: ebpf.AttachTCXIngress})
+	if err != nil {
+		return 0, nil, fmt.Errorf("the programs at the ingress of interface %d: %w", ifindex, err)
+	}
+	for i, one := range all.Programs {
+		if one.ID == prog {
+			place = i + 1
+		}
+		names = append(names, nameOf(one.ID))
+	}
+	return place, names, nil
+}
+
+// nameOf returns a program's name, or its number.
+func nameOf(id ebpf.ProgramID) string {
+	p, err := ebpf.NewProgramFromID(id)
+	if err != nil {
+		return fmt.Sprint("program ", id)
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil || info.Name == "" {
+		return fmt.Sprint("program ", id)
+	}
+	return info.Name
+}
+
+// Place is Place.
+func (h *Hook) Place(ifindex int, prog ebpf.ProgramID) (int, []string, error) {
+	return Place(ifindex, prog)
+}
+
+// Remove removes the private interfaces of some interfaces, by their numbers, in the calling thread's
+// network namespace, and reports whether there were any.
+func Remove(interfaces ...int) (found bool, err error) {
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return false, fmt.Errorf("rtnetlink: %w", err)
+	}
+	defer nl.Close()
+	for _, ifindex := range interfaces {
+		name := fmt.Sprint(prefix, ifindex)
+		if _, missing := nl.LinkByName(name); missing == nil {
+			found, err = true, errors.Join(err, remove(nl, name))
+		}
+	}
+	return found, err
+}
+
+func remove(nl *netlink.Handle, name string) error {
+	l, err := nl.LinkByName(name)
+	if errors.As(err, new(netlink.LinkNotFoundError)) {
+		return nil
+	}
+	if err == nil && l.Attrs().Alias == alias {
+		err = nl.LinkDel(l)
+	}
+	return err
+}

@@ -1,0 +1,194 @@
+package tcx
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/vishvananda/netlink"
+
+	"github.com/ulvs/ulvs/internal/lab"
+)
+
+const testMark = 0x1234
+
+// bed is a host with an interface, eth0.
+type bed struct {
+	*testing.T
+	host *lab.Host
+	eth0 int
+}
+
+func newBed(t *testing.T) *bed {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("BPF needs root")
+	}
+	l, err := lab.New(lab.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	h, err := l.Add(lab.HostConfig{Name: "d", Addrs: []netip.Prefix{netip.MustParsePrefix("192.168.10.1/24")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bed{T: t, host: h}
+	b.do(func() error {
+		ifi, err := net.InterfaceByName("eth0")
+		if err == nil {
+			b.eth0 = ifi.Index
+		}
+		return err
+	})
+	return b
+}
+
+func (b *bed) do(f func() error) {
+	b.Helper()
+	if err := b.host.Do(f); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// hook makes one.
+func (b *bed) hook() (h *Hook) {
+	b.Helper()
+	b.do(func() (err error) {
+		h, err = New(testMark)
+		return err
+	})
+	return h
+}
+
+func (b *bed) private(h *Hook) (index int) {
+	b.Helper()
+	b.do(func() (err error) {
+		index, err = h.Private(b.eth0)
+		return err
+	})
+	return index
+}
+
+// there reports whether a private interface is there.
+func (b *bed) there(name string) (found bool) {
+	b.do(func() error {
+		_, err := net.InterfaceByName(name)
+		found = err == nil
+		return nil
+	})
+	return found
+}
+
+// A private interface stays for the next process where programs stay, and goes otherwise.
+func TestPrivate(t *testing.T) {
+	b := newBed(t)
+	h := b.hook()
+	at, name := b.private(h), fmt.Sprint("ulvs", b.eth0)
+	if again := b.private(h); again != at || at == 0 {
+		t.Errorf("it is %d, and %d", at, again)
+	}
+	h.Close(true)
+	h.Close(true)
+	next := b.hook()
+	if again := b.private(next); again != at {
+		t.Errorf("the next process has %d, not %d", again, at)
+	}
+	next.Close(false)
+	if b.there(name) {
+		t.Error("it is there after the end")
+	}
+	last := b.hook()
+	b.private(last)
+	last.Lose(b.eth0)
+	if b.there(name) {
+		t.Error("it outlives its interface")
+	}
+	b.private(last)
+	last.Close(true)
+	b.do(func() error {
+		if found, err := Remove(b.eth0); !found || err != nil {
+			t.Errorf("removed: %v, %v", found, err)
+		}
+		if found, err := Remove(b.eth0); found || err != nil {
+			t.Errorf("removed again: %v, %v", found, err)
+		}
+		return nil
+	})
+}
+
+// What was left of an interface that is gone goes with the next start, and what is somebody else's stays.
+func TestPrivateOfOthers(t *testing.T) {
+	b := newBed(t)
+	b.do(func() error {
+		for name, kept := range map[string]string{"ulvs9999": alias, "ulvs9998": "mine"} {
+			l := &netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "-"}
+			if err := netlink.LinkAdd(l); err != nil {
+				return err
+			}
+			if err := netlink.LinkSetAlias(l, kept); err != nil {
+				return err
+			}
+		}
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: fmt.Sprint("ulvs", b.eth0)}, PeerName: "other"})
+	})
+	h := b.hook()
+	defer h.Close(false)
+	if b.there("ulvs9999") || !b.there("ulvs9998") {
+		t.Error("not what was left has gone")
+	}
+	b.do(func() error {
+		_, err := h.Private(b.eth0)
+		if err == nil || !strings.Contains(err.Error(), "no private interface ulvs") || !strings.Contains(err.Error(), "an interface of that name is somebody else's") {
+			t.Errorf("of a name that is taken: %v", err)
+		}
+		return nil
+	})
+}
+
+// Our program is the first of those at an ingress, and what is there is said in order.
+func TestPlace(t *testing.T) {
+	b := newBed(t)
+	h := b.hook()
+	defer h.Close(false)
+	var ids []ebpf.ProgramID
+	for _, name := range []string{"other", "ours"} {
+		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: ebpf.SchedCLS, License: "GPL",
+			Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer p.Close()
+		b.do(func() error {
+			l, err := h.Attach(p, b.eth0)
+			if err == nil {
+				t.Cleanup(func() { _ = l.Close() })
+			}
+			return err
+		})
+		info, err := p.Info()
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, _ := info.ID()
+		ids = append(ids, id)
+	}
+	b.do(func() error {
+		place, names, err := h.Place(b.eth0, ids[1])
+		if place != 1 || strings.Join(names, " ") != "ours other" || err != nil {
+			t.Errorf("place %d of %q, %v", place, names, err)
+		}
+		if place, _, _ := h.Place(b.eth0, 1<<30); place != 0 {
+			t.Errorf("a program that is not there has place %d", place)
+		}
+		if _, _, err := h.Place(1<<30, ids[0]); err == nil || !strings.Contains(err.Error(), "the programs at the ingress of interface") {
+			t.Errorf("of no interface: %v", err)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,278 @@
+package program
+
+import (
+	"github.com/cilium/ebpf/asm"
+
+	"github.com/ulvs/ulvs/internal/preselect"
+)
+
+// Hook is where a program is attached: what it is given there, and how a packet leaves it.
+type Hook int
+
+// The hooks. At TC's the frame is an skb: the outermost VLAN tag is beside it, what is behind the
+// headers may be elsewhere, it may be as large as segmentation offload has it, and its checksum
+// unfinished.
+const (
+	XDP Hook = iota // the driver (struct xdp_md), or in generic mode what stands in for it
+	TC              // ingress of tcx or clsact (struct __sk_buff)
+)
+
+// Where things are in a program's context (include/uapi/linux/bpf.h).
+const (
+	xdpData  = 0
+	xdpEnd   = 4
+	xdpQueue = 16
+
+	skbLen         = 0
+	skbMark        = 8
+	skbVLANPresent = 20
+	skbData        = 76
+	skbEnd         = 80
+	skbGSOSize     = 176
+)
+
+// What programs return besides XDP's.
+const (
+	tcxNext      = -1 // TCX_NEXT, or for clsact TC_ACT_UNSPEC
+	toIngress    = 1  // BPF_F_INGRESS
+	longestTo    = 4 + 14 + 40 + 20
+	hostMark     = 0x756c7673
+	pullData     = asm.FnSkbPullData
+	updateSum    = asm.FnCsumUpdate
+	oneLessOfHop = 0xfeff // what taking one off the byte at an odd offset does to a sum
+)
+
+// HostMark is the mark of frames that come back to the host by way of the private interface.
+const HostMark = hostMark
+
+// readPacket loads where the packet starts, or ends, by the context in a register.
+func (e *emitter) readPacket(to, context asm.Register) {
+	if e.Hook == TC {
+		e.emit(asm.LoadMem(to, context, skbData, asm.Word))
+	} else {
+		e.emit(asm.LoadMem(to, context, xdpData, asm.Word))
+	}
+}
+
+func (e *emitter) readEnd(to, context asm.Register) {
+	if e.Hook == TC {
+		e.emit(asm.LoadMem(to, context, skbEnd, asm.Word))
+	} else {
+		e.emit(asm.LoadMem(to, context, xdpEnd, asm.Word))
+	}
+}
+
+// actionPass returns what a program returns for what is not ours.
+func (c *Config) actionPass() int32 {
+	if c.Hook == TC {
+		return tcxNext
+	}
+	return ActionPass
+}
+
+// takesGo reports whether there is a way by which what is Go's leaves the program, and the stack does
+// not get it.
+func (e *emitter) takesGo() bool { return e.hasSockets() || e.Hook == TC && e.Private != 0 }
+
+// labelStrange returns the label of what a packet goes to that the program cannot read.
+func (e *emitter) labelStrange() string {
+	if e.Hook == TC && e.Private != 0 {
+		return e.label("strange")
+	}
+	return PassLabel
+}
+
+// strangeIf leaves a packet that cannot be read, if a register compares so with a number: it is the
+// plane's behind, which sees all, or Go's if it is for an address that has services.
+func (e *emitter) strangeIf(op asm.JumpOp, r asm.Register, n int32) asm.Instruction {
+	return op.Imm(r, n, e.labelStrange())
+}
+
+// labelGo returns the label of what Go alone can do: the plane behind, where that sees all, has it done
+// as well and takes frames that no socket does.
+func (e *emitter) labelGo() string {
+	if e.Hook == TC && e.Private != 0 {
+		return e.label("go")
+	}
+	return PassLabel
+}
+
+// begin has the headers be in the linear part, and leaves to the host what comes back to it.
+//
+// in: R1; out: -; lost: R0 R1 R2 R3 R4 R5
+func (p *parser) begin() {
+	if p.Hook != TC {
+		return
+	}
+	defer p.step("begin", "headers in one piece")()
+	p.emit(
+		save(stackContext, asm.R1),
+		asm.LoadMem(asm.R2, asm.R1, skbMark, asm.Word),
+		asm.JNE.Imm32(asm.R2, hostMark, "remote"),
+		asm.Mov.Imm(asm.R2, 0),
+		asm.StoreMem(asm.R1, skbMark, asm.R2, asm.Word),
+		asm.Ja.Label(PassLabel),
+	)
+	p.symbol = "remote"
+	p.emit(
+		asm.LoadMem(asm.R2, asm.R1, skbLen, asm.Word),
+		asm.LoadMem(asm.R3, asm.R1, skbEnd, asm.Word),
+		asm.LoadMem(asm.R4, asm.R1, skbData, asm.Word),
+		asm.Sub.Reg(asm.R3, asm.R4),
+		asm.JGE.Reg(asm.R3, asm.R2, "linear"),
+		asm.JGE.Imm(asm.R3, longestTo, "linear"),
+		asm.JLE.Imm(asm.R2, longestTo, "pull"),
+		asm.Mov.Imm(asm.R2, longestTo),
+	)
+	p.symbol = "pull"
+	p.emit(pullData.Call(), restore(asm.R1, stackContext))
+	p.symbol = "linear"
+}
+
+// readLarge finds how long an IPv4 packet is whose length does not fit its header (skb_gso_ok's BIG
+// TCP; include/linux/ip.h, iph_totlen).
+//
+// in: total; out: total; lost: R1
+func (p *parser) readLarge() {
+	if p.Hook != TC {
+		return
+	}
+	defer p.step("readLarge", "longer than its header can say")()
+	p.emit(
+		asm.JNE.Imm(total, 0, p.label("said")),
+		restore(asm.R1, stackContext),
+		asm.LoadMem(total, asm.R1, skbGSOSize, asm.Word),
+		p.strangeIf(asm.JEq, total, 0),
+		asm.LoadMem(total, asm.R1, skbLen, asm.Word),
+		asm.Sub.Imm(total, int32(p.atIP())),
+	)
+	p.mark("said")
+}
+
+// strange has Go look at a packet that the program cannot read, if it is for an address that has
+// services: a fragment, an ICMP error, one with options, a damaged one. All else is not ours.
+//
+// in: data end; out: -; lost: R0 R1 R2 R3 R4 R5 end
+func (p *Program) strange() {
+	if p.labelStrange() == PassLabel {
+		return
+	}
+	defer p.step("strange", "not to be read: is it for an address that has services?")()
+	p.mark("strange")
+	atIP := p.atIP()
+	last, length, family := atIP+16, int32(20), uint64(4)
+	if p.six {
+		last, length, family = atIP+36, 40, 6
+	}
+	p.checkBounds(int32(atIP) + length)
+	p.emit(asm.LoadMem(asm.R1, data, last, asm.Word))
+	if p.six {
+		p.emit(
+			asm.LoadMem(asm.R4, data, atIP+24, asm.DWord),
+			asm.LoadMem(asm.R5, data, atIP+32, asm.DWord),
+		)
+	}
+	p.emit(
+		asm.LoadImm(asm.R0, int64(family<<56|preselect.AnyPacket<<48), asm.DWord),
+		asm.Or.Reg(asm.R1, asm.R0),
+	)
+	p.lookupClaim("address", p.label("go"))
+	p.emit(asm.Ja.Label(p.labelUnclaimed()))
+}
+
+// labelUnclaimed returns the label of what is for no service.
+func (e *emitter) labelUnclaimed() string {
+	if e.Hook == TC && e.Private != 0 {
+		return e.label("unclaimed")
+	}
+	return PassLabel
+}
+
+// unclaimed passes what is for no service, unless it may be by a mark: then it is Go's.
+//
+// in: -; out: -; lost: R1
+func (p *Program) unclaimed() {
+	if p.labelUnclaimed() == PassLabel {
+		return
+	}
+	defer p.step("unclaimed", "for no service, unless a mark that no claim knows is one's")()
+	p.mark("unclaimed")
+	p.setting(asm.R1, SettingsUnclaimed)
+	p.emit(
+		asm.And.Imm(asm.R1, int32(OpeningBit(p.six))),
+		p.leaveIf(asm.JNE, asm.R1, 0),
+		asm.Ja.Label(PassLabel),
+	)
+}
+
+// redirectToPrivate gives a packet to Go, by the private interface.
+func (p *Program) redirectToPrivate() {
+	p.emit(
+		asm.Mov.Imm(asm.R1, int32(p.Private)),
+		asm.Mov.Imm(asm.R2, toIngress),
+		asm.FnRedirect.Call(),
+		asm.Return(),
+	)
+}
+
+// checkSegments leaves to Go what is larger than the real server's MTU, which is in R1, and is no frame
+// of which each segment fits (include/linux/skbuff.h, skb_gso_validate_network_len).
+//
+// in: R1 data total; out: -; lost: R0 R3 R4
+func (f *forwarder) checkSegments() {
+	defer f.step("checkSegments", "no larger than may be, or in segments that are")()
+	if f.Hook != TC {
+		f.emit(asm.JGT.Reg(total, asm.R1, PassLabel))
+		return
+	}
+	at, no := f.atPorts(), f.labelGo()
+	header := int32(at - f.atIP())
+	f.emit(
+		asm.JLE.Reg(total, asm.R1, f.label("fits")),
+		restore(asm.R3, stackContext),
+		asm.LoadMem(asm.R4, asm.R3, skbGSOSize, asm.Word),
+		asm.JEq.Imm(asm.R4, 0, no),
+	)
+	f.readEnd(asm.R3, asm.R3)
+	f.emit(
+		asm.Mov.Reg(asm.R0, data),
+		asm.Add.Imm(asm.R0, int32(at)+20),
+		asm.JGT.Reg(asm.R0, asm.R3, no), // never: for the verifier
+		asm.LoadMem(asm.R0, data, f.atProto(), asm.Byte),
+		asm.Mov.Imm(asm.R3, 8),
+		asm.JNE.Imm(asm.R0, ProtoTCP, f.label("headers")),
+		asm.LoadMem(asm.R3, data, at+12, asm.Byte),
+		asm.RSh.Imm(asm.R3, 4),
+		asm.LSh.Imm(asm.R3, 2),
+	)
+	f.mark("headers")
+	f.emit(
+		asm.Add.Reg(asm.R4, asm.R3),
+		asm.Add.Imm(asm.R4, header),
+		asm.JGT.Reg(asm.R4, asm.R1, no),
+	)
+	f.mark("fits")
+}
+
+// checkTag loads by which interface the real server in R2 is reached, R3. A frame with a VLAN tag, which is
+// this interface's, leaves by no other one.
+//
+// in: R2; out: R3; lost: R0
+func (f *forwarder) checkTag() {
+	defer f.step("checkTag", "with a VLAN tag only by the interface that it came by")()
+	f.emit(asm.LoadMem(asm.R3, asm.R2, ServerIfindex, asm.Word))
+	switch {
+	case f.Hook == XDP && f.tags > 0:
+		f.emit(passIf(asm.JNE, asm.R3, int32(f.Ifindex)))
+	case f.Hook == TC && f.tags > 0:
+		f.emit(asm.JNE.Imm(asm.R3, int32(f.Ifindex), f.labelGo()))
+	case f.Hook == TC:
+		f.emit(
+			asm.JEq.Imm(asm.R3, int32(f.Ifindex), f.label("tagged")),
+			restore(asm.R0, stackContext),
+			asm.LoadMem(asm.R0, asm.R0, skbVLANPresent, asm.Word),
+			asm.JNE.Imm(asm.R0, 0, f.labelGo()),
+		)
+		f.mark("tagged")
+	}
+}
