@@ -131,6 +131,7 @@ conformance: ## ask the real kernel in user-mode Linux: all recorded scenarios a
 	$(CONFORMANCE) -run TestRandom -seeds $(SEEDS) -plane afpacket
 	$(CONFORMANCE) -run TestRandom -seeds $(SEEDS) -plane xdp
 	$(CONFORMANCE) -run TestRandom -seeds $(SEEDS) -plane af_xdp
+	$(CONFORMANCE) -run TestRandom -seeds $(SEEDS) -plane tcx
 
 .PHONY: faults
 faults: ## deliberate mistakes in what Go and the XDP program change together, each to be found within a minute (root; 5 minutes)

@@ -29,7 +29,7 @@ var (
 	playFlag       = flag.String("play", "", "TestRandom, with -kernel: play the scenarios of these `FILES` (a pattern) instead")
 	briefFlag      = flag.Bool("brief", false, "TestRandom, with -kernel: short scenarios")
 	equalFlag      = flag.String("equal", "", "TestRandom, with -kernel: write scenarios without difference to this `DIR`")
-	planeFlag      = flag.String("plane", "afpacket", "TestRandom, with -kernel: ulvs's `PLANE`, afpacket, xdp, af_xdp or bridged")
+	planeFlag      = flag.String("plane", "afpacket", "TestRandom, with -kernel: ulvs's `PLANE`, afpacket, xdp, af_xdp, tcx or bridged")
 	keepFlag       = flag.String("keep", "", "TestRandom, with -kernel: write shrunk scenarios with the kernel's answers to this `DIR`")
 )
 

@@ -46,6 +46,9 @@ type Ulvs struct {
 // AFXDP is the XDP plane with AF_XDP sockets, as if it were a plane of its own.
 const AFXDP = "af_xdp"
 
+// TCX is the XDP plane's program at the ingress.
+const TCX = "tcx"
+
 // ready bounds the start of the daemon, and its end.
 const ready = 15 * time.Second
 
