@@ -77,6 +77,9 @@ type Opened struct {
 	ingress *tcx.Hook  // or nil
 }
 
+// forced reports whether no other plane than the one that was asked for is taken.
+func (o *Options) forced() bool { return o.Plane == XDP || o.Plane == TCX }
+
 // hook makes the hook of TCX, and returns by which interface an interface's packets get to the process.
 func (p *Opened) hook() (tap func(dataplane.Link) (int, error), err error) {
 	if p.options.Plane != TCX {
@@ -91,9 +94,10 @@ func (p *Opened) hook() (tap func(dataplane.Link) (int, error), err error) {
 	return func(l dataplane.Link) (int, error) { return p.ingress.Private(l.Index) }, nil
 }
 
+// unhook gives the hook back. The private interfaces stay if an earlier process's programs do.
 func (p *Opened) unhook() {
 	if p.ingress != nil {
-		p.ingress.Close(p.Pins != "")
+		p.ingress.Close(len(xdp.KeptInterfaces(p.options.Pins, p.options.Interfaces)) > 0)
 	}
 }
 
@@ -150,7 +154,7 @@ func (p *Opened) open(begin func(Plane) error) error {
 	}
 	if o.Forget {
 		// What can be told to fail fails before anything is thrown away.
-		if err := xdp.Check(hostlink.Names(p.slow.Links())); err != nil && o.Plane == XDP {
+		if err := xdp.Check(hostlink.Names(p.slow.Links())); err != nil && o.forced() {
 			return err
 		} else if err != nil {
 			p.Slower = err
@@ -165,7 +169,7 @@ func (p *Opened) open(begin func(Plane) error) error {
 	p.slow.KeepClaims(o.Pins != "")
 	err := p.accelerate(begin)
 	final := errors.Is(err, xdp.ErrTaken) || errors.Is(err, xdp.ErrBusy) || errors.As(err, new(*KeptError))
-	if err == nil || final || o.Plane == XDP || o.Plane == TCX {
+	if err == nil || final || o.forced() {
 		return err
 	}
 	p.Slower = err
@@ -222,6 +226,7 @@ func (p *Opened) accelerate(begin func(Plane) error) error {
 // Close gives back a plane that never ran, and takes away what it has put in place, unless
 // an earlier process had. What was made of the plane must have been closed.
 func (p *Opened) Close() error {
+	defer p.unhook()
 	if p.fast == nil {
 		return p.slow.Close()
 	}

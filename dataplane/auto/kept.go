@@ -109,7 +109,7 @@ func (o *Options) join(why error) error {
 	if err := o.refuse(why); err != nil {
 		return err
 	}
-	if o.Plane == XDP {
+	if o.forced() {
 		return why
 	}
 	return nil

@@ -39,7 +39,7 @@ func (p *Plane) Slower() (list []Slower) {
 // look finds the place of an attachment's program among those at its interface's ingress. Those before it may
 // keep packets from it.
 func (at *attachment) look(ingress Ingress) {
-	if at.private == 0 {
+	if at.private == 0 || ingress == nil {
 		return
 	}
 	info, err := at.prog.Info()

@@ -255,6 +255,7 @@ func (p *Plane) Close() error {
 func (p *Plane) Discard() (replaced bool) {
 	p.mu.Lock()
 	replaced = p.pins.discard()
+	p.ingress = nil // its owner's: another plane may be made of it
 	p.mu.Unlock()
 	_ = p.Close() // cannot fail
 	return replaced
