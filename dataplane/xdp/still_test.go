@@ -4,7 +4,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"flag"
+	"os/exec"
 	"slices"
+	"strings"
+	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -32,6 +35,24 @@ type still struct {
 
 // byHook has all programs that are run by hand be TC's.
 var byHook = flag.Bool("tc", false, "run the programs as those of TC's hook")
+
+// TestOnTC plays tests of programs that are run by hand with those of TC's hook: headers, states of TCP
+// and SCTP, what they open, rules. (The outermost VLAN tag is beside the frame there, and no test by hand can put it there.)
+func TestOnTC(t *testing.T) {
+	if *byHook {
+		t.Skip("all are")
+	}
+	tests := []string{"TestForwards", "TestLeavesStatesToGo", "TestLeavesSCTPToGo", "TestTold", "TestMadeLeft", "TestCompares", "TestRulesChange"}
+	out, err := exec.Command("/proc/self/exe", "-tc", "-test.v", "-test.run", "^("+strings.Join(tests, "|")+")$").CombinedOutput()
+	for _, name := range tests {
+		if !strings.Contains(string(out), "--- PASS: "+name+" ") {
+			t.Errorf("%s did not pass", name)
+		}
+	}
+	if err != nil || t.Failed() {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
 
 // hookOf is where programs are.
 func hookOf() program.Hook {

@@ -47,13 +47,16 @@ func compile(t *testing.T, pkg string) (binary string) {
 
 // skips are the tests that need not run in a guest, by name, and why not.
 var skips = map[string]string{
-	"TestDoubles":       "a guest has one CPU",
-	"TestManyServices":  "a guest takes minutes, and has not the memory",
-	"TestLines":         "a guest has one CPU",
-	"TestStates":        "a guest has one CPU",
-	"TestStatesFaults":  "a guest has no Go to build with",
-	"TestWriters":       "a guest has one CPU",
-	"TestWritersFaults": "a guest has no Go to build with",
+	"TestDoubles":         "a guest has one CPU",
+	"TestMadeEdits":       "a guest has one CPU",
+	"TestMadeInterrupted": "a guest has one CPU",
+	"TestMadeTwice":       "a guest has one CPU",
+	"TestManyServices":    "a guest takes minutes, and has not the memory",
+	"TestLines":           "a guest has one CPU",
+	"TestStates":          "a guest has one CPU",
+	"TestStatesFaults":    "a guest has no Go to build with",
+	"TestWriters":         "a guest has one CPU",
+	"TestWritersFaults":   "a guest has no Go to build with",
 }
 
 // TestKernels has the XDP plane's own tests pass on other kernels: their verifiers
