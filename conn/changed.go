@@ -53,8 +53,8 @@ func (t *states) Unaccepted(id ID) bool { return t.State(id)&(flagChanged|Pendin
 
 // Accept makes of a connection that a program has opened, and counted, what Insert and its
 // first packet would have, at the time of that packet: template and the owner's bits are
-// Insert's. If it is Changed then, AcceptState does the rest.
-func (t *Table) Accept(id ID, template uint32, owner uint8) {
+// Insert's. If it is changed then, AcceptState has to do the rest.
+func (t *Table) Accept(id ID, template uint32, owner uint8) (changed bool) {
 	t.Record(id).template = template
 	fixed := uint32(owner&0xf)<<ownerShift | t.timeouts.gen<<genShift | flagSet
 	proto := t.Flow(id).Proto()
@@ -71,7 +71,7 @@ func (t *Table) Accept(id ID, template uint32, owner uint8) {
 		if is&flagHalfOpen != 0 {
 			t.halfOpen.arrive(id, t.Stamp(id))
 		}
-		return
+		return is&flagChanged != 0
 	}
 }
 

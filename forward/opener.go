@@ -158,7 +158,7 @@ func (o *opener) acceptConn(slot uint32, opened bool) {
 // packets that found this one have done to its state goes with it: that takes a SYN that comes by
 // two ways at the same moment, and is mended by the next packet.
 func (o *opener) uncount(id conn.ID) {
-	o.acceptNamed(id)
+	o.acceptNamed(o.conns.Named(id))
 	o.conns.CloseState(id, true)
 	o.index.dests[o.conns.Dest(id)].Unbind(false, o.conns.Active(id))
 }
@@ -204,15 +204,16 @@ func (o *opener) acceptedConn(id conn.ID) (dst *Dest) {
 	s := dst.svc
 	own, template := true, uint32(0)
 	if named := o.conns.Named(id); named != 0 || s.Persistence.Timeout != 0 {
-		if own, template = o.control(id, dst); named != template {
+		if own, template = o.control(id, named, dst); named != template {
 			o.conns.Rename(id, template)
 		}
 	}
-	o.conns.Accept(id, template, ownerBits(own && dst.conf.Port != 0, ulvs.DirectRoute))
+	if o.conns.Accept(id, template, ownerBits(own && dst.conf.Port != 0, ulvs.DirectRoute)) {
+		o.acceptState(id)
+	}
 	dst.Conns++
 	s.Conns++
 	s.byPlane++
-	o.acceptState(id)
 	o.markLow(s)
 	return dst
 }
@@ -222,9 +223,8 @@ func (o *opener) acceptedConn(id conn.ID) (dst *Dest) {
 // one that it has made for the connection. The connection's acceptance comes before the template's slot
 // can be another's: what is told is read whenever the lock is taken, and so before slots are given
 // back.
-func (o *opener) acceptNamed(id conn.ID) (ct persist.ID, ok bool) {
-	n := o.conns.Named(id)
-	if n == 0 || int(n) > o.templates.Slots() {
+func (o *opener) acceptNamed(n uint32) (ct persist.ID, ok bool) {
+	if n == 0 || n > o.named {
 		return 0, false
 	}
 	ct = persist.ID(n - 1)
@@ -241,8 +241,8 @@ func (o *opener) acceptNamed(id conn.ID) (ct persist.ID, ok bool) {
 // control has the template by which the plane has opened a connection to dst control it, and returns its
 // number and 1, or 0; own says that the connection is to its service's own port. The service may not be
 // persistent any more: then the template that was made for it has nothing to do with it.
-func (o *opener) control(id conn.ID, dst *Dest) (own bool, template uint32) {
-	ct, ok := o.acceptNamed(id)
+func (o *opener) control(id conn.ID, named uint32, dst *Dest) (own bool, template uint32) {
+	ct, ok := o.acceptNamed(named)
 	s := dst.svc
 	if s.Persistence.Timeout == 0 {
 		return true, 0
@@ -271,6 +271,7 @@ func (o *opener) acceptedTemplate(id persist.ID) {
 
 // acceptAll accepts what an earlier process had not. What has no real server ends.
 func (o *opener) acceptAll(known func(uint32) *Dest) {
+	o.named = uint32(o.templates.Slots())
 	o.templates.EachPending(func(id persist.ID) {
 		if known(o.templates.Dest(id)) == nil {
 			o.templates.End(id)

@@ -214,10 +214,14 @@ func (t *Table) Control(id ID, now uint32) {
 // Controlled says that a program has given a connection by the template, at a tick
 // that may be over: what came after has not restarted its time less.
 func (t *Table) Controlled(id ID, at uint32) {
-	if stamp := t.Stamp(id); int32(at-stamp) < 0 {
-		at = stamp
+	r := t.Record(id)
+	if r.controls() == 0 {
+		t.lruRemove(id)
 	}
-	t.Control(id, at)
+	r.uses++
+	if int32(at-t.Stamp(id)) > 0 {
+		t.SetStamp(id, at)
+	}
 }
 
 // Release says that a connection that the template controlled has ended, and whether its

@@ -61,8 +61,8 @@ var statesFaults = []fault{
 	{"a change is not told", "dataplane/xdp/program/change.go", [][2]string{{"\to.completeCell(conns)\n", ""}}},
 	{"a change is told of another", "dataplane/xdp/program/change.go", [][2]string{{"1-1<<31", "2-1<<31"}}},
 	{"a template is left where its service is not persistent any more", "forward/opener.go", [][2]string{
-		{"\tct, ok := o.acceptNamed(id)\n", ""},
-		{"\t\treturn true, 0\n\t}\n\tflow", "\t\treturn true, 0\n\t}\n\tct, ok := o.acceptNamed(id)\n\tflow"},
+		{"\tct, ok := o.acceptNamed(named)\n", ""},
+		{"\t\treturn true, 0\n\t}\n\tflow", "\t\treturn true, 0\n\t}\n\tct, ok := o.acceptNamed(named)\n\tflow"},
 	}},
 	{"a template is not told", "forward/opener.go", [][2]string{{"\t\t\to.templates.Assure(id)\n", ""}}},
 	{"half-open for ever", "conn/changed.go", [][2]string{{"\t\t\tis &^= flagHalfOpen\n", ""}}},
