@@ -90,13 +90,13 @@ const (
 	// ClaimsInBucket is how many places a bucket has.
 	ClaimsInBucket = 4
 
-	// ClaimFactor and its kin are by what the words of a key are multiplied. The sum, to which its
-	// upper half is put by exclusive or, is multiplied by ClaimMix: the highest bits are the number
-	// of the first bucket, and what is ClaimOther bits below is what the second one differs by.
+	// ClaimFactor is by what the first word of a key is multiplied, and ClaimFactorHigh the sum of the
+	// others. Their sum, to which its upper half is put by exclusive or, is multiplied by ClaimMix: the
+	// highest bits are the number of the first bucket, and what is ClaimOther bits below is what the
+	// second one differs by.
 	ClaimFactor     = 0x9e3779b97f4a7c15
 	ClaimMix        = 0xff51afd7ed558ccd
 	ClaimFactorHigh = 0xc2b2ae3d27d4eb4f
-	ClaimFactorLow  = 0x165667b19e3779f9
 	ClaimOther      = 16
 )
 
@@ -137,7 +137,7 @@ func (k *Claim) Words() (word, high, low uint64) {
 
 // buckets returns the first places of the two buckets in which a claim may be.
 func (c *Claims) buckets(word, high, low uint64) [2]uint32 {
-	h := word*ClaimFactor + high*ClaimFactorHigh + low*ClaimFactorLow
+	h := word*ClaimFactor + (high+low)*ClaimFactorHigh
 	h = (h ^ h>>32) * ClaimMix
 	first := h >> c.shift
 	second := first ^ h<<ClaimOther>>c.shift

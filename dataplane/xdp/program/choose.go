@@ -27,16 +27,16 @@ func (o *opener) chooseServer(templates entries) {
 	o.mark("pick")
 	o.emit(asm.LoadMem(asm.R1, service, preselect.OffBy, asm.Word))
 	o.ifBy(preselect.ByPicks, "listed")
-	o.unlessBy(preselect.ByHash, "turn")
-	o.chooseByHash()
-	o.emit(asm.Ja.Label(o.label("chosen")))
-	o.mark("turn")
-	o.unlessBy(preselect.ByCounts, "go")
+	o.unlessBy(preselect.ByCounts, "hash")
 	o.emit(
 		restore(asm.R2, stackChosen),
 		o.leaveIf(asm.JEq, asm.R2, 0), // compareByCounts has found none
 	)
 	o.takeServer("counted")
+	o.emit(asm.Ja.Label(o.label("chosen")))
+	o.mark("hash")
+	o.unlessBy(preselect.ByHash, "go")
+	o.chooseByHash()
 	o.emit(asm.Ja.Label(o.label("chosen")))
 	o.mark("listed")
 	o.emit(

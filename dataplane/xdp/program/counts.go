@@ -44,8 +44,7 @@ func (o comparer) compareByCounts(templates entries) {
 	o.emit(asm.Ja.Label(o.label("nobody")))
 	o.mark("stranger")
 	o.emit(restore(asm.R1, stackBy))
-	o.ifBy(preselect.Unfilled, "unfilled")
-	o.ifBy(preselect.Soonest, "soonest")
+	o.ifBy(preselect.Unfilled|preselect.Soonest, "otherwise")
 	o.compareServers("least", func() {
 		o.emit(
 			asm.Mov.Reg(load, count),
@@ -55,6 +54,8 @@ func (o comparer) compareByCounts(templates entries) {
 			asm.Add.Reg(load, count),
 		)
 	}, o.keepLighter)
+	o.mark("otherwise")
+	o.ifBy(preselect.Unfilled, "unfilled")
 	o.compareServers("soonest", func() {
 		o.emit(
 			asm.Mov.Reg(load, count),

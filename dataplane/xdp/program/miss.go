@@ -92,10 +92,8 @@ func (p *emitter) lookupClaim(name, known string) {
 	p.emit(asm.Mov.Reg(asm.R2, asm.R1))
 	multiply(asm.R2, preselect.ClaimFactor)
 	if p.six {
-		p.emit(asm.Mov.Reg(asm.R3, asm.R4))
+		p.emit(asm.Mov.Reg(asm.R3, asm.R4), asm.Add.Reg(asm.R3, asm.R5))
 		multiply(asm.R3, preselect.ClaimFactorHigh)
-		p.emit(asm.Add.Reg(asm.R2, asm.R3), asm.Mov.Reg(asm.R3, asm.R5))
-		multiply(asm.R3, preselect.ClaimFactorLow)
 		p.emit(asm.Add.Reg(asm.R2, asm.R3))
 	}
 	p.emit(asm.Mov.Reg(asm.R3, asm.R2), asm.RSh.Imm(asm.R3, 32), asm.Xor.Reg(asm.R2, asm.R3))

@@ -168,7 +168,6 @@ func (p *parser) parseIPv6() {
 	defer p.step("parseIPv6", "IPv6 without extension headers, alive")()
 	atIP := p.atIP()
 	p.mark("ip")
-	p.checkBounds(int32(atIP) + 40 + 8)
 	p.emit(
 		asm.LoadMem(asm.R0, data, atIP, asm.Byte),
 		asm.RSh.Imm(asm.R0, 4),
@@ -180,7 +179,6 @@ func (p *parser) parseIPv6() {
 	p.checkLength()
 	p.emit(
 		asm.LoadMem(addrs, data, atIP+8, asm.DWord),
-		asm.LoadMem(ports, data, atIP+40, asm.Word),
 		asm.LoadMem(asm.R0, data, p.atProto(), asm.Byte),
 	)
 	p.parsePorts(40)
@@ -198,8 +196,7 @@ func (p *parser) parsePorts(header int16) {
 		asm.JEq.Imm(asm.R0, ProtoUDP, udp),
 		asm.JNE.Imm(asm.R0, ProtoTCP, sctp),
 	)
-	p.addProtocol(ProtoTCP)
-	p.checkBounds(int32(at) + 20)
+	p.readPorts(ProtoTCP, 20)
 	p.emit(
 		p.strangeIf(asm.JLT, total, int32(header)+20),
 		asm.LoadMem(asm.R0, data, at+13, asm.Byte),
@@ -207,8 +204,7 @@ func (p *parser) parsePorts(header int16) {
 	p.parseFlags(read)
 	p.symbol = sctp
 	p.emit(p.strangeIf(asm.JNE, asm.R0, ProtoSCTP))
-	p.addProtocol(ProtoSCTP)
-	p.checkBounds(int32(at) + 16)
+	p.readPorts(ProtoSCTP, 16)
 	p.emit(
 		p.strangeIf(asm.JLT, total, int32(header)+16),
 		asm.LoadMem(asm.R0, data, at+12, asm.Byte),
@@ -222,7 +218,7 @@ func (p *parser) parsePorts(header int16) {
 		asm.Ja.Label(read),
 	)
 	p.symbol = udp
-	p.addProtocol(ProtoUDP)
+	p.readPorts(ProtoUDP, 8)
 	p.emit(
 		p.strangeIf(asm.JLT, total, int32(header)+8),
 		asm.Mov.Imm(kept, -1),
@@ -230,13 +226,21 @@ func (p *parser) parsePorts(header int16) {
 	p.symbol = read
 }
 
-// addProtocol adds what the upper half of word 1 says to the ports.
-func (p *parser) addProtocol(number int64) {
+// readPorts passes frames that end before so many bytes of the transport header, and has the ports and the
+// protocol in word 1. What of an IPv4 frame filterMAC has seen to be there need not be looked at again.
+func (p *parser) readPorts(number int64, length int32) {
 	family := int64(4)
 	if p.six {
 		family = 6
 	}
+	if at := p.atPorts(); p.six {
+		p.checkBounds(int32(at) + length)
+		p.emit(asm.LoadMem(ports, data, at, asm.Word))
+	}
 	p.emit(asm.LoadImm(asm.R1, (family<<8|number)<<32, asm.DWord), asm.Or.Reg(ports, asm.R1))
+	if !p.six && number != ProtoUDP {
+		p.checkBounds(int32(p.atPorts()) + length)
+	}
 }
 
 // parseFlags goes to read with the states in kept that the TCP flags in R0 do not change.
