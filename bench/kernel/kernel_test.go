@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ulvs/ulvs/dataplane/xdp/program"
 	"github.com/ulvs/ulvs/internal/guest"
 	"golang.org/x/sync/errgroup"
 )
@@ -126,6 +127,9 @@ func BenchmarkKernel(b *testing.B) {
 				if c.sends {
 					b.ReportMetric(f.net, "instructions")
 					b.ReportMetric(f.fewer, "times-fewer")
+				}
+				if c.name == fast && l.scheduler == "mh" { // the bound: sh, and this
+					b.ReportMetric(float64(program.SipInstructions()), "of-its-hash")
 				}
 				if c.name != c.by.wire && c.name != c.by.bare {
 					b.ReportMetric(f.over, "over-bare")
