@@ -161,6 +161,7 @@ func Detach(pins, owner string, interfaces ...string) (found bool, err error) {
 			numbers = append(numbers, ifi.Index)
 		}
 	}
+	filtered, undeleted := tcx.Unfilter(xdp.ProgramName, numbers...)
 	private, unremoved := tcx.Remove(numbers...)
-	return found || private || len(withdrawn) > 0, errors.Join(err, failed, unremoved)
+	return found || filtered || private || len(withdrawn) > 0, errors.Join(err, failed, undeleted, unremoved)
 }

@@ -25,6 +25,7 @@ import (
 type Hook struct {
 	nl        *netlink.Handle
 	drop, out *ebpf.Program
+	filters   bool // clsact's, also where the kernel has tcx: for tests
 
 	mu      sync.Mutex
 	devices map[int]*device // by the number of the interface that each is for
@@ -35,7 +36,7 @@ type Hook struct {
 type device struct {
 	name  string
 	index int
-	links []link.Link
+	links []Attached
 }
 
 // New makes a hook for the calling thread's network namespace. mark is what frames have that come
@@ -134,17 +135,39 @@ func (h *Hook) Close(keep bool) {
 	h.nl.Close()
 }
 
-// Attach attaches a program to an interface's ingress, in front of all that are there.
-func (h *Hook) Attach(prog *ebpf.Program, ifindex int) (link.Link, error) {
-	return attach(prog, ifindex, ebpf.AttachTCXIngress)
+// Attached is a program at an interface's ingress: a link, or what stands for one.
+type Attached = interface {
+	// Update puts another program in its place, in one step.
+	Update(prog *ebpf.Program) error
+	// Pin has it stay when this process ends, as the file says.
+	Pin(path string) error
+	// Detach takes it away, and Close does so unless it is pinned.
+	Detach() error
+	Close() error
 }
 
-func attach(prog *ebpf.Program, ifindex int, to ebpf.AttachType) (link.Link, error) {
-	l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: prog, Attach: to, Anchor: link.Head()})
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, link.ErrNotSupported) {
-		return nil, fmt.Errorf("the kernel has no tcx, which Linux 6.6 has: %w", err)
+// Attach attaches a program to an interface's ingress, in front of all that are there: by tcx, or where the
+// kernel has none by clsact.
+func (h *Hook) Attach(prog *ebpf.Program, ifindex int) (Attached, error) {
+	return h.attach(prog, ifindex, ebpf.AttachTCXIngress)
+}
+
+func (h *Hook) attach(prog *ebpf.Program, ifindex int, to ebpf.AttachType) (Attached, error) {
+	if !h.filters {
+		l, err := link.AttachTCX(link.TCXOptions{Interface: ifindex, Program: prog, Attach: to, Anchor: link.Head()})
+		if !errors.Is(err, unix.EINVAL) && !errors.Is(err, link.ErrNotSupported) {
+			return l, err
+		}
 	}
-	return l, err
+	parent := uint32(netlink.HANDLE_MIN_INGRESS)
+	if to == ebpf.AttachTCXEgress {
+		parent = netlink.HANDLE_MIN_EGRESS
+	}
+	f, err := h.addFilter(prog, ifindex, parent)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
 }
 
 // prefix is how the names of private interfaces begin; the number of the interface that each is for follows.
@@ -233,12 +256,12 @@ func (h *Hook) raisePeer(l netlink.Link) error {
 
 // attach has frames that come to a private interface end there, and those that leave by it come back.
 func (d *device) attach(h *Hook) error {
-	in, err := attach(h.drop, d.index, ebpf.AttachTCXIngress)
+	in, err := h.attach(h.drop, d.index, ebpf.AttachTCXIngress)
 	if err != nil {
 		return err
 	}
 	d.links = append(d.links, in)
-	out, err := attach(h.out, d.index, ebpf.AttachTCXEgress)
+	out, err := h.attach(h.out, d.index, ebpf.AttachTCXEgress)
 	if err != nil {
 		return err
 	}
@@ -267,15 +290,23 @@ func (h *Hook) Lose(ifindex int) {
 // Place returns which of the programs at an interface's ingress, from 1 on, a program is, and their names in the
 // order in which they get packets. One that is not found is 0.
 func Place(ifindex int, prog ebpf.ProgramID) (place int, names []string, err error) {
+	var ids []ebpf.ProgramID
 	all, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: ebpf.AttachTCXIngress})
-	if err != nil {
+	if err == nil {
+		for _, one := range all.Programs {
+			ids = append(ids, one.ID)
+		}
+	}
+	filters, failed := Filters(ifindex)
+	if err != nil && (failed != nil || len(filters) == 0) {
 		return 0, nil, fmt.Errorf("the programs at the ingress of interface %d: %w", ifindex, err)
 	}
-	for i, one := range all.Programs {
-		if one.ID == prog {
+	ids = append(ids, filters...) // after those of tcx
+	for i, id := range ids {
+		if id == prog {
 			place = i + 1
 		}
-		names = append(names, nameOf(one.ID))
+		names = append(names, nameOf(id))
 	}
 	return place, names, nil
 }

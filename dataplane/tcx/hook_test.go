@@ -20,8 +20,9 @@ const testMark = 0x1234
 // bed is a host with an interface, eth0.
 type bed struct {
 	*testing.T
-	host *lab.Host
-	eth0 int
+	host    *lab.Host
+	eth0    int
+	filters bool
 }
 
 func newBed(t *testing.T) *bed {
@@ -56,6 +57,17 @@ func (b *bed) do(f func() error) {
 	}
 }
 
+// both runs a test by tcx and by clsact's filters.
+func both(t *testing.T, f func(b *bed)) {
+	for name, filters := range map[string]bool{"tcx": false, "clsact": true} {
+		t.Run(name, func(t *testing.T) {
+			b := newBed(t)
+			b.filters = filters
+			f(b)
+		})
+	}
+}
+
 // hook makes one.
 func (b *bed) hook() (h *Hook) {
 	b.Helper()
@@ -63,6 +75,7 @@ func (b *bed) hook() (h *Hook) {
 		h, err = New(testMark)
 		return err
 	})
+	h.filters = b.filters
 	return h
 }
 
@@ -86,8 +99,10 @@ func (b *bed) there(name string) (found bool) {
 }
 
 // A private interface stays for the next process where programs stay, and goes otherwise.
-func TestPrivate(t *testing.T) {
-	b := newBed(t)
+func TestPrivate(t *testing.T) { both(t, private) }
+
+func private(b *bed) {
+	t := b.T
 	h := b.hook()
 	at, name := b.private(h), fmt.Sprint("ulvs", b.eth0)
 	if again := b.private(h); again != at || at == 0 {
@@ -151,42 +166,66 @@ func TestPrivateOfOthers(t *testing.T) {
 	})
 }
 
-// Our program is the first of those at an ingress, and what is there is said in order.
-func TestPlace(t *testing.T) {
-	b := newBed(t)
+// Of those at an ingress that are of tcx ours is the first, and what is there is said in order. A filter comes
+// behind those that were there; it is one, whoever puts it there again, and goes when it is closed, if no file stands
+// for it.
+func TestPlace(t *testing.T) { both(t, place) }
+
+func place(b *bed) {
+	t := b.T
 	h := b.hook()
 	defer h.Close(false)
-	var ids []ebpf.ProgramID
-	for _, name := range []string{"other", "ours"} {
+	attach := func(name string) (l Attached, id ebpf.ProgramID) {
 		p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: ebpf.SchedCLS, License: "GPL",
 			Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, -1), asm.Return()}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer p.Close()
+		t.Cleanup(func() { _ = p.Close() })
 		b.do(func() error {
-			l, err := h.Attach(p, b.eth0)
-			if err == nil {
-				t.Cleanup(func() { _ = l.Close() })
-			}
+			l, err = h.Attach(p, b.eth0)
 			return err
 		})
 		info, err := p.Info()
 		if err != nil {
 			t.Fatal(err)
 		}
-		id, _ := info.ID()
-		ids = append(ids, id)
+		id, _ = info.ID()
+		return l, id
+	}
+	names := func(id ebpf.ProgramID) (place int, names string) {
+		b.do(func() error {
+			at, list, err := h.Place(b.eth0, id)
+			place, names = at, strings.Join(list, " ")
+			return err
+		})
+		return place, names
+	}
+	other, _ := attach("other")
+	defer other.Close()
+	ours, id := attach("ours")
+	want, wantNames := 1, "ours other"
+	if b.filters {
+		want, wantNames = 2, "other ours"
+	}
+	if at, list := names(id); at != want || list != wantNames {
+		t.Errorf("place %d of %q", at, list)
+	}
+	if b.filters {
+		again, next := attach("ours")
+		if at, list := names(next); at != want || list != wantNames {
+			t.Errorf("in its own place: %d of %q", at, list)
+		}
+		ours = again
+	}
+	if err := ours.Close(); err != nil {
+		t.Error(err)
+	}
+	if at, list := names(id); at != 0 || list != "other" {
+		t.Errorf("closed: place %d of %q", at, list)
 	}
 	b.do(func() error {
-		place, names, err := h.Place(b.eth0, ids[1])
-		if place != 1 || strings.Join(names, " ") != "ours other" || err != nil {
-			t.Errorf("place %d of %q, %v", place, names, err)
-		}
-		if place, _, _ := h.Place(b.eth0, 1<<30); place != 0 {
-			t.Errorf("a program that is not there has place %d", place)
-		}
-		if _, _, err := h.Place(1<<30, ids[0]); err == nil || !strings.Contains(err.Error(), "the programs at the ingress of interface") {
+		if _, _, err := h.Place(1<<30, id); err == nil || !strings.Contains(err.Error(), "the programs at the ingress of interface") {
 			t.Errorf("of no interface: %v", err)
 		}
 		return nil

@@ -79,7 +79,7 @@ type attachment struct {
 
 	socketMap *ebpf.Map // or nil
 	queues    []*queue
-	link      link.Link
+	link      Attached
 }
 
 // mode says how the interface is served.
@@ -179,14 +179,18 @@ func (p interfaces) openAll(at *attachment) {
 // link puts a program in front of an interface: in the place of the one that is
 // there, if that was kept.
 func (p interfaces) link(at *attachment) error {
-	var l link.Link
+	var l Attached
 	var had bool
 	var err error
 	if p.pins != nil {
-		if l, had = p.pins.link(at.given, at.pinKind(), at.ifindex); l != nil && l.Update(at.prog) != nil {
+		var kept link.Link
+		if kept, had = p.pins.link(at.given, at.pinKind(), at.ifindex); kept != nil && kept.Update(at.prog) != nil {
 			p.pins.forget(linkPin(at.given, at.pinKind()))
-			_ = l.Close()
-			l = nil
+			_ = kept.Close()
+			kept = nil
+		}
+		if kept != nil {
+			l = kept
 		}
 	}
 	if l == nil {
@@ -200,7 +204,7 @@ func (p interfaces) link(at *attachment) error {
 
 // attach attaches the program to an interface that has none of this daemon's, and pins the
 // link. Where the driver does not take it, the kernel's stack does.
-func (at *attachment) attach(ingress Ingress, p *pins, had bool) (l link.Link, err error) {
+func (at *attachment) attach(ingress Ingress, p *pins, had bool) (l Attached, err error) {
 	if at.generic == nil {
 		if l, err = attach(at.prog, at.ifindex, link.XDPDriverMode); err != nil {
 			at.generic = unfit(err)
@@ -262,8 +266,8 @@ func canOpen(p *Plane) bool {
 // as long to verify one that compares as many as can be (preselect.MostCompared).
 const fewCompared = 16
 
-// programName is what bpftool lists the program by.
-const programName = "ulvs"
+// ProgramName is what bpftool lists the program by, and tc a filter.
+const ProgramName = "ulvs"
 
 // load loads the program for an attachment.
 func (p *Plane) load(a accel.Acceleration, t program.Ticks, at *attachment) (*ebpf.Program, error) {
@@ -272,7 +276,7 @@ func (p *Plane) load(a accel.Acceleration, t program.Ticks, at *attachment) (*eb
 	if source.Private = at.private; at.private != 0 {
 		kind, source.Hook = ebpf.SchedCLS, program.TC
 	}
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: kind, License: "GPL",
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: ProgramName, Type: kind, License: "GPL",
 		Instructions: source.Assemble()})
 	if err != nil {
 		return nil, permitted(err)

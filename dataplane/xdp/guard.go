@@ -13,6 +13,7 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/mdlayher/netlink"
+	rtnetlink "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -68,7 +69,7 @@ func ownerOf(ifindex int, own []ebpf.ProgramID) Owner {
 		}
 		about, err := prog.Info()
 		_ = prog.Close()
-		if err == nil && about.Name == programName {
+		if err == nil && about.Name == ProgramName {
 			return OwnerULVS
 		}
 	}
@@ -96,8 +97,12 @@ func pinnedPrograms(dir string) (ids []ebpf.ProgramID) {
 		if !strings.HasPrefix(e.Name(), linkPrefix) {
 			continue
 		}
-		l, err := link.LoadPinnedLink((&pins{dir: dir}).path(e.Name()), nil)
+		at := (&pins{dir: dir}).path(e.Name())
+		l, err := link.LoadPinnedLink(at, nil)
 		if err != nil {
+			if id, ok := pinnedProgram(at); ok {
+				ids = append(ids, id)
+			}
 			continue
 		}
 		if info, err := l.Info(); err == nil {
@@ -108,16 +113,51 @@ func pinnedPrograms(dir string) (ids []ebpf.ProgramID) {
 	return ids
 }
 
-// atIngress returns the programs at an interface's ingress, by tcx.
+// atIngress returns the programs at an interface's ingress, by tcx and by clsact.
 func atIngress(ifindex int) (ids []ebpf.ProgramID) {
 	all, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: ebpf.AttachTCXIngress})
-	if err != nil {
-		return nil // a kernel without
+	if err == nil { // not a kernel without
+		for _, p := range all.Programs {
+			ids = append(ids, p.ID)
+		}
 	}
-	for _, p := range all.Programs {
-		ids = append(ids, p.ID)
+	at := &rtnetlink.Dummy{LinkAttrs: rtnetlink.LinkAttrs{Index: ifindex}}
+	filters, _ := rtnetlink.FilterList(at, rtnetlink.HANDLE_MIN_INGRESS)
+	for _, f := range filters {
+		if b, is := f.(*rtnetlink.BpfFilter); is {
+			ids = append(ids, ebpf.ProgramID(b.Id))
+		}
 	}
 	return ids
+}
+
+// pinnedProgram returns which program a file is, that stands for a filter.
+func pinnedProgram(path string) (id ebpf.ProgramID, ok bool) {
+	p, err := ebpf.LoadPinnedProgram(path, nil)
+	if err != nil {
+		return 0, false
+	}
+	defer p.Close()
+	info, err := p.Info()
+	if err != nil {
+		return 0, false
+	}
+	return info.ID()
+}
+
+// filtered returns the interfaces that have the filter for which a file stands.
+func filtered(path string) (names []string) {
+	id, ok := pinnedProgram(path)
+	all, err := net.Interfaces()
+	if !ok || err != nil {
+		return nil
+	}
+	for _, ifi := range all {
+		if slices.Contains(atIngress(ifi.Index), id) {
+			names = append(names, ifi.Name)
+		}
+	}
+	return names
 }
 
 // attached returns the XDP programs of an interface. (A link's info says of no namespace, and

@@ -47,7 +47,7 @@ func (s *still) loadInterrupted() (places int, err error) {
 		}
 		out = append(out, in)
 	}
-	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL", Instructions: out})
+	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: ProgramName, Type: ebpf.XDP, License: "GPL", Instructions: out})
 	return places, err
 }
 

@@ -53,7 +53,8 @@ func (p *pins) link(name, kind string, ifindex int) (l link.Link, had bool) {
 			}
 			fallthrough
 		case named || its == ifindex:
-			had = had || its == ifindex || pin != at
+			// A filter's file says nothing of its interface: Attach finds it there.
+			had = had || its == ifindex || pin != at || found == nil
 			p.forget(pin)
 		}
 		if found != nil {
@@ -108,7 +109,7 @@ func KeptInterfaces(dir string, names []string) map[string]int {
 }
 
 // keepLink pins a link of an interface, and notes it as this process's own if none was there.
-func (p *pins) keepLink(interfaceName, kind string, had bool, l link.Link) error {
+func (p *pins) keepLink(interfaceName, kind string, had bool, l Attached) error {
 	name := linkPin(interfaceName, kind)
 	if err := p.keep(name, l); err != nil {
 		return err

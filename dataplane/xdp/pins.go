@@ -284,6 +284,7 @@ func Detach(dir string) (interfaces []string, err error) {
 		}
 		l, err := link.LoadPinnedLink(p.path(name), nil)
 		if err != nil {
+			interfaces = append(interfaces, filtered(p.path(name))...)
 			continue
 		}
 		if ifi, err := net.InterfaceByIndex(interfaceOf(l)); err == nil {

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -71,7 +70,7 @@ type Options struct {
 // Ingress attaches programs to an interface's ingress (package tcx).
 type Ingress interface {
 	// Attach attaches a program in front of all others there.
-	Attach(prog *ebpf.Program, ifindex int) (link.Link, error)
+	Attach(prog *ebpf.Program, ifindex int) (Attached, error)
 	// Private returns the number of the interface by which packets of an interface get to Slow.
 	Private(ifindex int) (int, error)
 	// Lose says that an interface is gone.
@@ -80,6 +79,17 @@ type Ingress interface {
 	Place(ifindex int, prog ebpf.ProgramID) (place int, names []string, err error)
 	// Close ends that, and removes the private interfaces unless programs are kept that use them.
 	Close(keep bool)
+}
+
+// Attached is a program in front of an interface: a link, or what stands for one.
+type Attached = interface {
+	// Update puts another program in its place, in one step.
+	Update(prog *ebpf.Program) error
+	// Pin has it stay when this process ends, as the file says.
+	Pin(path string) error
+	// Detach takes it away, and Close does so unless it is pinned.
+	Detach() error
+	Close() error
 }
 
 // HostMark is the mark of frames that come back to the host from Slow, which programs at an ingress leave to

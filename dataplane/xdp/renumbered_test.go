@@ -29,7 +29,7 @@ func (s *still) loadWith(label string, piece asm.Instructions) error {
 	}
 	_ = s.prog.Close()
 	var err error
-	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: ebpf.XDP, License: "GPL", Instructions: out})
+	s.prog, err = ebpf.NewProgram(&ebpf.ProgramSpec{Name: ProgramName, Type: ebpf.XDP, License: "GPL", Instructions: out})
 	return err
 }
 

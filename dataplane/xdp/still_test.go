@@ -68,7 +68,7 @@ func newProgram(source *program.Config) (*ebpf.Program, error) {
 	if source.Hook = hookOf(); source.Hook == program.TC {
 		kind, source.Sockets = ebpf.SchedCLS, 0
 	}
-	return ebpf.NewProgram(&ebpf.ProgramSpec{Name: programName, Type: kind, License: "GPL", Instructions: source.Assemble()})
+	return ebpf.NewProgram(&ebpf.ProgramSpec{Name: ProgramName, Type: kind, License: "GPL", Instructions: source.Assemble()})
 }
 
 // runByHand gives a program a frame that came in on lo, and returns XDP's action and what the frame is then. At TC's hook the
