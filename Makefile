@@ -43,7 +43,7 @@ test: ## all tests
 
 .PHONY: load
 load: ## what judges time, or changes what all namespaces share: alone on a machine (root; 10 minutes)
-	$(GO) test ./cmd/ulvs -count=1 -v -run '^(TestNeighborFlood|TestFirstPacketTime|TestLoad)$$' -load -timeout $(PATIENCE)
+	$(GO) test ./cmd/ulvs -count=1 -v -run '^(TestNeighborFlood|TestFirstPacketTime|TestLoad|TestUploads)$$' -load -timeout $(PATIENCE)
 	$(GO) test ./bench/planes -count=1 -v -run '^(TestSYNRate|TestTwoProcessors)$$' -load -timeout $(PATIENCE)
 
 .PHONY: flood
