@@ -63,6 +63,7 @@ func TestScenarios(t *testing.T) {
 				t.Logf("without %s: %v", name, err)
 				continue
 			}
+			asRecorded := r
 			if different, err := os.ReadFile(filepath.Join(differenceDir, name+".txt")); err == nil {
 				r.Answers = strings.Split(strings.TrimSuffix(string(different), "\n"), "\n")
 			}
@@ -71,13 +72,21 @@ func TestScenarios(t *testing.T) {
 				if slices.Contains(byTurns[1:], plane) && !*kernelFlag {
 					continue
 				}
-				rounds = append(rounds, &round{name: plane + "/" + name, Recording: r, as: theatre, compare: CompareNear})
+				of := r
+				if plane == TCX && slices.Contains(asKernelOnTCX, name) {
+					of = asRecorded
+				}
+				rounds = append(rounds, &round{name: plane + "/" + name, Recording: of, as: theatre, compare: CompareNear})
 			}
 		}
 	}
 	replay(t, rounds)
 	shares.print()
 }
+
+// asKernelOnTCX are scenarios that are answered on TCX as by the kernel, and otherwise elsewhere: the host does not
+// see there what is forwarded.
+var asKernelOnTCX = []string{"v6-authentication"}
 
 // TestKnownDifferences wants each scenario of which ulvs's own answers are recorded to be
 // answered otherwise by the kernel, and DIFFERENCES.md to name it.

@@ -18,6 +18,12 @@ func (fr *fragmenter) holdsHeader(f *dataplane.Frame, p *packet.Packet) bool {
 	return false
 }
 
+// truncatedFirst reports the first fragment of TCP in IPv6 that the kernel drops where it puts datagrams
+// together before IPVS, without a word, and that the host, which would get it, answers.
+func (fr *fragmenter) truncatedFirst(f *dataplane.Frame, p *packet.Packet) bool {
+	return p.Damage == packet.TruncatedTCP && p.Fragment && p.Is6 && fr.returns() && fr.follows(f, p)
+}
+
 // headerSize is how much of TCP or SCTP decides about a packet.
 const headerSize = 20
 

@@ -149,7 +149,9 @@ func (in *Path) other(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 			return
 		}
 		in.drops[dropDamaged]++
-		in.damaged(f, p, tick)
+		if in.damaged(f, p, tick); f.Verdict == dataplane.Pass && in.truncatedFirst(f, p) {
+			f.Verdict = dataplane.Drop
+		}
 	}
 }
 

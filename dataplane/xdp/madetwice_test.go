@@ -19,7 +19,7 @@ func TestMadeTwice(t *testing.T) {
 	c := newContest(t, 81, 85)
 	c.doubles = true
 	doubles := 0
-	for began := time.Now(); time.Since(began) < 3*(*statesFor) && !t.Failed(); c.rounds++ {
+	for began := time.Now(); time.Since(began) < *statesFor && !t.Failed(); c.rounds++ {
 		other := c.frames
 		for i := range c.frames {
 			c.frames[i] = c.syn(c.serial)
