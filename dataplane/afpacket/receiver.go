@@ -54,17 +54,16 @@ func newReceiver(p *Plane, l dataplane.Link) (_ *receiver, err error) {
 	}
 	r := &receiver{p: p, name: l.Name, ifindex: l.Index, bound: l.Index, touched: make([]*sender, 0, 16),
 		rooms: make([]byte, batchSize*roomSize)}
-	if err := r.openTap(l); err != nil {
+	// First, as a tap may be there already, and be another daemon's.
+	if r.lock, err = reserve(l.Name, l.Index); err != nil {
 		return nil, err
 	}
-	r.sock, err = openReceive(&net.Interface{Index: r.bound, Name: l.Name}, p.opt.MAC, r.tap != nil)
-	if err == nil {
-		if r.lock, err = reserve(l.Name, l.Index); err != nil {
-			r.sock.close()
-		}
+	if err = r.openTap(l); err == nil {
+		r.sock, err = openReceive(&net.Interface{Index: r.bound, Name: l.Name}, p.opt.MAC, r.tap != nil)
 	}
 	if err != nil {
 		r.closeTap()
+		_ = unix.Close(r.lock)
 		return nil, err
 	}
 	for i := range r.large {
@@ -251,19 +250,18 @@ func (r *receiver) carryOut(frames []dataplane.Frame) {
 	var s *sender // locked
 	for i := range frames {
 		f := &frames[i]
-		switch f.Verdict {
-		case dataplane.Pass, dataplane.Host:
-			if r.tap != nil {
-				s.unlock()
-				s = nil
-				r.giveBack(f)
-			}
-			if f.Verdict == dataplane.Pass {
+		if r.tap != nil && (f.Verdict == dataplane.Pass || f.Verdict == dataplane.Host) {
+			s.unlock()
+			s = nil
+			if r.giveBack(f); f.Verdict == dataplane.Pass {
 				passed++
 			}
-			if r.tap != nil || f.Verdict == dataplane.Pass {
-				continue
-			}
+			continue
+		}
+		switch f.Verdict {
+		case dataplane.Pass:
+			passed++
+			continue
 		case dataplane.Drop:
 			dropped++
 			continue

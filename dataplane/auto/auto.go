@@ -94,10 +94,10 @@ func (p *Opened) hook() (tap func(dataplane.Link) (int, error), err error) {
 	return func(l dataplane.Link) (int, error) { return p.ingress.Private(l.Index) }, nil
 }
 
-// unhook gives the hook back. The private interfaces stay if an earlier process's programs do.
+// unhook gives the hook of a plane that never ran back.
 func (p *Opened) unhook() {
 	if p.ingress != nil {
-		p.ingress.Close(len(xdp.KeptInterfaces(p.options.Pins, p.options.Interfaces)) > 0)
+		p.ingress.Abandon()
 	}
 }
 

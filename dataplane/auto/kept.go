@@ -65,7 +65,11 @@ func (p *Opened) clear(why error) error {
 	if there == nil {
 		return err
 	}
-	if _, err := Detach(o.Pins, ""); err != nil {
+	names, _, err := detach(o.Pins, "")
+	if err == nil && p.ingress == nil { // else those are this process's by now
+		_, err = undo(names)
+	}
+	if err != nil {
 		return err
 	}
 	if !o.Fresh {
@@ -142,26 +146,38 @@ func (o *Options) guard(links []dataplane.Link) error {
 // interfaces, on others, and those of an owner (Options.Owner). It reports whether there
 // was anything.
 func Detach(pins, owner string, interfaces ...string) (found bool, err error) {
-	var names []string
 	for _, name := range interfaces {
 		if afpacket.Reserved(name) {
 			return false, fmt.Errorf("interface %s: a daemon that runs has it: end that first", name)
 		}
 	}
+	names, found, err := detach(pins, owner, interfaces...)
+	private, failed := undo(names)
+	return found || private, errors.Join(err, failed)
+}
+
+// detach is Detach but for the ingress, and returns all interfaces that it has to do with.
+func detach(pins, owner string, interfaces ...string) (names []string, found bool, err error) {
 	if _, err = os.Stat(pins); err == nil {
 		found = true
 		names, err = xdp.Detach(pins)
 	} else if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	withdrawn, failed := afpacket.Withdraw(owner, append(interfaces, names...)...)
+	names = append(interfaces, names...)
+	withdrawn, failed := afpacket.Withdraw(owner, names...)
+	return names, found || len(withdrawn) > 0, errors.Join(err, failed)
+}
+
+// undo removes what is at the ingress of interfaces without a file for it, and their private interfaces.
+func undo(interfaces []string) (found bool, err error) {
 	var numbers []int
-	for _, name := range append(interfaces, names...) {
+	for _, name := range interfaces {
 		if ifi, err := net.InterfaceByName(name); err == nil {
 			numbers = append(numbers, ifi.Index)
 		}
 	}
-	filtered, undeleted := tcx.Unfilter(xdp.ProgramName, numbers...)
-	private, unremoved := tcx.Remove(numbers...)
-	return found || filtered || private || len(withdrawn) > 0, errors.Join(err, failed, undeleted, unremoved)
+	filtered, err := tcx.Unfilter(xdp.ProgramName, numbers...)
+	private, failed := tcx.Remove(numbers...)
+	return filtered || private, errors.Join(err, failed)
 }

@@ -36,6 +36,7 @@ type Hook struct {
 type device struct {
 	name  string
 	index int
+	made  bool // it was not there before
 	links []Attached
 }
 
@@ -113,7 +114,12 @@ func load(list asm.Instructions) (*ebpf.Program, error) {
 
 // Close gives back what New and Private made. With keep the private interfaces stay, for programs that go
 // on and the next process. It may be called again.
-func (h *Hook) Close(keep bool) {
+func (h *Hook) Close(keep bool) { h.close(func(*device) bool { return keep }) }
+
+// Abandon is Close of a process that has not begun: the private interfaces that were there before it stay.
+func (h *Hook) Abandon() { h.close(func(d *device) bool { return !d.made }) }
+
+func (h *Hook) close(stays func(*device) bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.closed {
@@ -122,7 +128,7 @@ func (h *Hook) Close(keep bool) {
 	h.closed = true
 	for _, d := range h.devices {
 		d.detach()
-		if !keep {
+		if !stays(d) {
 			_ = remove(h.nl, d.name)
 		}
 	}
@@ -215,6 +221,7 @@ func (h *Hook) make(d *device) error {
 		if err = h.add(d.name); err != nil {
 			return err
 		}
+		d.made = true
 		if found, err = h.nl.LinkByName(d.name); err != nil {
 			return err
 		}

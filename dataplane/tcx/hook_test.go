@@ -110,6 +110,11 @@ func private(b *bed) {
 	}
 	h.Close(true)
 	h.Close(true)
+	refused := b.hook()
+	b.private(refused)
+	if refused.Abandon(); !b.there(name) {
+		t.Error("a process that has not begun takes away what was there")
+	}
 	next := b.hook()
 	if again := b.private(next); again != at {
 		t.Errorf("the next process has %d, not %d", again, at)
@@ -117,6 +122,11 @@ func private(b *bed) {
 	next.Close(false)
 	if b.there(name) {
 		t.Error("it is there after the end")
+	}
+	failed := b.hook()
+	b.private(failed)
+	if failed.Abandon(); b.there(name) {
+		t.Error("a process that has not begun leaves what it has made")
 	}
 	last := b.hook()
 	b.private(last)
