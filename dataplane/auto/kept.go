@@ -123,7 +123,7 @@ func (o *Options) join(why error) error {
 // itself even where that has ended.
 func (o *Options) guard(links []dataplane.Link) error {
 	for _, name := range hostlink.Names(links) {
-		owner, err := xdp.OwnerOf(name, o.Pins)
+		owner, err := xdp.OwnerOf(name, o.Pins, tcx.Programs)
 		if err != nil {
 			return err
 		}
@@ -160,7 +160,7 @@ func Detach(pins, owner string, interfaces ...string) (found bool, err error) {
 func detach(pins, owner string, interfaces ...string) (names []string, found bool, err error) {
 	if _, err = os.Stat(pins); err == nil {
 		found = true
-		names, err = xdp.Detach(pins)
+		names, err = xdp.Detach(pins, tcx.Programs)
 	} else if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}

@@ -61,7 +61,7 @@ func (h *Hook) addFilter(prog *ebpf.Program, ifindex int, parent uint32) (*filte
 func priorityAmong(there []netlink.Filter, name string) uint16 {
 	taken := map[uint16]bool{}
 	for _, one := range there {
-		if b, is := one.(*netlink.BpfFilter); is && named(b, name) {
+		if b, is := one.(*netlink.BpfFilter); is && b.Name == name {
 			return b.Attrs().Priority
 		}
 		taken[one.Attrs().Priority] = true
@@ -72,9 +72,6 @@ func priorityAmong(there []netlink.Filter, name string) uint16 {
 	}
 	return free
 }
-
-// named reports whether a filter is a program of that name.
-func named(b *netlink.BpfFilter, name string) bool { return b.Name == name }
 
 // addClsact has an interface have filters at its ingress and at its way out.
 func (h *Hook) addClsact(ifindex int) error {
@@ -152,9 +149,8 @@ func (f *filter) Close() error {
 	return nil
 }
 
-// Filters returns the programs that are filters at an interface's ingress, in the order in which they get
-// packets, in the calling thread's network namespace.
-func Filters(ifindex int) (ids []ebpf.ProgramID, err error) {
+// filtersAt returns the programs that are filters at an interface's ingress, in order.
+func filtersAt(ifindex int) (ids []ebpf.ProgramID, err error) {
 	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("rtnetlink: %w", err)
@@ -186,7 +182,7 @@ func Unfilter(name string, interfaces ...int) (found bool, err error) {
 	for _, ifindex := range interfaces {
 		list, _ := nl.FilterList(numbered(ifindex), netlink.HANDLE_MIN_INGRESS)
 		for _, one := range list {
-			if b, is := one.(*netlink.BpfFilter); is && named(b, name) {
+			if b, is := one.(*netlink.BpfFilter); is && b.Name == name {
 				found, err = true, errors.Join(err, nl.FilterDel(b))
 			}
 		}

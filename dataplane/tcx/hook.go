@@ -294,28 +294,33 @@ func (h *Hook) Lose(ifindex int) {
 	}
 }
 
-// Place returns which of the programs at an interface's ingress, from 1 on, a program is, and their names in the
-// order in which they get packets. One that is not found is 0.
-func Place(ifindex int, prog ebpf.ProgramID) (place int, names []string, err error) {
-	var ids []ebpf.ProgramID
+// Programs returns the programs at an interface's ingress, in the calling thread's network namespace, in the
+// order in which they get packets: those of tcx, and then the filters.
+func Programs(ifindex int) (ids []ebpf.ProgramID, err error) {
 	all, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: ebpf.AttachTCXIngress})
 	if err == nil {
 		for _, one := range all.Programs {
 			ids = append(ids, one.ID)
 		}
 	}
-	filters, failed := Filters(ifindex)
+	filters, failed := filtersAt(ifindex)
 	if err != nil && (failed != nil || len(filters) == 0) {
-		return 0, nil, fmt.Errorf("the programs at the ingress of interface %d: %w", ifindex, err)
+		return nil, fmt.Errorf("the programs at the ingress of interface %d: %w", ifindex, err)
 	}
-	ids = append(ids, filters...) // after those of tcx
+	return append(ids, filters...), nil
+}
+
+// Place returns which of the programs at an interface's ingress, from 1 on, a program is, and their names in the
+// order in which they get packets. One that is not found is 0.
+func (h *Hook) Place(ifindex int, prog ebpf.ProgramID) (place int, names []string, err error) {
+	ids, err := Programs(ifindex)
 	for i, id := range ids {
 		if id == prog {
 			place = i + 1
 		}
 		names = append(names, nameOf(id))
 	}
-	return place, names, nil
+	return place, names, err
 }
 
 // nameOf returns a program's name, or its number.
@@ -330,11 +335,6 @@ func nameOf(id ebpf.ProgramID) string {
 		return fmt.Sprint("program ", id)
 	}
 	return info.Name
-}
-
-// Place is Place.
-func (h *Hook) Place(ifindex int, prog ebpf.ProgramID) (int, []string, error) {
-	return Place(ifindex, prog)
 }
 
 // Remove removes the private interfaces of some interfaces, by their numbers, in the calling thread's

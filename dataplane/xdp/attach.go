@@ -189,9 +189,7 @@ func (p interfaces) link(at *attachment) error {
 			_ = kept.Close()
 			kept = nil
 		}
-		if kept != nil {
-			l = kept
-		}
+		l = kept
 	}
 	if l == nil {
 		if l, err = at.attach(p.ingress, p.pins, had); err != nil {
@@ -217,7 +215,7 @@ func (at *attachment) attach(ingress Ingress, p *pins, had bool) (l Attached, er
 		l, err = attach(at.prog, at.ifindex, link.XDPGenericMode)
 	}
 	if err != nil {
-		if ownerOf(at.ifindex, nil) == OwnerULVS {
+		if ownerOf(attached(at.ifindex), nil) == OwnerULVS {
 			err = fmt.Errorf("%w (%w)", ErrTaken, err)
 		}
 		if at.private != 0 {

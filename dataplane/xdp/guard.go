@@ -13,7 +13,6 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
 	"github.com/mdlayher/netlink"
-	rtnetlink "github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -37,26 +36,31 @@ const (
 	OwnerHidden
 )
 
-// OwnerOf says whose the XDP program of an interface is, in the calling thread's network
-// namespace, but for one that is pinned in a folder, which may be "". A program of a
+// Programs returns the programs at an interface's ingress (package tcx); an error is for none.
+type Programs func(ifindex int) ([]ebpf.ProgramID, error)
+
+// OwnerOf says whose the program of an interface is, by XDP or at the ingress, in the calling
+// thread's network namespace, but for one that is pinned in a folder, which may be "". A program of a
 // process that has just ended may be there for a moment: that is waited for.
-func OwnerOf(interfaceName, pinned string) (Owner, error) {
+func OwnerOf(interfaceName, pinned string, ingress Programs) (Owner, error) {
 	ifi, err := net.InterfaceByName(interfaceName)
 	if err != nil {
 		return OwnerNone, fmt.Errorf("cannot find interface %s: %w", interfaceName, err)
 	}
 	own := pinnedPrograms(pinned)
 	for end := time.Now().Add(time.Second); ; time.Sleep(10 * time.Millisecond) {
-		owner := ownerOf(ifi.Index, own)
+		there, _ := ingress(ifi.Index)
+		owner := ownerOf(append(attached(ifi.Index), there...), own)
 		if owner == OwnerNone || time.Now().After(end) {
 			return owner, nil
 		}
 	}
 }
 
-func ownerOf(ifindex int, own []ebpf.ProgramID) Owner {
+// ownerOf says whose some programs are, but for own.
+func ownerOf(programs, own []ebpf.ProgramID) Owner {
 	owner := OwnerNone
-	for _, id := range append(attached(ifindex), atIngress(ifindex)...) {
+	for _, id := range programs {
 		if slices.Contains(own, id) {
 			continue
 		}
@@ -113,24 +117,6 @@ func pinnedPrograms(dir string) (ids []ebpf.ProgramID) {
 	return ids
 }
 
-// atIngress returns the programs at an interface's ingress, by tcx and by clsact.
-func atIngress(ifindex int) (ids []ebpf.ProgramID) {
-	all, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: ebpf.AttachTCXIngress})
-	if err == nil { // not a kernel without
-		for _, p := range all.Programs {
-			ids = append(ids, p.ID)
-		}
-	}
-	at := &rtnetlink.Dummy{LinkAttrs: rtnetlink.LinkAttrs{Index: ifindex}}
-	filters, _ := rtnetlink.FilterList(at, rtnetlink.HANDLE_MIN_INGRESS)
-	for _, f := range filters {
-		if b, is := f.(*rtnetlink.BpfFilter); is {
-			ids = append(ids, ebpf.ProgramID(b.Id))
-		}
-	}
-	return ids
-}
-
 // pinnedProgram returns which program a file is, that stands for a filter.
 func pinnedProgram(path string) (id ebpf.ProgramID, ok bool) {
 	p, err := ebpf.LoadPinnedProgram(path, nil)
@@ -146,14 +132,14 @@ func pinnedProgram(path string) (id ebpf.ProgramID, ok bool) {
 }
 
 // filtered returns the interfaces that have the filter for which a file stands.
-func filtered(path string) (names []string) {
+func filtered(path string, ingress Programs) (names []string) {
 	id, ok := pinnedProgram(path)
 	all, err := net.Interfaces()
 	if !ok || err != nil {
 		return nil
 	}
 	for _, ifi := range all {
-		if slices.Contains(atIngress(ifi.Index), id) {
+		if there, _ := ingress(ifi.Index); slices.Contains(there, id) {
 			names = append(names, ifi.Name)
 		}
 	}

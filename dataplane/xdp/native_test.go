@@ -65,7 +65,7 @@ func TestTaken(t *testing.T) {
 		t.Fatalf("the two interfaces have numbers %d and %d", other.Index, director.Index)
 	}
 	takenAt := func(e wire.End) (yes bool) {
-		b.must(e.Space.Do(func() error { yes = ownerOf(e.Index, nil) == OwnerULVS; return nil }))
+		b.must(e.Space.Do(func() error { yes = ownerOf(attached(e.Index), nil) == OwnerULVS; return nil }))
 		return yes
 	}
 	if takenAt(director) {

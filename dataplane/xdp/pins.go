@@ -272,7 +272,7 @@ func (p *pins) forgetArrays() {
 // Detach removes what a plane has left in a folder of pins: its programs, its
 // arrays, and the folder. It returns the interfaces that had programs, as far as
 // they are in the calling thread's network namespace.
-func Detach(dir string) (interfaces []string, err error) {
+func Detach(dir string, ingress Programs) (interfaces []string, err error) {
 	p, err := openPins(dir, false)
 	if err != nil {
 		return nil, err
@@ -284,7 +284,7 @@ func Detach(dir string) (interfaces []string, err error) {
 		}
 		l, err := link.LoadPinnedLink(p.path(name), nil)
 		if err != nil {
-			interfaces = append(interfaces, filtered(p.path(name))...)
+			interfaces = append(interfaces, filtered(p.path(name), ingress)...)
 			continue
 		}
 		if ifi, err := net.InterfaceByIndex(interfaceOf(l)); err == nil {

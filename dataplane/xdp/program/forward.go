@@ -143,8 +143,8 @@ func (f *forwarder) decrementTTL() {
 		if f.Hook == TC { // the sum that the card has made of the whole; IPv4's header has its own in it
 			f.emit(
 				restore(asm.R1, stackContext),
-				asm.Mov.Imm(asm.R2, oneLessOfHop),
-				updateSum.Call(),
+				asm.Mov.Imm(asm.R2, oneLess),
+				asm.FnCsumUpdate.Call(),
 			)
 		}
 	} else {

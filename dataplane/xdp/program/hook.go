@@ -31,35 +31,31 @@ const (
 	skbGSOSize     = 176
 )
 
-// What programs return besides XDP's.
+// What programs return, and are asked for, at TC's hook.
 const (
-	tcxNext      = -1 // TCX_NEXT, or for clsact TC_ACT_UNSPEC
-	toIngress    = 1  // BPF_F_INGRESS
-	longestTo    = 4 + 14 + 40 + 20
-	hostMark     = 0x756c7673
-	pullData     = asm.FnSkbPullData
-	updateSum    = asm.FnCsumUpdate
-	oneLessOfHop = 0xfeff // what taking one off the byte at an odd offset does to a sum
+	tcxNext   = -1 // TCX_NEXT, or for clsact TC_ACT_UNSPEC
+	toIngress = 1  // BPF_F_INGRESS
 )
 
+// longest is how many bytes of a frame are looked at: Ethernet, a tag, IPv6 and TCP.
+const longest = 14 + 4 + 40 + 20
+
+// oneLess is what taking one off a byte at an odd offset adds to a sum.
+const oneLess = 0xfeff
+
 // HostMark is the mark of frames that come back to the host by way of the private interface.
-const HostMark = hostMark
+const HostMark = 0x756c7673
 
-// readPacket loads where the packet starts, or ends, by the context in a register.
-func (e *emitter) readPacket(to, context asm.Register) {
-	if e.Hook == TC {
-		e.emit(asm.LoadMem(to, context, skbData, asm.Word))
-	} else {
-		e.emit(asm.LoadMem(to, context, xdpData, asm.Word))
-	}
-}
+// readPacket loads where the packet starts, by the context in a register, and readEnd where it ends.
+func (e *emitter) readPacket(to, context asm.Register) { e.readContext(to, context, xdpData, skbData) }
+func (e *emitter) readEnd(to, context asm.Register)    { e.readContext(to, context, xdpEnd, skbEnd) }
 
-func (e *emitter) readEnd(to, context asm.Register) {
+func (e *emitter) readContext(to, context asm.Register, xdp, tc int16) {
+	at := xdp
 	if e.Hook == TC {
-		e.emit(asm.LoadMem(to, context, skbEnd, asm.Word))
-	} else {
-		e.emit(asm.LoadMem(to, context, xdpEnd, asm.Word))
+		at = tc
 	}
+	e.emit(asm.LoadMem(to, context, at, asm.Word))
 }
 
 // actionPass returns what a program returns for what is not ours.
@@ -70,31 +66,32 @@ func (c *Config) actionPass() int32 {
 	return ActionPass
 }
 
+// alone reports whether what the program passes is the host's for good: no plane behind sees it.
+func (e *emitter) alone() bool { return e.Hook == TC && e.Private != 0 }
+
+// unlessSeen returns a label of what is alone's to decide about, or that of the way out where a plane behind
+// sees what is passed.
+func (e *emitter) unlessSeen(name string) string {
+	if e.alone() {
+		return e.label(name)
+	}
+	return PassLabel
+}
+
+// labelStrange returns the label of what a packet goes to that the program cannot read, labelGo of one
+// of which Go alone knows what to do, though no socket may take it, and labelUnclaimed of one for no
+// service.
+func (e *emitter) labelStrange() string   { return e.unlessSeen("strange") }
+func (e *emitter) labelGo() string        { return e.unlessSeen("go") }
+func (e *emitter) labelUnclaimed() string { return e.unlessSeen("unclaimed") }
+
 // takesGo reports whether there is a way by which what is Go's leaves the program, and the stack does
 // not get it.
-func (e *emitter) takesGo() bool { return e.hasSockets() || e.Hook == TC && e.Private != 0 }
+func (e *emitter) takesGo() bool { return e.hasSockets() || e.alone() }
 
-// labelStrange returns the label of what a packet goes to that the program cannot read.
-func (e *emitter) labelStrange() string {
-	if e.Hook == TC && e.Private != 0 {
-		return e.label("strange")
-	}
-	return PassLabel
-}
-
-// strangeIf leaves a packet that cannot be read, if a register compares so with a number: it is the
-// plane's behind, which sees all, or Go's if it is for an address that has services.
+// strangeIf leaves a packet that cannot be read, if a register compares so with a number.
 func (e *emitter) strangeIf(op asm.JumpOp, r asm.Register, n int32) asm.Instruction {
 	return op.Imm(r, n, e.labelStrange())
-}
-
-// labelGo returns the label of what Go alone can do: the plane behind, where that sees all, has it done
-// as well and takes frames that no socket does.
-func (e *emitter) labelGo() string {
-	if e.Hook == TC && e.Private != 0 {
-		return e.label("go")
-	}
-	return PassLabel
 }
 
 // begin has the headers be in the linear part, and leaves to the host what comes back to it.
@@ -108,7 +105,7 @@ func (p *parser) begin() {
 	p.emit(
 		save(stackContext, asm.R1),
 		asm.LoadMem(asm.R2, asm.R1, skbMark, asm.Word),
-		asm.JNE.Imm32(asm.R2, hostMark, "remote"),
+		asm.JNE.Imm32(asm.R2, HostMark, "remote"),
 		asm.Mov.Imm(asm.R2, 0),
 		asm.StoreMem(asm.R1, skbMark, asm.R2, asm.Word),
 		asm.Ja.Label(PassLabel),
@@ -120,12 +117,12 @@ func (p *parser) begin() {
 		asm.LoadMem(asm.R4, asm.R1, skbData, asm.Word),
 		asm.Sub.Reg(asm.R3, asm.R4),
 		asm.JGE.Reg(asm.R3, asm.R2, "linear"),
-		asm.JGE.Imm(asm.R3, longestTo, "linear"),
-		asm.JLE.Imm(asm.R2, longestTo, "pull"),
-		asm.Mov.Imm(asm.R2, longestTo),
+		asm.JGE.Imm(asm.R3, longest, "linear"),
+		asm.JLE.Imm(asm.R2, longest, "pull"),
+		asm.Mov.Imm(asm.R2, longest),
 	)
 	p.symbol = "pull"
-	p.emit(pullData.Call(), restore(asm.R1, stackContext))
+	p.emit(asm.FnSkbPullData.Call(), restore(asm.R1, stackContext))
 	p.symbol = "linear"
 }
 
@@ -154,7 +151,7 @@ func (p *parser) readLarge() {
 //
 // in: data end; out: -; lost: R0 R1 R2 R3 R4 R5 end
 func (p *Program) strange() {
-	if p.labelStrange() == PassLabel {
+	if !p.alone() {
 		return
 	}
 	defer p.step("strange", "not to be read: is it for an address that has services?")()
@@ -180,19 +177,11 @@ func (p *Program) strange() {
 	p.emit(asm.Ja.Label(p.labelUnclaimed()))
 }
 
-// labelUnclaimed returns the label of what is for no service.
-func (e *emitter) labelUnclaimed() string {
-	if e.Hook == TC && e.Private != 0 {
-		return e.label("unclaimed")
-	}
-	return PassLabel
-}
-
 // unclaimed passes what is for no service, unless it may be by a mark: then it is Go's.
 //
 // in: -; out: -; lost: R1
 func (p *Program) unclaimed() {
-	if p.labelUnclaimed() == PassLabel {
+	if !p.alone() {
 		return
 	}
 	defer p.step("unclaimed", "for no service, unless a mark that no claim knows is one's")()

@@ -168,7 +168,7 @@ func (p *Program) redirectToSocket() {
 		asm.LoadMem(asm.R1, data, p.atProto(), asm.Byte),
 		passIf(asm.JEq, asm.R1, ProtoSCTP), // its checksum may be missing
 		restore(asm.R1, stackContext),
-		asm.LoadMem(asm.R2, asm.R1, 16, asm.Word), // rx_queue_index
+		asm.LoadMem(asm.R2, asm.R1, xdpQueue, asm.Word),
 		asm.LoadMapPtr(asm.R1, p.Sockets),
 		asm.Mov.Imm(asm.R3, ActionPass),
 		asm.FnRedirectMap.Call(),

@@ -57,7 +57,7 @@ const (
 	stackLoad    = -304
 	stackChosen  = -312
 	stackService = -320
-	stackControl = -280 // the number of the template's slot, and 1, or 0
+	stackControl = -280 // the number of the template's slot, and 1, or 0: also where a state is changed
 
 	// Of a list of rules: the fields that a step may look at (dataplane.MarkStep).
 	stackInputs = -344
