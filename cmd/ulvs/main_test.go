@@ -138,6 +138,16 @@ func (s *site) ulvs(stdin string, words ...string) (string, int) {
 	return string(out), c.ProcessState.ExitCode()
 }
 
+// commands carries out some, a line each, which print nothing.
+func (s *site) commands(text string) {
+	s.t.Helper()
+	for line := range strings.Lines(strings.TrimSpace(text)) {
+		if out, code := s.ulvs("", strings.Fields(line)...); code != 0 || out != "" {
+			s.t.Fatalf("%s: %s", line, out)
+		}
+	}
+}
+
 // start starts a daemon that ends with the test.
 func (s *site) start(args ...string) *lab.Cmd {
 	s.t.Helper()

@@ -147,15 +147,6 @@ func (s *pinSite) got(first uint32, n int) []int {
 	}
 }
 
-func (s *pinSite) commands(text string) {
-	s.t.Helper()
-	for line := range strings.Lines(strings.TrimSpace(text)) {
-		if out, code := s.ulvs("", strings.Fields(line)...); code != 0 || out != "" {
-			s.t.Fatalf("%s: %s", line, out)
-		}
-	}
-}
-
 func (s *pinSite) output(line string) string {
 	s.t.Helper()
 	out, code := s.ulvs("", strings.Fields(line)...)

@@ -336,6 +336,12 @@ func answers(t *testing.T, h *lab.Host, vip netip.Addr) {
 // echoAt has a host echo what comes to an address, until the test ends.
 func echoAt(t *testing.T, h *lab.Host, network, address string) {
 	t.Helper()
+	serveAt(t, h, network, address, func(c net.Conn) { _, _ = io.Copy(c, c) })
+}
+
+// serveAt has a host serve each connection to an address, and close it, until the test ends.
+func serveAt(t *testing.T, h *lab.Host, network, address string, serve func(net.Conn)) {
+	t.Helper()
 	var l net.Listener
 	if err := h.Do(func() (err error) {
 		l, err = net.Listen(network, address)
@@ -352,7 +358,7 @@ func echoAt(t *testing.T, h *lab.Host, network, address string) {
 			}
 			go func() {
 				defer c.Close()
-				_, _ = io.Copy(c, c)
+				serve(c)
 			}()
 		}
 	}()

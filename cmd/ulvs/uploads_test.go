@@ -70,28 +70,10 @@ func newUploads(t *testing.T) *uploads {
 		// Of a namespace's interfaces only a sysfs knows that was mounted in it.
 		u.in(host, "unshare", "-m", "sh", "-c", fmt.Sprintf("mount -t sysfs s /sys && echo %d >/sys/class/net/eth0/queues/rx-0/rps_cpus", mask))
 	}
-	var l net.Listener
-	err := s.server.Do(func() (err error) {
-		l, err = net.Listen("tcp4", fmt.Sprint(":", uploadPort))
-		return err
+	serveAt(t, s.server, "tcp4", fmt.Sprint(":", uploadPort), func(c net.Conn) {
+		onProcessor(1)
+		_, _ = io.Copy(io.Discard, c)
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				onProcessor(1)
-				_, _ = io.Copy(io.Discard, c.(*net.TCPConn))
-				_ = c.Close()
-			}()
-		}
-	}()
 	return u
 }
 
@@ -137,16 +119,6 @@ func (u *uploads) stop() {
 	u.t.Helper()
 	_ = u.daemon.Process.Signal(unix.SIGTERM)
 	_ = u.daemon.Wait()
-}
-
-// commands carries out some.
-func (u *uploads) commands(text string) {
-	u.t.Helper()
-	for line := range strings.SplitSeq(strings.TrimSpace(text), "\n") {
-		if out, code := u.ulvs("", strings.Fields(line)...); code != 0 {
-			u.t.Fatalf("%s: %s", line, out)
-		}
-	}
 }
 
 // upload has so many connections send for two seconds, and returns the Gbit/s and what was overtaken.

@@ -1,7 +1,6 @@
 package xdp
 
 import (
-	"net/netip"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -14,15 +13,12 @@ import (
 	"github.com/ulvs/ulvs/dataplane/xdp/program"
 )
 
+// TestMadeLeft has a program be between its choice and telling of the connection when the service ceases to
+// be persistent: of the template that it has made nothing is left.
 func TestMadeLeft(t *testing.T) {
 	w := newShop(t, 5*time.Minute)
 	client := [4]byte{11, 1, 1, 1}
-	if !w.byProgram(shopFrame(t, client, 1024, "S")) {
-		t.Fatal("the program did not open it")
-	}
-	back := w.hideTold()
-	w.must(w.fast.EditService(shopService(0)))
-	back()
+	w.openMeanwhile(client, 1024)
 	w.later(time.Hour)
 	all, pending := w.inTemplates()
 	if all != 0 || w.counter("connections") != 0 {
@@ -31,42 +27,27 @@ func TestMadeLeft(t *testing.T) {
 	}
 }
 
+// TestMadeGone has the client come back then, when the service is persistent again and the real server has
+// gone.
 func TestMadeGone(t *testing.T) {
 	w := newShop(t, 5*time.Minute)
 	client := [4]byte{11, 1, 1, 1}
-	if !w.byProgram(shopFrame(t, client, 1024, "S")) {
-		t.Fatal("the program did not open it")
-	}
-	back := w.hideTold()
-	w.must(w.fast.EditService(shopService(0)))
-	back()
-	w.must(w.fast.AddDestination(shopKey, ulvs.Destination{Addr: pairServer(false, 1), Port: 80, Weight: 1}))
-	w.must(w.fast.DeleteDestination(shopKey, netip.AddrPortFrom(pairServer(false, 0), 80)))
-	w.later(10 * time.Minute) // the trash is empty
+	w.openMeanwhile(client, 1024)
+	w.replaceServer()
 	w.must(w.fast.EditService(shopService(5 * time.Minute)))
-	defer func() {
-		if r := recover(); r != nil {
-			t.Errorf("panic: %v", r)
-		}
-	}()
+	defer noPanic(t)
 	frame := shopFrame(t, client, 1025, "S")
 	if !w.byProgram(frame) {
 		w.fate(w.fast, frame)
 	}
 }
 
+// TestMadeElsewhere has the real server's number be another service's by then.
 func TestMadeElsewhere(t *testing.T) {
 	w := newShop(t, 5*time.Minute)
 	client := [4]byte{11, 1, 1, 1}
-	if !w.byProgram(shopFrame(t, client, 1024, "S")) {
-		t.Fatal("the program did not open it")
-	}
-	back := w.hideTold()
-	w.must(w.fast.EditService(shopService(0)))
-	back()
-	w.must(w.fast.AddDestination(shopKey, ulvs.Destination{Addr: pairServer(false, 1), Port: 80, Weight: 1}))
-	w.must(w.fast.DeleteDestination(shopKey, netip.AddrPortFrom(pairServer(false, 0), 80)))
-	w.later(10 * time.Minute) // the trash is empty
+	w.openMeanwhile(client, 1024)
+	w.replaceServer()
 	other := shopService(0)
 	other.Port = 4000
 	w.must(w.fast.AddService(other))
@@ -81,26 +62,19 @@ func TestMadeElsewhere(t *testing.T) {
 	}
 }
 
+// TestMadeIdle has the client have a template that controls nothing by then: its ACK does not make that
+// ASSURED, which would not be found on the list on which it is, and templates make room in order.
 func TestMadeIdle(t *testing.T) {
 	w := newSmallShop(t, 512)
 	a := [4]byte{11, 1, 1, 1}
-	if !w.byProgram(shopFrame(t, a, 1024, "S")) {
-		t.Fatal("the program did not open it")
-	}
+	w.mustTake(shopFrame(t, a, 1024, "S"))
 	w.later(70 * time.Second) // the connection is over, its template controls nothing
 	if w.counter("connections") != 0 || w.counter("templates") != 1 {
 		t.Fatal(w.counter("connections"), w.counter("templates"))
 	}
-	if !w.byProgram(shopFrame(t, a, 1025, "S")) {
-		t.Fatal("the program did not open it")
-	}
-	back := w.hideTold()
-	w.must(w.fast.EditService(shopService(0)))
-	back()
+	w.openMeanwhile(a, 1025)
 	w.later(time.Second)
-	if !w.byProgram(shopFrame(t, a, 1025, "A")) {
-		t.Fatal("the program did not take the ACK")
-	}
+	w.mustTake(shopFrame(t, a, 1025, "A"))
 	w.later(time.Second)
 	w.later(20 * time.Minute) // all is over
 	if n, m := w.counter("connections"), w.counter("templates"); n != 0 || m != 0 {
@@ -109,11 +83,7 @@ func TestMadeIdle(t *testing.T) {
 	// A flood of clients that do not answer: templates make room.
 	w.must(w.fast.EditService(shopService(5 * time.Minute)))
 	w.later(time.Second)
-	defer func() {
-		if r := recover(); r != nil {
-			t.Errorf("panic: %v", r)
-		}
-	}()
+	defer noPanic(t)
 	for i := range 1000 {
 		frame := shopFrame(t, [4]byte{12, 1, byte(i >> 8), byte(i)}, 2000, "S")
 		if !w.byProgram(frame) {
@@ -129,6 +99,8 @@ func TestMadeIdle(t *testing.T) {
 	}
 }
 
+// TestMadeEdits has a service cease to be persistent, and be so again, while a program opens connections
+// on the other CPU: no template is left that nobody accepts.
 func TestMadeEdits(t *testing.T) {
 	cpus := allowed(t)
 	if len(cpus) < 2 {

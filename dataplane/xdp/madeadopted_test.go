@@ -12,13 +12,13 @@ import (
 	"github.com/ulvs/ulvs/internal/shtab"
 )
 
+// TestMadeAdopted has a daemon find a connection whose word names another template than its own, as versions
+// before this left some: the client that answers is its own template's.
 func TestMadeAdopted(t *testing.T) {
 	w := newShop(t, 5*time.Minute)
 	a, b := [4]byte{11, 1, 1, 1}, [4]byte{11, 1, 1, 2}
 	for _, client := range [][4]byte{b, a} {
-		if !w.byProgram(shopFrame(t, client, 1024, "S")) {
-			t.Fatal("the program did not open it")
-		}
+		w.mustTake(shopFrame(t, client, 1024, "S"))
 	}
 	w.later(time.Second)
 	// Both have templates now. As of a daemon that renames nothing, a's connection names b's.
@@ -37,9 +37,7 @@ func TestMadeAdopted(t *testing.T) {
 	binary.NativeEndian.PutUint64(at, binary.NativeEndian.Uint64(at)&^(conn.MaxNamed<<conn.TemplateShift)|of(names(b))<<conn.TemplateShift)
 	w.restart()
 	w.later(time.Second)
-	if !w.byProgram(shopFrame(t, a, 1024, "A")) {
-		t.Fatal("the program did not take the ACK")
-	}
+	w.mustTake(shopFrame(t, a, 1024, "A"))
 	w.must(w.fast.Conns(func(c ulvs.ConnStatus) bool {
 		if c.Template && (c.State == "ASSURED") != (c.Client.Addr() == netip.AddrFrom4(a)) {
 			t.Errorf("the template of %v is in state %v; it was %v that answered", c.Client, c.State, netip.AddrFrom4(a))
@@ -48,34 +46,29 @@ func TestMadeAdopted(t *testing.T) {
 	}))
 }
 
+// TestStrangeCell has a ring tell of a slot that no table has.
 func TestStrangeCell(t *testing.T) {
 	w := newShop(t, 5*time.Minute)
-	defer func() {
-		if r := recover(); r != nil {
-			t.Errorf("panic: %v", r)
-		}
-	}()
+	defer noPanic(t)
 	at := w.still.ringArray.memory[w.still.cpus*shtab.RingsStride:]
 	n := binary.NativeEndian.Uint32(at[shtab.OffCompletionAt:]) % shtab.RingCells
 	binary.NativeEndian.PutUint32(at[shtab.OffCompletion+4*n:], shtab.ChangedCell)
 	w.fast.Tick(w.still.now)
 }
 
+// TestMadePending has a daemon be killed before it has accepted a connection, whose service has other
+// templates by then: the one that it was opened by controls it.
 func TestMadePending(t *testing.T) {
 	w := newShop(t, 5*time.Minute)
 	client := [4]byte{11, 1, 1, 1}
-	if !w.byProgram(shopFrame(t, client, 1024, "S")) {
-		t.Fatal("the program did not open it")
-	}
+	w.mustTake(shopFrame(t, client, 1024, "S"))
 	w.hideTold()
 	s := shopService(5 * time.Minute)
 	s.Persistence.Netmask = netip.MustParseAddr("255.255.255.0")
 	w.must(w.fast.EditService(s))
 	w.restart()
 	w.later(time.Second)
-	if !w.byProgram(shopFrame(t, client, 1024, "A")) {
-		t.Fatal("the program did not take the ACK")
-	}
+	w.mustTake(shopFrame(t, client, 1024, "A"))
 	w.later(7 * time.Minute)
 	if n, m := w.counter("connections"), w.counter("templates"); n != 1 || m != 1 {
 		t.Errorf("there are %d connections and %d templates", n, m)

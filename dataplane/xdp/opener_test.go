@@ -64,6 +64,17 @@ func newPair(t *testing.T, seed uint64) *pair { return newPairOf(t, seed, 255) }
 
 // newPairOf is a pair whose program knows so many real servers.
 func newPairOf(t *testing.T, seed uint64, servers int) *pair {
+	w := newSide(t, seed, servers)
+	w.start()
+	var err error
+	w.plain, err = director.New(w.options(unlimited()))
+	w.must(err)
+	t.Cleanup(w.plain.Close)
+	return w
+}
+
+// newSide is a pair to be: the plane of the one whose program opens connections, without directors.
+func newSide(t *testing.T, seed uint64, servers int) *pair {
 	p, err := New(Options{Interfaces: []string{"lo"}, Slow: unlimited(), Servers: servers})
 	if errors.Is(err, ErrNotPermitted) {
 		t.Skip(err)
@@ -83,10 +94,6 @@ func newPairOf(t *testing.T, seed uint64, servers int) *pair {
 		}
 	}
 	w.resolver.SetLocal(netip.MustParseAddr("10.0.0.3"), true)
-	w.start()
-	w.plain, err = director.New(w.options(unlimited()))
-	w.must(err)
-	t.Cleanup(w.plain.Close)
 	return w
 }
 
