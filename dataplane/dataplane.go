@@ -121,7 +121,8 @@ type Plane interface {
 	// host's place. It is constant.
 	Withholds() bool
 	// Injects reports whether a verdict of Host reaches the host's stack. It is
-	// constant.
+	// constant. A plane that injects and does not withhold gives the host what is
+	// passed, and nothing else.
 	Injects() bool
 	// Counters are the plane's own counters, by name, since it was made:
 	// frames in and out, and every reason for which it lost one. Safe to

@@ -39,7 +39,7 @@ func (fr *fragmenter) firstFragment(f *dataplane.Frame, p *packet.Packet, to *De
 }
 
 // hostFragment remembers that a datagram was left to the host, where the plane may
-// withhold its later fragments, though not the first.
+// withhold its later fragments, though not the first, or has had those held that came before it.
 func (fr *fragmenter) hostFragment(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	if !p.Fragment || f.Verdict != dataplane.Pass && f.Verdict != dataplane.Host || !fr.plane.Injects() {
 		return

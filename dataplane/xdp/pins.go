@@ -269,7 +269,7 @@ func (p *pins) forgetArrays() {
 	}
 }
 
-// Detach removes what a plane has left in a folder of pins: its programs, its
+// Detach removes what a plane has left in a folder of pins: its programs but for filters, its
 // arrays, and the folder. It returns the interfaces that had programs, as far as
 // they are in the calling thread's network namespace.
 func Detach(dir string, ingress Programs) (interfaces []string, err error) {
