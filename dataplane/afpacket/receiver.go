@@ -59,7 +59,7 @@ func newReceiver(p *Plane, l dataplane.Link) (_ *receiver, err error) {
 		return nil, err
 	}
 	if err = r.openTap(l); err == nil {
-		r.sock, err = openReceive(&net.Interface{Index: r.bound, Name: l.Name}, p.opt.MAC, r.tap != nil)
+		r.sock, err = openReceive(&net.Interface{Index: r.bound, Name: l.Name}, l.Index, p.opt.MAC)
 	}
 	if err != nil {
 		r.closeTap()

@@ -40,14 +40,15 @@ type receiveSocket struct {
 	poll  [3]unix.PollFd // of all of them
 }
 
-// openReceive opens them. tapped says that all frames there are ours, whatever their addresses.
-func openReceive(ifi *net.Interface, extra dataplane.MAC, tapped bool) (*receiveSocket, error) {
+// openReceive opens them, for frames of the interface with the number of, which takes those to one more
+// address. Where they come by another one all there are ours, whatever their addresses.
+func openReceive(ifi *net.Interface, of int, extra dataplane.MAC) (*receiveSocket, error) {
 	s := &receiveSocket{ring: ring{fd: -1}, syns: ring{fd: -1}, end: -1}
 	filter := func(opening bool) []bpf.Instruction { return receiveFilter(extra, opening) }
-	if tapped {
-		filter, extra = tapFilter, dataplane.MAC{}
+	if of != ifi.Index {
+		filter = tapFilter
 	}
-	err := s.ring.open(ifi, filter(false), rxSlots, func(fd int) error { return large(fd, ifi, extra) })
+	err := s.ring.open(ifi, filter(false), rxSlots, func(fd int) error { return large(fd, of, extra) })
 	if err == nil {
 		err = s.syns.open(ifi, filter(true), synSlots, nil)
 	}
@@ -144,9 +145,9 @@ func (g *ring) rehook(ifi *net.Interface) error {
 	return nil
 }
 
-// large has frames come by the socket's queue that are larger than a slot, and the interface
+// large has frames come by the socket's queue that are larger than a slot, and an interface
 // take those to one more address.
-func large(fd int, ifi *net.Interface, extra dataplane.MAC) error {
+func large(fd, ifindex int, extra dataplane.MAC) error {
 	if err := setOptions(fd, []option{{unix.PACKET_COPY_THRESH, 1, "PACKET_COPY_THRESH"}}); err != nil {
 		return err
 	}
@@ -154,7 +155,7 @@ func large(fd int, ifi *net.Interface, extra dataplane.MAC) error {
 	if extra == (dataplane.MAC{}) {
 		return nil
 	}
-	m := unix.PacketMreq{Ifindex: int32(ifi.Index), Type: unix.PACKET_MR_UNICAST, Alen: uint16(len(extra))}
+	m := unix.PacketMreq{Ifindex: int32(ifindex), Type: unix.PACKET_MR_UNICAST, Alen: uint16(len(extra))}
 	copy(m.Address[:], extra[:])
 	if err := unix.SetsockoptPacketMreq(fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m); err != nil {
 		return fmt.Errorf("cannot receive for the address %s: %w", net.HardwareAddr(extra[:]), err)

@@ -1,5 +1,6 @@
-// Package auto opens the plane that fits, as "ulvs run --plane auto" does: XDP, with what
-// outlives the process, where that is permitted and works, and AF_PACKET otherwise. Who
+// Package auto opens the plane that fits, as "ulvs run --plane auto" does: XDP where the driver is fit for it, and
+// TCX behind it and elsewhere, with what outlives the process, where that is permitted and works, and
+// AF_PACKET otherwise. Who
 // embeds a plane by name needs it not, and links neither eBPF nor nftables then.
 package auto
 
@@ -82,12 +83,6 @@ func (o *Options) forced() bool { return o.Plane == XDP || o.Plane == TCX }
 
 // hook makes the hook of TCX, and returns by which interface an interface's packets get to the process.
 func (p *Opened) hook() (tap func(dataplane.Link) (int, error), err error) {
-	if p.options.Plane != TCX {
-		return nil, nil
-	}
-	if p.options.MAC != (dataplane.MAC{}) {
-		return nil, errors.New("plane tcx takes no other address than the interface's yet: leave out --mac, or give --plane afpacket")
-	}
 	if p.ingress, err = tcx.New(xdp.HostMark); err != nil {
 		return nil, err
 	}
@@ -98,7 +93,17 @@ func (p *Opened) hook() (tap func(dataplane.Link) (int, error), err error) {
 func (p *Opened) unhook() {
 	if p.ingress != nil {
 		p.ingress.Abandon()
+		p.ingress = nil
 	}
+}
+
+// ways are in which an option's plane is tried to be had, one after the other: TCX is with XDP in front of it
+// where that fits.
+func (o *Options) ways() []string {
+	if o.Plane == Auto {
+		return []string{TCX, XDP, AFPacket}
+	}
+	return []string{o.Plane}
 }
 
 // Interfaces are the names that the interfaces have now, or had when they were last there.
@@ -126,39 +131,57 @@ func Open(o Options, begin func(Plane) error) (*Opened, error) {
 	if o.Plane != Auto && o.Plane != XDP && o.Plane != TCX && o.Plane != AFPacket {
 		return nil, fmt.Errorf("plane %s: there are %s, %s, %s and %s", o.Plane, Auto, AFPacket, TCX, XDP)
 	}
-	p := &Opened{options: o}
-	tap, err := p.hook()
-	if err != nil {
-		return nil, err
+	var slower error
+	for i, way := range o.ways() {
+		p := &Opened{options: o, Slower: slower}
+		err := p.try(way, begin)
+		if err == nil {
+			return p, nil
+		}
+		if i == len(o.ways())-1 || errors.Is(err, xdp.ErrTaken) || errors.Is(err, xdp.ErrBusy) || errors.As(err, new(*KeptError)) {
+			return nil, err
+		}
+		if slower == nil {
+			slower = err
+		}
+	}
+	return nil, slower // there are ways
+}
+
+// try opens a plane in one way.
+func (p *Opened) try(way string, begin func(Plane) error) (err error) {
+	o := &p.options
+	var tap func(dataplane.Link) (int, error)
+	if way == TCX {
+		if tap, err = p.hook(); err != nil {
+			return err
+		}
 	}
 	p.slow, err = afpacket.New(afpacket.Options{Interfaces: o.Interfaces, MAC: o.MAC, Owner: o.Owner, Logger: o.Logger,
 		Earlier: xdp.KeptInterfaces(o.Pins, o.Interfaces), Tap: tap})
 	if err != nil {
 		p.unhook()
-		return nil, err
+		return err
 	}
-	if err := p.open(begin); err != nil {
+	if err := p.open(way, begin); err != nil {
 		p.unhook()
-		return nil, errors.Join(err, p.slow.Close())
+		return errors.Join(err, p.slow.Close())
 	}
-	return p, nil
+	return nil
 }
 
-func (p *Opened) open(begin func(Plane) error) error {
+func (p *Opened) open(way string, begin func(Plane) error) error {
 	o := &p.options
 	if err := o.guard(p.slow.Links()); err != nil {
 		return err
 	}
-	if o.Plane == AFPacket {
-		return p.takeSlow(errors.New("AF_PACKET keeps nothing"), begin)
+	if way == AFPacket {
+		return p.takeSlow(cmp.Or(p.Slower, errors.New("AF_PACKET keeps nothing")), begin)
 	}
 	if o.Forget {
 		// What can be told to fail fails before anything is thrown away.
-		if err := xdp.Check(hostlink.Names(p.slow.Links())); err != nil && o.forced() {
+		if err := xdp.Check(hostlink.Names(p.slow.Links())); err != nil {
 			return err
-		} else if err != nil {
-			p.Slower = err
-			return p.takeSlow(err, begin)
 		}
 		if err := p.clear(errors.New("nothing is to be kept")); err != nil {
 			return err
@@ -168,12 +191,10 @@ func (p *Opened) open(begin func(Plane) error) error {
 	p.Pins = o.Pins
 	p.slow.KeepClaims(o.Pins != "")
 	err := p.accelerate(begin)
-	final := errors.Is(err, xdp.ErrTaken) || errors.Is(err, xdp.ErrBusy) || errors.As(err, new(*KeptError))
-	if err == nil || final || o.forced() {
-		return err
+	if err == nil {
+		p.Slower = nil
 	}
-	p.Slower = err
-	return p.takeSlow(err, begin)
+	return err
 }
 
 // takeSlow takes packets by AF_PACKET, unless an earlier process left something that would
@@ -199,9 +220,10 @@ func (p *Opened) accelerate(begin func(Plane) error) error {
 	o := p.options
 	for fresh := o.Fresh; ; fresh = true {
 		xo := xdp.Options{Interfaces: o.Interfaces, MAC: o.MAC, Slow: p.slow, Pins: o.Pins, Fresh: fresh,
-			Words: o.Words, Sockets: o.Sockets, Ring: o.Ring, BusyPoll: o.BusyPoll, Logger: o.Logger}
+			Words: o.Words, Sockets: o.Sockets, Ring: o.Ring, BusyPoll: o.BusyPoll, Logger: o.Logger,
+			Everywhere: o.Plane == TCX}
 		if p.ingress != nil {
-			xo.Ingress, xo.Everywhere = p.ingress, true
+			xo.Ingress = p.ingress
 		}
 		fast, err := xdp.New(xo)
 		if err != nil {

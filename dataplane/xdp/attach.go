@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -46,8 +47,8 @@ func (p interfaces) accelerate(a accel.Acceleration) error {
 		if !l.There() {
 			continue
 		}
-		at, err := p.prepare(l, a, t)
-		p.attached = append(p.attached, at)
+		list, err := p.prepare(l, a, t)
+		p.attached = append(p.attached, list...)
 		if err != nil {
 			return err
 		}
@@ -58,6 +59,7 @@ func (p interfaces) accelerate(a accel.Acceleration) error {
 			err = p.link(at)
 		}
 	}
+	p.drop()
 	if err != nil {
 		return err
 	}
@@ -72,10 +74,12 @@ type attachment struct {
 	mtu         int
 	mac         dataplane.MAC // the interface's own, which is in the program
 	prog        *ebpf.Program
-	generic     error  // why it is not for the driver, or nil
-	private     int    // the interface by which Go gets packets, if it is at the ingress; or 0
-	place       string // among the programs there, when it was looked at last
-	sockets     string // what of AF_XDP is used
+	private     int         // the interface by which Go gets packets, if it is at the ingress; or 0
+	generic     bool        // in front of the host's stack, and neither in the driver nor at the ingress
+	front       *attachment // of one at the ingress: that in the driver, from which it gets what that passes; or nil
+	unfit       error       // what speaks against a program in the driver, or nil
+	place       string      // among the programs at the ingress, when it was looked at last
+	sockets     string      // what of AF_XDP is used
 
 	socketMap *ebpf.Map // or nil
 	queues    []*queue
@@ -84,13 +88,15 @@ type attachment struct {
 
 // mode says how the interface is served.
 func (at *attachment) mode() string {
-	if at.private != 0 {
-		return "tcx (" + at.generic.Error() + "), " + at.place
+	switch {
+	case at.generic:
+		return "generic (" + at.unfit.Error() + "), " + at.sockets
+	case at.private == 0:
+		return "native, " + at.sockets
+	case at.front != nil:
+		return at.front.mode() + "; behind it tcx, " + at.place
 	}
-	if at.generic != nil {
-		return "generic (" + at.generic.Error() + "), " + at.sockets
-	}
-	return "native, " + at.sockets
+	return "tcx (" + at.unfit.Error() + "), " + at.place
 }
 
 // Check says why programs cannot be put in front of interfaces, as far as can be told
@@ -115,41 +121,54 @@ func notEthernet(name string) error {
 	return fmt.Errorf("interface %s is not Ethernet: give one that is", name)
 }
 
-// prepare loads the program for an interface. What there is of it with an error is to be
-// closed.
-func (p interfaces) prepare(l dataplane.Link, a accel.Acceleration, t program.Ticks) (*attachment, error) {
-	at := &attachment{given: l.Given, name: l.Name, ifindex: l.Index, mtu: l.MTU, mac: l.MAC}
+// prepare loads the programs for an interface: first what is at its ingress. What there is of
+// them with an error is to be closed.
+func (p interfaces) prepare(l dataplane.Link, a accel.Acceleration, t program.Ticks) (list []*attachment, err error) {
 	if !l.Ethernet {
-		return at, notEthernet(l.Name)
+		return nil, notEthernet(l.Name)
 	}
-	if err := p.choose(at); err != nil {
-		return at, err
+	if list, err = p.choose(l); err != nil {
+		return nil, err
 	}
-	p.openAll(at)
-	err := p.claims.open(canOpen(p.Plane))
-	if err != nil {
-		return at, err
+	if err := p.claims.open(canOpen(p.Plane)); err != nil {
+		return list, err
 	}
-	if at.prog, err = p.load(a, t, at); err != nil {
-		return at, fmt.Errorf("the program for %s does not load: %w", l.Name, err)
+	for _, at := range list {
+		p.openAll(at)
+		if at.prog, err = p.load(a, t, at); err != nil {
+			return list, fmt.Errorf("the program for %s does not load: %w", l.Name, err)
+		}
 	}
-	return at, nil
+	return list, nil
 }
 
-// errEverywhere is why a program is at the ingress of an interface whose driver may be fit.
+// errEverywhere is why there is no program in a driver that may be fit.
 var errEverywhere = errors.New("it was asked for")
 
-// choose says where an interface's program is to be.
-func (p interfaces) choose(at *attachment) (err error) {
+// choose says where an interface's programs are to be. One at the ingress gets what is in no driver, and
+// what one there passes.
+func (p interfaces) choose(l dataplane.Link) (list []*attachment, err error) {
+	at := attachment{given: l.Given, name: l.Name, ifindex: l.Index, mtu: l.MTU, mac: l.MAC, unfit: native(l.Name)}
 	if p.everywhere {
-		at.generic = errEverywhere
-	} else if !p.inDriver {
-		at.generic = native(at.name)
+		at.unfit = errEverywhere
 	}
-	if at.generic != nil && p.ingress != nil {
-		at.private, err = p.ingress.Private(at.ifindex)
+	var front *attachment
+	if at.unfit == nil || p.inDriver || p.ingress == nil {
+		front = new(at)
+		front.generic = at.unfit != nil && !p.inDriver
 	}
-	return err
+	if p.ingress != nil {
+		behind := new(at)
+		behind.front = front
+		if behind.private, err = p.ingress.Private(at.ifindex); err != nil {
+			return nil, err
+		}
+		list = append(list, behind)
+	}
+	if front != nil {
+		list = append(list, front)
+	}
+	return list, nil
 }
 
 // pinKind is how the name of an attachment's pin begins.
@@ -157,10 +176,21 @@ func (at *attachment) pinKind() string {
 	switch {
 	case at.private != 0:
 		return ingressPin
-	case at.generic != nil:
+	case at.generic:
 		return genericPin
 	}
 	return nativePin
+}
+
+// beside is how that of another attachment of its interface begins, or "".
+func (p interfaces) beside(at *attachment) string {
+	switch {
+	case at.front != nil:
+		return nativePin
+	case at.private == 0 && p.ingress != nil:
+		return ingressPin
+	}
+	return ""
 }
 
 // openAll opens an attachment's sockets, or says why there are none.
@@ -181,37 +211,58 @@ func (p interfaces) openAll(at *attachment) {
 func (p interfaces) link(at *attachment) error {
 	var l Attached
 	var had bool
+	var stale []string
 	var err error
 	if p.pins != nil {
 		var kept link.Link
-		if kept, had = p.pins.link(at.given, at.pinKind(), at.ifindex); kept != nil && kept.Update(at.prog) != nil {
+		if kept, had, stale = p.pins.link(at.given, at.pinKind(), p.beside(at), at.ifindex); kept != nil && kept.Update(at.prog) != nil {
 			p.pins.forget(linkPin(at.given, at.pinKind()))
 			_ = kept.Close()
 			kept = nil
 		}
 		l = kept
 	}
-	if l == nil {
-		if l, err = at.attach(p.ingress, p.pins, had); err != nil {
-			return err
-		}
+	if at.private == 0 { // programs of two kinds of XDP exclude each other
+		p.pins.forgetAll(stale)
 	}
-	at.link = l
-	return nil
+	if l == nil {
+		l, err = at.attach(p.ingress, p.pins, had)
+	}
+	switch {
+	case err == nil:
+		at.link = l
+	case at.private == 0 && p.ingress != nil && !errors.Is(err, ErrTaken):
+		err = nil // what is at the ingress does
+	}
+	if at.private != 0 && err == nil {
+		p.pins.forgetAll(stale)
+	}
+	return err
 }
 
-// attach attaches the program to an interface that has none of this daemon's, and pins the
-// link. Where the driver does not take it, the kernel's stack does.
+// drop gives up attachments whose driver has taken no program.
+func (p interfaces) drop() {
+	for _, at := range p.attached {
+		if front := at.front; front != nil && front.link == nil {
+			at.front, at.unfit = nil, front.unfit
+			front.close(p.Plane)
+		}
+	}
+	p.attached = slices.DeleteFunc(p.attached, func(at *attachment) bool { return at.private == 0 && at.link == nil && p.ingress != nil })
+}
+
+// attach attaches the program to an interface that has none of this daemon's there, and pins the
+// link. Where the driver does not take it and none is at the ingress, the kernel's stack does.
 func (at *attachment) attach(ingress Ingress, p *pins, had bool) (l Attached, err error) {
-	if at.generic == nil {
+	if at.private == 0 && !at.generic {
 		if l, err = attach(at.prog, at.ifindex, link.XDPDriverMode); err != nil {
-			at.generic = unfit(err)
+			at.unfit, at.generic = unfit(err), ingress == nil
 		}
 	}
 	switch {
 	case at.private != 0:
 		l, err = ingress.Attach(at.prog, at.ifindex)
-	case at.generic != nil:
+	case at.generic:
 		l, err = attach(at.prog, at.ifindex, link.XDPGenericMode)
 	}
 	if err != nil {
@@ -242,6 +293,7 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 		CPUs: p.cpus, Compared: p.compared, Path: program.Forward(), WeakOrder: runtime.GOARCH != "amd64",
 	}
 	s.Claims, s.ClaimBuckets, s.Rules = p.claims.in()
+	s.Behind = p.ingress != nil && len(p.interfaces) > 1
 	if m != nil {
 		s.Sockets = m.FD()
 	}

@@ -2,6 +2,7 @@ package xdp
 
 import (
 	"fmt"
+	"iter"
 	"maps"
 	"strings"
 
@@ -24,13 +25,13 @@ type Slower struct {
 	Why       error
 }
 
-// Slower returns the interfaces in front of which the program is, but not in their driver.
+// Slower returns the interfaces that are served in generic mode.
 func (p *Plane) Slower() (list []Slower) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, at := range p.attached {
-		if at.generic != nil && at.private == 0 {
-			list = append(list, Slower{at.name, at.generic})
+		if at.generic {
+			list = append(list, Slower{at.name, at.unfit})
 		}
 	}
 	return list
@@ -69,8 +70,7 @@ func (p *Plane) Facts() (facts []dataplane.Fact) {
 	for _, l := range links {
 		served[l.Index] = "AF_PACKET; its program is tried again each second"
 	}
-	for _, at := range p.attached {
-		at.look(p.ingress)
+	for at := range p.modes() {
 		served[at.ifindex] = at.mode()
 	}
 	facts = hostlink.Facts(links, served)
@@ -130,14 +130,25 @@ func (p *Plane) Counters() map[string]uint64 {
 	return all
 }
 
-// Mode says for each interface whether the program is in its driver or in front of
-// the host's stack, and why there.
+// modes goes through what there is of each interface: that at its ingress, or in its driver alone. The
+// caller holds mu.
+func (p *Plane) modes() iter.Seq[*attachment] {
+	return func(yield func(*attachment) bool) {
+		for _, at := range p.attached {
+			at.look(p.ingress)
+			if (at.private != 0 || p.ingress == nil) && !yield(at) {
+				return
+			}
+		}
+	}
+}
+
+// Mode says for each interface whether the program is in its driver or at its ingress, and why there.
 func (p *Plane) Mode() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var list []string
-	for _, at := range p.attached {
-		at.look(p.ingress)
+	for at := range p.modes() {
 		list = append(list, at.name+" "+at.mode())
 	}
 	return strings.Join(list, "; ")

@@ -3,6 +3,7 @@ package xdp
 import (
 	"maps"
 	"sync"
+	"sync/atomic"
 
 	"github.com/ulvs/ulvs/internal/accel"
 )
@@ -11,7 +12,7 @@ import (
 // Go's, until that has a program.
 type egress struct {
 	mu   sync.Mutex
-	out  map[int]bool
+	out  map[int]bool            // true: from there a program in the driver sends, to which others may hand frames
 	told map[uint32]accel.Server // all that are reachable, as they were told
 }
 
@@ -26,15 +27,25 @@ func (e *egress) set(id uint32, s accel.Server, servers []server) {
 	if s.Reachable {
 		e.told[id] = s
 	}
-	servers[id].set(e.seen(s))
+	e.put(id, s, servers)
 }
 
 // seen is a server as programs see it.
 func (e *egress) seen(s accel.Server) accel.Server {
-	if !e.out[s.Ifindex] {
+	if _, out := e.out[s.Ifindex]; !out {
 		return accel.Server{}
 	}
 	return s
+}
+
+// put has the programs know where a server is.
+func (e *egress) put(id uint32, s accel.Server, servers []server) {
+	redirect := uint32(0)
+	if e.out[s.Ifindex] {
+		redirect = 1
+	}
+	atomic.StoreUint32(&servers[id].redirect, redirect)
+	servers[id].set(e.seen(s))
 }
 
 // settle has programs send by other interfaces than before.
@@ -46,8 +57,9 @@ func (e *egress) settle(out map[int]bool, servers []server) {
 		return
 	}
 	for id, s := range e.told {
-		if before[s.Ifindex] != out[s.Ifindex] {
-			servers[id].set(e.seen(s))
+		native, had := before[s.Ifindex]
+		if is, has := out[s.Ifindex]; has != had || is != native {
+			e.put(id, s, servers)
 		}
 	}
 }

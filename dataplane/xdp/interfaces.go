@@ -65,20 +65,29 @@ func (p interfaces) Take(l dataplane.Link) error {
 		}
 		p.sockets.gone = nil
 	}
-	at, err := p.prepare(l, p.acceleration, p.ticks)
-	if err == nil {
-		err = p.link(at)
+	list, err := p.prepare(l, p.acceleration, p.ticks)
+	for _, at := range list {
+		if err == nil {
+			err = p.link(at)
+		}
 	}
 	if err != nil {
 		p.mu.Unlock()
-		at.close(p.Plane)
+		for _, at := range list {
+			at.close(p.Plane)
+		}
 		return err
 	}
-	p.attached = append(p.attached, at)
+	p.attached = append(p.attached, list...)
+	p.drop()
 	p.settle()
-	at.carry(p.handler, p.failed)
+	for _, at := range list {
+		at.carry(p.handler, p.failed)
+	}
+	list[0].look(p.ingress)
+	mode := list[0].mode()
 	p.mu.Unlock()
-	p.log.Info("the program is in front of an interface that was not there", "interface", at.name, "mode", at.mode())
+	p.log.Info("the program is in front of an interface that was not there", "interface", l.Name, "mode", mode)
 	return nil
 }
 
@@ -86,35 +95,41 @@ func (p interfaces) Take(l dataplane.Link) error {
 // one.
 func (p interfaces) Lose(l dataplane.Link) {
 	p.mu.Lock()
-	i := p.find(l)
-	if i < 0 {
+	list := p.of(l)
+	if len(list) == 0 {
 		p.mu.Unlock()
 		return
 	}
-	at := p.attached[i]
-	p.attached = slices.Delete(p.attached, i, i+1)
+	p.attached = slices.DeleteFunc(p.attached, func(at *attachment) bool { return at.ifindex == l.Index })
 	p.settle()
 	if p.sockets != nil { // of sockets that its MTU has ended there may be chunks too
-		p.sockets.gone = append(p.sockets.gone, at.ifindex)
+		p.sockets.gone = append(p.sockets.gone, l.Index)
 	}
 	p.mu.Unlock()
-	_ = at.link.Detach() // it may be in another namespace, with its program
-	at.close(p.Plane)
-	if at.private != 0 {
-		p.ingress.Lose(at.ifindex)
+	for _, at := range list {
+		_ = at.link.Detach() // it may be in another namespace, with its program
+		at.close(p.Plane)
+		if at.private != 0 {
+			p.ingress.Lose(at.ifindex)
+		}
 	}
 }
 
-// find returns the place of an interface's attachment, or -1.
-func (p interfaces) find(l dataplane.Link) int {
-	return slices.IndexFunc(p.attached, func(at *attachment) bool { return at.ifindex == l.Index })
+// of returns the attachments of an interface.
+func (p interfaces) of(l dataplane.Link) (list []*attachment) {
+	for _, at := range p.attached {
+		if at.ifindex == l.Index {
+			list = append(list, at)
+		}
+	}
+	return list
 }
 
 // settle has servers reached by the interfaces that have programs. The caller holds mu.
 func (p interfaces) settle() {
 	out := map[int]bool{}
 	for _, at := range p.attached {
-		out[at.ifindex] = true
+		out[at.ifindex] = out[at.ifindex] || at.private == 0
 	}
 	p.egress.settle(out, p.servers)
 }
@@ -123,19 +138,17 @@ func (p interfaces) settle() {
 // no room for frames of a larger MTU.
 func (p interfaces) Change(was, is dataplane.Link) {
 	p.mu.Lock()
-	i := p.find(is)
-	if i < 0 {
-		p.mu.Unlock()
-		return
-	}
-	at := p.attached[i]
-	at.name = is.Name
-	var old attachment
-	if was.MAC != is.MAC || (was.MTU > socketMTU) != (is.MTU > socketMTU) {
-		old = p.replace(at, is)
+	var old []attachment
+	for _, at := range p.of(is) {
+		at.name = is.Name
+		if was.MAC != is.MAC || (was.MTU > socketMTU) != (is.MTU > socketMTU) {
+			old = append(old, p.replace(at, is))
+		}
 	}
 	p.mu.Unlock()
-	old.close(p.Plane)
+	for i := range old {
+		old[i].close(p.Plane)
+	}
 }
 
 // replace replaces an interface's program, and its sockets if those are to be others. It

@@ -18,7 +18,7 @@ type server struct {
 	limit   uint32
 	// quiescent is 1 or 0.
 	quiescent uint32
-	_         uint32
+	redirect  uint32
 }
 
 type count struct{ packets, bytes uint64 }
@@ -56,6 +56,7 @@ var (
 	_ = [1]struct{}{}[unsafe.Offsetof(server{}.macs)-program.ServerMACs]
 	_ = [1]struct{}{}[unsafe.Offsetof(server{}.limit)-program.ServerLimit]
 	_ = [1]struct{}{}[unsafe.Offsetof(server{}.quiescent)-program.ServerQuiescent]
+	_ = [1]struct{}{}[unsafe.Offsetof(server{}.redirect)-program.ServerRedirect]
 	_ = [1]struct{}{}[unsafe.Sizeof(count{})-program.CountSize]
 	_ = [1]struct{}{}[unsafe.Sizeof(settings{})-program.SettingsSize]
 	_ = [1]struct{}{}[unsafe.Offsetof(settings{}.heartbeat)-program.SettingsHeartbeat]

@@ -36,11 +36,12 @@ var dotless = strings.NewReplacer(".", "_", "_", "%_", "%", "%%")
 
 // link returns the link that is there for an interface, where it is to be attached, whatever the name that the
 // interface was given then; nil if there is none. What else is pinned for the interface or its
-// name goes. had says that a program of an earlier process was in front of it.
-func (p *pins) link(name, kind string, ifindex int) (l link.Link, had bool) {
+// name is stale, but for what is of another kind that the interface has beside it. had says that a program of an
+// earlier process was in front of it.
+func (p *pins) link(name, kind, beside string, ifindex int) (l link.Link, had bool, stale []string) {
 	at := linkPin(name, kind)
 	for _, pin := range p.names() {
-		if !strings.HasPrefix(pin, linkPrefix) {
+		if !strings.HasPrefix(pin, linkPrefix) || beside != "" && strings.HasPrefix(pin, linkPin("", beside)) {
 			continue
 		}
 		found, its := p.linkAt(pin)
@@ -55,13 +56,23 @@ func (p *pins) link(name, kind string, ifindex int) (l link.Link, had bool) {
 		case named || its == ifindex:
 			// A filter's file says nothing of its interface: Attach finds it there.
 			had = had || its == ifindex || pin != at || found == nil
-			p.forget(pin)
+			if pin == at {
+				p.forget(pin)
+			} else {
+				stale = append(stale, pin)
+			}
 		}
 		if found != nil {
 			_ = found.Close()
 		}
 	}
-	return l, had
+	return l, had, stale
+}
+
+func (p *pins) forgetAll(list []string) {
+	for _, pin := range list {
+		p.forget(pin)
+	}
 }
 
 // linkAt returns a pinned link and the number of its interface, 0 if that is gone.

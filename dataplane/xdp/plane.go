@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,8 +42,8 @@ type Options struct {
 	// needs a program or GRO, and of a driver that strips VLAN tags: no frame may have
 	// one.
 	Native bool
-	// Ingress, if not nil, has the program at the ingress of an interface in the place of generic mode: with
-	// Everywhere, of each. Slow gets then what the program gives to the private interface.
+	// Ingress, if not nil, has a program at the ingress of each interface, also behind one in its driver,
+	// which with Everywhere none has. Slow gets then what that gives to the private interface.
 	Ingress    Ingress
 	Everywhere bool
 	// Servers is the greatest number of a real server whose packets the program
@@ -202,12 +203,14 @@ func (p *Plane) Resolver() dataplane.Resolver {
 	return nil
 }
 
-// Name implements dataplane.Plane: xdp, or tcx where no program is for a driver.
+// Name implements dataplane.Plane: xdp, or tcx where no program is in a driver.
 func (p *Plane) Name() string {
-	if p.everywhere {
-		return "tcx"
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.ingress == nil || slices.ContainsFunc(p.attached, func(at *attachment) bool { return at.private == 0 }) {
+		return "xdp"
 	}
-	return "xdp"
+	return "tcx"
 }
 
 // Run implements dataplane.Plane: it runs the slow plane, and takes the programs

@@ -63,7 +63,7 @@ const (
 // network namespace, and makes the map by which a program finds them. The error says why
 // they are not used.
 func (p *Plane) openSockets(at *attachment) error {
-	native := at.generic == nil
+	native := !at.generic
 	switch {
 	case at.private != 0:
 		return errors.New("a private interface has what is the daemon's")

@@ -244,7 +244,8 @@ func (f *forwarder) checkSegments() {
 }
 
 // checkTag loads by which interface the real server in R2 is reached, R3. A frame with a VLAN tag, which is
-// this interface's, leaves by no other one.
+// this interface's, leaves by no other one, and an XDP frame by none whose driver does not take it: a program
+// at the ingress does.
 //
 // in: R2; out: R3; lost: R0
 func (f *forwarder) checkTag() {
@@ -253,6 +254,13 @@ func (f *forwarder) checkTag() {
 	switch {
 	case f.Hook == XDP && f.tags > 0:
 		f.emit(passIf(asm.JNE, asm.R3, int32(f.Ifindex)))
+	case f.Hook == XDP && f.Behind:
+		f.emit(
+			asm.JEq.Imm(asm.R3, int32(f.Ifindex), f.label("sends")),
+			asm.LoadMem(asm.R0, asm.R2, ServerRedirect, asm.Word),
+			passIf(asm.JEq, asm.R0, 0),
+		)
+		f.mark("sends")
 	case f.Hook == TC && f.tags > 0:
 		f.emit(asm.JNE.Imm(asm.R3, int32(f.Ifindex), f.labelGo()))
 	case f.Hook == TC:

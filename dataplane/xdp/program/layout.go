@@ -11,7 +11,7 @@ import "github.com/ulvs/ulvs/dataplane"
 //	20  limit       4  of connections, or 0: one that would be its last is Go's, and so are all
 //	                   while it is 1
 //	24  quiescent   4  1: who has a template that leads here is Go's
-//	28  zero        4
+//	28  redirect    4  1: XDP programs of other interfaces may send there
 const (
 	ServerSize    = 1 << ServerShift
 	ServerShift   = 5
@@ -21,6 +21,7 @@ const (
 	ServerLimit   = 20
 
 	ServerQuiescent = 24
+	ServerRedirect  = 28
 )
 
 // An element of the array of counters: each CPU has a room for every server, and
