@@ -33,10 +33,6 @@ func TestEmbedderMistakes(t *testing.T) {
 			_, err := auto.Open(auto.Options{Plane: "nosuch", Interfaces: []string{"lo"}}, nil)
 			return err
 		},
-		"plane tcx takes no other address than the interface's yet": func() error {
-			_, err := auto.Open(auto.Options{Plane: auto.TCX, MAC: dataplane.MAC{2}, Interfaces: []string{"lo"}}, nil)
-			return err
-		},
 		"negative interval (Verify -1ns, HoldDown 0s): give 0 for the default": func() error {
 			_, err := neigh.New(neigh.Options{Verify: -time.Nanosecond})
 			return err

@@ -56,7 +56,7 @@ func TestLocalServer(t *testing.T) {
 	}
 }
 
-// Under a strict reverse path filter it gets no packets: each command warns beside ipvsadm's
+// Under a strict reverse path filter it gets no packets by way of lo: each command warns beside ipvsadm's
 // own answer, and the log says it once.
 func TestLocalServerRefused(t *testing.T) {
 	s := newSite(t)
@@ -64,7 +64,7 @@ func TestLocalServerRefused(t *testing.T) {
 	if err := s.director.Sysctl("net.ipv4.conf.all.rp_filter", "1"); err != nil {
 		t.Fatal(err)
 	}
-	d := s.start("--interface", "eth0")
+	d := s.start("--interface", "eth0", "--plane", "xdp")
 	const want = "ulvs: warning: packets for real server 192.168.10.100:80 are dropped: it is this host, which takes none by way of lo; " +
 		"set lo up, and the sysctls net.ipv4.conf.all.rp_filter and net.ipv4.conf.lo.rp_filter to 0 or 2, and start ulvs anew\n"
 	for _, step := range []struct{ words, stdin, want string }{

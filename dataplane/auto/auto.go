@@ -17,6 +17,7 @@ import (
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/hostlink"
+	"golang.org/x/sys/unix"
 )
 
 // The names of planes, for Options.
@@ -84,6 +85,10 @@ func (o *Options) forced() bool { return o.Plane == XDP || o.Plane == TCX }
 // hook makes the hook of TCX, and returns by which interface an interface's packets get to the process.
 func (p *Opened) hook() (tap func(dataplane.Link) (int, error), err error) {
 	if p.ingress, err = tcx.New(xdp.HostMark); err != nil {
+		p.ingress = nil
+		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+			err = fmt.Errorf("%w (%w)", xdp.ErrNotPermitted, err)
+		}
 		return nil, err
 	}
 	return func(l dataplane.Link) (int, error) { return p.ingress.Private(l.Index) }, nil
@@ -138,7 +143,8 @@ func Open(o Options, begin func(Plane) error) (*Opened, error) {
 		if err == nil {
 			return p, nil
 		}
-		if i == len(o.ways())-1 || errors.Is(err, xdp.ErrTaken) || errors.Is(err, xdp.ErrBusy) || errors.As(err, new(*KeptError)) {
+		final := errors.Is(err, xdp.ErrTaken) || errors.Is(err, xdp.ErrBusy) || errors.As(err, new(*KeptError))
+		if final || i == len(o.ways())-1 {
 			return nil, err
 		}
 		if slower == nil {

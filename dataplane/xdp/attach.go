@@ -215,7 +215,8 @@ func (p interfaces) link(at *attachment) error {
 	var err error
 	if p.pins != nil {
 		var kept link.Link
-		if kept, had, stale = p.pins.link(at.given, at.pinKind(), p.beside(at), at.ifindex); kept != nil && kept.Update(at.prog) != nil {
+		kept, had, stale = p.pins.link(at.given, at.pinKind(), p.beside(at), at.ifindex)
+		if kept != nil && kept.Update(at.prog) != nil {
 			p.pins.forget(linkPin(at.given, at.pinKind()))
 			_ = kept.Close()
 			kept = nil
@@ -248,7 +249,9 @@ func (p interfaces) drop() {
 			front.close(p.Plane)
 		}
 	}
-	p.attached = slices.DeleteFunc(p.attached, func(at *attachment) bool { return at.private == 0 && at.link == nil && p.ingress != nil })
+	p.attached = slices.DeleteFunc(p.attached, func(at *attachment) bool {
+		return at.private == 0 && at.link == nil && p.ingress != nil
+	})
 }
 
 // attach attaches the program to an interface that has none of this daemon's there, and pins the

@@ -70,7 +70,7 @@ func (p *Plane) Facts() (facts []dataplane.Fact) {
 	for _, l := range links {
 		served[l.Index] = "AF_PACKET; its program is tried again each second"
 	}
-	for at := range p.modes() {
+	for at := range (interfaces{p}).modes() {
 		served[at.ifindex] = at.mode()
 	}
 	facts = hostlink.Facts(links, served)
@@ -132,7 +132,7 @@ func (p *Plane) Counters() map[string]uint64 {
 
 // modes goes through what there is of each interface: that at its ingress, or in its driver alone. The
 // caller holds mu.
-func (p *Plane) modes() iter.Seq[*attachment] {
+func (p interfaces) modes() iter.Seq[*attachment] {
 	return func(yield func(*attachment) bool) {
 		for _, at := range p.attached {
 			at.look(p.ingress)
@@ -148,7 +148,7 @@ func (p *Plane) Mode() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var list []string
-	for at := range p.modes() {
+	for at := range (interfaces{p}).modes() {
 		list = append(list, at.name+" "+at.mode())
 	}
 	return strings.Join(list, "; ")
