@@ -30,6 +30,8 @@ type pinSite struct {
 	mu   sync.Mutex
 	seen map[uint32]int // the packet with a number: which server got it
 	more int            // got twice, or by nobody's address
+
+	flows uint32 // of crossing, so far
 }
 
 func newPinSite(t *testing.T) *pinSite {
