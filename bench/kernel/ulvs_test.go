@@ -14,6 +14,7 @@ import (
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
+	"github.com/ulvs/ulvs/dataplane/tcx"
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/director"
 )
@@ -23,12 +24,13 @@ type mode int
 
 const (
 	native  mode = iota // XDP in the driver, and AF_XDP
+	ingress             // TCX, or clsact, and AF_PACKET behind the private interface
 	generic             // XDP in front of the stack, and AF_PACKET
 	packets             // AF_PACKET alone
 )
 
 // modeWords are how a plane says that it is in a mode.
-var modeWords = map[mode]string{native: "native, AF_XDP ", generic: "generic "}
+var modeWords = map[mode]string{native: "native, AF_XDP ", ingress: "tcx ", generic: "generic "}
 
 // startUlvs has a director forward, in this process. It is what "ulvs run" makes,
 // with its defaults, but keeps nothing for another.
@@ -36,7 +38,7 @@ func startUlvs(s *site, m mode) {
 	switch m {
 	case generic: // in whose driver there can be no program; GRO has it take XDP frames
 		s.must(s.director.GRO())
-	case packets:
+	case ingress, packets:
 		s.attach(actionPass)
 	}
 	s.own()
@@ -45,14 +47,25 @@ func startUlvs(s *site, m mode) {
 	var fast *xdp.Plane
 	s.must(s.director.Space.Do(func() (err error) {
 		interfaces := []string{s.director.Name}
-		slow, err := afpacket.New(afpacket.Options{Interfaces: interfaces, Logger: log})
+		var hook *tcx.Hook
+		var tap func(dataplane.Link) (int, error)
+		if m == ingress {
+			if hook, err = tcx.New(xdp.HostMark); err != nil {
+				return err
+			}
+			tap = func(l dataplane.Link) (int, error) { return hook.Private(l.Index) }
+		}
+		slow, err := afpacket.New(afpacket.Options{Interfaces: interfaces, Tap: tap, Logger: log})
 		if err != nil {
 			return err
 		}
 		var plane dataplane.Plane = slow
 		if m != packets {
-			fast, err = xdp.New(xdp.Options{Interfaces: interfaces, Native: m == native, Slow: slow, Logger: log})
-			if err != nil {
+			o := xdp.Options{Interfaces: interfaces, Native: m == native, Slow: slow, Logger: log}
+			if hook != nil {
+				o.Ingress, o.Everywhere = hook, true
+			}
+			if fast, err = xdp.New(o); err != nil {
 				return err
 			}
 			plane = fast
