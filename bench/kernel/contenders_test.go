@@ -46,7 +46,7 @@ var contenders = []contender{
 	{name: "forward", by: skbs, takes: bare, sends: true, start: startForward},
 	{name: reference, by: skbs, takes: all, sends: true, opens: true, start: startIPVS},
 	{name: fast, by: frames, takes: all, sends: true, opens: true, start: inMode(native)},
-	{name: "ulvs-tcx", by: skbs, takes: modes, sends: true, opens: true, start: inMode(ingress)},
+	{name: "ulvs-tcx", by: skbs, takes: all, sends: true, opens: true, start: inMode(ingress)},
 	{name: "ulvs-generic", by: skbs, takes: modes, sends: true, opens: true, start: inMode(generic)},
 	{name: "ulvs-afpacket", by: skbs, takes: modes, sends: true, opens: true, start: inMode(packets)},
 }

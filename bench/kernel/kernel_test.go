@@ -24,6 +24,7 @@ import (
 var (
 	guests = flag.Bool("guests", false, "boot Debian's kernel in qemu (BenchmarkKernel), fetched if need be")
 	watch  = flag.Bool("watch", false, "show what the guests print, as it comes")
+	series = flag.String("series", "6.1", "the kernel's `SERIES`: 6.1 or, which has tcx, 6.12")
 	only   = flag.String("only", "", "only loads whose names match this `EXPRESSION`")
 	inside = flag.String("inside", "", "this is a guest: its `LOADS`, with commas between them")
 )
@@ -144,7 +145,7 @@ func BenchmarkKernel(b *testing.B) {
 func bootAll(b *testing.B, machines []machine) (output string, err error) {
 	ctx, cancel := context.WithTimeout(b.Context(), 50*time.Minute)
 	defer cancel()
-	kernel, err := guest.Kernel(ctx, "6.1")
+	kernel, err := guest.Kernel(ctx, *series)
 	if err != nil {
 		return "", err
 	}
