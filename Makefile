@@ -44,7 +44,7 @@ test: ## all tests
 .PHONY: load
 load: ## what judges time, or changes what all namespaces share: alone on a machine (root; 10 minutes)
 	$(GO) test ./cmd/ulvs -count=1 -v -run '^(TestNeighborFlood|TestFirstPacketTime|TestLoad|TestUploads)$$' -load -timeout $(PATIENCE)
-	$(GO) test ./bench/planes -count=1 -v -run '^(TestSYNRate|TestTwoProcessors)$$' -load -timeout $(PATIENCE)
+	$(GO) test ./bench/planes -count=1 -v -run '^(TestSYNRate|TestTwoProcessors|TestTCXCost)$$' -load -timeout $(PATIENCE)
 
 .PHONY: flood
 flood: ## floods of SYNs at every plane, 16 cases of two minutes: alone on a machine (root; 50 minutes)

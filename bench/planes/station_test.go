@@ -20,6 +20,7 @@ import (
 	"github.com/ulvs/ulvs/bench/wire"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
+	"github.com/ulvs/ulvs/dataplane/tcx"
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/director"
 )
@@ -120,6 +121,7 @@ const (
 	planeXDP      = "xdp"          // --plane xdp: AF_XDP sockets for what Go decides
 	planeSockets  = "af_xdp"       // the same, where Go opens all connections: a quiescent server is for tunnelling
 	planeBehind   = "xdp+afpacket" // --plane xdp --af-xdp off, where Go opens all too
+	planeTCX      = "tcx"          // --plane tcx
 	planeAFPacket = "afpacket"     // --plane afpacket
 )
 
@@ -134,19 +136,30 @@ func newStationOn(on *bed, plane string, connections int, persistence time.Durat
 	b := on.TB
 	b.Helper()
 	s := &station{bed: on}
-	if plane == planeAFPacket { // or nothing would be received
+	if plane == planeAFPacket || plane == planeTCX { // or nothing would be received
 		s.must(s.at.GRO())
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	s.must(s.at.Space.Do(func() (err error) {
 		names := []string{s.at.Name}
-		slow, err := afpacket.New(afpacket.Options{Interfaces: names, Logger: log})
+		var hook *tcx.Hook
+		var tap func(dataplane.Link) (int, error)
+		if plane == planeTCX {
+			if hook, err = tcx.New(xdp.HostMark); err != nil {
+				return err
+			}
+			tap = func(l dataplane.Link) (int, error) { return hook.Private(l.Index) }
+		}
+		slow, err := afpacket.New(afpacket.Options{Interfaces: names, Tap: tap, Logger: log})
 		if err != nil {
 			return err
 		}
 		s.plane = slow
 		if plane != planeAFPacket {
-			o := xdp.Options{Interfaces: names, Slow: slow, Native: true} // as on a card
+			o := xdp.Options{Interfaces: names, Slow: slow, Native: hook == nil} // as on a card
+			if hook != nil {
+				o.Ingress, o.Everywhere = hook, true
+			}
 			if plane == planeBehind {
 				o.Sockets = xdp.SocketsOff
 			}
