@@ -227,7 +227,7 @@ func (p *Opened) accelerate(begin func(Plane) error) error {
 	for fresh := o.Fresh; ; fresh = true {
 		xo := xdp.Options{Interfaces: o.Interfaces, MAC: o.MAC, Slow: p.slow, Pins: o.Pins, Fresh: fresh,
 			Words: o.Words, Sockets: o.Sockets, Ring: o.Ring, BusyPoll: o.BusyPoll, Logger: o.Logger,
-			Everywhere: o.Plane == TCX}
+			Native: o.Plane == XDP, Everywhere: o.Plane == TCX}
 		if p.ingress != nil {
 			xo.Ingress = p.ingress
 		}

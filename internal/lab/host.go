@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -41,6 +42,8 @@ type Host struct {
 	nl    *netlink.Handle
 	mac   net.HardwareAddr
 	index int
+	ports []string // the bridge's ends of its cables
+	byXDP bool     // those take what XDP programs of its send
 
 	mu       sync.Mutex
 	children map[*os.Process]struct{}
@@ -151,7 +154,35 @@ func (h *Host) cable(l *Lab, portName, name string, c HostConfig) error {
 	if err := l.nl.LinkSetUp(port); err != nil {
 		return fmt.Errorf("set a bridge port up: %w", err)
 	}
+	if h.ports = append(h.ports, portName); h.byXDP {
+		return l.takeXDP(portName)
+	}
 	return nil
+}
+
+// TakeXDP has the bridge's ends of a host's cables, those to come too, do what XDP programs in the
+// drivers of the host's ends need: take the frames that those send, and send whole ones, with their
+// checksums and VLAN tags.
+func (l *Lab) TakeXDP(h *Host) error {
+	if h.byXDP {
+		return nil
+	}
+	h.byXDP = true
+	for _, port := range h.ports {
+		if err := l.takeXDP(port); err != nil {
+			return fmt.Errorf("host %s: %w", h.name, err)
+		}
+	}
+	return nil
+}
+
+func (l *Lab) takeXDP(port string) error {
+	return l.Do(func() error {
+		if _, err := net.InterfaceByName(port); err != nil {
+			return nil // a cable that was taken away
+		}
+		return errors.Join(GRO.Set(port, true), Checksums.Set(port, false), Tags.Set(port, false))
+	})
 }
 
 func (h *Host) addAddr(link netlink.Link, p netip.Prefix) error {

@@ -15,6 +15,7 @@ type Offload uint32
 const (
 	Checksums Offload = 0x17 // ETHTOOL_STXCSUM: of what is sent, and with them the cutting of segments
 	GRO       Offload = 0x2c // ETHTOOL_SGRO: what is received is merged
+	Tags      Offload = 0x26 // ETHTOOL_SFLAGS: off, VLAN tags are in the frames; there is no on
 )
 
 // Set switches an offload of an interface of the calling thread's network namespace.
