@@ -19,7 +19,9 @@ import (
 // daemon, which gets first packets that are its to decide, fragments, and ICMP errors. They go on when it is killed,
 // and with the next one.
 func TestKinds(t *testing.T) {
+	t.Parallel()
 	const alone = ", the only program there"
+	const native = "native, AF_XDP copy on 1 queues; behind it tcx" + alone
 	for name, kind := range map[string]struct {
 		site func(*testing.T) *kindSite
 		auto string // how it is served by the plane auto
@@ -30,10 +32,14 @@ func TestKinds(t *testing.T) {
 			k, p := overTap(t)
 			p.each(k.notes)
 			return k
-		}, "native, AF_XDP copy on 1 queues; behind it tcx" + alone},
+		}, native},
+		"tap of pieces": {func(t *testing.T) *kindSite { return newPiecesSite(t).kindSite }, native},
 	} {
 		for plane, mode := range map[string]string{"tcx": "tcx (it was asked for)" + alone, "auto": kind.auto} {
-			t.Run(name+" "+plane, func(t *testing.T) { kind.site(t).course(plane, mode) })
+			t.Run(name+" "+plane, func(t *testing.T) {
+				t.Parallel()
+				kind.site(t).course(plane, mode)
+			})
 		}
 	}
 }
@@ -192,6 +198,7 @@ func (k *kindSite) kindsOf(frames [][]byte) map[string]int {
 
 // An interface that comes while the daemon runs is served too, if its driver takes no program.
 func TestKindComes(t *testing.T) {
+	t.Parallel()
 	s := newPinSite(t)
 	daemon := s.start("--interface", "eth0", "--interface", "br1", "--plane", "auto", "--pin", s.pins)
 	br := &netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: "br1", HardwareAddr: lab.MAC(0x4003)}}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -49,8 +50,14 @@ func newPiecesSite(t *testing.T, flags ...uint16) *piecesSite {
 		t.Fatal(err)
 	}
 	s.know([]lab.Neighbor{{Addr: netip.MustParseAddr("fd00:30::200"), MAC: s.behind[0].MAC}})
+	s.write = func(frame []byte) {
+		copy(frame, s.link.Attrs().HardwareAddr)
+		s.writePieces(nil, frame, 14, 20)
+	}
 	s.tap.each(func(frame []byte) {
-		if frame = frame[s.header:]; bytes.Equal(frame[:6], s.behind[0].MAC) {
+		frame = frame[s.header:]
+		s.notes(frame)
+		if bytes.Equal(frame[:6], s.behind[0].MAC) {
 			s.arrived.Lock()
 			s.frames[string(frame)]++
 			s.arrived.Unlock()
@@ -80,7 +87,7 @@ type content struct {
 	id           uint16
 	seq          uint32
 	payload      []byte
-	fragment     uint16 // flags and offset of IPv4, of a payload that goes on
+	fragment     uint16 // IPv4's flags and offset
 	withoutPorts bool
 	padded       bool // to what Ethernet's shortest frame is, which virtual interfaces do not know
 }
@@ -134,7 +141,17 @@ func (s *piecesSite) frame(c content, forwarded bool) []byte {
 		length += map[gopacket.LayerType]int{layers.LayerTypeEthernet: 14, layers.LayerTypeDot1Q: 4, layers.LayerTypeIPv4: 20,
 			layers.LayerTypeIPv6: 40, layers.LayerTypeTCP: 20, layers.LayerTypeUDP: 8}[l.LayerType()]
 	}
-	return buf.Bytes()[:length]
+	out := buf.Bytes()[:length]
+	if c.six && c.fragment != 0 {
+		at, offset := 14+40, c.fragment<<3|c.fragment>>13
+		if c.tag != 0 {
+			at += 4
+		}
+		out = slices.Insert(out, at, byte(proto), 0, byte(offset>>8), byte(offset), 0, 0, 0, byte(c.id))
+		out[at-40+6] = unix.IPPROTO_FRAGMENT
+		binary.BigEndian.PutUint16(out[at-40+4:], uint16(len(out)-at))
+	}
+	return out
 }
 
 // writePieces has a frame come in pieces of these sizes, and what is left in the last ones, a page each at most.
@@ -181,8 +198,10 @@ func (s *piecesSite) arrives(want []byte, about any) {
 
 // Frames whose headers are in pieces are forwarded as they came.
 func TestPieces(t *testing.T) {
+	t.Parallel()
 	for _, plane := range []string{"tcx", "auto"} {
 		t.Run(plane, func(t *testing.T) {
+			t.Parallel()
 			s := newPiecesSite(t)
 			s.start("--interface", s.name, "--plane", plane, "--pin", s.pins)
 			s.serveAll()
@@ -228,14 +247,16 @@ func (s *piecesSite) inPieces(c content) {
 
 // Fragments in pieces are the daemon's, also one with the last four bytes of a datagram.
 func TestFragmentsInPieces(t *testing.T) {
+	t.Parallel()
 	for _, plane := range []string{"tcx", "auto"} {
 		for _, tag := range []uint16{0, 7} {
 			t.Run(fmt.Sprint(plane, tag), func(t *testing.T) {
+				t.Parallel()
 				s := newPiecesSite(t)
 				s.start("--interface", s.name, "--plane", plane, "--pin", s.pins)
 				s.serveAll()
-				for i, size := range []int{40, 8, 4, 1} {
-					c := content{udp: true, tag: tag, port: programs, source: uint16(2000 + i), id: uint16(10 + i),
+				for i, size := range []int{40, 8, 4, 1, 40, 8, 4, 1} {
+					c := content{six: i >= 4, udp: true, tag: tag, port: programs, source: uint16(2000 + i), id: uint16(10 + i),
 						payload: make([]byte, 24), fragment: 0x2000}
 					s.writePieces(nil, s.frame(c, false), 14, 20)
 					s.arrives(s.frame(c, true), c)
@@ -250,8 +271,10 @@ func TestFragmentsInPieces(t *testing.T) {
 
 // A frame that is many segments is forwarded whole, and leaves as these.
 func TestMergedInPieces(t *testing.T) {
+	t.Parallel()
 	for _, plane := range []string{"tcx", "auto"} {
 		t.Run(plane, func(t *testing.T) {
+			t.Parallel()
 			s := newPiecesSite(t, unix.IFF_VNET_HDR)
 			s.start("--interface", s.name, "--plane", plane, "--pin", s.pins)
 			s.serveAll()
