@@ -24,8 +24,8 @@ type tap struct {
 	mac net.HardwareAddr
 }
 
-// newTap makes one that is up and has an address.
-func newTap(t *testing.T, h *lab.Host, name, addr string) *tap {
+// newTap makes one that is up and has an address, with more flags than a tap interface has.
+func newTap(t *testing.T, h *lab.Host, name, addr string, more ...uint16) *tap {
 	t.Helper()
 	must := func(err error) {
 		t.Helper()
@@ -45,7 +45,11 @@ func newTap(t *testing.T, h *lab.Host, name, addr string) *tap {
 	t.Cleanup(func() { unix.Close(fd) })
 	request, err := unix.NewIfreq(name)
 	must(err)
-	request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	flags := uint16(unix.IFF_TAP | unix.IFF_NO_PI)
+	for _, flag := range more {
+		flags |= flag
+	}
+	request.SetUint16(flags)
 	must(unix.IoctlIfreq(fd, unix.TUNSETIFF, request))
 	// With less, frames are no memory of which the driver's program may have the whole (tun_can_build_skb).
 	must(unix.IoctlSetPointerInt(fd, unix.TUNSETSNDBUF, math.MaxInt32))

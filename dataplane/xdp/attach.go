@@ -21,7 +21,12 @@ import (
 func (p *Plane) Accelerate(a accel.Acceleration) error {
 	p.mu.Lock()
 	err := interfaces{p}.accelerate(a)
+	refused := interfaces{p}.drop()
+	if err == nil {
+		interfaces{p}.settle()
+	}
 	p.mu.Unlock()
+	closeAll(refused, p)
 	if err != nil {
 		p.detach()
 	}
@@ -59,12 +64,7 @@ func (p interfaces) accelerate(a accel.Acceleration) error {
 			err = p.link(at)
 		}
 	}
-	p.drop()
-	if err != nil {
-		return err
-	}
-	p.settle()
-	return nil
+	return err
 }
 
 // attachment is a program on its way to an interface.
@@ -236,17 +236,19 @@ func (p interfaces) link(at *attachment) error {
 	return err
 }
 
-// drop gives up attachments whose driver has taken no program.
-func (p interfaces) drop() {
+// drop gives up attachments whose driver has taken no program, and returns them, to be closed without the
+// plane's lock, which the caller holds.
+func (p interfaces) drop() (refused []*attachment) {
 	for _, at := range p.attached {
 		if front := at.front; front != nil && front.link == nil {
 			at.front, at.unfit = nil, front.unfit
-			front.close(p.Plane)
+			refused = append(refused, front)
 		}
 	}
 	p.attached = slices.DeleteFunc(p.attached, func(at *attachment) bool {
 		return at.private == 0 && at.link == nil && p.ingress != nil
 	})
+	return refused
 }
 
 // attach attaches the program to an interface that has none of this daemon's there, and pins the

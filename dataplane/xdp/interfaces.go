@@ -73,20 +73,19 @@ func (p interfaces) Take(l dataplane.Link) error {
 	}
 	if err != nil {
 		p.mu.Unlock()
-		for _, at := range list {
-			at.close(p.Plane)
-		}
+		closeAll(list, p.Plane)
 		return err
 	}
 	p.attached = append(p.attached, list...)
-	p.drop()
+	refused := p.drop()
 	p.settle()
-	for _, at := range list {
+	for _, at := range p.of(l) {
 		at.carry(p.handler, p.failed)
 	}
 	list[0].look(p.ingress)
 	mode := list[0].mode()
 	p.mu.Unlock()
+	closeAll(refused, p.Plane)
 	p.log.Info("the program is in front of an interface that was not there", "interface", l.Name, "mode", mode)
 	return nil
 }
@@ -227,6 +226,12 @@ func (p interfaces) compareMoreAt(at *attachment) (loads bool, err error) {
 	_ = at.prog.Close()
 	at.prog = prog
 	return true, nil
+}
+
+func closeAll(list []*attachment, p *Plane) {
+	for _, at := range list {
+		at.close(p)
+	}
 }
 
 // close gives back what an attachment has; it may have nothing, or not all. The caller does

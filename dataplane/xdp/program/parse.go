@@ -31,7 +31,7 @@ func (p *parser) filterMAC() {
 	}
 	p.readPacket(data, asm.R1)
 	p.readEnd(end, asm.R1)
-	p.checkBounds(14 + 20 + 8)
+	p.checkBounds(14 + p.shortest())
 	p.emit(asm.LoadMem(asm.R2, data, 0, asm.DWord), asm.LSh.Imm(asm.R2, 16))
 	for i, m := range p.MACs {
 		if i > 0 {
@@ -59,7 +59,7 @@ func (p *parser) parseEther() {
 	defer p.step("parseEther", "IPv4, IPv6, or one VLAN tag more")()
 	p.mark("family")
 	if p.tags > 0 {
-		p.checkBounds(int32(p.atIP()) + 20 + 8)
+		p.checkBounds(int32(p.atIP()) + p.shortest())
 	}
 	p.emit(asm.LoadMem(asm.R1, data, p.atType(), asm.Half))
 	for _, p.six = range p.families() {
@@ -152,9 +152,11 @@ func (p *parser) parseIPv4() {
 		asm.RSh.Imm(asm.R2, 48),
 		p.strangeIf(asm.JNE, asm.R2, 0),
 		asm.LoadMem(addrs, data, atIP+12, asm.DWord),
-		asm.LoadMem(ports, data, atIP+20, asm.Word),
-		asm.LoadMem(asm.R0, data, p.atProto(), asm.Byte),
 	)
+	if !p.portsLater() {
+		p.emit(asm.LoadMem(ports, data, atIP+20, asm.Word))
+	}
+	p.emit(asm.LoadMem(asm.R0, data, p.atProto(), asm.Byte))
 	p.parsePorts(20)
 }
 
@@ -226,6 +228,19 @@ func (p *parser) parsePorts(header int16) {
 	p.symbol = read
 }
 
+// shortest is how much there is of the shortest IP packet that the program looks at. At TC's hook that has no
+// more than IPv4's header: of a fragment, which is Go's, there may be a byte behind that, where no wire has
+// padded it.
+func (p *parser) shortest() int32 {
+	if p.Hook == TC {
+		return 20
+	}
+	return 20 + 8
+}
+
+// portsLater reports whether it is not known that there are ports before the protocol is.
+func (p *parser) portsLater() bool { return p.six || p.Hook == TC }
+
 // readPorts passes frames that end before so many bytes of the transport header, and has the ports and the
 // protocol in word 1. What of an IPv4 frame filterMAC has seen to be there need not be looked at again.
 func (p *parser) readPorts(number int64, length int32) {
@@ -233,12 +248,12 @@ func (p *parser) readPorts(number int64, length int32) {
 	if p.six {
 		family = 6
 	}
-	if at := p.atPorts(); p.six {
+	if at := p.atPorts(); p.portsLater() {
 		p.checkBounds(int32(at) + length)
 		p.emit(asm.LoadMem(ports, data, at, asm.Word))
 	}
 	p.emit(asm.LoadImm(asm.R1, (family<<8|number)<<32, asm.DWord), asm.Or.Reg(ports, asm.R1))
-	if !p.six && number != ProtoUDP {
+	if !p.portsLater() && number != ProtoUDP {
 		p.checkBounds(int32(p.atPorts()) + length)
 	}
 }
