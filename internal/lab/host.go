@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -158,31 +157,6 @@ func (h *Host) cable(l *Lab, portName, name string, c HostConfig) error {
 		return l.takeXDP(portName)
 	}
 	return nil
-}
-
-// TakeXDP has the bridge's ends of a host's cables, those to come too, do what XDP programs in the
-// drivers of the host's ends need: take the frames that those send, and send whole ones, with their
-// checksums and VLAN tags.
-func (l *Lab) TakeXDP(h *Host) error {
-	if h.byXDP {
-		return nil
-	}
-	h.byXDP = true
-	for _, port := range h.ports {
-		if err := l.takeXDP(port); err != nil {
-			return fmt.Errorf("host %s: %w", h.name, err)
-		}
-	}
-	return nil
-}
-
-func (l *Lab) takeXDP(port string) error {
-	return l.Do(func() error {
-		if _, err := net.InterfaceByName(port); err != nil {
-			return nil // a cable that was taken away
-		}
-		return errors.Join(GRO.Set(port, true), Checksums.Set(port, false), Tags.Set(port, false))
-	})
 }
 
 func (h *Host) addAddr(link netlink.Link, p netip.Prefix) error {
