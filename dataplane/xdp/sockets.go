@@ -71,6 +71,8 @@ func (p *Plane) openSockets(at *attachment) error {
 		return errors.New("AF_XDP is off")
 	case p.socketUse == SocketsAuto && !native:
 		return errors.New("not in generic mode, where VLAN tags may be lost")
+	case native && errors.Is(at.unfit, errBond):
+		return errBond
 	case at.mtu > socketMTU:
 		return fmt.Errorf("its frames have room for an MTU of %d, not %d", socketMTU, at.mtu)
 	}
