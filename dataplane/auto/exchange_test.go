@@ -71,15 +71,16 @@ func (s *site) serve(h *lab.Host, number byte) {
 	}
 }
 
-// dial opens a connection to a service.
+// dial opens a connection to a service, by a port that no other one has had: its entry may be there.
 func (s *site) dial(six bool, port uint16) (c net.Conn) {
 	s.Helper()
-	network := "tcp"
+	s.ports++
+	network, d := "tcp", net.Dialer{Timeout: patience, LocalAddr: &net.TCPAddr{Port: s.ports}}
 	if port == portDatagrams {
-		network = "udp"
+		network, d.LocalAddr = "udp", &net.UDPAddr{Port: s.ports}
 	}
 	s.must(s.client.Do(func() (err error) {
-		c, err = net.DialTimeout(network, netip.AddrPortFrom(vip(six), port).String(), patience)
+		c, err = d.Dial(network, netip.AddrPortFrom(vip(six), port).String())
 		return err
 	}))
 	s.Cleanup(func() { c.Close() }) // for what fails before it is closed

@@ -50,6 +50,7 @@ type site struct {
 	top              netlink.Link // the client's, where its addresses are
 	d                *director.Director
 	facts            map[string]string
+	ports            int           // the client's last one
 	closed           chan struct{} // a real server takes from it before it answers late
 }
 
@@ -93,7 +94,7 @@ func newSite(t *testing.T, of shape) *site {
 	if os.Getuid() != 0 {
 		t.Skip("BPF needs root")
 	}
-	s := &site{T: t, shape: of, closed: make(chan struct{})}
+	s := &site{T: t, shape: of, closed: make(chan struct{}), ports: 10_000}
 	var err error
 	s.lab, err = lab.New(lab.Config{})
 	s.must(err)
