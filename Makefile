@@ -138,7 +138,7 @@ faults: ## deliberate mistakes in what Go and the XDP program change together, e
 	$(GO) test ./dataplane/xdp -count=1 -v -run TestStatesFaults -faults $(FAULTS) -timeout $(PATIENCE)
 
 .PHONY: guests
-guests: ## the XDP tests on Debian's kernels 6.1 and 6.12, in qemu (fetches them once)
+guests: ## the XDP tests, and VLANs and bonds, on Debian's kernels 6.1 and 6.12, in qemu (fetches them once)
 	$(GO) test ./internal/guest -v -count=1 -run 'TestKernels|TestRun$$' -guests -timeout $(PATIENCE)
 
 .PHONY: clean

@@ -196,6 +196,10 @@ func (s *pinSite) crossing(p *tap, behind net.HardwareAddr) {
 	if n := after["xdp_frames"] - before["xdp_frames"]; n < 4*connections*packets*9/10 {
 		s.t.Errorf("the programs forwarded %d of %d packets", n, 4*connections*packets)
 	}
+	// Nor is one that the program in the driver leaves to that at the ingress opened there before.
+	if n := after["rx_frames"] - before["rx_frames"]; n > 2+4*connections/10 {
+		s.t.Errorf("the daemon got %d frames", n)
+	}
 	if s.more != 0 {
 		s.t.Errorf("%d packets arrived twice", s.more)
 	}

@@ -9,8 +9,10 @@ import (
 )
 
 // egress knows by which interfaces programs send. A server that is reached by another one is
-// Go's, until that has a program.
+// Go's, until that has a program; but programs at an ingress send by all, as a VLAN device over a trunk.
 type egress struct {
+	any bool // constant: there are programs at an ingress, which get what those in drivers pass
+
 	mu   sync.Mutex
 	out  map[int]bool            // true: from there a program in the driver sends, to which others may hand frames
 	told map[uint32]accel.Server // all that are reachable, as they were told
@@ -32,7 +34,7 @@ func (e *egress) set(id uint32, s accel.Server, servers []server) {
 
 // seen is a server as programs see it.
 func (e *egress) seen(s accel.Server) accel.Server {
-	if _, out := e.out[s.Ifindex]; !out {
+	if _, out := e.out[s.Ifindex]; !out && !e.any {
 		return accel.Server{}
 	}
 	return s

@@ -36,8 +36,11 @@ func native(name string) error {
 	if err != nil {
 		return fmt.Errorf("its driver does not say what it is: %w", err)
 	}
-	if driver := unix.ByteSliceToString(info.Driver[:]); driver == "veth" {
+	switch unix.ByteSliceToString(info.Driver[:]) {
+	case "veth":
 		return errVeth
+	case "bonding":
+		return errBond
 	}
 	strips, err := stripsVLAN(fd, name)
 	if err != nil {
@@ -48,6 +51,10 @@ func native(name string) error {
 	}
 	return nil
 }
+
+// errBond is native's for a bond: its slaves' drivers run the program, and the kernel gives their frames to no
+// socket of the bond's (net/xdp/xsk.c, xsk_rcv_check).
+var errBond = errors.New("it is a bond, whose AF_XDP sockets get nothing")
 
 // attach attaches a program to an interface. The link of a process that has just
 // ended is there until the kernel comes to release it, and so is a program that was

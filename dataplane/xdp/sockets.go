@@ -65,6 +65,8 @@ func (p *Plane) openSockets(at *attachment) error {
 		return errors.New("a private interface has what is the daemon's")
 	case p.socketUse == SocketsOff:
 		return errors.New("AF_XDP is off")
+	case errors.Is(at.unfit, errBond):
+		return errBond
 	case at.mtu > socketMTU:
 		return fmt.Errorf("its frames have room for an MTU of %d, not %d", socketMTU, at.mtu)
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"flag"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 )
 
 var guests = flag.Bool("guests", false, "boot other kernels in qemu, and fetch them from Debian's mirror if need be (TestKernels, TestRun)")
+
+var only = flag.String("only", ".", "which tests are played in guests (TestKernels)")
 
 // series are the kernels that ulvs is tested on besides the machine's own.
 var series = []string{"6.1", "6.12"}
@@ -59,42 +62,70 @@ var skips = map[string]string{
 	"TestWritersFaults":   "a guest has no Go to build with",
 }
 
+// plays are the packages whose tests are played in guests.
+var plays = []struct {
+	folder  string
+	memory  int
+	args    []string
+	modules []string // what the tests need besides veth, bridge and nf_tables
+	every   bool     // no part of a test may be skipped
+}{
+	{folder: "dataplane/xdp", memory: 1536, args: []string{"-pairs=3"}}, // two directors, and what outlives a third
+	{folder: "dataplane/auto", memory: 768, modules: []string{"8021q", "bonding", "dummy", "sch_ingress", "cls_bpf"}, every: true},
+}
+
 // TestKernels has the XDP plane's own tests pass on other kernels: their verifiers
-// accept its program, which then does what it does here.
+// accept its program, which then does what it does here; and those of VLANs and bonds,
+// which the kernel of a builder may not have.
 func TestKernels(t *testing.T) {
 	if !*guests {
 		t.Skip("without -guests, no other kernel is asked")
 	}
-	const folder = "../../dataplane/xdp"
-	binary := compile(t, folder)
-	for _, s := range series {
-		t.Run(s, func(t *testing.T) {
-			t.Parallel() // a guest has one CPU
-			kernel := image(t, s)
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
-			defer cancel()
-			var out bytes.Buffer
-			code, err := Run(ctx, Options{
-				Kernel: kernel, Binary: binary, Memory: 1536, // two directors, and what outlives a third
-				Args:  []string{"-test.v", "-test.run=.", "-test.timeout=25m", "-pairs=3"},
-				Files: map[string]string{"testdata": filepath.Join(folder, "testdata")}, Stdout: &out,
-				Modules: []string{"veth", "bridge", "nf_tables"},
-			})
-			t.Log(out.String())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if code != 0 {
-				t.Errorf("exit %d", code)
-			}
-			verdicts := verdicts(out.String())
-			for _, name := range testsIn(t, folder) {
-				if v := verdicts[name]; v != "PASS" && (v != "SKIP" || skips[name] == "") {
-					t.Errorf("%s: %q", name, v)
+	for _, p := range plays {
+		folder := filepath.Join("../..", p.folder)
+		binary := compile(t, folder)
+		for _, s := range series {
+			t.Run(s+" "+p.folder, func(t *testing.T) {
+				t.Parallel() // a guest has one CPU
+				kernel := image(t, s)
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
+				defer cancel()
+				var out bytes.Buffer
+				o := Options{
+					Kernel: kernel, Binary: binary, Memory: p.memory, Stdout: io.MultiWriter(&out, t.Output()),
+					Args:    append([]string{"-test.v", "-test.run=" + *only, "-test.timeout=25m"}, p.args...),
+					Modules: append([]string{"veth", "bridge", "nf_tables"}, p.modules...),
 				}
-			}
-		})
+				if data := filepath.Join(folder, "testdata"); exists(data) {
+					o.Files = map[string]string{"testdata": data}
+				}
+				code, err := Run(ctx, o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if code != 0 {
+					t.Errorf("exit %d", code)
+				}
+				verdicts := verdicts(out.String())
+				for _, name := range testsIn(t, folder) {
+					v := verdicts[name]
+					if v != "PASS" && (v != "SKIP" || skips[name] == "") && (v != "" || *only == ".") {
+						t.Errorf("%s: %q", name, v)
+					}
+				}
+				for name, v := range verdicts {
+					if p.every && v != "PASS" {
+						t.Errorf("%s: %q", name, v)
+					}
+				}
+			})
+		}
 	}
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // testsIn returns the names of the tests in a folder, as they are written there: so

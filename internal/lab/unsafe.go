@@ -15,8 +15,14 @@ type Offload uint32
 const (
 	Checksums Offload = 0x17 // ETHTOOL_STXCSUM: of what is sent, and with them the cutting of segments
 	GRO       Offload = 0x2c // ETHTOOL_SGRO: what is received is merged
-	Tags      Offload = 0x26 // ETHTOOL_SFLAGS: off, VLAN tags are in the frames; there is no on
+
+	// Of one request, ETHTOOL_SFLAGS, a flag each: VLAN tags lie beside what is sent, or received, and not in it.
+	TagsSent     Offload = 0x26 | flag<<7 // ETH_FLAG_TXVLAN
+	TagsReceived Offload = 0x26 | flag<<8 // ETH_FLAG_RXVLAN
 )
+
+// flag is where flags begin that a request is about.
+const flag = 1 << 8
 
 // Set switches an offload of an interface of the calling thread's network namespace.
 func (o Offload) Set(name string, on bool) error {
@@ -25,15 +31,34 @@ func (o Offload) Set(name string, on bool) error {
 		return fmt.Errorf("cannot open a socket for ethtool: %w", err)
 	}
 	defer unix.Close(fd)
-	value := &struct{ request, on uint32 }{request: uint32(o)}
+	value := &ethtoolValue{request: uint32(o)}
 	if on {
-		value.on = 1
+		value.value = 1
 	}
+	if flags := uint32(o) / flag; flags != 0 {
+		const get = 0x25 // ETHTOOL_GFLAGS
+		value.request = get
+		if err := value.ask(fd, name); err != nil {
+			return err
+		}
+		value.request = uint32(o) % flag
+		if value.value &^= flags; on {
+			value.value |= flags
+		}
+	}
+	return value.ask(fd, name)
+}
+
+// ethtoolValue is struct ethtool_value (include/uapi/linux/ethtool.h).
+type ethtoolValue struct{ request, value uint32 }
+
+// ask has an interface's driver carry a request out.
+func (v *ethtoolValue) ask(fd int, name string) error {
 	ifreq := struct {
 		name [unix.IFNAMSIZ]byte
 		data unsafe.Pointer
 		_    [24 - unsafe.Sizeof(uintptr(0))]byte
-	}{data: unsafe.Pointer(value)}
+	}{data: unsafe.Pointer(v)}
 	copy(ifreq.name[:unix.IFNAMSIZ-1], name)
 	_, _, no := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), unix.SIOCETHTOOL, uintptr(unsafe.Pointer(&ifreq)))
 	if no != 0 {

@@ -45,6 +45,6 @@ func (l *Lab) takeXDP(port string) error {
 		}
 		l.passing = append(l.passing, passing)
 		// The program has switched GRO on, which would hold segments back.
-		return errors.Join(GRO.Set(port, false), Checksums.Set(port, false), Tags.Set(port, false))
+		return errors.Join(GRO.Set(port, false), Checksums.Set(port, false), TagsSent.Set(port, false))
 	})
 }

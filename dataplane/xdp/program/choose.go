@@ -1,6 +1,8 @@
 package program
 
 import (
+	"fmt"
+
 	"github.com/cilium/ebpf/asm"
 
 	"github.com/ulvs/ulvs/internal/preselect"
@@ -164,10 +166,25 @@ func (o *opener) checkReachable(number asm.Register) {
 		asm.LoadMem(asm.R1, asm.R5, ServerMTU, asm.Word),
 		asm.JGT.Reg(total, asm.R1, no),
 	)
-	if o.tags > 0 { // as rewriteMACs has it
+	o.leaveTagged()
+}
+
+// leaveTagged leaves packets that checkTag would pass, before anything is done about them.
+func (o *opener) leaveTagged() {
+	at := fmt.Sprint("leaves-", len(o.out))
+	switch {
+	case o.Hook == XDP && o.tags > 0:
 		o.emit(
 			asm.LoadMem(asm.R1, asm.R5, ServerIfindex, asm.Word),
 			o.leaveIf(asm.JNE, asm.R1, int32(o.Ifindex)),
 		)
+	case o.Hook == XDP && o.Behind:
+		o.emit(
+			asm.LoadMem(asm.R1, asm.R5, ServerIfindex, asm.Word),
+			asm.JEq.Imm(asm.R1, int32(o.Ifindex), o.label(at)),
+			asm.LoadMem(asm.R1, asm.R5, ServerRedirect, asm.Word),
+			passIf(asm.JEq, asm.R1, 0),
+		)
+		o.mark(at)
 	}
 }

@@ -168,12 +168,14 @@ func (f *forwarder) decrementTTL() {
 func (f *forwarder) send() {
 	defer f.step("send", "out, by the interface that leads to the real server")()
 	if f.Hook == TC {
+		f.untag()
 		f.emit(
-			restore(asm.R1, stackOut),
 			asm.Mov.Imm(asm.R2, 0),
 			asm.FnRedirect.Call(),
 			asm.Return(),
 		)
+		f.mark("drop")
+		f.emit(asm.Mov.Imm(asm.R0, tcxDrop), asm.Return())
 		return
 	}
 	f.emit(asm.Mov.Imm(asm.R0, ActionTX))

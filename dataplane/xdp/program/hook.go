@@ -34,6 +34,7 @@ const (
 // What programs return, and are asked for, at TC's hook.
 const (
 	tcxNext   = -1 // TCX_NEXT, or for clsact TC_ACT_UNSPEC
+	tcxDrop   = 2  // TCX_DROP, TC_ACT_SHOT
 	toIngress = 1  // BPF_F_INGRESS
 )
 
@@ -243,9 +244,9 @@ func (f *forwarder) checkSegments() {
 	f.mark("fits")
 }
 
-// checkTag loads by which interface the real server in R2 is reached, R3. A frame with a VLAN tag, which is
-// this interface's, leaves by no other one, and an XDP frame by none whose driver does not take it: a program
-// at the ingress does.
+// checkTag loads by which interface the real server in R2 is reached, R3. An XDP frame with a VLAN tag, which is
+// this interface's, leaves by no other one, and without by none whose driver does not take it: a program at the
+// ingress does.
 //
 // in: R2; out: R3; lost: R0
 func (f *forwarder) checkTag() {
@@ -261,15 +262,24 @@ func (f *forwarder) checkTag() {
 			passIf(asm.JEq, asm.R0, 0),
 		)
 		f.mark("sends")
-	case f.Hook == TC && f.tags > 0:
-		f.emit(asm.JNE.Imm(asm.R3, int32(f.Ifindex), f.labelGo()))
-	case f.Hook == TC:
-		f.emit(
-			asm.JEq.Imm(asm.R3, int32(f.Ifindex), f.label("tagged")),
-			restore(asm.R0, stackContext),
-			asm.LoadMem(asm.R0, asm.R0, skbVLANPresent, asm.Word),
-			asm.JNE.Imm(asm.R0, 0, f.labelGo()),
-		)
-		f.mark("tagged")
 	}
+}
+
+// untag takes the VLAN tags off a frame that leaves by another interface than it came by: tags say where a frame
+// came in, and the other interface has its own (dataplane/afpacket, sender.transmit). That is how a trunk's
+// frames go to real servers by way of a VLAN device.
+//
+// in: -; out: R1; lost: R0 R2 R3 R4 R5
+func (f *forwarder) untag() {
+	defer f.step("untag", "by another interface, without this one's VLAN tags")()
+	f.emit(restore(asm.R1, stackOut), asm.JEq.Imm(asm.R1, int32(f.Ifindex), f.label("untagged")))
+	for range 1 + f.tags { // the next one in the frame takes the place of that beside it
+		f.emit(
+			restore(asm.R1, stackContext),
+			asm.FnSkbVlanPop.Call(), // does nothing where there is none
+			asm.JNE.Imm(asm.R0, 0, f.label("drop")),
+		)
+	}
+	f.emit(restore(asm.R1, stackOut))
+	f.mark("untagged")
 }

@@ -43,7 +43,7 @@ func set(list ...asm.Register) (s registers) {
 // arguments is how many registers from R1 on a helper function reads.
 var arguments = map[asm.BuiltinFunc]int{
 	asm.FnMapLookupElem: 2, asm.FnJiffies64: 0, asm.FnGetSmpProcessorId: 0, asm.FnRedirect: 2, asm.FnRedirectMap: 3, asm.FnGetPrandomU32: 0,
-	asm.FnSkbPullData: 2, asm.FnCsumUpdate: 2,
+	asm.FnSkbPullData: 2, asm.FnCsumUpdate: 2, asm.FnSkbVlanPop: 1,
 }
 
 // effects are what an instruction reads and writes.
@@ -134,7 +134,10 @@ func variants() map[string]*Config {
 	bench.Path = []Step{(*Program).TakeServer, (*Program).Back, (*Program).send}
 	tc := *opens
 	tc.Hook, tc.Private, tc.Sockets = TC, 3, 0
-	return map[string]*Config{"base": base(), "opens": opens, "weak": &weak, "tc": &tc, "helper": helper, "hashed": hashed, "bench": bench}
+	behind := *opens
+	behind.Behind = true
+	return map[string]*Config{"base": base(), "opens": opens, "weak": &weak, "behind": &behind, "tc": &tc, "helper": helper,
+		"hashed": hashed, "bench": bench}
 }
 
 // names are the registers that have one.
