@@ -261,10 +261,17 @@ func boot(ctx context.Context, uml, dir string) (console string, err error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = 5 * time.Second
 	// The signal is sent when the thread ends that forked the child, which any thread
-	// may do that a lab had locked for a namespace.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	err = cmd.Run()
+	// may do that a lab had locked for a namespace. This one ends then.
+	ended := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := withoutXState()
+		if err == nil {
+			err = cmd.Run()
+		}
+		ended <- err
+	}()
+	err = <-ended
 	if ctx.Err() != nil {
 		err = ctx.Err()
 	}

@@ -15,7 +15,6 @@ import (
 	"net"
 	"net/netip"
 
-	"github.com/cilium/ebpf/link"
 	"github.com/vishvananda/netlink"
 )
 
@@ -40,8 +39,6 @@ type Lab struct {
 	index  int // of the bridge device
 	cables int // that were laid by Cable
 	hosts  []*Host
-
-	passing []link.Link // TakeXDP's
 }
 
 // New makes a lab that has a bridge and no hosts. Errors wrap ErrPrivileges
@@ -105,10 +102,6 @@ func (l *Lab) Close() error {
 		errs = append(errs, h.close())
 	}
 	l.hosts = nil
-	for _, at := range l.passing {
-		_ = at.Close()
-	}
-	l.passing = nil
 	if l.nl != nil {
 		l.nl.Close()
 		l.nl = nil

@@ -3,11 +3,9 @@ package lab
 import (
 	"errors"
 	"fmt"
-	"net"
 
-	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // TakeXDP has the bridge's ends of a host's cables, those to come too, do what XDP programs in the
@@ -27,23 +25,20 @@ func (l *Lab) TakeXDP(h *Host) error {
 }
 
 func (l *Lab) takeXDP(port string) error {
-	const pass = 2 // XDP_PASS
-	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL",
-		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, pass), asm.Return()}})
+	at, err := l.nl.LinkByName(port)
 	if err != nil {
-		return fmt.Errorf("a program that passes all does not load: %w", err)
+		return nil // a cable that was taken away
 	}
-	defer prog.Close()
+	pass, err := passing()
+	if err != nil {
+		return fmt.Errorf("no program that passes all: %w", err)
+	}
+	defer unix.Close(pass)
+	const drvMode = 1 << 2 // XDP_FLAGS_DRV_MODE
 	return l.Do(func() error {
-		at, err := net.InterfaceByName(port)
-		if err != nil {
-			return nil // a cable that was taken away
+		if err := netlink.LinkSetXdpFdWithFlags(at, pass, drvMode); err != nil {
+			return fmt.Errorf("a program that passes all, at %s: %w", port, err)
 		}
-		passing, err := link.AttachXDP(link.XDPOptions{Program: prog, Interface: at.Index, Flags: link.XDPDriverMode})
-		if err != nil {
-			return fmt.Errorf("a program that passes all at %s: %w", port, err)
-		}
-		l.passing = append(l.passing, passing)
 		// The program has switched GRO on, which would hold segments back.
 		return errors.Join(GRO.Set(port, false), Checksums.Set(port, false), TagsSent.Set(port, false))
 	})
