@@ -254,7 +254,10 @@ func boot(ctx context.Context, uml, dir string) (console string, err error) {
 	var out bytes.Buffer
 	cmd := exec.CommandContext(ctx, uml,
 		"rootfstype=hostfs", "root=/dev/root", "rootflags=/", "rw", "mem=1024M",
-		"init="+filepath.Join(dir, "init"), "con=null", "con0=null,fd:1", "quiet", "uml_dir="+dir)
+		"init="+filepath.Join(dir, "init"), "con=null", "con0=null,fd:1", "quiet", "uml_dir="+dir,
+		// What the guest does not know goes to its first process: the state that withoutXState takes away is not to be
+		// used.
+		"GODEBUG=cpu.all=off", "GLIBC_TUNABLES=glibc.cpu.hwcaps=-AVX,-AVX2,-AVX512F,-XSAVE,-XSAVEC")
 	cmd.Stdout, cmd.Stderr = &out, &out
 	// The guest's processes are processes of the host. In a process namespace
 	// whose first one is the guest's kernel, they all end when it does.
