@@ -31,6 +31,9 @@ func TestPins(t *testing.T) {
 	if out := log(first); strings.Contains(out, warning) != (*fast == "xdp") {
 		t.Errorf("what it says of veth: %s", out)
 	}
+	if out := log(first); *fast == "tcx" && !strings.Contains(out, "it was asked for") {
+		t.Errorf("why there is no program in the driver: %s", out)
+	}
 	s.stop(first)
 
 	rules := filepath.Join(s.dir, "rules")
