@@ -21,7 +21,7 @@ import (
 // Remains is what is pinned in a folder, seen from outside: what goes on while the daemon
 // whose it is has ended, or does not answer.
 type Remains struct {
-	// Interfaces are those in front of which programs are, and how: "native" or "tcx".
+	// Interfaces are those in front of which programs are, and how: "native" or "generic".
 	// Gone are those that had one, by the names that were given.
 	Interfaces []dataplane.Fact
 	Gone       []string
@@ -84,21 +84,17 @@ func Inspect(dir string) (*Remains, error) {
 func (p *pins) linked(pin, name, mode string) dataplane.Fact {
 	l, err := link.LoadPinnedLink(p.path(pin), nil)
 	if err != nil {
-		if f, filter := ebpf.LoadPinnedProgram(p.path(pin), nil); filter == nil {
-			_ = f.Close()
-			if _, gone := net.InterfaceByName(name); gone != nil {
-				return dataplane.Fact{Name: name}
-			}
-			return dataplane.Fact{Name: name, Value: mode}
-		}
 		return dataplane.Fact{Name: name, Value: mode + " (" + err.Error() + ")"}
 	}
 	defer l.Close()
-	ifindex := interfaceOf(l)
-	if ifindex == 0 {
+	info, err := l.Info()
+	if err != nil || info.XDP() == nil {
+		return dataplane.Fact{Name: name, Value: mode}
+	}
+	if info.XDP().Ifindex == 0 {
 		return dataplane.Fact{Name: name}
 	}
-	if ifi, err := net.InterfaceByIndex(ifindex); err == nil {
+	if ifi, err := net.InterfaceByIndex(int(info.XDP().Ifindex)); err == nil {
 		name = ifi.Name
 	}
 	return dataplane.Fact{Name: name, Value: mode}
