@@ -48,12 +48,12 @@ func startUlvs(s *site, m mode) {
 	s.must(s.director.Space.Do(func() (err error) {
 		interfaces := []string{s.director.Name}
 		var hook *tcx.Hook
-		var tap func(dataplane.Link) (int, error)
+		var tap func(ifindex int) (int, error)
 		if m == ingress {
 			if hook, err = tcx.New(xdp.HostMark); err != nil {
 				return err
 			}
-			tap = func(l dataplane.Link) (int, error) { return hook.Private(l.Index) }
+			tap = hook.Private
 		}
 		slow, err := afpacket.New(afpacket.Options{Interfaces: interfaces, Tap: tap, Logger: log})
 		if err != nil {

@@ -143,12 +143,12 @@ func newStationOn(on *bed, plane string, connections int, persistence time.Durat
 	s.must(s.at.Space.Do(func() (err error) {
 		names := []string{s.at.Name}
 		var hook *tcx.Hook
-		var tap func(dataplane.Link) (int, error)
+		var tap func(ifindex int) (int, error)
 		if plane == planeTCX {
 			if hook, err = tcx.New(xdp.HostMark); err != nil {
 				return err
 			}
-			tap = func(l dataplane.Link) (int, error) { return hook.Private(l.Index) }
+			tap = hook.Private
 		}
 		slow, err := afpacket.New(afpacket.Options{Interfaces: names, Tap: tap, Logger: log})
 		if err != nil {

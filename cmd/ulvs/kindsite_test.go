@@ -140,16 +140,9 @@ func (p *tap) each(f func(frame []byte)) {
 // notes puts packets with a number that are to a real server behind the tap interface among those that arrived.
 func (k *kindSite) notes(frame []byte) {
 	for i, n := range k.behind {
-		if len(frame) < frameSize || !bytes.Equal(frame[:6], n.MAC) {
-			continue
+		if len(frame) >= frameSize && bytes.Equal(frame[:6], n.MAC) {
+			k.note(i, frame)
 		}
-		number := binary.BigEndian.Uint32(frame[frameSize-4:])
-		k.mu.Lock()
-		if _, twice := k.seen[number]; twice {
-			k.more++
-		}
-		k.seen[number] = i
-		k.mu.Unlock()
 	}
 }
 

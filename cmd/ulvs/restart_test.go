@@ -89,15 +89,20 @@ func (s *pinSite) watchOn(i int, h *lab.Host, name string, mac net.HardwareAddr)
 			if n != frameSize || net.HardwareAddr(buf[:6]).String() != mac.String() {
 				continue
 			}
-			number := binary.BigEndian.Uint32(buf[frameSize-4:])
-			s.mu.Lock()
-			if _, twice := s.seen[number]; twice {
-				s.more++
-			}
-			s.seen[number] = i
-			s.mu.Unlock()
+			s.note(i, buf)
 		}
 	}()
+}
+
+// note notes that a server got the packet whose number is in a frame.
+func (s *pinSite) note(i int, frame []byte) {
+	number := binary.BigEndian.Uint32(frame[frameSize-4:])
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, twice := s.seen[number]; twice {
+		s.more++
+	}
+	s.seen[number] = i
 }
 
 const frameSize = 14 + 20 + 20 + 4

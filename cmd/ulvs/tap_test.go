@@ -177,12 +177,7 @@ func (s *pinSite) crossing(p *tap, behind net.HardwareAddr) {
 		s.flows++
 		f := s.frame(s.flows<<8, 80, "S", s.flows<<16)
 		f[14+6] |= 0x20
-		sum := binary.BigEndian.Uint16(f[14+10:])
-		binary.BigEndian.PutUint16(f[14+10:], sum-0x2000)
-		if sum < 0x2000 { // the end-around borrow
-			binary.BigEndian.PutUint16(f[14+10:], sum-0x2001)
-		}
-		send(f)
+		send(summed(f))
 		s.got(s.flows<<16, 1)
 	}
 	after := s.status()

@@ -44,7 +44,7 @@ type Options struct {
 	// Tap, if not nil, says of an interface by which other one its frames come and go back to the host, if a
 	// program gives them to that and keeps them from the host (package tcx), or 0. They go back with
 	// the number of their interface as their mark.
-	Tap func(l dataplane.Link) (ifindex int, err error)
+	Tap func(of int) (ifindex int, err error)
 	// Resolver is somebody else's, who runs it; nil has the plane make and run its own
 	// (package neigh).
 	Resolver dataplane.Resolver

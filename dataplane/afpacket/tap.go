@@ -14,7 +14,7 @@ func (r *receiver) openTap(l dataplane.Link) error {
 	if r.p.opt.Tap == nil {
 		return nil
 	}
-	at, err := r.p.opt.Tap(l)
+	at, err := r.p.opt.Tap(l.Index)
 	if err != nil || at == 0 {
 		return err
 	}

@@ -1,7 +1,6 @@
 // Package auto opens the plane that fits, as "ulvs run --plane auto" does: XDP where the driver is fit for it, and
 // TCX behind it and elsewhere, with what outlives the process, where that is permitted and works, and
-// AF_PACKET otherwise. Who
-// embeds a plane by name needs it not, and links neither eBPF nor nftables then.
+// AF_PACKET otherwise. Who embeds a plane by name needs it not, and links neither eBPF nor nftables then.
 package auto
 
 import (
@@ -17,7 +16,6 @@ import (
 	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/internal/accel"
 	"github.com/ulvs/ulvs/internal/hostlink"
-	"golang.org/x/sys/unix"
 )
 
 // The names of planes, for Options.
@@ -86,18 +84,6 @@ type Opened struct {
 // forced reports whether no other plane than the one that was asked for is taken.
 func (o *Options) forced() bool { return o.Plane == XDP || o.Plane == TCX }
 
-// hook makes the hook of TCX, and returns by which interface an interface's packets get to the process.
-func (p *Opened) hook() (tap func(dataplane.Link) (int, error), err error) {
-	if p.ingress, err = tcx.New(xdp.HostMark); err != nil {
-		p.ingress = nil
-		if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
-			err = fmt.Errorf("%w (%w)", xdp.ErrNotPermitted, err)
-		}
-		return nil, err
-	}
-	return func(l dataplane.Link) (int, error) { return p.ingress.Private(l.Index) }, nil
-}
-
 // unhook gives the hook of a plane that never ran back.
 func (p *Opened) unhook() {
 	if p.ingress != nil {
@@ -144,31 +130,30 @@ func Open(o Options, begin func(Plane) error) (*Opened, error) {
 		return nil, fmt.Errorf("plane %s: there are %s, %s, %s and %s", o.Plane, Auto, AFPacket, TCX, XDP)
 	}
 	var slower error
-	for i, way := range o.ways() {
+	for ways := o.ways(); ; ways = ways[1:] {
 		p := &Opened{options: o, Slower: slower}
-		err := p.try(way, begin)
+		err := p.try(ways[0], begin)
 		if err == nil {
 			return p, nil
 		}
 		final := errors.Is(err, xdp.ErrTaken) || errors.Is(err, xdp.ErrBusy) || errors.As(err, new(*KeptError))
-		if final || i == len(o.ways())-1 {
+		if final || len(ways) == 1 {
 			return nil, err
 		}
-		if slower == nil {
-			slower = err
-		}
+		slower = cmp.Or(slower, err)
 	}
-	return nil, slower // there are ways
 }
 
 // try opens a plane in one way.
 func (p *Opened) try(way string, begin func(Plane) error) (err error) {
 	o := &p.options
-	var tap func(dataplane.Link) (int, error)
+	var tap func(ifindex int) (int, error)
 	if way == TCX {
-		if tap, err = p.hook(); err != nil {
-			return err
+		hook, err := tcx.New(xdp.HostMark)
+		if err != nil {
+			return xdp.Permitted(err)
 		}
+		p.ingress, tap = hook, hook.Private
 	}
 	p.slow, err = afpacket.New(afpacket.Options{Interfaces: o.Interfaces, MAC: o.MAC, Owner: o.Owner, Logger: o.Logger,
 		Earlier: xdp.KeptInterfaces(o.Pins, o.Interfaces), Tap: tap})

@@ -29,7 +29,7 @@ func newElements(name string, size, n int) (*array, error) {
 		Flags: unix.BPF_F_MMAPABLE,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("cannot make an array of %d elements of %d bytes: %w", n, size, permitted(err))
+		return nil, fmt.Errorf("cannot make an array of %d elements of %d bytes: %w", n, size, Permitted(err))
 	}
 	return mapped(m)
 }
@@ -41,7 +41,7 @@ func mapped(m *ebpf.Map) (*array, error) {
 	memory, err := unix.Mmap(m.FD(), 0, length, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		m.Close()
-		return nil, fmt.Errorf("cannot map an array of %d bytes: %w", length, permitted(err))
+		return nil, fmt.Errorf("cannot map an array of %d bytes: %w", length, Permitted(err))
 	}
 	return &array{m, memory}, nil
 }

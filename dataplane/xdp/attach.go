@@ -40,7 +40,7 @@ func (p interfaces) accelerate(a accel.Acceleration) error {
 	}
 	t, err := learnTicks(a.Hz)
 	if err != nil {
-		return permitted(err)
+		return Permitted(err)
 	}
 	links, err := p.given()
 	if err != nil {
@@ -108,11 +108,11 @@ func Check(interfaces []string) error {
 		}
 	}
 	if err := rlimit.RemoveMemlock(); err != nil {
-		return permitted(err)
+		return Permitted(err)
 	}
 	const hz = 250
 	if _, err := learnTicks(hz); err != nil {
-		return permitted(err)
+		return Permitted(err)
 	}
 	return nil
 }
@@ -275,9 +275,9 @@ func (at *attachment) attach(ingress Ingress, p *pins, had bool) (l Attached, er
 			err = fmt.Errorf("%w (%w)", ErrTaken, err)
 		}
 		if at.private != 0 {
-			return nil, fmt.Errorf("cannot attach a program to the ingress of %s: %w", at.name, permitted(err))
+			return nil, fmt.Errorf("cannot attach a program to the ingress of %s: %w", at.name, Permitted(err))
 		}
-		return nil, fmt.Errorf("cannot attach an XDP program to %s: %w", at.name, permitted(err))
+		return nil, fmt.Errorf("cannot attach an XDP program to %s: %w", at.name, Permitted(err))
 	}
 	if p != nil {
 		if err := p.keepLink(at.given, at.pinKind(), had, l); err != nil {
@@ -334,7 +334,7 @@ func (p *Plane) load(a accel.Acceleration, t program.Ticks, at *attachment) (*eb
 	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: ProgramName, Type: kind, License: "GPL",
 		Instructions: source.Assemble()})
 	if err != nil {
-		return nil, permitted(err)
+		return nil, Permitted(err)
 	}
 	return prog, nil
 }

@@ -45,7 +45,7 @@ func Inspect(dir string) (*Remains, error) {
 	other := p.check()
 	var of otherError
 	if other != nil && !errors.As(other, &of) {
-		return nil, fmt.Errorf("what is pinned in %s: %w", dir, permitted(other))
+		return nil, fmt.Errorf("what is pinned in %s: %w", dir, Permitted(other))
 	}
 	r := &Remains{Silent: -1, Connections: -1, Templates: -1, OtherVersion: errors.Is(other, ErrOtherVersion)}
 	for _, name := range p.names() {

@@ -60,7 +60,7 @@ func (p *pins) openHeader(parts []accel.Part, arrays []*array, kept bool) (a *ar
 		a, err = newArray("ulvs_layout", headerSize)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("cannot make the header of what is pinned: %w", permitted(err))
+		return nil, fmt.Errorf("cannot make the header of what is pinned: %w", Permitted(err))
 	}
 	p.parts, p.adopted = parts, kept
 	p.arrays = append(append(p.arrays[:0], arrays...), a)
@@ -166,7 +166,7 @@ func ReadKept(dir string) (*Kept, error) {
 	case errors.Is(err, fs.ErrNotExist):
 		return &Kept{Dir: dir}, nil
 	case err != nil:
-		return unknown, fmt.Errorf("what is pinned in %s: %w", dir, permitted(err))
+		return unknown, fmt.Errorf("what is pinned in %s: %w", dir, Permitted(err))
 	case !h.whole:
 		return unknown, nil // a version that did not say
 	}

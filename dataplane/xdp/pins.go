@@ -151,7 +151,7 @@ func (p *pins) adopt(parts []accel.Part) (list []*array, err error) {
 	}
 	switch {
 	case !errors.As(err, new(otherError)) && !errors.Is(err, fs.ErrNotExist):
-		return nil, fmt.Errorf("what is pinned in %s: %w", p.dir, permitted(err))
+		return nil, fmt.Errorf("what is pinned in %s: %w", p.dir, Permitted(err))
 	case !there.Empty():
 		return nil, &accel.Misfit{Why: err}
 	}

@@ -161,7 +161,7 @@ func New(o Options) (*Plane, error) {
 	}
 	// Before 5.11 BPF memory counts as locked memory.
 	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, permitted(err)
+		return nil, Permitted(err)
 	}
 	cpus, err := ebpf.PossibleCPU()
 	if err != nil {
@@ -187,7 +187,9 @@ func New(o Options) (*Plane, error) {
 	return p, nil
 }
 
-func permitted(err error) error {
+// Permitted has an error that says that something is not permitted wrap ErrNotPermitted too, and returns others
+// as they are.
+func Permitted(err error) error {
 	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
 		return fmt.Errorf("%w (%w)", ErrNotPermitted, err)
 	}

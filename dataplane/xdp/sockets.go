@@ -106,7 +106,7 @@ func (p *Plane) openSockets(at *attachment) error {
 	}
 	if err != nil {
 		closeQueues(opened)
-		return fmt.Errorf("cannot make a map of sockets: %w", permitted(err))
+		return fmt.Errorf("cannot make a map of sockets: %w", Permitted(err))
 	}
 	at.queues, at.socketMap = opened, m
 	return nil
