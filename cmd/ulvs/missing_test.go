@@ -49,7 +49,15 @@ func newKeptSite(t *testing.T) (*liveSite, []string) {
 // whether the interface went before the daemon or after it, and takes it when it is back.
 func TestInterfaceMissingAtRestart(t *testing.T) {
 	t.Parallel()
+	for _, plane := range []string{*fast, "tcx"} {
+		t.Run(plane, func(t *testing.T) { missingAtRestart(t, plane) })
+	}
+}
+
+func missingAtRestart(t *testing.T, plane string) {
+	t.Parallel()
 	s, pin := newKeptSite(t)
+	pin = append(pin, "--plane", plane)
 	daemon := s.begin("eth0", pin...)
 	c := s.open(s.client)
 	for i, before := range []bool{true, false} {

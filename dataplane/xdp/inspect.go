@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +22,7 @@ import (
 // Remains is what is pinned in a folder, seen from outside: what goes on while the daemon
 // whose it is has ended, or does not answer.
 type Remains struct {
-	// Interfaces are those in front of which programs are, and how: "native" or "generic".
+	// Interfaces are those in front of which programs are, and how: "native", "generic" or "tcx".
 	// Gone are those that had one, by the names that were given.
 	Interfaces []dataplane.Fact
 	Gone       []string
@@ -53,7 +54,7 @@ func Inspect(dir string) (*Remains, error) {
 			mode, from, _ := strings.Cut(at, "-")
 			if f := p.linked(name, from, mode); f.Value != "" {
 				r.Interfaces = append(r.Interfaces, f)
-			} else {
+			} else if !slices.Contains(r.Gone, from) {
 				r.Gone = append(r.Gone, from)
 			}
 		}
@@ -84,17 +85,21 @@ func Inspect(dir string) (*Remains, error) {
 func (p *pins) linked(pin, name, mode string) dataplane.Fact {
 	l, err := link.LoadPinnedLink(p.path(pin), nil)
 	if err != nil {
+		if filter, none := ebpf.LoadPinnedProgram(p.path(pin), nil); none == nil { // it says nothing of its interface
+			_ = filter.Close()
+			if _, gone := net.InterfaceByName(name); gone != nil {
+				return dataplane.Fact{Name: name}
+			}
+			return dataplane.Fact{Name: name, Value: mode}
+		}
 		return dataplane.Fact{Name: name, Value: mode + " (" + err.Error() + ")"}
 	}
 	defer l.Close()
-	info, err := l.Info()
-	if err != nil || info.XDP() == nil {
-		return dataplane.Fact{Name: name, Value: mode}
-	}
-	if info.XDP().Ifindex == 0 {
+	ifindex := interfaceOf(l)
+	if ifindex == 0 {
 		return dataplane.Fact{Name: name}
 	}
-	if ifi, err := net.InterfaceByIndex(int(info.XDP().Ifindex)); err == nil {
+	if ifi, err := net.InterfaceByIndex(ifindex); err == nil {
 		name = ifi.Name
 	}
 	return dataplane.Fact{Name: name, Value: mode}
