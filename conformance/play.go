@@ -89,6 +89,11 @@ func (t *Theatre) set(vips []netip.Addr) (err error) {
 			return err
 		}
 	}
+	defer func() {
+		if u, is := t.Subject.(Ulvs); err == nil && is && u.inDriver() {
+			err = t.stage.lab.TakeXDP(t.stage.director)
+		}
+	}()
 	if t.stage != nil {
 		return t.stage.renew(vips)
 	}

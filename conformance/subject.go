@@ -43,8 +43,15 @@ type Ulvs struct {
 	Watch func(socket string) (look func())
 }
 
-// AFXDP is the XDP plane with AF_XDP sockets, as if it were a plane of its own.
-const AFXDP = "af_xdp"
+// XDP is the XDP plane with AF_PACKET behind it, and AFXDP that with AF_XDP sockets, as if it were a plane of its
+// own. The programs are in the driver.
+const (
+	XDP   = "xdp"
+	AFXDP = "af_xdp"
+)
+
+// inDriver reports whether programs are in the driver of the director's interface.
+func (u Ulvs) inDriver() bool { return u.Plane == XDP || u.Plane == AFXDP }
 
 // TCX is the XDP plane's program at the ingress.
 const TCX = "tcx"
@@ -74,8 +81,11 @@ func (u Ulvs) Start(ctx context.Context, host *lab.Host) (Director, error) {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	args = append(args, "--procfs", filepath.Join(dir, "proc"))
-	if plane == AFXDP {
+	switch plane {
+	case AFXDP:
 		args = append(args, "--plane", "xdp", "--af-xdp", "on")
+	case XDP:
+		args = append(args, "--af-xdp", "off")
 	}
 	args = append(args, u.Args...)
 	d.daemon = host.Command(ctx, u.Binary, args...)

@@ -75,7 +75,7 @@ standard error. The control socket appears when it is ready.`,
 	f := c.Flags()
 	f.StringSliceVar(&d.interfaces, "interface", nil, "the `IF`s whose packets are balanced")
 	f.StringVar(&d.plane, "plane", "auto", "how packets are taken: `PLANE` is auto, afpacket, tcx, or xdp")
-	f.StringVar(&d.sockets, "af-xdp", "auto", "where AF_XDP sockets take new connections: `WHERE` is auto (where the driver runs the program), on (also elsewhere: VLAN tags may be lost), or off")
+	f.StringVar(&d.sockets, "af-xdp", "auto", "where AF_XDP sockets take new connections: `WHERE` is auto or on (where the driver runs the program), or off")
 	f.IntVar(&d.ring, "af-xdp-ring", 2048, "`N`: how many frames wait in an AF_XDP socket; a power of two")
 	f.DurationVar(&d.busyPoll, "af-xdp-busy-poll", 0, "`TIME` for which AF_XDP sockets look for frames before they wait")
 	f.StringVar(&d.rules, "rules", "", "start with the services of `FILE`, which ipvsadm -Sn wrote; only compared if there is what an earlier daemon left")

@@ -239,8 +239,8 @@ func TestShortFlood(t *testing.T) {
 		within  = 500 // SYNs, of which the table has room for some 1,500
 		clients = 30
 	)
-	for _, c := range []floodCase{{"afpacket", rate, false, 2048}, {"xdp", rate, false, 2048},
-		{"afpacket", rate, true, 2048}, {"xdp", rate, true, 2048}} {
+	for _, c := range []floodCase{{"afpacket", rate, false, 2048}, {*fast, rate, false, 2048},
+		{"afpacket", rate, true, 2048}, {*fast, rate, true, 2048}} {
 		t.Run(c.String(), func(t *testing.T) {
 			if c.plane == *fast && os.Getuid() != 0 {
 				t.Skip("BPF needs root")

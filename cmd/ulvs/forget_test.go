@@ -17,7 +17,7 @@ import (
 func TestForgetFails(t *testing.T) {
 	t.Parallel()
 	s := newPinSite(t)
-	first := s.run()
+	first := s.run("--plane", "xdp")
 	s.oneConnection()
 	s.stop(first)
 	pins := pinsOf(s.pins, filepath.Join(s.dir, "ulvs.sock"))
@@ -41,5 +41,5 @@ func TestForgetFails(t *testing.T) {
 			t.Errorf("%+v: something has changed (-before +after):\n%s", o, d)
 		}
 	}
-	s.stop(s.run()) // which goes on with it
+	s.stop(s.run("--plane", "xdp")) // which goes on with it
 }

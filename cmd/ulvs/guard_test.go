@@ -13,7 +13,7 @@ import (
 func TestGuard(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	d := s.start("--interface", "eth0", "--plane", "xdp")
+	d := s.start("--interface", "eth0", "--plane", "afpacket")
 	if out, code := s.ulvs("", "ipvsadm", "-A", "-t", "192.168.10.101:80", "-s", "rr"); code != 0 {
 		t.Fatal(out)
 	}

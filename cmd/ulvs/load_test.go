@@ -37,8 +37,8 @@ func needsMachine(t *testing.T) {
 // loadPlanes are the ways in which packets are carried.
 var loadPlanes = map[string][]string{
 	"afpacket":    {"--plane", "afpacket"},
-	"xdp":         {"--plane", *fast, "--af-xdp", "off"},
-	"xdp, af-xdp": {"--plane", *fast, "--af-xdp", "on"},
+	"xdp":         {"--plane", "xdp", "--af-xdp", "off"},
+	"xdp, af-xdp": {"--plane", "xdp", "--af-xdp", "on"},
 }
 
 const loadVIP = "192.168.10.101"

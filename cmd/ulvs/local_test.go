@@ -64,7 +64,7 @@ func TestLocalServerRefused(t *testing.T) {
 	if err := s.director.Sysctl("net.ipv4.conf.all.rp_filter", "1"); err != nil {
 		t.Fatal(err)
 	}
-	d := s.start("--interface", "eth0", "--plane", "xdp")
+	d := s.start("--interface", "eth0", "--plane", "afpacket")
 	const want = "ulvs: warning: packets for real server 192.168.10.100:80 are dropped: it is this host, which takes none by way of lo; " +
 		"set lo up, and the sysctls net.ipv4.conf.all.rp_filter and net.ipv4.conf.lo.rp_filter to 0 or 2, and start ulvs anew\n"
 	for _, step := range []struct{ words, stdin, want string }{

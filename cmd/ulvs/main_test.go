@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -159,6 +160,11 @@ func (s *site) start(args ...string) *lab.Cmd {
 // ready starts a daemon, which ends with the test, and waits until it is ready.
 func (s *site) ready(c *lab.Cmd) *lab.Cmd {
 	s.t.Helper()
+	if i := slices.Index(c.Args, "--plane"); i >= 0 && slices.Contains(c.Args[i:], "xdp") {
+		if err := s.lab.TakeXDP(s.director); err != nil {
+			s.t.Fatal(err)
+		}
+	}
 	log := new(said)
 	c.Stderr = log
 	if err := c.Start(); err != nil {

@@ -228,8 +228,8 @@ func (s *started) announce() {
 	}
 	if x, ok := s.opened.Plane.(*xdp.Plane); ok {
 		words[1] = x.Name() + ": " + x.Mode()
-		for _, slower := range x.Slower() {
-			s.log.Warn("XDP is in generic mode, which is slower than in the driver", "interface", slower.Interface, "because", slower.Why)
+		for _, unfit := range x.Unfit() {
+			s.log.Warn("XDP was asked for where packets may be lost by it", "interface", unfit.Interface, "because", unfit.Why)
 		}
 		dir, discarded := x.Kept()
 		if s.opened.Lost != nil {

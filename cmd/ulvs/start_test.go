@@ -177,15 +177,15 @@ func TestLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	// XDP: what is kept has a program on both.
-	s.stop(s.run("--interface", "eth1", "--rules", rules))
+	s.stop(s.run("--plane", "xdp", "--interface", "eth1", "--rules", rules))
 	both("after a daemon on both", true, true)
 	if !on("eth1 has program", "") {
 		t.Error("eth1 has no program")
 	}
-	next := s.run()
+	next := s.run("--plane", "xdp")
 	both("after one on eth0", true, false)
 	next.Stderr.(*said).await(t, `msg="what an earlier daemon left on an interface that is not given any more is removed" interface=eth1`)
-	if gone := lacks("eth1 has program", "link-generic-eth1"); !gone(s.until(s.pins, gone)) {
+	if gone := lacks("eth1 has program", "link-native-eth1"); !gone(s.until(s.pins, gone)) {
 		t.Errorf("eth1 has a program:\n%s", s.outside(s.pins))
 	}
 	s.stop(next)

@@ -12,7 +12,7 @@ import (
 // The screen of ulvs status, whole: every counter that a daemon has is explained.
 func TestStatus(t *testing.T) {
 	s := newPinSite(t)
-	s.run("--af-xdp", "on")
+	s.run("--plane", "xdp", "--af-xdp", "on")
 	s.serve()
 	s.send(s.frame(1, 80, "S", 1))
 	s.got(1, 1) // what comes while Go makes the connection goes by AF_PACKET
@@ -24,7 +24,7 @@ func TestStatus(t *testing.T) {
 	for _, vary := range [][2]string{
 		{`pinned +\S+:`, "pinned DIR:"},
 		{`program .*`, "program SIZE"},
-		{`(?m)^  (rx_frames|rx_not_ours|passed|dropped|answers|tx_frames) +\d+ +`, "  $1 N "}, // ARP and the like come when they like
+		{`(?m)^  (rx_frames|rx_not_ours|passed|dropped|answers|tx_frames|states_by_plane) +\d+ +`, "  $1 N "}, // ARP and the like come when they like, and it looks
 	} {
 		got = regexp.MustCompile(vary[0]).ReplaceAllString(got, vary[1])
 	}

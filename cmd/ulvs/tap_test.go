@@ -199,12 +199,3 @@ func (s *pinSite) crossing(p *tap, behind net.HardwareAddr) {
 		s.t.Errorf("%d packets arrived twice", s.more)
 	}
 }
-
-// Auto takes no TCX where services are served only while the host has an address.
-func TestStandbyWithoutTCX(t *testing.T) {
-	s := newPinSite(t)
-	s.start("--interface", "eth0", "--while-address", "192.168.10.101")
-	if got := s.fact("plane") + ", eth0 " + s.fact("eth0"); !strings.HasPrefix(got, "xdp, eth0 generic") {
-		t.Errorf("the plane is %s", got)
-	}
-}

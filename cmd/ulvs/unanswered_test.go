@@ -24,7 +24,7 @@ import (
 func TestUnanswered(t *testing.T) {
 	t.Parallel()
 	s := newPinSite(t)
-	d := s.run()
+	d := s.run("--plane", "xdp")
 	s.serve()
 	s.send(s.frame(1, 80, "S", 1))
 	s.got(1, 1)
@@ -60,7 +60,7 @@ func TestUnanswered(t *testing.T) {
 	ask(status, []string{"ipvsadm", "-Ln"}, []string{"ipvsadm", "-A", "-t", "192.168.10.101:81", "-s", "rr"},
 		[]string{"ipvsadm", "-R"}, []string{"iptables", "-t", "mangle", "-S"}, []string{"ulvs", "sysctl"},
 		[]string{"ulvs", "detach", "--pin", s.pins},
-		[]string{"ulvs", "run", "--interface", "eth0", "--plane", *fast, "--control", "ulvs.sock", "--pin", s.pins, "--connections", "40000", "--takeover"})
+		[]string{"ulvs", "run", "--interface", "eth0", "--plane", "xdp", "--control", "ulvs.sock", "--pin", s.pins, "--connections", "40000", "--takeover"})
 	_ = d.Process.Signal(unix.SIGCONT)
 	if got := s.output("ipvsadm -Sn"); strings.Contains(got, ":81") || strings.Contains(got, ":82") {
 		t.Errorf("a command that had given up was carried out:\n%s", got)

@@ -55,10 +55,6 @@ type Options struct {
 	Sockets  xdp.SocketUse
 	Ring     int
 	BusyPoll time.Duration
-	// Standby says that services are served only while the host has an address (director.While): the
-	// host has it a moment before the process knows, and programs at an ingress alone would leave
-	// packets to it then. Auto takes no TCX.
-	Standby bool
 	// Logger is told what an operator should know; nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -95,10 +91,7 @@ func (p *Opened) unhook() {
 // ways are in which an option's plane is tried to be had, one after the other: TCX is with XDP in front of it
 // where that fits.
 func (o *Options) ways() []string {
-	switch {
-	case o.Plane == Auto && o.Standby:
-		return []string{XDP, AFPacket}
-	case o.Plane == Auto:
+	if o.Plane == Auto {
 		return []string{TCX, XDP, AFPacket}
 	}
 	return []string{o.Plane}
@@ -219,7 +212,7 @@ func (p *Opened) accelerate(begin func(Plane) error) error {
 	for fresh := o.Fresh; ; fresh = true {
 		xo := xdp.Options{Interfaces: o.Interfaces, MAC: o.MAC, Slow: p.slow, Pins: o.Pins, Fresh: fresh,
 			Words: o.Words, Sockets: o.Sockets, Ring: o.Ring, BusyPoll: o.BusyPoll, Logger: o.Logger,
-			Everywhere: o.Plane == TCX}
+			Native: o.Plane == XDP, Everywhere: o.Plane == TCX}
 		if p.ingress != nil {
 			xo.Ingress = p.ingress
 		}

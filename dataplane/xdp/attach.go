@@ -74,8 +74,7 @@ type attachment struct {
 	mtu         int
 	mac         dataplane.MAC // the interface's own, which is in the program
 	prog        *ebpf.Program
-	private     int         // the interface by which Go gets packets, if it is at the ingress; or 0
-	generic     bool        // in front of the host's stack, and neither in the driver nor at the ingress
+	private     int         // the interface by which Go gets packets, if it is at the ingress; or 0: in the driver
 	front       *attachment // of one at the ingress: that in the driver, from which it gets what that passes; or nil
 	unfit       error       // what speaks against a program in the driver, or nil
 	place       string      // among the programs at the ingress, when it was looked at last
@@ -89,8 +88,6 @@ type attachment struct {
 // mode says how the interface is served.
 func (at *attachment) mode() string {
 	switch {
-	case at.generic:
-		return "generic (" + at.unfit.Error() + "), " + at.sockets
 	case at.private == 0:
 		return "native, " + at.sockets
 	case at.front != nil:
@@ -153,9 +150,10 @@ func (p interfaces) choose(l dataplane.Link) (list []*attachment, err error) {
 		at.unfit = errEverywhere
 	}
 	var front *attachment
-	if at.unfit == nil || p.inDriver || p.ingress == nil {
+	if at.unfit == nil || p.inDriver {
 		front = new(at)
-		front.generic = at.unfit != nil && !p.inDriver
+	} else if p.ingress == nil {
+		return nil, fmt.Errorf("no XDP program is fit for the driver of %s: %w", l.Name, at.unfit)
 	}
 	if p.ingress != nil {
 		behind := new(at)
@@ -173,11 +171,8 @@ func (p interfaces) choose(l dataplane.Link) (list []*attachment, err error) {
 
 // pinKind is how the name of an attachment's pin begins.
 func (at *attachment) pinKind() string {
-	switch {
-	case at.private != 0:
+	if at.private != 0 {
 		return ingressPin
-	case at.generic:
-		return genericPin
 	}
 	return nativePin
 }
@@ -257,18 +252,12 @@ func (p interfaces) drop() (refused []*attachment) {
 }
 
 // attach attaches the program to an interface that has none of this daemon's there, and pins the
-// link. Where the driver does not take it and none is at the ingress, the kernel's stack does.
+// link.
 func (at *attachment) attach(ingress Ingress, p *pins, had bool) (l Attached, err error) {
-	if at.private == 0 && !at.generic {
-		if l, err = attach(at.prog, at.ifindex, link.XDPDriverMode); err != nil {
-			at.unfit, at.generic = unfit(err), ingress == nil
-		}
-	}
-	switch {
-	case at.private != 0:
+	if at.private != 0 {
 		l, err = ingress.Attach(at.prog, at.ifindex)
-	case at.generic:
-		l, err = attach(at.prog, at.ifindex, link.XDPGenericMode)
+	} else if l, err = attach(at.prog, at.ifindex); err != nil {
+		at.unfit = unfit(err)
 	}
 	if err != nil {
 		if ownerOf(attached(at.ifindex), nil) == OwnerULVS {
@@ -277,7 +266,7 @@ func (at *attachment) attach(ingress Ingress, p *pins, had bool) (l Attached, er
 		if at.private != 0 {
 			return nil, fmt.Errorf("cannot attach a program to the ingress of %s: %w", at.name, Permitted(err))
 		}
-		return nil, fmt.Errorf("cannot attach an XDP program to %s: %w", at.name, Permitted(err))
+		return nil, fmt.Errorf("cannot attach an XDP program to %s: %w", at.name, unfit(err))
 	}
 	if p != nil {
 		if err := p.keepLink(at.given, at.pinKind(), had, l); err != nil {

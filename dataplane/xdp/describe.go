@@ -19,19 +19,19 @@ func (p *Plane) Adopted() bool {
 	return p.kept
 }
 
-// Slower is an interface that is served in generic mode, and why.
-type Slower struct {
+// Unfit is an interface in whose driver a program is though something speaks against that.
+type Unfit struct {
 	Interface string
 	Why       error
 }
 
-// Slower returns the interfaces that are served in generic mode.
-func (p *Plane) Slower() (list []Slower) {
+// Unfit returns those that there are, by Options.Native.
+func (p *Plane) Unfit() (list []Unfit) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, at := range p.attached {
-		if at.generic {
-			list = append(list, Slower{at.name, at.unfit})
+		if at.private == 0 && at.unfit != nil {
+			list = append(list, Unfit{at.name, needs(at.unfit)})
 		}
 	}
 	return list

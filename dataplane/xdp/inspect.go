@@ -22,7 +22,7 @@ import (
 // Remains is what is pinned in a folder, seen from outside: what goes on while the daemon
 // whose it is has ended, or does not answer.
 type Remains struct {
-	// Interfaces are those in front of which programs are, and how: "native", "generic" or "tcx".
+	// Interfaces are those in front of which programs are, and how: "native" or "tcx".
 	// Gone are those that had one, by the names that were given.
 	Interfaces []dataplane.Fact
 	Gone       []string

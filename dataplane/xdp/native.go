@@ -10,12 +10,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// native says why an interface is better served in generic mode; nil: in the
-// driver's.
+// errVeth is native's for a pair.
+var errVeth = errors.New("it is a veth pair")
+
+// needs says what has to be seen to where a program is in a driver in spite of err.
+func needs(err error) error {
+	if errors.Is(err, errVeth) {
+		return fmt.Errorf("%w, whose other end needs an XDP program or gro on, and tx and txvlan off (ethtool -K)", err)
+	}
+	return err
+}
+
+// native says what speaks against a program in an interface's driver; nil: nothing.
 //
 // Frames that a veth pair sends by XDP vanish unless its other end has a program,
-// or GRO; and a driver that strips VLAN tags shows a program frames of which it
-// cannot know that they had one. In generic mode the tag stays with the frame.
+// or GRO, and programs do not see that a checksum is unfinished; a driver that strips VLAN
+// tags shows a program frames of which it cannot know that they had one.
 func native(name string) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -28,7 +38,7 @@ func native(name string) error {
 	}
 	switch unix.ByteSliceToString(info.Driver[:]) {
 	case "veth":
-		return errors.New("it is a veth pair")
+		return errVeth
 	case "bonding":
 		return errBond
 	}
@@ -49,9 +59,9 @@ var errBond = errors.New("it is a bond, whose AF_XDP sockets get nothing")
 // attach attaches a program to an interface. The link of a process that has just
 // ended is there until the kernel comes to release it, and so is a program that was
 // just detached: an interface that is busy may not be so in a moment.
-func attach(prog *ebpf.Program, ifindex int, flags link.XDPAttachFlags) (l link.Link, err error) {
+func attach(prog *ebpf.Program, ifindex int) (l link.Link, err error) {
 	for end := time.Now().Add(time.Second); ; time.Sleep(10 * time.Millisecond) {
-		l, err = link.AttachXDP(link.XDPOptions{Program: prog, Interface: ifindex, Flags: flags})
+		l, err = link.AttachXDP(link.XDPOptions{Program: prog, Interface: ifindex, Flags: link.XDPDriverMode})
 		if !errors.Is(err, unix.EBUSY) || time.Now().After(end) {
 			return l, err
 		}
@@ -63,5 +73,5 @@ func unfit(err error) error {
 	if errors.Is(err, unix.EOPNOTSUPP) {
 		return errors.New("its driver has no XDP")
 	}
-	return err
+	return Permitted(err)
 }

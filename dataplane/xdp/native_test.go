@@ -9,9 +9,11 @@ import (
 	"github.com/ulvs/ulvs/bench/wire"
 )
 
-// In front of a veth pair's end the program is generic, if not asked for otherwise.
+// In the driver of a veth pair's end the program is where that is asked for.
 func TestNative(t *testing.T) {
-	for native, want := range map[bool]string{false: "dir0 generic (it is a veth pair), no AF_XDP", true: "dir0 native, AF_XDP "} {
+	for native, want := range map[bool]string{
+		false: "no XDP program is fit for the driver of dir0: it is a veth pair", true: "dir0 native, AF_XDP ",
+	} {
 		b := newBench(t, 16)
 		n, err := wire.NewNet()
 		b.must(err)
@@ -19,9 +21,16 @@ func TestNative(t *testing.T) {
 		_, director, err := n.Loop()
 		b.must(err)
 		b.interfaces, b.inDriver = []string{director.Name}, native
-		b.must(director.Space.Do(func() error { return b.Accelerate(b.acceleration()) }))
-		if mode := b.Mode(); !strings.HasPrefix(mode, want) {
-			t.Errorf("native %v: %q, not %q", native, mode, want)
+		err = director.Space.Do(func() error { return b.Accelerate(b.acceleration()) })
+		got := b.Mode()
+		if err != nil {
+			got = err.Error()
+		}
+		if !strings.HasPrefix(got, want) {
+			t.Errorf("native %v: %q, not %q", native, got, want)
+		}
+		if list := b.Unfit(); native && (len(list) != 1 || !strings.Contains(list[0].Why.Error(), "needs an XDP program")) {
+			t.Errorf("what its other end needs is not said: %v", list)
 		}
 	}
 }
@@ -35,16 +44,16 @@ func TestNoDriverXDP(t *testing.T) {
 	_, director, err := n.Loop()
 	b.must(err)
 	b.interfaces, b.inDriver = []string{"br0"}, true
-	b.must(director.Space.Do(func() error {
+	err = director.Space.Do(func() error {
 		bridge := netlink.NewLinkAttrs()
 		bridge.Name = "br0"
 		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: bridge}); err != nil {
 			return err
 		}
 		return b.Accelerate(b.acceleration())
-	}))
-	if mode := b.Mode(); !strings.HasPrefix(mode, "br0 generic (its driver has no XDP)") {
-		t.Errorf("%q", mode)
+	})
+	if err == nil || err.Error() != "cannot attach an XDP program to br0: its driver has no XDP" {
+		t.Errorf("%v", err)
 	}
 }
 

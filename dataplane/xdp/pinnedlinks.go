@@ -11,7 +11,7 @@ import (
 // How names of links say where they are attached.
 const (
 	nativePin  = "native-"
-	genericPin = "generic-"
+	genericPin = "generic-" // an older daemon's
 	ingressPin = "tcx-"
 )
 

@@ -16,11 +16,8 @@ import (
 type SocketUse int
 
 const (
-	// SocketsAuto is where the program is in the driver. In front of the stack, a
-	// VLAN tag that a driver took off a frame is not seen, and a socket would lose
-	// it.
+	// SocketsAuto is where a program is in the driver, and so is SocketsOn.
 	SocketsAuto SocketUse = iota
-	// SocketsOn is on all interfaces: no frame has a VLAN tag.
 	SocketsOn
 	// SocketsOff is nowhere: the plane behind takes it all.
 	SocketsOff
@@ -63,15 +60,12 @@ const (
 // network namespace, and makes the map by which a program finds them. The error says why
 // they are not used.
 func (p *Plane) openSockets(at *attachment) error {
-	native := !at.generic
 	switch {
 	case at.private != 0:
 		return errors.New("a private interface has what is the daemon's")
 	case p.socketUse == SocketsOff:
 		return errors.New("AF_XDP is off")
-	case p.socketUse == SocketsAuto && !native:
-		return errors.New("not in generic mode, where VLAN tags may be lost")
-	case native && errors.Is(at.unfit, errBond):
+	case errors.Is(at.unfit, errBond):
 		return errBond
 	case at.mtu > socketMTU:
 		return fmt.Errorf("its frames have room for an MTU of %d, not %d", socketMTU, at.mtu)
@@ -83,7 +77,7 @@ func (p *Plane) openSockets(at *attachment) error {
 	}
 	var opened []*queue
 	for id := range maxQueues {
-		s, err := p.sockets.umem.Open(xsk.Queue{Ifindex: at.ifindex, ID: id}, p.socketOptions(native))
+		s, err := p.sockets.umem.Open(xsk.Queue{Ifindex: at.ifindex, ID: id}, p.socketOptions())
 		if err != nil {
 			if id > 0 {
 				break // there are no more, or no memory for them: those are the slow plane's
@@ -112,8 +106,8 @@ func (p *Plane) openSockets(at *attachment) error {
 	return nil
 }
 
-func (p *Plane) socketOptions(native bool) xsk.Options {
-	return xsk.Options{ZeroCopy: native, Receive: p.ring, Fill: p.ring, BusyPoll: p.busyPoll}
+func (p *Plane) socketOptions() xsk.Options {
+	return xsk.Options{ZeroCopy: true, Receive: p.ring, Fill: p.ring, BusyPoll: p.busyPoll}
 }
 
 func (p *Plane) makeSockets() error {
@@ -121,7 +115,7 @@ func (p *Plane) makeSockets() error {
 	// or two an interface; more sockets share them, until their fill rings would take
 	// them all.
 	umem, err := xsk.NewUmem(xsk.MemoryOptions{Frames: max(4,
-		2*len(p.interfaces)) * p.socketOptions(false).Frames(), FrameSize: chunk})
+		2*len(p.interfaces)) * p.socketOptions().Frames(), FrameSize: chunk})
 	if err != nil {
 		return err
 	}

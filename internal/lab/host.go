@@ -41,6 +41,8 @@ type Host struct {
 	nl    *netlink.Handle
 	mac   net.HardwareAddr
 	index int
+	ports []string // the bridge's ends of its cables
+	byXDP bool     // those take what XDP programs of its send
 
 	mu       sync.Mutex
 	children map[*os.Process]struct{}
@@ -150,6 +152,9 @@ func (h *Host) cable(l *Lab, portName, name string, c HostConfig) error {
 	}
 	if err := l.nl.LinkSetUp(port); err != nil {
 		return fmt.Errorf("set a bridge port up: %w", err)
+	}
+	if h.ports = append(h.ports, portName); h.byXDP {
+		return l.takeXDP(portName)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package lab
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -65,4 +66,25 @@ func (v *ethtoolValue) ask(fd int, name string) error {
 		return fmt.Errorf("cannot switch an offload of %s: %w", name, os.NewSyscallError("ioctl SIOCETHTOOL", no))
 	}
 	return nil
+}
+
+// passing returns a new XDP program that passes all frames (bpf(2), include/uapi/linux/bpf.h).
+func passing() (fd int, err error) {
+	// r0 = XDP_PASS; exit
+	code := [...]uint64{0x2_0000_00b7, 0x95}
+	license := [...]byte{'G', 'P', 'L', 0}
+	attr := struct {
+		kind, length  uint32
+		code, license uint64
+		_             [112]byte
+	}{kind: 6, length: uint32(len(code))} // BPF_PROG_TYPE_XDP
+	attr.code, attr.license = uint64(uintptr(unsafe.Pointer(&code))), uint64(uintptr(unsafe.Pointer(&license)))
+	const load = 5 // BPF_PROG_LOAD
+	made, _, errno := unix.Syscall(unix.SYS_BPF, load, uintptr(unsafe.Pointer(&attr)), unsafe.Sizeof(attr))
+	runtime.KeepAlive(&code)
+	runtime.KeepAlive(&license)
+	if errno != 0 {
+		return -1, os.NewSyscallError("bpf BPF_PROG_LOAD", errno)
+	}
+	return int(made), nil
 }
