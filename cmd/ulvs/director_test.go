@@ -30,8 +30,17 @@ func nobody(c *lab.Cmd) {
 // behind the program of another one that was stopped or killed, nor on the interface of one
 // that runs.
 func TestSecondDirector(t *testing.T) {
+	for _, plane := range []string{"tcx", "xdp"} {
+		t.Run(plane, func(t *testing.T) { secondDirector(t, plane) })
+	}
+}
+
+func secondDirector(t *testing.T, plane string) {
 	t.Parallel()
 	s := newPinSite(t)
+	run := func() *lab.Cmd {
+		return s.start("--interface", "eth0", "--plane", plane, "--pin", s.pins, "--connections", "40000")
+	}
 	free := t.TempDir() // where anybody may write
 	for _, dir := range []string{free, filepath.Dir(free), filepath.Dir(s.pins)} {
 		if err := os.Chmod(dir, 0o777); err != nil {
@@ -70,45 +79,59 @@ func TestSecondDirector(t *testing.T) {
 		}
 	}
 	const other = "another ulvs daemon's program is in front of it"
-	first := s.run()
+	first := run()
 	// Packets do not wait for the table that says whose the interface is.
-	s.until(s.pins, func(out string) bool { return strings.Contains(out, "table ulvs-eth0") })
+	if plane == "xdp" {
+		s.until(s.pins, func(out string) bool { return strings.Contains(out, "table ulvs-eth0") })
+	}
 	refused("while it runs, without services", "another ulvs has interface eth0")
 	s.stop(first)
 	refused("after it was stopped, without services", other)
-	first = s.run()
+	first = run()
 	s.serve()
 	refused("while it runs", "another ulvs has interface eth0")
 	_ = first.Process.Kill()
 	_ = first.Wait()
 	refused("after it was killed", other)
 	// What tells is gone: the program may be anybody's.
-	s.flushRuleset()
-	before := s.outside(s.pins)
-	for _, plane := range []string{"auto", "xdp"} {
-		c := command("--plane", plane)
-		out, err := c.CombinedOutput()
-		if err == nil || !strings.Contains(string(out), "there is an XDP program in front of it which this process may not look at") || !strings.Contains(string(out), "--plane afpacket") {
-			t.Errorf("--plane %s, and nothing tells: %v: %s", plane, err, out)
+	if s.flushRuleset(); plane == "tcx" {
+		private := s.link(fmt.Sprint("ulvs", s.link("eth0").Attrs().Index))
+		if err := s.director.Netlink().LinkDel(private); err != nil {
+			t.Fatal(err)
 		}
 	}
-	if d := cmp.Diff(before, s.outside(s.pins)); d != "" {
-		t.Errorf("it has changed something (-before +after):\n%s", d)
+	begins := []string{"afpacket"}
+	if plane == "tcx" { // where programs are beside each other
+		begins = []string{"afpacket", "auto", "tcx"}
+	} else {
+		before := s.outside(s.pins)
+		for _, other := range []string{"auto", "xdp"} {
+			c := command("--plane", other)
+			out, err := c.CombinedOutput()
+			if err == nil || !strings.Contains(string(out), "there is an XDP program in front of it which this process may not look at") || !strings.Contains(string(out), "--plane afpacket") {
+				t.Errorf("--plane %s, and nothing tells: %v: %s", other, err, out)
+			}
+		}
+		if d := cmp.Diff(before, s.outside(s.pins)); d != "" {
+			t.Errorf("it has changed something (-before +after):\n%s", d)
+		}
 	}
-	slow := command("--plane", "afpacket")
-	warns := new(said)
-	slow.Stderr = warns
-	if err := slow.Start(); err != nil {
-		t.Fatal(err)
+	for _, other := range begins {
+		c := command("--plane", other, "--pin", noPins)
+		warns := new(said)
+		c.Stderr = warns
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		warns.await(t, `level=WARN msg="a BPF program is in front of an interface, which this process may not look at`)
+		warns.await(t, "msg=ready")
+		s.stop(c)
 	}
-	warns.await(t, `level=WARN msg="an XDP program is in front of an interface, which this process may not look at`)
-	warns.await(t, "msg=ready")
-	s.stop(slow)
 	// The first daemon itself, and one with these rights on a free interface, begin.
-	s.stop(s.run())
+	s.stop(run())
 	s.detach("--pin", s.pins)
 	for range 2 { // and goes on with what it has kept
-		c := command("--plane", *fast)
+		c := command("--plane", plane)
 		log := new(said)
 		c.Stderr = log
 		if err := c.Start(); err != nil {

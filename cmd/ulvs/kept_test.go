@@ -48,6 +48,7 @@ func (s *site) outside(pins string) string {
 		s.t.Fatal(err)
 	}
 	for _, l := range links {
+		fmt.Fprintf(&text, "interface %s\n", l.Attrs().Name)
 		if xdp := l.Attrs().Xdp; xdp != nil && xdp.Attached {
 			fmt.Fprintf(&text, "%s has program %d\n", l.Attrs().Name, xdp.ProgId)
 		}

@@ -30,9 +30,9 @@ const farClient = "192.168.20.1"
 // onLivePlanes runs a test on each plane, with a site of its own.
 func onLivePlanes(t *testing.T, f func(s *liveSite)) {
 	t.Parallel()
-	planes := []string{"afpacket", "xdp, af-xdp", "xdp"}
+	planes := []string{"afpacket", "tcx", "xdp, af-xdp", "xdp"}
 	if raced() {
-		planes = planes[:2] // the third has no more of Go's
+		planes = planes[:3] // the last has no more of Go's
 	}
 	for _, plane := range planes {
 		t.Run(plane, func(t *testing.T) {
@@ -46,11 +46,19 @@ func onLivePlanes(t *testing.T, f func(s *liveSite)) {
 	}
 }
 
-func (s *liveSite) must(err error) {
+func (s *site) must(err error) {
 	s.t.Helper()
 	if err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// tablesFor are the host's tables while an interface is served: TCX needs none.
+func (s *liveSite) tablesFor(name string) string {
+	if s.plane == "tcx" {
+		return ""
+	}
+	return "table netdev ulvs-" + name + "\n"
 }
 
 // begin starts a daemon on these interfaces, with the service.
@@ -84,6 +92,9 @@ func (s *liveSite) cableFar() {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name = "eth1"
 	s.must(s.director.Netlink().LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth1", PeerNamespace: netlink.NsFd(s.far.Namespace())}))
+	if s.plane != "afpacket" {
+		s.must(s.far.TakeXDP("eth1"))
+	}
 	end, err := s.far.Netlink().LinkByName("eth1")
 	s.must(err)
 	s.address(s.far, "eth1", farClient+"/24")
@@ -93,7 +104,7 @@ func (s *liveSite) cableFar() {
 }
 
 // link is an interface of the director.
-func (s *liveSite) link(name string) netlink.Link {
+func (s *site) link(name string) netlink.Link {
 	s.t.Helper()
 	l, err := s.director.Netlink().LinkByName(name)
 	s.must(err)

@@ -37,6 +37,7 @@ func needsMachine(t *testing.T) {
 // loadPlanes are the ways in which packets are carried.
 var loadPlanes = map[string][]string{
 	"afpacket":    {"--plane", "afpacket"},
+	"tcx":         {"--plane", "tcx"},
 	"xdp":         {"--plane", "xdp", "--af-xdp", "off"},
 	"xdp, af-xdp": {"--plane", "xdp", "--af-xdp", "on"},
 }

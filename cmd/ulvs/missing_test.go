@@ -35,10 +35,10 @@ func TestInterfaceMissingAtStart(t *testing.T) {
 }
 
 // newKeptSite is a live site whose daemons keep their state, and the options for that.
-func newKeptSite(t *testing.T) (*liveSite, []string) {
+func newKeptSite(t *testing.T, plane string) (*liveSite, []string) {
 	t.Helper()
 	kept := newPinSite(t)
-	s := &liveSite{site: kept.site, plane: "xdp"}
+	s := &liveSite{site: kept.site, plane: plane}
 	answers(t, s.server, netip.MustParseAddr(loadVIP))
 	s.knows(s.server, "eth0", "192.168.10.1", s.client.MAC())
 	s.up("eth0")
@@ -49,15 +49,14 @@ func newKeptSite(t *testing.T) (*liveSite, []string) {
 // whether the interface went before the daemon or after it, and takes it when it is back.
 func TestInterfaceMissingAtRestart(t *testing.T) {
 	t.Parallel()
-	for _, plane := range []string{*fast, "tcx"} {
+	for _, plane := range []string{"tcx", "xdp"} {
 		t.Run(plane, func(t *testing.T) { missingAtRestart(t, plane) })
 	}
 }
 
 func missingAtRestart(t *testing.T, plane string) {
 	t.Parallel()
-	s, pin := newKeptSite(t)
-	pin = append(pin, "--plane", plane)
+	s, pin := newKeptSite(t, plane)
 	daemon := s.begin("eth0", pin...)
 	c := s.open(s.client)
 	for i, before := range []bool{true, false} {
@@ -95,8 +94,14 @@ func missingAtRestart(t *testing.T, plane string) {
 // An interface that is renamed is the same to the next daemon, by the name that was given, by
 // takeover too; and by its new name.
 func TestInterfaceRenamedAndRestarted(t *testing.T) {
+	for _, plane := range []string{"tcx", "xdp"} {
+		t.Run(plane, func(t *testing.T) { renamedAndRestarted(t, plane) })
+	}
+}
+
+func renamedAndRestarted(t *testing.T, plane string) {
 	t.Parallel()
-	s, pin := newKeptSite(t)
+	s, pin := newKeptSite(t, plane)
 	daemon := s.begin("eth0", pin...)
 	c := s.open(s.client)
 	s.must(s.director.Netlink().LinkSetName(s.link("eth0"), "front0"))
@@ -117,7 +122,7 @@ func TestInterfaceRenamedAndRestarted(t *testing.T) {
 	s.forwards(c)
 	s.forwards(s.open(s.client))
 	s.quiet()
-	if out := s.tables(); *fast == "xdp" && out != "table netdev ulvs-front0\n" || *fast == "tcx" && out != "" {
+	if out := s.tables(); out != s.tablesFor("front0") {
 		t.Errorf("the tables: %s", out)
 	}
 }
@@ -125,10 +130,9 @@ func TestInterfaceRenamedAndRestarted(t *testing.T) {
 // An interface that is removed and made anew many times leaves nothing behind: descriptors,
 // mappings, goroutines, pins and tables are those of a daemon that has seen none of it.
 func TestInterfaceLeaksNothing(t *testing.T) {
-	for _, plane := range []string{"afpacket", "xdp, af-xdp"} {
+	for _, plane := range []string{"afpacket", "tcx", "xdp, af-xdp"} {
 		t.Run(plane, func(t *testing.T) {
-			s, pin := newKeptSite(t)
-			s.plane = plane
+			s, pin := newKeptSite(t, plane)
 			daemon := s.begin("eth0", pin...)
 			c := s.open(s.client)
 			s.forwards(c)

@@ -141,6 +141,7 @@ func Open(o Options, begin func(Plane) error) (*Opened, error) {
 func (p *Opened) try(way string, begin func(Plane) error) (err error) {
 	o := &p.options
 	var tap func(ifindex int) (int, error)
+	private := tcx.Leftovers()
 	if way == TCX {
 		hook, err := tcx.New(xdp.HostMark)
 		if err != nil {
@@ -154,16 +155,16 @@ func (p *Opened) try(way string, begin func(Plane) error) (err error) {
 		p.unhook()
 		return err
 	}
-	if err := p.open(way, begin); err != nil {
+	if err := p.open(way, private, begin); err != nil {
 		p.unhook()
 		return errors.Join(err, p.slow.Close())
 	}
 	return nil
 }
 
-func (p *Opened) open(way string, begin func(Plane) error) error {
+func (p *Opened) open(way string, private []int, begin func(Plane) error) error {
 	o := &p.options
-	if err := o.guard(p.slow.Links()); err != nil {
+	if err := o.guard(p.slow.Links(), private); err != nil {
 		return err
 	}
 	if way == AFPacket {

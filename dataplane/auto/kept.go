@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/afpacket"
@@ -88,7 +89,7 @@ func Check(o Options, sizes map[string]int) error {
 	if err != nil {
 		return err
 	}
-	if err := o.guard(links); err != nil {
+	if err := o.guard(links, tcx.Leftovers()); err != nil {
 		return err
 	}
 	for _, l := range links {
@@ -120,14 +121,19 @@ func (o *Options) join(why error) error {
 }
 
 // guard refuses interfaces that have the program of another daemon, which forwards by
-// itself even where that has ended.
-func (o *Options) guard(links []dataplane.Link) error {
-	for _, name := range hostlink.Names(links) {
+// itself even where that has ended. Some have had a private interface before this process began.
+func (o *Options) guard(links []dataplane.Link, private []int) error {
+	for _, l := range links {
+		if !l.There() {
+			continue
+		}
+		name := l.Name
 		owner, err := xdp.OwnerOf(name, o.Pins, tcx.Programs)
 		if err != nil {
 			return err
 		}
-		if owner == xdp.OwnerHidden && afpacket.Leftover(name) {
+		hidden := owner == xdp.OwnerHidden || owner == xdp.OwnerHiddenNeighbor
+		if hidden && (afpacket.Leftover(name) || slices.Contains(private, l.Index) && !xdp.HasPinned(o.Pins, l.Given)) {
 			owner = xdp.OwnerULVS
 		}
 		switch {
@@ -135,8 +141,8 @@ func (o *Options) guard(links []dataplane.Link) error {
 			return fmt.Errorf("interface %s: %w", name, xdp.ErrTaken)
 		case owner == xdp.OwnerHidden && o.Plane != AFPacket:
 			return fmt.Errorf("interface %s: %w", name, xdp.ErrHidden)
-		case owner == xdp.OwnerHidden:
-			o.Logger.Warn("an XDP program is in front of an interface, which this process may not look at (that takes CAP_SYS_ADMIN): if a ulvs daemon has left it, it forwards packets that this one does not see", "interface", name)
+		case hidden:
+			o.Logger.Warn("a BPF program is in front of an interface, which this process may not look at (that takes CAP_SYS_ADMIN): if a ulvs daemon has left it, it forwards packets that this one does not see", "interface", name)
 		}
 	}
 	return nil

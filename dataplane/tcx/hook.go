@@ -11,6 +11,8 @@ package tcx
 import (
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/cilium/ebpf"
@@ -335,6 +337,24 @@ func nameOf(id ebpf.ProgramID) string {
 		return fmt.Sprint("program ", id)
 	}
 	return info.Name
+}
+
+// Leftovers returns the interfaces, by their numbers, that have a private interface, which nobody but a ulvs
+// daemon makes: in the calling thread's network namespace. What cannot be read has none.
+func Leftovers() (interfaces []int) {
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil
+	}
+	defer nl.Close()
+	all, _ := nl.LinkList()
+	for _, l := range all {
+		number, err := strconv.Atoi(strings.TrimPrefix(l.Attrs().Name, prefix))
+		if err == nil && l.Attrs().Alias == alias {
+			interfaces = append(interfaces, number)
+		}
+	}
+	return interfaces
 }
 
 // Remove removes the private interfaces of some interfaces, by their numbers, in the calling thread's

@@ -34,6 +34,8 @@ const (
 	OwnerULVS
 	// OwnerHidden is not to be known: this process may not look at the program.
 	OwnerHidden
+	// OwnerHiddenNeighbor is OwnerHidden of a program at the ingress, where there may be others beside it.
+	OwnerHiddenNeighbor
 )
 
 // Programs returns the programs at an interface's ingress (package tcx); an error is for none.
@@ -50,7 +52,13 @@ func OwnerOf(interfaceName, pinned string, ingress Programs) (Owner, error) {
 	own := pinnedPrograms(pinned)
 	for end := time.Now().Add(time.Second); ; time.Sleep(10 * time.Millisecond) {
 		there, _ := ingress(ifi.Index)
-		owner := ownerOf(append(attached(ifi.Index), there...), own)
+		owner := ownerOf(attached(ifi.Index), own)
+		if at := ownerOf(there, own); at == OwnerULVS || owner == OwnerNone {
+			owner = at
+			if at == OwnerHidden {
+				owner = OwnerHiddenNeighbor
+			}
+		}
 		if owner == OwnerNone || time.Now().After(end) {
 			return owner, nil
 		}

@@ -25,9 +25,22 @@ func (l *Lab) TakeXDP(h *Host) error {
 }
 
 func (l *Lab) takeXDP(port string) error {
-	at, err := l.nl.LinkByName(port)
-	if err != nil {
+	if _, err := l.nl.LinkByName(port); err != nil {
 		return nil // a cable that was taken away
+	}
+	return l.Do(func() error { return takeXDP(l.nl, port) })
+}
+
+// TakeXDP has an interface of a host's do so, whose other end is another host's.
+func (h *Host) TakeXDP(name string) error {
+	return h.Do(func() error { return takeXDP(h.nl, name) })
+}
+
+// takeXDP does so in the calling thread's network namespace.
+func takeXDP(nl *netlink.Handle, name string) error {
+	at, err := nl.LinkByName(name)
+	if err != nil {
+		return err
 	}
 	pass, err := passing()
 	if err != nil {
@@ -35,11 +48,9 @@ func (l *Lab) takeXDP(port string) error {
 	}
 	defer unix.Close(pass)
 	const drvMode = 1 << 2 // XDP_FLAGS_DRV_MODE
-	return l.Do(func() error {
-		if err := netlink.LinkSetXdpFdWithFlags(at, pass, drvMode); err != nil {
-			return fmt.Errorf("a program that passes all, at %s: %w", port, err)
-		}
-		// The program has switched GRO on, which would hold segments back.
-		return errors.Join(GRO.Set(port, false), Checksums.Set(port, false), TagsSent.Set(port, false))
-	})
+	if err := netlink.LinkSetXdpFdWithFlags(at, pass, drvMode); err != nil {
+		return fmt.Errorf("a program that passes all, at %s: %w", name, err)
+	}
+	// The program has switched GRO on, which would hold segments back.
+	return errors.Join(GRO.Set(name, false), Checksums.Set(name, false), TagsSent.Set(name, false))
 }
