@@ -88,10 +88,10 @@ func (a *asker) ask(n int) (unreachable int) {
 // namespace say, and follows them.
 func TestErrorLimits(t *testing.T) {
 	t.Parallel()
-	for _, args := range [][]string{{"--plane", "afpacket"}, {"--plane", "xdp", "--af-xdp", "off"}, {"--plane", "xdp", "--af-xdp", "on"}} {
+	for _, args := range [][]string{{"--plane", "afpacket"}, {"--plane", "tcx"}, {"--plane", "xdp", "--af-xdp", "off"}, {"--plane", "xdp", "--af-xdp", "on"}} {
 		t.Run(strings.Join(args[1:], " "), func(t *testing.T) {
 			t.Parallel() // it waits for a clock
-			if args[1] == "xdp" && os.Getuid() != 0 {
+			if args[1] != "afpacket" && os.Getuid() != 0 {
 				t.Skip("BPF needs root")
 			}
 			s := newSite(t)

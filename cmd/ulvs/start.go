@@ -30,7 +30,8 @@ type started struct {
 
 func (d *daemon) autoOptions(mac dataplane.MAC) auto.Options {
 	return auto.Options{
-		Interfaces: d.interfaces, Plane: d.plane, MAC: mac, Pins: d.pins, Fresh: d.fresh, Forget: d.forget,
+		Interfaces: d.interfaces, Plane: d.plane, Standby: len(d.while) > 0,
+		MAC: mac, Pins: d.pins, Fresh: d.fresh, Forget: d.forget,
 		Owner: ownerOf(d.control), Words: startWords(os.Args), Sockets: socketUses[d.sockets], Ring: d.ring,
 		BusyPoll: d.busyPoll, Logger: d.log,
 	}

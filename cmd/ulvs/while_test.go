@@ -168,16 +168,22 @@ func TestWhileAddressFlaps(t *testing.T) {
 // An address that goes while no daemon runs is not served by the next one, nor by the program that is
 // still there.
 func TestWhileAddressKept(t *testing.T) {
-	t.Parallel()
 	if os.Getuid() != 0 {
 		t.Skip("BPF needs root")
 	}
+	for _, plane := range []string{"tcx", "xdp"} {
+		t.Run(plane, func(t *testing.T) { whileAddressKept(t, plane) })
+	}
+}
+
+func whileAddressKept(t *testing.T, plane string) {
+	t.Parallel()
 	fs := t.TempDir() // before the hosts are made, which see what is mounted then
 	if err := unix.Mount("bpf", fs, "bpf", 0, ""); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(fs, unix.MNT_DETACH) })
-	s := &liveSite{site: newSite(t), plane: "xdp"}
+	s := &liveSite{site: newSite(t), plane: plane}
 	answers(t, s.server, netip.MustParseAddr(loadVIP))
 	s.knows(s.server, "eth0", "192.168.10.1", s.client.MAC())
 	s.up("eth0")

@@ -34,7 +34,7 @@ func (p *Plane) openInterfaces() (err error) {
 		if err := p.receivers.open(l); err != nil {
 			return err
 		}
-		if !p.receivers.tapped(l.Index) {
+		if !p.receivers.hidden(l.Index) {
 			p.claims.interfaces = append(p.claims.interfaces, l.Name)
 		}
 	}
@@ -203,7 +203,7 @@ func (rs *receivers) Change(was, is dataplane.Link) {
 
 // claim has the claims on the interfaces that are there. One of them may have had another name.
 func (rs *receivers) claim(was string) {
-	links := slices.DeleteFunc(rs.p.links.Links(), func(l dataplane.Link) bool { return rs.tapped(l.Index) })
+	links := slices.DeleteFunc(rs.p.links.Links(), func(l dataplane.Link) bool { return rs.hidden(l.Index) })
 	if err := rs.p.claims.follow(hostlink.Names(links), was); err != nil && !errors.Is(err, ErrNoNftables) {
 		rs.p.log.Error("the host cannot be kept from the services' packets on an interface; it is tried again",
 			"interfaces", hostlink.Names(links), "err", err)

@@ -45,6 +45,9 @@ type Options struct {
 	// program gives them to that and keeps them from the host (package tcx), or 0. They go back with
 	// the number of their interface as their mark.
 	Tap func(of int) (ifindex int, err error)
+	// Withhold has nftables keep the host away also behind a Tap: from an address that the host gets before the
+	// director has heard of it (dataplane.Claims.WhileLocal).
+	Withhold bool
 	// Resolver is somebody else's, who runs it; nil has the plane make and run its own
 	// (package neigh).
 	Resolver dataplane.Resolver
@@ -210,11 +213,11 @@ func (p *Plane) Claim(c dataplane.Claims) error { return p.claims.replace(c) }
 
 // Withholds implements dataplane.Plane: the ingress chain drops a claimed
 // packet before anybody has decided about it. Behind a program nobody else has the packets.
-func (p *Plane) Withholds() bool { return p.opt.Tap == nil }
+func (p *Plane) Withholds() bool { return p.opt.Tap == nil || p.opt.Withhold }
 
 // Injects implements dataplane.Plane: it can, unless the host verifies that
 // packets come in where answers would go out.
-func (p *Plane) Injects() bool { return p.loopback != 0 || p.opt.Tap != nil }
+func (p *Plane) Injects() bool { return p.loopback != 0 || !p.Withholds() }
 
 // Counters implements dataplane.Plane. Names that start with rx and tx count
 // frames; a frame that GRO merged is one.

@@ -250,7 +250,7 @@ func (r *receiver) carryOut(frames []dataplane.Frame) {
 	var s *sender // locked
 	for i := range frames {
 		f := &frames[i]
-		if r.tap != nil && (f.Verdict == dataplane.Pass || f.Verdict == dataplane.Host) {
+		if r.tap != nil && (f.Verdict == dataplane.Pass || f.Verdict == dataplane.Host && !r.p.opt.Withhold) {
 			s.unlock()
 			s = nil
 			if r.giveBack(f); f.Verdict == dataplane.Pass {

@@ -3,6 +3,8 @@ package afpacket
 import (
 	"encoding/binary"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ulvs/ulvs/dataplane"
 )
 
@@ -12,6 +14,12 @@ const (
 	etherTypeIPv6 = 0x86dd
 	etherTypeVLAN = 0x8100 // 802.1Q
 	etherTypeQinQ = 0x88a8 // 802.1ad
+)
+
+// The ICMPv6 types of neighbour discovery that say where an address is (RFC 4861, 4.3 and 4.4).
+const (
+	solicitation  = 135
+	advertisement = 136
 )
 
 // putTag puts a VLAN tag that the kernel took out of band back into a frame
@@ -53,15 +61,11 @@ func tags(frame []byte) (n int, etherType uint16) {
 // address: ARP, or a neighbour solicitation (RFC 4861, 4.3). Nothing else
 // that is not addressed to us is ours.
 func question(frame []byte, broadcast bool) bool {
-	const (
-		icmpv6       = 58
-		solicitation = 135
-	)
 	n, etherType := tags(frame)
 	if etherType == etherTypeARP {
 		return broadcast
 	}
 	ip := macLen + n
 	return etherType == etherTypeIPv6 && !broadcast && len(frame) > ip+40 &&
-		frame[ip+6] == icmpv6 && frame[ip+40] == solicitation
+		frame[ip+6] == unix.IPPROTO_ICMPV6 && frame[ip+40] == solicitation
 }

@@ -41,12 +41,29 @@ func (r *receiver) closeTap() {
 	}
 }
 
-// giveBack gives a frame to the host as it came, at its own interface.
+// giveBack gives a frame to the host as it came, at its own interface. What came as a copy the host has.
 func (r *receiver) giveBack(f *dataplane.Frame) {
+	if copied(f.Data) {
+		return
+	}
 	r.tap.mu.Lock()
 	r.tap.put(f.Data, f.Offload, 0, nil)
 	r.tap.mu.Unlock()
 	r.touch(r.tap)
+}
+
+// copied reports whether a frame is ARP, or neighbour discovery that says where an address is: the program
+// behind which this is gives it to the host, and copies of it to us (dataplane/xdp/program, pass).
+func copied(frame []byte) bool {
+	n, etherType := tags(frame)
+	switch at := n + 14; etherType {
+	case etherTypeARP:
+		return true
+	case etherTypeIPv6:
+		return len(frame) > at+40 && frame[at+6] == unix.IPPROTO_ICMPV6 &&
+			(frame[at+40] == solicitation || frame[at+40] == advertisement)
+	}
+	return false
 }
 
 // tapOf returns what sends frames of an interface back to the host, or nil.
@@ -59,5 +76,6 @@ func (rs *receivers) tapOf(ifindex int) *sender {
 	return nil
 }
 
-// tapped reports whether an interface's frames come by another one, so that the host does not see them.
-func (rs *receivers) tapped(ifindex int) bool { return rs.tapOf(ifindex) != nil }
+// hidden reports whether an interface's frames come by another one, and nothing need be done for the host not to
+// see them.
+func (rs *receivers) hidden(ifindex int) bool { return rs.tapOf(ifindex) != nil && !rs.p.opt.Withhold }

@@ -55,6 +55,9 @@ type Options struct {
 	Sockets  xdp.SocketUse
 	Ring     int
 	BusyPoll time.Duration
+	// Standby says that services are served only while the host has an address (director.While): the
+	// host has it a moment before the process knows, and is kept away by nftables on any plane.
+	Standby bool
 	// Logger is told what an operator should know; nil means slog.Default().
 	Logger *slog.Logger
 }
@@ -150,7 +153,7 @@ func (p *Opened) try(way string, begin func(Plane) error) (err error) {
 		p.ingress, tap = hook, hook.Private
 	}
 	p.slow, err = afpacket.New(afpacket.Options{Interfaces: o.Interfaces, MAC: o.MAC, Owner: o.Owner, Logger: o.Logger,
-		Earlier: xdp.KeptInterfaces(o.Pins, o.Interfaces), Tap: tap})
+		Earlier: xdp.KeptInterfaces(o.Pins, o.Interfaces), Tap: tap, Withhold: o.Standby})
 	if err != nil {
 		p.unhook()
 		return err

@@ -25,6 +25,7 @@ const (
 
 	skbLen         = 0
 	skbMark        = 8
+	skbProtocol    = 16
 	skbVLANPresent = 20
 	skbData        = 76
 	skbEnd         = 80
@@ -109,7 +110,7 @@ func (p *parser) begin() {
 		asm.JNE.Imm32(asm.R2, HostMark, "remote"),
 		asm.Mov.Imm(asm.R2, 0),
 		asm.StoreMem(asm.R1, skbMark, asm.R2, asm.Word),
-		asm.Ja.Label(PassLabel),
+		asm.Ja.Label(leftLabel),
 	)
 	p.symbol = "remote"
 	p.emit(
@@ -163,6 +164,7 @@ func (p *Program) strange() {
 		last, length, family = atIP+36, 40, 6
 	}
 	p.checkBounds(int32(atIP) + length)
+	p.discovery()
 	p.emit(asm.LoadMem(asm.R1, data, last, asm.Word))
 	if p.six {
 		p.emit(
@@ -193,6 +195,77 @@ func (p *Program) unclaimed() {
 		p.leaveIf(asm.JNE, asm.R1, 0),
 		asm.Ja.Label(PassLabel),
 	)
+}
+
+// leftLabel is that of the way out of what Go need not see.
+const leftLabel = "left"
+
+// pass leaves a packet to the plane behind, or to the host. Of what goes by alone Go gets a copy
+// if it is ARP or neighbour discovery, which the host answers too: who has an address (director/conflict.go,
+// forward/standby.go). What comes so is not given back (dataplane/afpacket, copied).
+//
+// in: -; out: -; lost: R0 R1 R2 R3 R4 R5
+func (p *Program) pass() {
+	defer p.step("pass", "left to the plane behind")()
+	p.symbol = PassLabel
+	if p.alone() {
+		const atType = 14 + 40
+		p.emit(
+			restore(asm.R1, stackContext),
+			asm.LoadMem(asm.R2, asm.R1, skbProtocol, asm.Word),
+			asm.JEq.Imm(asm.R2, typeARP, "copy"),
+			asm.JNE.Imm(asm.R2, typeIPv6, leftLabel),
+			asm.LoadMem(asm.R3, asm.R1, skbData, asm.Word),
+			asm.LoadMem(asm.R2, asm.R1, skbEnd, asm.Word),
+			asm.Mov.Reg(asm.R4, asm.R3),
+			asm.Add.Imm(asm.R4, atType+1),
+			asm.JGT.Reg(asm.R4, asm.R2, leftLabel),
+			asm.LoadMem(asm.R4, asm.R3, 14+6, asm.Byte),
+			asm.JNE.Imm(asm.R4, protoICMPv6, leftLabel),
+			asm.LoadMem(asm.R4, asm.R3, atType, asm.Byte),
+			asm.Sub.Imm(asm.R4, solicitation),
+			asm.JGT.Imm(asm.R4, advertisement-solicitation, leftLabel),
+		)
+		p.symbol = "copy"
+		p.emit(
+			asm.Mov.Imm(asm.R2, int32(p.Private)),
+			asm.Mov.Imm(asm.R3, toIngress),
+			asm.FnCloneRedirect.Call(),
+		)
+	}
+	if p.Hook == TC {
+		p.symbol = leftLabel
+	}
+	p.emit(asm.Mov.Imm(asm.R0, p.actionPass()), asm.Return())
+}
+
+// ICMPv6 as the next header, and its types of neighbour discovery that say where an address is (RFC 4861).
+const (
+	protoICMPv6   = 58
+	solicitation  = 135
+	advertisement = 136
+)
+
+// discovery passes neighbour discovery.
+//
+// in: data end; out: -; lost: R1
+func (p *Program) discovery() {
+	if !p.six {
+		return
+	}
+	defer p.step("discovery", "neighbour discovery is the host's too")()
+	at := p.atIP() + 40
+	p.emit(
+		asm.LoadMem(asm.R1, data, p.atProto(), asm.Byte),
+		asm.JNE.Imm(asm.R1, protoICMPv6, p.label("other")),
+	)
+	p.checkBounds(int32(at) + 1)
+	p.emit(
+		asm.LoadMem(asm.R1, data, at, asm.Byte),
+		asm.Sub.Imm(asm.R1, solicitation),
+		asm.JLE.Imm(asm.R1, advertisement-solicitation, PassLabel),
+	)
+	p.mark("other")
 }
 
 // redirectToPrivate gives a packet to Go, by the private interface.

@@ -16,6 +16,7 @@ type parser struct{ emitter }
 // EtherTypes, as they are loaded.
 var (
 	typeIPv4  = int32(bits.ReverseBytes16(0x0800))
+	typeARP   = int32(bits.ReverseBytes16(0x0806))
 	typeIPv6  = int32(bits.ReverseBytes16(0x86dd))
 	typeVLAN  = int32(bits.ReverseBytes16(0x8100))
 	typeOuter = int32(bits.ReverseBytes16(0x88a8))

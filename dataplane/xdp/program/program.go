@@ -104,8 +104,6 @@ func (c *Config) assemble(listing bool) *Program {
 			p.unclaimed()
 		}
 	}
-	p.symbol = PassLabel
-	p.comment = "left to the plane behind"
-	p.emit(asm.Mov.Imm(asm.R0, p.actionPass()), asm.Return())
+	p.pass()
 	return p
 }
