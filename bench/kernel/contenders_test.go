@@ -47,7 +47,6 @@ var contenders = []contender{
 	{name: reference, by: skbs, takes: all, sends: true, opens: true, start: startIPVS},
 	{name: fast, by: frames, takes: all, sends: true, opens: true, start: inMode(native)},
 	{name: "ulvs-tcx", by: skbs, takes: all, sends: true, opens: true, start: inMode(ingress)},
-	{name: "ulvs-generic", by: skbs, takes: modes, sends: true, opens: true, start: inMode(generic)},
 	{name: "ulvs-afpacket", by: skbs, takes: modes, sends: true, opens: true, start: inMode(packets)},
 }
 

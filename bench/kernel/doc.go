@@ -50,8 +50,6 @@
 //	ulvs-native    ulvs's XDP plane in the driver: its program forwards connections'
 //	               packets, and opens connections by what Go has decided ahead; AF_XDP
 //	ulvs-tcx       the same program at the ingress, by clsact where the kernel has no tcx
-//	ulvs-generic   the same in front of the stack, the mode of a card whose driver has
-//	               no XDP; AF_PACKET
 //	ulvs-afpacket  ulvs's AF_PACKET plane alone
 //
 // Loads, by the beginnings of their names:

@@ -25,20 +25,16 @@ type mode int
 const (
 	native  mode = iota // XDP in the driver, and AF_XDP
 	ingress             // TCX, or clsact, and AF_PACKET behind the private interface
-	generic             // XDP in front of the stack, and AF_PACKET
 	packets             // AF_PACKET alone
 )
 
 // modeWords are how a plane says that it is in a mode.
-var modeWords = map[mode]string{native: "native, AF_XDP ", ingress: "tcx ", generic: "generic "}
+var modeWords = map[mode]string{native: "native, AF_XDP ", ingress: "tcx "}
 
 // startUlvs has a director forward, in this process. It is what "ulvs run" makes,
 // with its defaults, but keeps nothing for another.
 func startUlvs(s *site, m mode) {
-	switch m {
-	case generic: // in whose driver there can be no program; GRO has it take XDP frames
-		s.must(s.director.GRO())
-	case ingress, packets:
+	if m != native {
 		s.attach(actionPass)
 	}
 	s.own()

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/cilium/ebpf"
@@ -32,10 +33,10 @@ type contender struct {
 
 // The contenders that others are compared with.
 const (
-	nobody      = "wire"
-	forwarding  = "forwarding"
-	bareNative  = "bare-native"
-	bareGeneric = "bare-generic"
+	nobody     = "wire"
+	forwarding = "forwarding"
+	bareNative = "bare-native"
+	bareTCX    = "bare-tcx"
 )
 
 // contenders are all of them, at work.
@@ -44,7 +45,7 @@ func (s *site) contenders(takesPart func(name string) bool) (list []*contender) 
 	spare := s.daemon("spare", planes[0])
 	s.knows(s.client, virtual(0, 0), s.server)
 	list = []*contender{{name: nobody, vip: virtual(0, 0), next: s.server, at: spare}, s.forwarding(spare)}
-	list = append(list, s.bare(bareNative, link.XDPDriverMode, spare), s.bare(bareGeneric, link.XDPGenericMode, spare))
+	list = append(list, s.bare(bareNative, inDriver, spare), s.bare(bareTCX, atIngress, spare))
 	for _, p := range planes {
 		var d *daemon
 		for i, kind := range kinds {
@@ -101,22 +102,39 @@ func (s *site) kernel(h *lab.Host, file, group, name string) (n uint64) {
 	return n
 }
 
-// bare: XDP writes the real server's link address into each frame, and sends it back out.
-func (s *site) bare(name string, mode link.XDPAttachFlags, spare *daemon) *contender {
+// place is where a program is.
+type place struct {
+	kind          ebpf.ProgramType
+	data, end     int16 // in its context (struct xdp_md, struct __sk_buff; include/uapi/linux/bpf.h)
+	forward, pass int32 // what it returns
+}
+
+// The places: XDP_TX and XDP_PASS; what bpf_redirect returns, and TCX_NEXT.
+var (
+	inDriver  = place{ebpf.XDP, 0, 4, 3, 2}
+	atIngress = place{ebpf.SchedCLS, 76, 80, 0, -1}
+)
+
+// bare: a program writes the real server's link address into each frame, and sends it back out.
+func (s *site) bare(name string, at place, spare *daemon) *contender {
 	s.Helper()
 	h, number := s.director(name)
 	count, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.Array, KeySize: 4, ValueSize: 8, MaxEntries: 1})
 	s.must(err)
 	s.Cleanup(func() { count.Close() })
-	if mode == link.XDPDriverMode {
+	if at == inDriver {
 		s.takesXDP(name)
+	}
+	sends := asm.Instructions{asm.Mov.Imm(asm.R0, at.forward), asm.Return()}
+	if at == atIngress {
+		sends = asm.Instructions{asm.Mov.Imm(asm.R1, int32(h.Index())), asm.Mov.Imm(asm.R2, 0), asm.FnRedirect.Call(), asm.Return()}
 	}
 	us := h.MAC()
 	addresses := append(s.server.MAC(), us...)
 	s.must(h.Do(func() error {
-		return s.attach(h.Index(), mode, asm.Instructions{
-			asm.LoadMem(asm.R2, asm.R1, 0, asm.Word),
-			asm.LoadMem(asm.R3, asm.R1, 4, asm.Word),
+		return s.attach(h.Index(), at, slices.Concat(asm.Instructions{
+			asm.LoadMem(asm.R2, asm.R1, at.data, asm.Word),
+			asm.LoadMem(asm.R3, asm.R1, at.end, asm.Word),
 			asm.Mov.Reg(asm.R4, asm.R2),
 			asm.Add.Imm(asm.R4, 12),
 			asm.JGT.Reg(asm.R4, asm.R3, "pass"),
@@ -132,17 +150,11 @@ func (s *site) bare(name string, mode link.XDPAttachFlags, spare *daemon) *conte
 			asm.LoadMem(asm.R2, asm.R1, 0, asm.DWord),
 			asm.Add.Imm(asm.R2, 1),
 			asm.StoreMem(asm.R1, 0, asm.R2, asm.DWord),
-			asm.Mov.Imm(asm.R0, tx),
+		}, sends, asm.Instructions{
+			asm.Mov.Imm(asm.R0, at.pass).WithSymbol("pass"),
 			asm.Return(),
-			asm.Mov.Imm(asm.R0, pass).WithSymbol("pass"),
-			asm.Return(),
-		})
+		}))
 	}))
-	at, err := h.Netlink().LinkByIndex(h.Index())
-	s.must(err)
-	if x := at.Attrs().Xdp; x == nil || (x.AttachMode == attachedGeneric) != (mode == link.XDPGenericMode) {
-		s.Fatalf("%s: the program is not where it is to be measured: %+v", name, x)
-	}
 	return &contender{name: name, vip: virtual(number, 0), next: h, at: spare, carried: func() (n uint64) {
 		s.must(count.Lookup(uint32(0), &n))
 		return n
@@ -150,13 +162,18 @@ func (s *site) bare(name string, mode link.XDPAttachFlags, spare *daemon) *conte
 }
 
 // attach puts a program in front of an interface of the calling thread's namespace.
-func (s *site) attach(index int, mode link.XDPAttachFlags, list asm.Instructions) error {
-	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: list})
+func (s *site) attach(index int, at place, list asm.Instructions) error {
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: at.kind, License: "GPL", Instructions: list})
 	if err != nil {
 		return err
 	}
 	s.Cleanup(func() { p.Close() })
-	l, err := link.AttachXDP(link.XDPOptions{Program: p, Interface: index, Flags: mode})
+	var l link.Link
+	if at == inDriver {
+		l, err = link.AttachXDP(link.XDPOptions{Program: p, Interface: index, Flags: link.XDPDriverMode})
+	} else {
+		l, err = link.AttachTCX(link.TCXOptions{Program: p, Interface: index, Attach: ebpf.AttachTCXIngress})
+	}
 	if err == nil {
 		s.Cleanup(func() { l.Close() })
 	}
@@ -172,12 +189,6 @@ func (s *site) takesXDP(name string) {
 		if err != nil {
 			return err
 		}
-		return s.attach(at.Index, link.XDPDriverMode, asm.Instructions{asm.Mov.Imm(asm.R0, pass), asm.Return()})
+		return s.attach(at.Index, inDriver, asm.Instructions{asm.Mov.Imm(asm.R0, inDriver.pass), asm.Return()})
 	}))
 }
-
-// What XDP programs return.
-const pass, tx = 2, 3
-
-// attachedGeneric is XDP_ATTACHED_SKB (include/uapi/linux/if_link.h).
-const attachedGeneric = 2

@@ -28,7 +28,7 @@ type plane struct {
 var planes = []plane{
 	{"afpacket", []string{"--plane", "afpacket"}, false, "", "tx_frames"},
 	{"native", []string{"--plane", "xdp"}, true, "native, AF_XDP copy", "xdp_frames"},
-	{"generic", []string{"--plane", "xdp"}, false, "generic (it is a veth pair), no AF_XDP", "xdp_frames"},
+	{"tcx", []string{"--plane", "tcx"}, false, "tcx (it was asked for), the only program there", "xdp_frames"},
 }
 
 // kinds are the services that each daemon has, as ipvsadm is told.

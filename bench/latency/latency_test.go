@@ -20,8 +20,8 @@ import (
 //
 //   - wire: client and real server, without a director
 //   - forwarding: a route of the kernel's
-//   - bare-native, bare-generic: a program that writes link addresses and sends back
-//   - afpacket, native, generic: "ulvs run", by kind of service
+//   - bare-native, bare-tcx: a program that writes link addresses and sends back
+//   - afpacket, native, tcx: "ulvs run", by kind of service
 func BenchmarkLatency(b *testing.B) {
 	s := newSite(b, 1<<20)
 	part, err := regexp.Compile(*only)

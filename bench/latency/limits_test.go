@@ -30,7 +30,7 @@ func limitOf(what, load, contender string) (l limit, ok bool) {
 	case plane == "native":
 		return limit{of: bareNative, p50: 1, p99: 3}, true
 	}
-	return limit{of: bareGeneric, p50: 1, p99: 3}, true
+	return limit{of: bareTCX, p50: 1, p99: 3}, true
 }
 
 // report prints a contender's figures in the format of Go's benchmarks, with what is judged:

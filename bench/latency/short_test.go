@@ -64,11 +64,11 @@ func TestOver(t *testing.T) {
 func TestLimits(t *testing.T) {
 	for name, want := range map[string]limit{
 		"round-trip/undisturbed/native/rr":       {bareNative, 1, 3},
-		"round-trip/undisturbed/generic/wlc":     {bareGeneric, 1, 3},
+		"round-trip/undisturbed/tcx/wlc":         {bareTCX, 1, 3},
 		"connect/undisturbed/native/mark-p300":   {forwarding, 5, 20},
-		"round-trip/commands/generic/rr":         {forwarding, 0, 10},
+		"round-trip/commands/tcx/rr":             {forwarding, 0, 10},
 		"connect/syns/native/rr-p300":            {forwarding, 0, 10},
-		"connect/undisturbed/generic/rr":         {},
+		"connect/undisturbed/tcx/rr":             {},
 		"round-trip/undisturbed/afpacket/rr":     {},
 		"round-trip/undisturbed/bare-native":     {},
 		"round-trip/listings/" + forwarding + "": {},
