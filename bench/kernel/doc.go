@@ -35,8 +35,7 @@
 //	           least that forwards an skb
 //
 // So there are three figures: with everything; net of the wire of the same kind, whose
-// ratio to kernel IPVS's is "times fewer"; and over bare. Ulvs in generic mode can be below
-// bare-skb, whose frames go up to the stack and out through its queues.
+// ratio to kernel IPVS's is "times fewer"; and over bare.
 //
 // What ulvs-native's program forwards are XDP frames, and what Go forwards skbs. Of a whole
 // connection some packets may be the one and some the other: there it has XDP's sink, where each
