@@ -14,7 +14,7 @@ import (
 var fast = flag.String("fast", "tcx", "the plane of tests that need programs: tcx or xdp")
 
 // TestOnXDP plays some of TCX's tests on the plane xdp: a daemon that is killed among ten thousand
-// connections, and what is the host's after all. (All that hold there: go test ./cmd/ulvs -fast xdp.)
+// connections, and what is pinned. (All that hold there: go test ./cmd/ulvs -fast xdp.)
 func TestOnXDP(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("BPF needs root")
@@ -23,7 +23,7 @@ func TestOnXDP(t *testing.T) {
 		t.Skip("all are played on XDP")
 	}
 	t.Parallel()
-	tests := []string{"TestKilled", "TestHostBound", "TestPins", "TestVirtualRouterMAC"}
+	tests := []string{"TestKilled", "TestPins", "TestVirtualRouterMAC"}
 	again := exec.Command(os.Args[0], "-test.v", "-fast=xdp", "-test.run", "^("+strings.Join(tests, "|")+")$")
 	again.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, asProgram+"=") })
 	out, err := again.CombinedOutput()

@@ -104,13 +104,17 @@ func (p *parser) begin() {
 		return
 	}
 	defer p.step("begin", "headers in one piece")()
+	left := PassLabel
+	if p.alone() {
+		left = leftLabel
+	}
 	p.emit(
 		save(stackContext, asm.R1),
 		asm.LoadMem(asm.R2, asm.R1, skbMark, asm.Word),
 		asm.JNE.Imm32(asm.R2, HostMark, "remote"),
 		asm.Mov.Imm(asm.R2, 0),
 		asm.StoreMem(asm.R1, skbMark, asm.R2, asm.Word),
-		asm.Ja.Label(leftLabel),
+		asm.Ja.Label(left),
 	)
 	p.symbol = "remote"
 	p.emit(
@@ -233,7 +237,7 @@ func (p *Program) pass() {
 			asm.FnCloneRedirect.Call(),
 		)
 	}
-	if p.Hook == TC {
+	if p.alone() {
 		p.symbol = leftLabel
 	}
 	p.emit(asm.Mov.Imm(asm.R0, p.actionPass()), asm.Return())
