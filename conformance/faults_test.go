@@ -98,7 +98,7 @@ func (f fault) build(t *testing.T) (binary string) {
 
 // TestFaults makes deliberate mistakes, one at a time, and wants the recorded
 // scenarios to find each of them. Each is a build of the program: without -kernel a few are
-// made, and the others can be.
+// made, and the others can be. With -short none is: see make race.
 func TestFaults(t *testing.T) {
 	files, err := filepath.Glob("testdata/faults/*.txt")
 	if err != nil {
@@ -114,7 +114,7 @@ func TestFaults(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if few := i%4 == 0; !few && !*kernelFlag && !*findFlag {
+			if few := i%4 == 0 && !testing.Short(); !few && !*kernelFlag && !*findFlag {
 				f.source(t)
 				return
 			}

@@ -82,7 +82,7 @@ func (w *pair) later(d time.Duration) {
 		d -= step
 		w.fast.Tick(w.still.now)
 	}
-	w.must(w.still.load())
+	w.still.moveClock()
 }
 
 // byProgram has the program alone look at a frame.

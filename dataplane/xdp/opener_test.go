@@ -87,6 +87,9 @@ func newSide(t *testing.T, seed uint64, servers int) *pair {
 	w.still.sockets, err = ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.XSKMap, KeySize: 4, ValueSize: 4, MaxEntries: 1})
 	w.must(err)
 	t.Cleanup(func() { _ = w.still.sockets.Close() })
+	w.still.clock, err = newArray("ulvs_clock", 8)
+	w.must(err)
+	t.Cleanup(w.still.clock.close)
 	w.resolver.SetLink(1, "eth0", own)
 	for _, six := range []bool{false, true} {
 		for i := range pairServers {
@@ -313,7 +316,7 @@ func (w *pair) move(d time.Duration) {
 		w.fast.Tick(w.still.now)
 		w.plain.Tick(w.still.now)
 	}
-	w.must(w.still.load())
+	w.still.moveClock()
 }
 
 // restart has another director go on, as after kill -9.

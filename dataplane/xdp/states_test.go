@@ -209,7 +209,7 @@ func (c *contest) endMeanwhile() {
 		},
 	)
 	c.still.now += 61 * time.Second
-	c.must(c.still.load())
+	c.still.moveClock()
 	c.frames = [statesBatch][]byte{}
 	c.audit(nil)
 }
@@ -345,7 +345,7 @@ func (c *contest) end() {
 		c.still.now += 16 * time.Minute
 		c.fast.Tick(c.still.now)
 	}
-	c.must(c.still.load())
+	c.still.moveClock()
 	list, err := c.fast.Services()
 	c.must(err)
 	for _, s := range list {
