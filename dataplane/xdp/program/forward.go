@@ -79,7 +79,7 @@ func (f *forwarder) rewriteMACs() {
 	f.emit(
 		asm.LoadMem(asm.R1, server, ServerMTU, asm.Word),
 	)
-	f.checkSegments()
+	f.checkSegments("")
 	f.checkTag()
 	f.emit(
 		asm.LoadMem(address, server, ServerMACs, asm.DWord),
