@@ -129,6 +129,9 @@ func (u *uploads) forwarded(f func()) {
 		"net.ipv4.conf.eth0.send_redirects=0"}, "net.ipv4.ip_forward=0"
 	if u.vip.Is6() {
 		on, off = []string{"net.ipv6.conf.all.forwarding=1"}, "net.ipv6.conf.all.forwarding=0"
+		// To the kernel each segment has the jumbo payload option too (net/core/gso.c, skb_gso_network_seglen).
+		u.in(u.director, "ip", "link", "set", "eth0", "mtu", "1508")
+		defer u.in(u.director, "ip", "link", "set", "eth0", "mtu", "1500")
 	}
 	route := netip.PrefixFrom(u.vip, u.vip.BitLen()).String()
 	u.in(u.director, append([]string{"sysctl", "-qw"}, on...)...)
