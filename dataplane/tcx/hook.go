@@ -185,9 +185,9 @@ const alias = "of ulvs: packets that its daemon decides about"
 // noAddress is IN6_ADDR_GEN_MODE_NONE (include/uapi/linux/if_link.h): the host sends nothing of its own.
 const noAddress = 1
 
-// most is the largest MTU that all kinds of interfaces take: what is sent back is no longer than what
-// came, or is segmented.
-const most = 65535
+// MTU is that of private interfaces, by which programs know them: it is nearly the largest that all kinds of
+// interfaces take, as what is sent back is no longer than what came, or is segmented.
+const MTU = 65533
 
 // Private returns the number of the private interface of an interface, which is made if it is not there:
 // one that an earlier process has left is taken.
@@ -231,7 +231,7 @@ func (h *Hook) make(d *device) error {
 		h.nl.LinkSetAlias(found, alias),
 		h.nl.LinkSetARPOff(found),
 		h.nl.LinkSetIP6AddrGenMode(found, noAddress),
-		h.nl.LinkSetMTU(found, most),
+		h.nl.LinkSetMTU(found, MTU),
 		h.nl.LinkSetUp(found),
 		h.raisePeer(found),
 	)

@@ -26,6 +26,7 @@ const (
 	skbLen         = 0
 	skbMark        = 8
 	skbVLANPresent = 20
+	skbIfindex     = 40
 	skbData        = 76
 	skbEnd         = 80
 	skbGSOSize     = 176
@@ -104,6 +105,8 @@ func (p *parser) begin() {
 	}
 	defer p.step("begin", "headers in one piece")()
 	p.emit(
+		asm.LoadMem(asm.R2, asm.R1, skbIfindex, asm.Word),
+		asm.JNE.Imm32(asm.R2, int32(p.Ifindex), PassLabel), // it has gone to another namespace
 		save(stackContext, asm.R1),
 		asm.LoadMem(asm.R2, asm.R1, skbMark, asm.Word),
 		asm.JNE.Imm32(asm.R2, HostMark, "remote"),
@@ -201,6 +204,7 @@ func (p *Program) unclaimed() {
 
 // redirectToPrivate gives a packet to Go, by the private interface.
 func (p *Program) redirectToPrivate() {
+	p.checkNamespace(PassLabel)
 	p.emit(
 		asm.Mov.Imm(asm.R1, int32(p.Private)),
 		asm.Mov.Imm(asm.R2, toIngress),
@@ -280,10 +284,11 @@ func (f *forwarder) checkTag() {
 // came in, and the other interface has its own (dataplane/afpacket, sender.transmit). That is how a trunk's
 // frames go to real servers by way of a VLAN device.
 //
-// in: -; out: R1; lost: R0 R2 R3 R4 R5
+// in: slot; out: R1; lost: R0 R2 R3 R4 R5
 func (f *forwarder) untag() {
 	defer f.step("untag", "by another interface, without this one's VLAN tags")()
 	f.emit(restore(asm.R1, stackOut), asm.JEq.Imm(asm.R1, int32(f.Ifindex), f.label("untagged")))
+	f.unlessMoved()
 	for range 1 + f.tags { // the next one in the frame takes the place of that beside it
 		f.emit(
 			restore(asm.R1, stackContext),
