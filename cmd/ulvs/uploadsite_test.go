@@ -197,6 +197,7 @@ func (u *uploads) upload(flows int, lasts time.Duration) (rate float64, _ befell
 		all.Go(func() {
 			onProcessor(0)
 			defer c.Close()
+			_ = c.(*net.TCPConn).SetLinger(0) // nothing more is sent in the next turn
 			_ = c.SetDeadline(end)
 			for {
 				n, err := c.Write(block)
