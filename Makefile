@@ -42,7 +42,7 @@ test: ## all tests
 	$(GO) test -p $$(($(CORES) + 1)) -parallel $$((2 * $(CORES))) -timeout $(PATIENCE) ./...
 
 .PHONY: load
-load: ## what judges time, or changes what all namespaces share: alone on a machine (root; 10 minutes)
+load: ## what judges time, or changes what all namespaces share: alone on a machine (root; 17 minutes)
 	$(GO) test ./cmd/ulvs -count=1 -v -run '^(TestNeighborFlood|TestFirstPacketTime|TestLoad|TestUploads)$$' -load -timeout $(PATIENCE)
 	$(GO) test ./bench/planes -count=1 -v -run '^(TestSYNRate|TestTwoProcessors|TestTCXCost)$$' -load -timeout $(PATIENCE)
 

@@ -184,6 +184,9 @@ type Claims struct {
 	// it, or a list for those, for an accel.Opener: it goes before what Services has of the same.
 	// Port 0 is every port that has none of its own.
 	Marked []Claim
+	// Open is where Marks and Rules come to nothing by that, and no service by address is either:
+	// the director decides, where a plane's programs have nobody behind who sees all packets.
+	Open []Claim
 	// ByMark are the services by marks to which the lists of Marked lead.
 	ByMark []MarkClaim
 	// WhileLocal has all of this be claimed only while the host has the destination

@@ -98,7 +98,7 @@ func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service, lin
 		p.endpoint = e
 		stretches := m.stretches(i, e, byMark[i], !c.WhileLocal)
 		p.decide(stretches, len(list) < maxMarked)
-		list = append(list, p.claims...)
+		list, c.Open = append(list, p.claims...), append(c.Open, p.open...)
 	}
 	c.Marked = list
 }
@@ -208,6 +208,7 @@ type ports struct {
 	own    map[uint16]fate // services by address, by port
 	every  *fate           // that of every port
 	claims []dataplane.Claim
+	open   []dataplane.Claim // of what depends, and no service by address is for
 }
 
 func (p *ports) add(c dataplane.Claim) {
@@ -227,6 +228,11 @@ func (p *ports) claim(port uint16, f fate) {
 	p.claims = append(p.claims, dataplane.Claim{
 		Addr: p.addr, Proto: p.proto, Port: port, Service: f.number, Serial: f.serial, List: f.list,
 	})
+}
+
+// leave has Go decide about a port, 0 for every other one, of which no claim says that it does.
+func (p *ports) leave(port uint16) {
+	p.open = append(p.open, dataplane.Claim{Addr: p.addr, Proto: p.proto, Port: port, Service: dataplane.Undecided})
 }
 
 var undecided, elsewhere = fate{number: dataplane.Undecided}, fate{number: dataplane.Elsewhere}
@@ -262,6 +268,8 @@ func (p *ports) decide(list []stretch, room bool) {
 	}
 	if most.verb != open || p.every != nil {
 		p.claim(0, p.outcome(most, 0))
+	} else {
+		p.leave(0)
 	}
 	for port := range p.own {
 		if !named[port] {
@@ -300,6 +308,8 @@ func (p *ports) name(port uint16, f, most fate) {
 	case port == 0: // a claim of every port has that too, and programs leave it to Go
 	case f.verb == served, f.verb == follows, f.verb == open && has:
 		p.claim(port, p.outcome(f, port))
+	case f.verb == open:
+		p.leave(port)
 	case f.verb == byAddress && has:
 		p.claim(port, by)
 	case most.verb == served, most.verb == follows:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,6 +32,8 @@ func TestMarkedClaims(t *testing.T) {
 			switch {
 			case found == nil && want.Mark == 0 && want != (ulvs.ServiceKey{}):
 				w.fail("nobody", want)
+			case found == nil && want.Mark != 0 && !w.open:
+				w.fail("the host", want)
 			case found == nil:
 				past++
 			case found.Service == dataplane.Undecided:
@@ -64,8 +67,12 @@ type claimWorld struct {
 	number map[uint32]ulvs.ServiceKey
 	claims map[dataplane.Claim]dataplane.Claim // by address, protocol and port
 	byMark map[uint32]dataplane.MarkClaim
+	left   []dataplane.Claim // Claims.Open
+	// anywhere says that a rule is for more than an address, so that none is nobody's.
+	anywhere bool
 
-	in fwmark.Input
+	open bool // the packet may be the director's though no claim is for it
+	in   fwmark.Input
 }
 
 func (w *claimWorld) pick(list ...string) string { return list[w.rng.IntN(len(list))] }
@@ -101,6 +108,7 @@ func (w *claimWorld) build() {
 				"-p tcp --dport 1024:65535 ", "-p tcp --dport 100:3000 ", "-p tcp ! --dport 80 ",
 				"-p udp --sport 1000:1001 ", "-p tcp --syn ") +
 			w.pick("-j MARK --set-mark 10", "-j MARK --set-mark 10", "-j MARK --set-mark 11", "-j MARK --set-mark 12", "-j ACCEPT", "-j MARK --set-mark 0")
+		w.anywhere = w.anywhere || !strings.HasPrefix(words, "-d") || strings.HasPrefix(words, "-d 192.0.2.0/24")
 		w.rules = append(w.rules, words)
 		if _, err := d.MarkCommand(false, strings.Fields("-t mangle -A PREROUTING "+words)); err != nil {
 			w.t.Fatal(err)
@@ -120,6 +128,7 @@ func (w *claimWorld) build() {
 			w.claims[dataplane.Claim{Addr: one.Addr, Proto: one.Proto, Port: one.Port}] = one
 		}
 	}
+	w.left = c.Open
 	for _, s := range d.path.Commands.All() {
 		w.number[s.Number()] = s.ServiceKey
 	}
@@ -136,6 +145,9 @@ func (w *claimWorld) claim() *dataplane.Claim {
 	from := netip.AddrPortFrom(netip.MustParseAddr(w.pick("10.0.0.1", "10.0.0.2")), uint16(1000+w.rng.IntN(3)))
 	p := &packet.Packet{Proto: proto, Kind: packet.TCP, Flow: packet.NewFlow(proto, from, netip.AddrPortFrom(to, port))}
 	w.in = fwmark.Input{Packet: p, In: w.pick("eth0", "eth1")}
+	w.open = w.anywhere || slices.ContainsFunc(w.left, func(c dataplane.Claim) bool {
+		return c.Addr == to && c.Proto == proto && (c.Port == port || c.Port == 0)
+	})
 	for _, port := range []uint16{port, 0} {
 		if c, ok := w.claims[dataplane.Claim{Addr: to, Proto: proto, Port: port}]; ok {
 			return &c

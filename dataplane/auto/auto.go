@@ -26,6 +26,9 @@ const (
 	AFPacket = "afpacket"
 )
 
+// Programs know private interfaces by their MTU.
+var _ = [1]struct{}{}[tcx.MTU-xdp.PrivateMTU]
+
 // Options say which plane is opened, and on what. Only Interfaces is required.
 type Options struct {
 	// Interfaces are the names of the Ethernet interfaces whose packets are balanced. One

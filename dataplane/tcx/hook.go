@@ -27,7 +27,8 @@ import (
 type Hook struct {
 	nl        *netlink.Handle
 	drop, out *ebpf.Program
-	filters   bool // clsact's, also where the kernel has tcx: for tests
+	filters   bool                                                     // clsact's, also where the kernel has tcx: for tests
+	ask       func(name string, request, flags uint32) (uint32, error) // askFlags, or what tests have for it
 
 	mu      sync.Mutex
 	devices map[int]*device // by the number of the interface that each is for
@@ -46,7 +47,7 @@ type device struct {
 // back to the host, not 0: the program that Attach attaches leaves them to it. The error says what the kernel has not, which
 // is tcx (Linux 6.6), or what may not be done.
 func New(mark uint32) (*Hook, error) {
-	h := &Hook{devices: map[int]*device{}}
+	h := &Hook{devices: map[int]*device{}, ask: askFlags}
 	var err error
 	if h.nl, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("rtnetlink: %w", err)
@@ -187,17 +188,21 @@ const alias = "of ulvs: packets that its daemon decides about"
 // noAddress is IN6_ADDR_GEN_MODE_NONE (include/uapi/linux/if_link.h): the host sends nothing of its own.
 const noAddress = 1
 
-// most is the largest MTU that all kinds of interfaces take: what is sent back is no longer than what
-// came, or is segmented.
-const most = 65535
+// MTU is that of private interfaces, by which programs know them: it is nearly the largest that all kinds of
+// interfaces take, as what is sent back is no longer than what came, or is segmented.
+const MTU = 65533
 
 // Private returns the number of the private interface of an interface, which is made if it is not there:
-// one that an earlier process has left is taken.
+// one that an earlier process has left is taken. The interface merges no packets in its card any more (LRO): one
+// that does not stop that is an error.
 func (h *Hook) Private(ifindex int) (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if d := h.devices[ifindex]; d != nil {
 		return d.index, nil
+	}
+	if err := h.disableLRO(ifindex); err != nil {
+		return 0, err
 	}
 	d := &device{name: fmt.Sprint(prefix, ifindex)}
 	err := h.make(d)
@@ -233,7 +238,7 @@ func (h *Hook) make(d *device) error {
 		h.nl.LinkSetAlias(found, alias),
 		h.nl.LinkSetARPOff(found),
 		h.nl.LinkSetIP6AddrGenMode(found, noAddress),
-		h.nl.LinkSetMTU(found, most),
+		h.nl.LinkSetMTU(found, MTU),
 		h.nl.LinkSetUp(found),
 		h.raisePeer(found),
 	)

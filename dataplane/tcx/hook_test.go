@@ -20,6 +20,7 @@ const testMark = 0x1234
 // bed is a host with an interface, eth0.
 type bed struct {
 	*testing.T
+	lab     *lab.Lab
 	host    *lab.Host
 	eth0    int
 	filters bool
@@ -39,7 +40,7 @@ func newBed(t *testing.T) *bed {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bed{T: t, host: h}
+	b := &bed{T: t, lab: l, host: h}
 	b.do(func() error {
 		ifi, err := net.InterfaceByName("eth0")
 		if err == nil {

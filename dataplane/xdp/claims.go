@@ -105,16 +105,17 @@ func (p *Plane) Claim(c dataplane.Claims) error {
 		return err
 	}
 	if p.settings != nil {
-		p.settings.setUnclaimed(unclaimed(&c))
+		p.settings.setUnclaimed(unclaimed(&c, canOpen(p)))
 	}
 	return p.claims.set(c, p.Grace)
 }
 
 // unclaimed returns the families of which packets may be a service's that no claim is for: of a mark that a
-// rule gives to more than an address, or of a range of ports.
-func unclaimed(c *dataplane.Claims) (families uint32) {
+// rule gives to more than an address, or of a range of ports. For programs that open no connections marks
+// have no claims.
+func unclaimed(c *dataplane.Claims, opens bool) (families uint32) {
 	open := func(m *dataplane.AddrMatch) bool {
-		one := m.Addr.IsValid() && !m.Not
+		one := m.Addr.IsValid() && !m.Not && opens
 		for _, b := range m.Mask.AsSlice() {
 			one = one && b == 0xff
 		}
@@ -320,6 +321,12 @@ func (c *claims) wanted() (want map[preselect.Claim]preselect.Found, short bool)
 				}
 			}
 			want[preselect.ServiceClaim(one.Addr, one.Port, one.Proto)] = to
+		}
+	}
+	for _, one := range c.list.Open {
+		if key := preselect.ServiceClaim(one.Addr, one.Port, one.Proto); c.alone {
+			want[preselect.AddressClaim(one.Addr)] = preselect.Found{Number: dataplane.Undecided}
+			want[key] = preselect.Found{Number: dataplane.Undecided}
 		}
 	}
 	if len(want) > c.most { // a port whose own claim has no room is not to fall to that of every port

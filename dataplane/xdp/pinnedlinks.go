@@ -1,11 +1,14 @@
 package xdp
 
 import (
+	"errors"
 	"os"
 	"slices"
 	"strings"
 
+	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 )
 
 // How names of links say where they are attached.
@@ -84,19 +87,27 @@ func (p *pins) linkAt(pin string) (l link.Link, ifindex int) {
 	return l, interfaceOf(l)
 }
 
-// interfaceOf returns the number of a link's interface, 0 if that is gone.
+// interfaceOf returns the number of a link's interface, 0 if that is gone, or in another network namespace
+// than the calling thread: there the number is another interface's here, or none's.
 func interfaceOf(l link.Link) int {
 	info, err := l.Info()
 	if err != nil {
 		return 0
 	}
+	ifindex, there := 0, true
 	if x := info.XDP(); x != nil {
-		return int(x.Ifindex)
+		ifindex = int(x.Ifindex)
+		there = slices.Contains(attached(ifindex), info.Program)
+	} else if x := info.TCX(); x != nil {
+		ifindex = int(x.Ifindex)
+		all, err := link.QueryPrograms(link.QueryOptions{Target: ifindex, Attach: ebpf.AttachTCXIngress})
+		there = err != nil && !errors.Is(err, unix.ENODEV) || err == nil &&
+			slices.ContainsFunc(all.Programs, func(p link.AttachedProgram) bool { return p.ID == info.Program })
 	}
-	if x := info.TCX(); x != nil {
-		return int(x.Ifindex)
+	if !there {
+		return 0
 	}
-	return 0
+	return ifindex
 }
 
 // KeptInterfaces returns those of some interfaces that an earlier process had, by the names

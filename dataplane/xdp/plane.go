@@ -97,6 +97,9 @@ type Attached = interface {
 // it.
 const HostMark = program.HostMark
 
+// PrivateMTU is the MTU of the interfaces that Ingress.Private gives.
+const PrivateMTU = program.PrivateMTU
+
 // ErrNotPermitted is wrapped by errors that say that this process may not use
 // BPF: CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN are needed, or root.
 var ErrNotPermitted = errors.New("this process may not load BPF programs: run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")

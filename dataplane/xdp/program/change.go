@@ -25,7 +25,7 @@ func (o changer) changeState() {
 	o.nextState()
 	o.nextSCTP()
 	o.mark("moved")
-	o.checkReachable(dest)
+	o.checkSendable()
 	o.readTime()
 	o.emit(
 		restore(entry, stackSlot),
@@ -55,6 +55,22 @@ func (o changer) changeState() {
 	o.countAnswer("answered", o.findRings)
 	o.mark("full")
 	o.emit(restore(slot, stackSlot), asm.Ja.Label(o.label("unchanged")))
+}
+
+// checkSendable leaves to Go what cannot be sent to dest, before anything is done about it: of what a host has
+// made or merged the segments count.
+//
+// in: dest data total; out: -; lost: R0 R1 R3 R4 R5
+func (o changer) checkSendable() {
+	defer o.step("checkSendable", "can the real server be reached?")()
+	if o.Hook != TC {
+		o.checkReachable(dest)
+		return
+	}
+	o.emit(asm.Mov.Reg(asm.R4, dest))
+	o.element(asm.R5, o.Servers, asm.R4, ServerShift, 0)
+	o.emit(asm.LoadMem(asm.R1, asm.R5, ServerMTU, asm.Word))
+	o.checkSegments("changes-")
 }
 
 // readCourse keeps what decides which packets keep the daemon awake: one of many, by the ports, which
@@ -236,6 +252,9 @@ func (o changer) nextState() {
 	o.emit(
 		asm.LoadMem(asm.R0, data, o.atProto(), asm.Byte),
 		asm.JEq.Imm(asm.R0, ProtoSCTP, o.label("chunk")),
+	)
+	o.readBehind(13, o.label("flags"), no)
+	o.emit(
 		asm.JNE.Imm(asm.R0, ProtoTCP, no),
 		restore(asm.R2, stackContext),
 	)
@@ -245,8 +264,9 @@ func (o changer) nextState() {
 		asm.Add.Imm(asm.R2, int32(at)+20),
 		asm.JGT.Reg(asm.R2, asm.R3, no), // never: for the verifier
 		asm.LoadMem(asm.R0, data, at+13, asm.Byte),
-		asm.JSet.Imm(asm.R0, syn, no),
 	)
+	o.mark("flags")
+	o.emit(asm.JSet.Imm(asm.R0, syn, no))
 	row(rst, next.OnRST, "row")
 	row(fin, next.OnFIN, "row")
 	row(ack, next.OnACK, "row")

@@ -79,7 +79,7 @@ func (f *forwarder) rewriteMACs() {
 	f.emit(
 		asm.LoadMem(asm.R1, server, ServerMTU, asm.Word),
 	)
-	f.checkSegments()
+	f.checkSegments("")
 	f.checkTag()
 	f.emit(
 		asm.LoadMem(address, server, ServerMACs, asm.DWord),
@@ -164,7 +164,7 @@ func (f *forwarder) decrementTTL() {
 // send ends the program: the packet leaves as it came, or by the interface that
 // leads to the server.
 //
-// in: -; out: -; lost: R0 R1 R2 R3 R4 R5
+// in: slot; out: -; lost: R0 R1 R2 R3 R4 R5
 func (f *forwarder) send() {
 	defer f.step("send", "out, by the interface that leads to the real server")()
 	if f.Hook == TC {

@@ -27,6 +27,7 @@ const (
 	skbMark        = 8
 	skbProtocol    = 16
 	skbVLANPresent = 20
+	skbIfindex     = 40
 	skbData        = 76
 	skbEnd         = 80
 	skbGSOSize     = 176
@@ -39,8 +40,8 @@ const (
 	toIngress = 1  // BPF_F_INGRESS
 )
 
-// longest is how many bytes of a frame are looked at: Ethernet, a tag, IPv6 and TCP.
-const longest = 14 + 4 + 40 + 20
+// longest is how many bytes of a frame are looked at: Ethernet, a tag, IPv6, a jumbo payload option and TCP.
+const longest = 14 + 4 + 40 + jumboLen + 20
 
 // oneLess is what taking one off a byte at an odd offset adds to a sum.
 const oneLess = 0xfeff
@@ -109,6 +110,8 @@ func (p *parser) begin() {
 		left = leftLabel
 	}
 	p.emit(
+		asm.LoadMem(asm.R2, asm.R1, skbIfindex, asm.Word),
+		asm.JNE.Imm32(asm.R2, int32(p.Ifindex), PassLabel), // it has gone to another namespace
 		save(stackContext, asm.R1),
 		asm.LoadMem(asm.R2, asm.R1, skbMark, asm.Word),
 		asm.JNE.Imm32(asm.R2, HostMark, "remote"),
@@ -132,8 +135,8 @@ func (p *parser) begin() {
 	p.symbol = "linear"
 }
 
-// readLarge finds how long an IPv4 packet is whose length does not fit its header (skb_gso_ok's BIG
-// TCP; include/linux/ip.h, iph_totlen).
+// readLarge finds how long a packet is whose length does not fit its header, where that says 0 (BIG TCP;
+// include/linux/ip.h, iph_totlen).
 //
 // in: total; out: total; lost: R1
 func (p *parser) readLarge() {
@@ -141,8 +144,12 @@ func (p *parser) readLarge() {
 		return
 	}
 	defer p.step("readLarge", "longer than its header can say")()
+	own := int32(0)
+	if p.six {
+		own = 40
+	}
 	p.emit(
-		asm.JNE.Imm(total, 0, p.label("said")),
+		asm.JNE.Imm(total, own, p.label("said")),
 		restore(asm.R1, stackContext),
 		asm.LoadMem(total, asm.R1, skbGSOSize, asm.Word),
 		p.strangeIf(asm.JEq, total, 0),
@@ -274,6 +281,7 @@ func (p *Program) discovery() {
 
 // redirectToPrivate gives a packet to Go, by the private interface.
 func (p *Program) redirectToPrivate() {
+	p.checkNamespace(PassLabel)
 	p.emit(
 		asm.Mov.Imm(asm.R1, int32(p.Private)),
 		asm.Mov.Imm(asm.R2, toIngress),
@@ -283,10 +291,10 @@ func (p *Program) redirectToPrivate() {
 }
 
 // checkSegments leaves to Go what is larger than the real server's MTU, which is in R1, and is no frame
-// of which each segment fits (include/linux/skbuff.h, skb_gso_validate_network_len).
+// of which each segment fits (include/linux/skbuff.h, skb_gso_validate_network_len). Labels begin with what.
 //
 // in: R1 data total; out: -; lost: R0 R3 R4
-func (f *forwarder) checkSegments() {
+func (f *forwarder) checkSegments(what string) {
 	defer f.step("checkSegments", "no larger than may be, or in segments that are")()
 	if f.Hook != TC {
 		f.emit(asm.JGT.Reg(total, asm.R1, PassLabel))
@@ -295,7 +303,7 @@ func (f *forwarder) checkSegments() {
 	at, no := f.atPorts(), f.labelGo()
 	header := int32(at - f.atIP())
 	f.emit(
-		asm.JLE.Reg(total, asm.R1, f.label("fits")),
+		asm.JLE.Reg(total, asm.R1, f.label(what+"fits")),
 		restore(asm.R3, stackContext),
 		asm.LoadMem(asm.R4, asm.R3, skbGSOSize, asm.Word),
 		asm.JEq.Imm(asm.R4, 0, no),
@@ -306,19 +314,26 @@ func (f *forwarder) checkSegments() {
 		asm.Add.Imm(asm.R0, int32(at)+20),
 		asm.JGT.Reg(asm.R0, asm.R3, no), // never: for the verifier
 		asm.LoadMem(asm.R0, data, f.atProto(), asm.Byte),
-		asm.Mov.Imm(asm.R3, 8),
-		asm.JNE.Imm(asm.R0, ProtoTCP, f.label("headers")),
-		asm.LoadMem(asm.R3, data, at+12, asm.Byte),
-		asm.RSh.Imm(asm.R3, 4),
-		asm.LSh.Imm(asm.R3, 2),
 	)
-	f.mark("headers")
+	f.readBehind(12, f.label(what+"offset"), no)
+	f.emit(
+		asm.Mov.Imm(asm.R3, 8),
+		asm.JNE.Imm(asm.R0, ProtoTCP, f.label(what+"headers")),
+		asm.LoadMem(asm.R0, data, at+12, asm.Byte),
+	)
+	f.mark(what + "offset")
+	f.emit(
+		asm.RSh.Imm(asm.R0, 4),
+		asm.LSh.Imm(asm.R0, 2),
+		asm.Mov.Reg(asm.R3, asm.R0),
+	)
+	f.mark(what + "headers")
 	f.emit(
 		asm.Add.Reg(asm.R4, asm.R3),
 		asm.Add.Imm(asm.R4, header),
 		asm.JGT.Reg(asm.R4, asm.R1, no),
 	)
-	f.mark("fits")
+	f.mark(what + "fits")
 }
 
 // checkTag loads by which interface the real server in R2 is reached, R3. An XDP frame with a VLAN tag, which is
@@ -346,10 +361,11 @@ func (f *forwarder) checkTag() {
 // came in, and the other interface has its own (dataplane/afpacket, sender.transmit). That is how a trunk's
 // frames go to real servers by way of a VLAN device.
 //
-// in: -; out: R1; lost: R0 R2 R3 R4 R5
+// in: slot; out: R1; lost: R0 R2 R3 R4 R5
 func (f *forwarder) untag() {
 	defer f.step("untag", "by another interface, without this one's VLAN tags")()
 	f.emit(restore(asm.R1, stackOut), asm.JEq.Imm(asm.R1, int32(f.Ifindex), f.label("untagged")))
+	f.unlessMoved()
 	for range 1 + f.tags { // the next one in the frame takes the place of that beside it
 		f.emit(
 			restore(asm.R1, stackContext),

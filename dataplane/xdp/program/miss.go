@@ -19,6 +19,12 @@ func (p *Program) miss() {
 		p.emit(asm.Ja.Label(PassLabel))
 		return
 	}
+	if p.jumbos() { // its ports are elsewhere, and it opens nothing
+		p.emit(
+			asm.LoadMem(asm.R1, data, p.atProto(), asm.Byte),
+			asm.JEq.Imm(asm.R1, 0, p.labelStrange()),
+		)
+	}
 	if p.opens() {
 		p.emit(
 			save(stackKey, addrs),

@@ -179,6 +179,7 @@ func (p *parser) parseIPv6() {
 		p.strangeIf(asm.JLE, asm.R0, 1),
 	)
 	p.readTotal()
+	p.readLarge()
 	p.checkLength()
 	p.emit(
 		asm.LoadMem(addrs, data, atIP+8, asm.DWord),
@@ -194,7 +195,10 @@ func (p *parser) parseIPv6() {
 func (p *parser) parsePorts(header int16) {
 	defer p.step("parsePorts", "the ports and the protocol, and which states this packet leaves as they are")()
 	at := p.atIP() + header
-	read, sctp, udp := p.label("read"), p.label("sctp"), p.label("udp")
+	read, sctp, udp, other := p.label("read"), p.label("sctp"), p.label("udp"), p.labelStrange()
+	if p.jumbos() {
+		other = p.label("option")
+	}
 	p.emit(
 		asm.JEq.Imm(asm.R0, ProtoUDP, udp),
 		asm.JNE.Imm(asm.R0, ProtoTCP, sctp),
@@ -206,7 +210,7 @@ func (p *parser) parsePorts(header int16) {
 	)
 	p.parseFlags(read)
 	p.symbol = sctp
-	p.emit(p.strangeIf(asm.JNE, asm.R0, ProtoSCTP))
+	p.emit(asm.JNE.Imm(asm.R0, ProtoSCTP, other))
 	p.readPorts(ProtoSCTP, 16)
 	p.emit(
 		p.strangeIf(asm.JLT, total, int32(header)+16),
@@ -220,6 +224,10 @@ func (p *parser) parsePorts(header int16) {
 		asm.Mov.Imm32(kept, 0), // a chunk that means something is looked at again
 		asm.Ja.Label(read),
 	)
+	if p.jumbos() {
+		p.symbol = other
+		p.parseJumbo(read)
+	}
 	p.symbol = udp
 	p.readPorts(ProtoUDP, 8)
 	p.emit(

@@ -43,7 +43,7 @@ func set(list ...asm.Register) (s registers) {
 // arguments is how many registers from R1 on a helper function reads.
 var arguments = map[asm.BuiltinFunc]int{
 	asm.FnMapLookupElem: 2, asm.FnJiffies64: 0, asm.FnGetSmpProcessorId: 0, asm.FnRedirect: 2, asm.FnRedirectMap: 3, asm.FnGetPrandomU32: 0,
-	asm.FnSkbPullData: 2, asm.FnCsumUpdate: 2, asm.FnSkbVlanPop: 1, asm.FnCloneRedirect: 3,
+	asm.FnSkbPullData: 2, asm.FnCsumUpdate: 2, asm.FnSkbVlanPop: 1, asm.FnCloneRedirect: 3, asm.FnCheckMtu: 5,
 }
 
 // effects are what an instruction reads and writes.

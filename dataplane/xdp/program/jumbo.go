@@ -1,0 +1,62 @@
+package program
+
+import "github.com/cilium/ebpf/asm"
+
+// TCP of IPv6 that is longer than its header can say, as a host has made or merged it (BIG TCP): up to Linux 6.18
+// at least a hop-by-hop header with a jumbo payload option stands before TCP's, and says the length (RFC 2675;
+// net/ipv6/ip6_output.c, ip6_xmit). It leaves as it came: what segments it takes the option off. Only its
+// connection's packets are looked at: what opens one is no such frame.
+
+const (
+	jumboLen    = 8
+	jumboOption = 0x04c20000 | ProtoTCP // TCP follows, eight bytes, a jumbo payload of four: as it is loaded
+)
+
+// jumbos reports whether frames may have such a header.
+func (e *emitter) jumbos() bool { return e.six && e.Hook == TC }
+
+// parseJumbo is parsePorts for what is behind a jumbo payload option, to which a next header of 0 leads: R0.
+//
+// in: R0 data end total; out: ports kept; lost: R0 R1
+func (p *parser) parseJumbo(read string) {
+	defer p.step("parseJumbo", "TCP behind a jumbo payload option")()
+	at := p.atPorts()
+	p.emit(p.strangeIf(asm.JNE, asm.R0, 0))
+	p.checkBounds(int32(at) + jumboLen + 20)
+	p.emit(
+		asm.LoadMem(asm.R0, data, at, asm.Word),
+		asm.JNE.Imm32(asm.R0, jumboOption, p.labelStrange()),
+		asm.LoadMem(asm.R0, data, at+4, asm.Word),
+		asm.HostTo(asm.BE, asm.R0, asm.Word),
+		asm.Add.Imm(asm.R0, 40),
+		asm.JNE.Reg(asm.R0, total, p.labelStrange()), // by skb->len, where payload_len is 0
+		p.strangeIf(asm.JLT, total, 40+jumboLen+20),
+		asm.LoadMem(ports, data, at+jumboLen, asm.Word),
+		asm.LoadImm(asm.R1, (6<<8|ProtoTCP)<<32, asm.DWord),
+		asm.Or.Reg(ports, asm.R1),
+		asm.LoadMem(asm.R0, data, at+jumboLen+13, asm.Byte),
+	)
+	p.parseFlags(read)
+}
+
+// readBehind goes to a label with a byte of TCP's header behind a jumbo payload option, R0, if there is one:
+// that is where IPv6's next header, R0, is 0.
+//
+// in: R0 data; out: R0; lost: R3
+func (e *emitter) readBehind(off int16, to, no string) {
+	if !e.jumbos() {
+		return
+	}
+	defer e.step("readBehind", "of TCP behind a jumbo payload option")()
+	at := e.atPorts() + jumboLen
+	e.emit(asm.JNE.Imm(asm.R0, 0, to+"-plain"), restore(asm.R3, stackContext))
+	e.readEnd(asm.R3, asm.R3)
+	e.emit(
+		asm.Mov.Reg(asm.R0, data),
+		asm.Add.Imm(asm.R0, int32(at)+20),
+		asm.JGT.Reg(asm.R0, asm.R3, no), // never: for the verifier
+		asm.LoadMem(asm.R0, data, at+off, asm.Byte),
+		asm.Ja.Label(to),
+	)
+	e.symbol = to + "-plain"
+}
