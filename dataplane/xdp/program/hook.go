@@ -111,7 +111,7 @@ func (p *parser) begin() {
 	}
 	p.emit(
 		asm.LoadMem(asm.R2, asm.R1, skbIfindex, asm.Word),
-		asm.JNE.Imm32(asm.R2, int32(p.Ifindex), PassLabel), // it has gone to another namespace
+		asm.JNE.Imm32(asm.R2, int32(p.Ifindex), left), // it has gone to another namespace
 		save(stackContext, asm.R1),
 		asm.LoadMem(asm.R2, asm.R1, skbMark, asm.Word),
 		asm.JNE.Imm32(asm.R2, HostMark, "remote"),
@@ -238,7 +238,9 @@ func (p *Program) pass() {
 			asm.JGT.Imm(asm.R4, advertisement-solicitation, leftLabel),
 		)
 		p.symbol = "copy"
+		p.checkNamespace(leftLabel)
 		p.emit(
+			restore(asm.R1, stackContext),
 			asm.Mov.Imm(asm.R2, int32(p.Private)),
 			asm.Mov.Imm(asm.R3, toIngress),
 			asm.FnCloneRedirect.Call(),
