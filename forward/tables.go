@@ -151,7 +151,7 @@ func (tb *tables) findTemplate(k *persist.Key, hash uint64) (ct persist.ID, foun
 // templateKey works out the key of the template that a flow to a service has, and its
 // hash.
 func (tb *tables) templateKey(s *Service, f *packet.Flow, e *early) {
-	s.form.Fill(&e.key, (*[5]uint64)(f), f.VirtualPort() == s.Port && s.Port != ftpPort)
+	s.form.Fill(&e.key, (*[5]uint64)(f), f.VirtualPort() == s.Port && s.Port != FTPPort)
 	e.keyHash = tb.templates.Hash(&e.key)
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -105,14 +106,14 @@ func (p *Plane) Claim(c dataplane.Claims) error {
 		return err
 	}
 	if p.settings != nil {
-		p.settings.setUnclaimed(unclaimed(&c))
+		p.settings.setUnclaimed(p.claims.unclaimed(&c))
 	}
 	return p.claims.set(c, p.Grace)
 }
 
 // unclaimed returns the families of which packets may be a service's that no claim is for: of a mark that a
 // rule gives to more than an address, or of a range of ports.
-func unclaimed(c *dataplane.Claims) (families uint32) {
+func (cl *claims) unclaimed(c *dataplane.Claims) (families uint32) {
 	open := func(m *dataplane.AddrMatch) bool {
 		one := m.Addr.IsValid() && !m.Not
 		for _, b := range m.Mask.AsSlice() {
@@ -131,8 +132,20 @@ func unclaimed(c *dataplane.Claims) (families uint32) {
 			}
 		}
 	}
+	type endpoint struct {
+		addr  netip.Addr
+		proto uint8
+	}
+	every := map[endpoint]bool{}
+	cl.mu.Lock()
+	defer cl.mu.Unlock()
+	for _, m := range c.Marked {
+		if m.Port == 0 && cl.opens {
+			every[endpoint{m.Addr, m.Proto}] = true
+		}
+	}
 	for _, s := range c.Services {
-		if s.Last != 0 {
+		if s.Last != 0 && !every[endpoint{s.Addr, s.Proto}] {
 			families |= program.OpeningBit(s.Addr.Is6())
 		}
 	}
