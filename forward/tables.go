@@ -59,8 +59,8 @@ type tables struct {
 	conflicts       []Conflict
 	conflicting     uint64 // answers of others that were no mistake of ours
 	undecided       Undecided
-	icmpErrors      uint64  // that followed the connection that they quote
-	fragmented      uint64  // fragments that were forwarded
+	icmpErrors      rare    // that followed the connection that they quote
+	fragmented      rare    // fragments that were forwarded
 	answered        uint64  // answers given in the place of the host or of IPVS
 	nextEst         *uint32 // tick of the estimator's next round
 	opener          *opener

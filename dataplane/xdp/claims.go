@@ -19,13 +19,15 @@ import (
 type claims struct {
 	mu    sync.Mutex
 	list  dataplane.Claims
-	opens bool   // programs open connections
-	alone bool   // what they pass is the host's, and no plane sees it
-	array *array // or nil
-	table *preselect.Claims
-	most  int // how many it is to have
-	rules rules
-	grace func() error // of Plane; nil while no program has the array
+	opens bool // programs open connections
+	alone bool // what they pass is the host's, and no plane sees it
+	// fragments says that programs leave those to Go too.
+	fragments bool
+	array     *array // or nil
+	table     *preselect.Claims
+	most      int // how many it is to have
+	rules     rules
+	grace     func() error // of Plane; nil while no program has the array
 }
 
 // open makes the array, if there is none yet: a smaller one where the kernel has none so large.
@@ -321,6 +323,9 @@ func (c *claims) wanted() (want map[preselect.Claim]preselect.Found, short bool)
 			}
 			if c.alone {
 				want[preselect.AddressClaim(one.Addr)] = preselect.Found{Number: dataplane.Undecided}
+			}
+			if c.fragments && opened && one.Service != dataplane.Elsewhere {
+				want[preselect.FragmentClaim(one.Addr, one.Proto)] = preselect.Found{Number: dataplane.Undecided}
 			}
 			if one.Last != 0 || !opened {
 				continue
