@@ -121,7 +121,7 @@ func TestRare(t *testing.T) {
 		{"UDP's in IPv6, which has no service", fragment(true, udp, first, 64, vip6), not},
 		{"another address's in IPv6", fragment(true, tcp, first, 64, other[true]), not},
 		{"unreachable", about(false, 3, tcp, vip4, 80, 0), to},
-		{"quench", about(false, 4, tcp, vip4, 80, 0), to},
+		{"slow down", about(false, 4, tcp, vip4, 80, 0), to},
 		{"time exceeded", about(false, 11, udp, vip4, 80, 0), to},
 		{"about a first fragment", about(false, 3, udp, vip4, 80, first), to},
 		{"about a later one", about(false, 3, udp, vip4, 80, next), not},

@@ -61,7 +61,7 @@ func (p *Program) rare() {
 		isVersion(quoted)
 		p.claimKey(quoted+6, quoted+40, quoted+8)
 	} else {
-		const unreachable, quench, exceeded, offset = 3, 4, 11, 0x1fff
+		const unreachable, slower, exceeded, offset = 3, 4, 11, 0x1fff
 		p.emit(
 			asm.LoadMem(asm.R0, data, atIP+6, asm.Half),
 			asm.HostTo(asm.BE, asm.R0, asm.Half),
@@ -70,7 +70,7 @@ func (p *Program) rare() {
 			passIf(asm.JNE, asm.R2, protoICMP),
 			asm.LoadMem(asm.R0, data, upper, asm.Byte),
 			asm.JEq.Imm(asm.R0, unreachable, p.label("error")),
-			asm.JEq.Imm(asm.R0, quench, p.label("error")),
+			asm.JEq.Imm(asm.R0, slower, p.label("error")),
 			passIf(asm.JNE, asm.R0, exceeded),
 		)
 		p.mark("error")
