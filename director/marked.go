@@ -268,7 +268,7 @@ func (p *ports) decide(list []stretch, room bool) {
 		p.decideFTP()
 		return
 	}
-	if most.verb != open || p.every != nil || p.ftp() {
+	if most.verb != open || p.every != nil {
 		p.claim(0, p.outcome(most, 0))
 	}
 	for port := range p.own {
