@@ -99,7 +99,7 @@ func (sc *scheduling) serve(s *Service, a *attempt) (id conn.ID, dst *Dest) {
 		id, dst = sc.plain(s, a)
 	}
 	if dst != nil {
-		sc.countOpened(a, id, dst)
+		sc.countOpened(s, a, id, dst)
 	}
 	return id, dst
 }

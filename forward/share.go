@@ -62,9 +62,9 @@ func (cm *Commands) SetUndecided(u Undecided) {
 	cm.undecided = u
 }
 
-// countOpened counts a connection that Go has opened, or a packet that is one by itself.
-func (sc *scheduling) countOpened(a *attempt, id conn.ID, dst *Dest) {
-	s := dst.svc
+// countOpened counts a connection that Go has opened, or a packet that is one by itself: at the service that
+// the packet is of, and at the real server, which may be another one's (opener.openedBy).
+func (sc *scheduling) countOpened(s *Service, a *attempt, id conn.ID, dst *Dest) {
 	dst.Conns++
 	s.Conns++
 	s.inGo++

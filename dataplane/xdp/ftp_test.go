@@ -95,3 +95,35 @@ func TestFTPBesideMarks(t *testing.T) {
 	}
 	w.compare()
 }
+
+// Persistent services of FTP's port and of every port share a client's template: a connection may be to a real
+// server of the other one, and counts at its own service.
+func TestFTPSharesTemplates(t *testing.T) {
+	w := newSharing(t)
+	for _, port := range []uint16{21, 0} {
+		s := ulvs.Service{ServiceKey: tcpAt(port), Scheduler: "rr"}
+		s.Persistence.Timeout = 300 * time.Second
+		w.add(s)
+	}
+	conns := func(ftp, every uint64) {
+		t.Helper()
+		w.move(3 * time.Second) // the estimator's next round
+		for port, want := range map[uint16]uint64{21: ftp, 0: every} {
+			s, err := w.fast.Service(tcpAt(port))
+			w.must(err)
+			if got := s.Opened.ByPlane + s.Opened.InGo; s.Stats.Conns != want || got != want {
+				t.Errorf("port %d has had %d connections, and %d were opened, not %d", port, s.Stats.Conns, got, want)
+			}
+		}
+		w.compare()
+	}
+	syn := func(to uint16, client byte) func() { return func() { w.send(w.syn(to, 10, 3, 1, client)) } }
+	w.wants("", syn(21, 1))
+	w.wants("", syn(80, 1)) // to FTP's server
+	conns(1, 1)
+	w.wants("", syn(80, 2))
+	w.wants("", syn(21, 2)) // to a server of every port
+	conns(2, 2)
+	w.wants("ftp", syn(5000, 2))
+	conns(3, 2)
+}
