@@ -11,14 +11,6 @@ import (
 // read, and all of it where Go has no way to give the host what is the host's.
 func (e *emitter) takesRare() bool { return e.Hook == XDP && e.hasSockets() && e.GivesBack }
 
-// Headers that are nowhere but in what is rare.
-const (
-	protoICMP     = 1
-	protoFragment = 44
-	protoICMPv6   = 58
-	icmpSize      = 8
-)
-
 // rare gives to the socket what the host is kept from of packets without ports of their own: fragments for an
 // address and a protocol that have services, and ICMP errors about what a service's address and port have
 // sent. Later fragments go where the first one does, and so behind it. All else is for the plane behind.
@@ -26,6 +18,7 @@ const (
 // in: data end; out: total; lost: R0 R1 R2 R3 R4 R5 end
 func (p *Program) rare() {
 	defer p.step("rare", "not to be read: a fragment, or an ICMP error, of a service?")()
+	const icmp4, icmp6, fragmented, icmpSize = 1, 58, 44, 8
 	p.mark("strange")
 	atIP := p.atIP()
 	header, version, shift := int32(20), int32(0x45), int32(0)
@@ -52,8 +45,8 @@ func (p *Program) rare() {
 	quoted, fragment := upper+icmpSize, p.label("fragment")
 	if p.six {
 		p.emit(
-			asm.JEq.Imm(asm.R2, protoFragment, fragment),
-			passIf(asm.JNE, asm.R2, protoICMPv6),
+			asm.JEq.Imm(asm.R2, fragmented, fragment),
+			passIf(asm.JNE, asm.R2, icmp6),
 			asm.LoadMem(asm.R0, data, upper, asm.Byte),
 			passIf(asm.JGE, asm.R0, 128),
 		)
@@ -67,7 +60,7 @@ func (p *Program) rare() {
 			asm.HostTo(asm.BE, asm.R0, asm.Half),
 			asm.And.Imm(asm.R0, 0x3fff),
 			asm.JNE.Imm(asm.R0, 0, fragment),
-			passIf(asm.JNE, asm.R2, protoICMP),
+			passIf(asm.JNE, asm.R2, icmp4),
 			asm.LoadMem(asm.R0, data, upper, asm.Byte),
 			asm.JEq.Imm(asm.R0, unreachable, p.label("error")),
 			asm.JEq.Imm(asm.R0, slower, p.label("error")),
