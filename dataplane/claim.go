@@ -48,12 +48,13 @@ type MarkStep struct {
 }
 
 // The fields of steps: the source address's words, up to four, in host byte order, the source port,
-// the number of the interface by which the packet came in, which one with a VLAN tag has not, and
-// the mark so far.
+// the number of the interface by which the packet came in, which one with a VLAN tag has not, the
+// destination port, and the mark so far.
 const (
 	SourceField    = 0
 	PortField      = 4
 	InterfaceField = 5
+	DestPortField  = 6
 	MarkField      = 7
 )
 

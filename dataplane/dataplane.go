@@ -74,6 +74,9 @@ type Frame struct {
 	// capacity, that the plane gives with the frame; nil is fine too. What
 	// does not fit is allocated.
 	Room []byte
+	// Taken says that the host's stack has not got the frame, claimed or not, and gets it where the verdict is
+	// Pass. Other frames that are not claimed it has got by then.
+	Taken bool
 	// Verdict is the handler's answer; Pass until it says otherwise.
 	Verdict Verdict
 }

@@ -299,7 +299,7 @@ func TestFTPData(t *testing.T) {
 	c, _ := b.plane.Claims()
 	want := fmt.Sprint([]dataplane.Claim{
 		{Addr: netip.MustParseAddr(vip), Proto: 6, Port: 21, Service: 1},
-		{Addr: netip.MustParseAddr(vip), Proto: 6, Port: 20, Service: 1},
+		{Addr: netip.MustParseAddr(vip), Proto: 6, Port: 20, Last: 20, Service: 1},
 		{Addr: netip.MustParseAddr(vip), Proto: 6, Port: 1024, Last: 65535, Service: 1},
 	})
 	expect(t, "claims", fmt.Sprint(c.Services), want)

@@ -48,7 +48,7 @@ const (
 // of both families, services those by marks, and links the interfaces.
 func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service, links []fwmark.Link,
 	c *dataplane.Claims) {
-	if len(services) == 0 {
+	if len(services) == 0 && !slices.ContainsFunc(c.Services, ofFTP) {
 		return
 	}
 	byMark := [2]map[uint32]fate{{}, {}}
@@ -64,7 +64,7 @@ func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service, lin
 	}
 	at := map[endpoint]*ports{}
 	for _, c := range c.Services {
-		if c.Last == 0 && !c.Away && slices.Contains(openedProtocols, c.Proto) {
+		if !c.Away && slices.Contains(openedProtocols, c.Proto) {
 			e := endpoint{c.Addr, c.Proto}
 			if at[e] == nil {
 				at[e] = new(ports)
@@ -88,14 +88,16 @@ func (m *marked) claims(rules [2]*fwmark.Table, services []*forward.Service, lin
 	list := c.Marked
 	for _, e := range slices.SortedFunc(maps.Keys(at), endpoint.compare) {
 		p := at[e]
+		p.endpoint = e
 		i := family(e.addr.Is6())
 		if len(byMark[i]) == 0 {
+			p.decideFTP()
+			list = append(list, p.claims...)
 			continue
 		}
 		if len(m[i].known) > 2*len(at) { // mostly of addresses that are gone
 			clear(m[i].known)
 		}
-		p.endpoint = e
 		stretches := m.stretches(i, e, byMark[i], !c.WhileLocal)
 		p.decide(stretches, len(list) < maxMarked)
 		list, c.Open = append(list, p.claims...), append(c.Open, p.open...)
@@ -207,12 +209,17 @@ type ports struct {
 	endpoint
 	own    map[uint16]fate // services by address, by port
 	every  *fate           // that of every port
+	data   bool            // FTP's data connections are claimed
 	claims []dataplane.Claim
 	open   []dataplane.Claim // of what depends, and no service by address is for
 }
 
 func (p *ports) add(c dataplane.Claim) {
 	f := fate{verb: served, number: c.Service, serial: c.Serial}
+	if c.Last != 0 {
+		p.data = true
+		return
+	}
 	if c.Port == 0 {
 		p.every = &f
 		return
@@ -264,6 +271,7 @@ func (p *ports) decide(list []stretch, room bool) {
 		}
 	}
 	if most.verb == byAddress {
+		p.decideFTP()
 		return
 	}
 	if most.verb != open || p.every != nil {
@@ -289,13 +297,21 @@ func (p *ports) outcome(f fate, port uint16) fate {
 			by = elsewhere
 		}
 		f.number, f.serial = by.number, by.serial
+		if port == 0 && p.ftp() {
+			f = f.unlessFTP()
+		}
 	}
 	return f
 }
 
 // byAddress returns the service by address that a port has.
 func (p *ports) byAddress(port uint16) (f fate, has bool) {
-	if f, has = p.own[port]; !has && p.every != nil {
+	f, has = p.own[port]
+	switch {
+	case has:
+	case p.ftp() && (port == forward.FTPDataPort || port >= forward.Unprivileged):
+		return undecided, true
+	case p.every != nil:
 		return *p.every, true
 	}
 	return f, has

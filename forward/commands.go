@@ -55,7 +55,7 @@ func (cm *Commands) Forget(s *Service) {
 func (cm *Commands) AddService(s *Service) (isakmp bool) {
 	cm.change(func() {
 		cm.remember(s)
-		cm.opener.withDisabled(cm.opener.anyPortSibling(s.ServiceKey), func() { cm.index.addService(s) })
+		cm.index.addService(s)
 		isakmp = cm.index.nameMark(s.ServiceKey)
 		if cm.standby.Limited() {
 			cm.place(s)
@@ -84,8 +84,7 @@ func (cm *Commands) RemoveServices(list []*Service) {
 				cm.opener.disable(s)
 				s.retireScheduler()
 				cm.leave(s)
-				sibling := cm.opener.anyPortSibling(s.ServiceKey)
-				cm.opener.withDisabled(sibling, func() { cm.index.removeService(s, now) })
+				cm.index.removeService(s, now)
 				marks = marks || s.Mark != 0
 			}
 			if marks && len(left) == 0 { // once: it looks at all marks

@@ -26,12 +26,12 @@ func (fr *fragmenter) firstFragment(f *dataplane.Frame, p *packet.Packet, to *De
 		return
 	}
 	fr.fragments.First(p, to.ID, tick)
-	fr.fragmented++
+	fr.fragmented.count(f)
 	for _, e := range fr.early.Take(p, tick) {
 		var q packet.Packet
 		q.Parse(e.Data)
 		fr.account(to, &q)
-		fr.fragmented++
+		fr.fragmented.count(&e)
 		if fr.transmit(&e, &q, to, to.conf.Forward); e.Verdict == dataplane.Transmit {
 			fr.plane.Send(&e)
 		}
@@ -48,7 +48,8 @@ func (fr *fragmenter) hostFragment(f *dataplane.Frame, p *packet.Packet, tick ui
 	for _, e := range fr.early.Take(p, tick) {
 		var q packet.Packet
 		q.Parse(e.Data)
-		if fr.fragmentToHost(&e, &q); e.Verdict == dataplane.Host {
+		if fr.fragmentToHost(&e, &q); e.Verdict == dataplane.Host || e.Taken {
+			e.Verdict = dataplane.Host
 			fr.plane.Send(&e)
 		}
 	}
@@ -62,7 +63,7 @@ func (fr *fragmenter) fragmentToHost(f *dataplane.Frame, p *packet.Packet) {
 	if mark := fr.mark(f, p); !claimed && mark != 0 {
 		claimed = fr.index.FindMark(mark, p.Is6) != nil
 	}
-	if claimed || fr.returns() || fr.leavingFragment(f, p) {
+	if claimed || fr.returns(f) || fr.leavingFragment(f, p) {
 		f.Verdict = dataplane.Host
 	}
 }
@@ -89,7 +90,7 @@ func (fr *fragmenter) laterFragment(f *dataplane.Frame, p *packet.Packet, tick u
 		return false
 	}
 	fr.account(dst, p)
-	fr.fragmented++
+	fr.fragmented.count(f)
 	fr.transmit(f, p, dst, dst.conf.Forward)
 	return false
 }
@@ -105,15 +106,27 @@ func (fr *fragmenter) hold(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 	if !fr.follows(f, p) {
 		return
 	}
-	e := dataplane.Frame{Data: append([]byte(nil), f.Data...), Offload: f.Offload, In: f.In}
+	e := dataplane.Frame{Data: append([]byte(nil), f.Data...), Offload: f.Offload, In: f.In, Taken: f.Taken}
 	fr.drops[dropFragment] += uint64(fr.early.Add(p, e, tick))
-	if fr.answersFor(p.Dest()) || fr.returns() {
+	if fr.answersFor(p.Dest()) || fr.returns(f) {
 		f.Verdict = dataplane.Drop
 	}
 }
 
-// returns reports whether the host gets what is passed, and only that: what is held it gets later.
-func (fr *fragmenter) returns() bool { return !fr.plane.Withholds() && fr.plane.Injects() }
+// returns reports whether the host gets a frame if it is passed, and only then: one that is held it gets later.
+func (fr *fragmenter) returns(f *dataplane.Frame) bool {
+	return f.Taken || !fr.plane.Withholds() && fr.plane.Injects()
+}
+
+// rare counts packets that no program forwards, and apart those that were taken from the host on the way.
+type rare struct{ all, taken uint64 }
+
+func (r *rare) count(f *dataplane.Frame) {
+	r.all++
+	if f.Taken {
+		r.taken++
+	}
+}
 
 // fragmentCounts returns what a fragment adds to the counters, so that the fragments
 // of a datagram together are one packet of its size.

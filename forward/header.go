@@ -21,7 +21,7 @@ func (fr *fragmenter) holdsHeader(f *dataplane.Frame, p *packet.Packet) bool {
 // truncatedFirst reports the first fragment of TCP in IPv6 that the kernel drops where it puts datagrams
 // together before IPVS, without a word, and that the host, which would get it, answers.
 func (fr *fragmenter) truncatedFirst(f *dataplane.Frame, p *packet.Packet) bool {
-	return p.Damage == packet.TruncatedTCP && p.Fragment && p.Is6 && fr.returns() && fr.follows(f, p)
+	return p.Damage == packet.TruncatedTCP && p.Fragment && p.Is6 && fr.returns(f) && fr.follows(f, p)
 }
 
 // headerSize is how much of TCP or SCTP decides about a packet.
@@ -62,7 +62,7 @@ func (in *Path) completeHeader(p *packet.Packet, tick uint32) {
 		return
 	}
 	in.transport(&first, &q, &early{hash: in.conns.Hash(&q.Flow), opens: opens(&q)}, tick)
-	if first.Verdict == dataplane.Pass && in.returns() {
+	if first.Verdict == dataplane.Pass && in.returns(&first) {
 		first.Verdict = dataplane.Host
 	}
 	if first.Verdict == dataplane.Transmit || first.Verdict == dataplane.Host {

@@ -38,7 +38,7 @@ func (in *Path) icmp(f *dataplane.Frame, p *packet.Packet, tick uint32) {
 			in.drop(f, dropChecksum)
 			return
 		}
-		in.icmpErrors++
+		in.icmpErrors.count(f)
 		in.account(dst, p)
 		method := dst.conf.Forward
 		if !oneShot {

@@ -146,11 +146,11 @@ func claimedIn(t *svctable.Table[Service], to netip.Addr, p *packet.Packet) bool
 	if t.Find(k) != nil {
 		return true
 	}
-	port := k.Port
+	data := svctable.FTPData(k.Port, k.Proto)
 	if k.Port = 0; t.Find(k) != nil {
 		return true
 	}
-	k.Port = ftpPort
+	k.Port = FTPPort
 	ftp := t.Find(k)
-	return ftp != nil && ftp.FTP() && (port == ftpDataPort || port >= svctable.Unprivileged)
+	return data && ftp != nil && ftp.FTP()
 }

@@ -28,7 +28,7 @@ func (o *opener) enable(s *Service) {
 	if s.OnePacket {
 		by |= preselect.OnePacket
 	}
-	keep, put := s.form.Words(s.Port != 0)
+	keep, put := s.form.Words(s.Port != 0 && s.Port != FTPPort)
 	form := preselect.Form{Keep: keep, Put: put[preselect.PutWord(s.Is6())]}
 	switch {
 	case by&preselect.ByHash != 0:
@@ -138,11 +138,6 @@ func (o *opener) openable(s *Service) (by uint32, why string) {
 		return 0, "one-packet scheduling by template"
 	case s.Persistence.Engine != "":
 		return 0, "persistence engine " + s.Persistence.Engine
-	case s.Port == ftpPort:
-		return 0, "FTP"
-	case s.Mark == 0 && s.Port == 0 &&
-		o.index.find(ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: s.Addr, Port: ftpPort}) != nil:
-		return 0, "some ports are those of a service of FTP"
 	case slices.ContainsFunc(s.dests, func(d *Dest) bool { return d.conf.Forward != ulvs.DirectRoute }):
 		return 0, "a real server is not for direct routing"
 	case s.number >= preselect.Services:
@@ -283,13 +278,4 @@ func (o *opener) withDisabled(s *Service, change func()) {
 	if o.index.find(s.ServiceKey) == s {
 		o.enable(s)
 	}
-}
-
-// anyPortSibling returns the service of every port that a service takes ports from, or nil.
-func (o *opener) anyPortSibling(k ulvs.ServiceKey) *Service {
-	if k.Mark != 0 || k.Port != ftpPort || k.Protocol != ulvs.TCP {
-		return nil
-	}
-	k.Port = 0
-	return o.index.find(k)
 }

@@ -18,7 +18,8 @@ import (
 //
 // Programs open a connection as schedule would, and where a packet is one of those that
 // schedule looks at more closely, they leave it to Go: whose mark depends on what they do not look
-// at, with a defence under way, at a threshold, FTP, one-packet scheduling by template
+// at, with a defence under way, at a threshold, maybe of
+// FTP's data, one-packet scheduling by template
 // or a persistence engine, from the host's own addresses; and where a scheduler is to be asked that
 // is neither Positioned, Hashing nor Comparing.
 type opener struct {
@@ -212,10 +213,28 @@ func (o *opener) acceptedConn(id conn.ID) (dst *Dest) {
 		o.acceptState(id)
 	}
 	dst.Conns++
-	s.Conns++
-	s.byPlane++
+	of := o.openedBy(id, s)
+	of.Conns++
+	of.byPlane++
 	o.markLow(s)
 	return dst
+}
+
+// openedBy returns the service that a connection is of which the plane has opened, to a real server of service
+// s. It may be another one: those of FTP's port and of every port share a client's template, if they are persistent
+// (ip_vs_sched_persist, ip_vs_conn_stats).
+func (o *opener) openedBy(id conn.ID, s *Service) *Service {
+	if s.Mark != 0 || s.Persistence.Timeout == 0 || s.Port != 0 && s.Port != FTPPort {
+		return s
+	}
+	k := s.ServiceKey
+	if k.Port = 0; o.conns.Flow(id).VirtualPort() == FTPPort {
+		k.Port = FTPPort
+	}
+	if of := o.index.find(k); of != nil {
+		return of
+	}
+	return s
 }
 
 // acceptNamed accepts the template that the plane names in a connection, if that has not been done,

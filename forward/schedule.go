@@ -54,7 +54,7 @@ func (sc *scheduling) schedule(f *dataplane.Frame, p *packet.Packet, e *early, t
 		return 0, nil, false
 	}
 	// Active FTP's data comes from the server; it is never scheduled.
-	if p.Flow.ClientPort() == ftpDataPort {
+	if p.Flow.ClientPort() == FTPDataPort {
 		sc.passToHost(f, p, s)
 		return 0, nil, false
 	}
@@ -83,7 +83,7 @@ func (sc *scheduling) scheduleQuoted(f *dataplane.Frame, p *packet.Packet, hash 
 		return 0, nil, false
 	}
 	s := sc.service(f, p, &q)
-	if s == nil || q.Flow.ClientPort() == ftpDataPort {
+	if s == nil || q.Flow.ClientPort() == FTPDataPort {
 		return 0, nil, false
 	}
 	a := attempt{f: f, p: &q, hash: hash, tick: tick, quoted: true, oneShot: s.OnePacket && q.Kind == packet.UDP}
@@ -99,7 +99,7 @@ func (sc *scheduling) serve(s *Service, a *attempt) (id conn.ID, dst *Dest) {
 		id, dst = sc.plain(s, a)
 	}
 	if dst != nil {
-		sc.countOpened(a, id, dst)
+		sc.countOpened(s, a, id, dst)
 	}
 	return id, dst
 }
@@ -318,7 +318,7 @@ func (sc *scheduling) insert(a *attempt, dst *Dest, template uint32, owner uint8
 // leave ends a packet of a service without a usable real server, and tells the client
 // (ip_vs_leave).
 func (sc *scheduling) leave(s *Service, a *attempt) {
-	if s.Port == ftpPort && a.p.Flow.VirtualPort() != ftpPort {
+	if s.Port == FTPPort && a.p.Flow.VirtualPort() != FTPPort {
 		if !a.quoted {
 			sc.passToHost(a.f, a.p, s)
 		}

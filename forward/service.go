@@ -13,9 +13,11 @@ import (
 	"github.com/ulvs/ulvs/sched"
 )
 
+// The ports of FTP: to FTPDataPort or one from Unprivileged on a data connection may be.
 const (
-	ftpPort     = 21
-	ftpDataPort = 20
+	FTPPort      = 21
+	FTPDataPort  = svctable.FTPDataPort
+	Unprivileged = svctable.Unprivileged
 )
 
 // Service is a virtual service at work.
@@ -75,7 +77,7 @@ func (s *Service) find(at netip.AddrPort) *Dest {
 
 // FTP reports a service that has FTP's data connections too.
 func (s *Service) FTP() bool {
-	return s.Port == ftpPort && s.Protocol == ulvs.TCP && s.Persistence.Timeout != 0
+	return s.Port == FTPPort && s.Protocol == ulvs.TCP && s.Persistence.Timeout != 0
 }
 
 // Claim returns what one service with an address claims. A persistent FTP service
@@ -94,8 +96,8 @@ func (s *Service) Claim() []dataplane.Claim {
 		return []dataplane.Claim{c}
 	}
 	data, passive := c, c
-	data.Port = ftpDataPort
-	passive.Port, passive.Last = svctable.Unprivileged, 65535
+	data.Port, data.Last = FTPDataPort, FTPDataPort // a service of that port goes before
+	passive.Port, passive.Last = Unprivileged, 65535
 	return []dataplane.Claim{c, data, passive}
 }
 

@@ -7,6 +7,7 @@ import (
 	"github.com/ulvs/ulvs/conn"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/fwmark"
+	"github.com/ulvs/ulvs/internal/svctable"
 	"github.com/ulvs/ulvs/packet"
 )
 
@@ -18,12 +19,12 @@ const (
 	causeICMP cause = iota
 	causeFragment
 	causeReused
-	causeFTP
 	causeService
 	causeDefense
 	causeFull
 	causeSource
 	causeMark
+	causeFTP
 	causeLimit
 	causeHop
 	causeOther
@@ -35,14 +36,14 @@ var causeNames = [causes]string{
 	causeICMP:     "opened_in_go_icmp",     // quoted by an error (schedule_icmp)
 	causeFragment: "opened_in_go_fragment", // the first one of a datagram
 	causeReused:   "opened_in_go_reused",   // conn_reuse_mode, expire_nodest_conn
-	causeFTP:      "opened_in_go_ftp",
-	causeService:  "opened_in_go_service", // opener.openable says why
-	causeDefense:  "opened_in_go_defense", // drop_packet, secure_tcp
-	causeFull:     "opened_in_go_full",    // a table nearly full, or no slot left for programs
-	causeSource:   "opened_in_go_source",  // maybe an address of the host's own
-	causeMark:     "opened_in_go_mark",    // it depends on what programs do not look at
-	causeLimit:    "opened_in_go_limit",   // a real server at its upper threshold
-	causeHop:      "opened_in_go_hop",     // the real server's link address is not known
+	causeService:  "opened_in_go_service",  // opener.openable says why
+	causeDefense:  "opened_in_go_defense",  // drop_packet, secure_tcp
+	causeFull:     "opened_in_go_full",     // a table nearly full, or no slot left for programs
+	causeSource:   "opened_in_go_source",   // maybe an address of the host's own
+	causeMark:     "opened_in_go_mark",     // it depends on what programs do not look at
+	causeFTP:      "opened_in_go_ftp",      // maybe its data connection
+	causeLimit:    "opened_in_go_limit",    // a real server at its upper threshold
+	causeHop:      "opened_in_go_hop",      // the real server's link address is not known
 	causeOther:    "opened_in_go_other",
 }
 
@@ -61,9 +62,9 @@ func (cm *Commands) SetUndecided(u Undecided) {
 	cm.undecided = u
 }
 
-// countOpened counts a connection that Go has opened, or a packet that is one by itself.
-func (sc *scheduling) countOpened(a *attempt, id conn.ID, dst *Dest) {
-	s := dst.svc
+// countOpened counts a connection that Go has opened, or a packet that is one by itself: at the service that
+// the packet is of, and at the real server, which may be another one's (opener.openedBy).
+func (sc *scheduling) countOpened(s *Service, a *attempt, id conn.ID, dst *Dest) {
 	dst.Conns++
 	s.Conns++
 	s.inGo++
@@ -83,8 +84,6 @@ func (sc *scheduling) cause(s *Service, a *attempt, id conn.ID, dst *Dest) cause
 		return causeFragment
 	case a.early.replaces:
 		return causeReused
-	case s.Port == ftpPort:
-		return causeFTP
 	case s.unopened || o.roomless.services[s]:
 		return causeService
 	case sc.defense.rate != 0 || sc.conns.Secure():
@@ -95,6 +94,8 @@ func (sc *scheduling) cause(s *Service, a *attempt, id conn.ID, dst *Dest) cause
 		return causeSource
 	case sc.marksDepend(s, a.f, p):
 		return causeMark
+	case sc.ftpConcerns(s, p):
+		return causeFTP
 	case s.flipped:
 		return causeLimit
 	case dst.unresolved():
@@ -103,6 +104,17 @@ func (sc *scheduling) cause(s *Service, a *attempt, id conn.ID, dst *Dest) cause
 		return causeFull
 	}
 	return causeOther
+}
+
+// ftpConcerns reports whether programs leave a packet to Go because it may be of a data connection of FTP,
+// to which the service of every port, or that of a mark, is not what decides.
+func (sc *scheduling) ftpConcerns(s *Service, p *packet.Packet) bool {
+	port := p.Flow.VirtualPort()
+	if s.Mark == 0 {
+		return s.Port == FTPPort && port != FTPPort
+	}
+	return svctable.FTPData(port, p.Proto) &&
+		sc.index.find(ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: p.Dest(), Port: FTPPort}) != nil
 }
 
 // marksDepend reports whether programs cannot tell the mark of a packet: it depends on more than they

@@ -184,7 +184,8 @@ func (ls *Listing) Counters() (map[string]uint64, error) {
 	answered, unanswered := ls.templates.Evicted()
 	c["templates_evicted"], c["templates_unanswered"] = answered+unanswered, unanswered
 	c["parked_lost"] = ls.parkedLost
-	c["icmp_errors"], c["fragments"] = ls.icmpErrors, ls.fragmented
+	c["icmp_errors"], c["icmp_errors_taken"] = ls.icmpErrors.all, ls.icmpErrors.taken
+	c["fragments"], c["fragments_taken"] = ls.fragmented.all, ls.fragmented.taken
 	if ls.opener.able() {
 		c["opened_by_plane"] = ls.opener.opened
 		c["states_by_plane"] = ls.opener.states

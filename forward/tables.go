@@ -59,8 +59,8 @@ type tables struct {
 	conflicts       []Conflict
 	conflicting     uint64 // answers of others that were no mistake of ours
 	undecided       Undecided
-	icmpErrors      uint64  // that followed the connection that they quote
-	fragmented      uint64  // fragments that were forwarded
+	icmpErrors      rare    // that followed the connection that they quote
+	fragmented      rare    // fragments that were forwarded
 	answered        uint64  // answers given in the place of the host or of IPVS
 	nextEst         *uint32 // tick of the estimator's next round
 	opener          *opener
@@ -151,7 +151,7 @@ func (tb *tables) findTemplate(k *persist.Key, hash uint64) (ct persist.ID, foun
 // templateKey works out the key of the template that a flow to a service has, and its
 // hash.
 func (tb *tables) templateKey(s *Service, f *packet.Flow, e *early) {
-	s.form.Fill(&e.key, (*[5]uint64)(f), f.VirtualPort() == s.Port && s.Port != ftpPort)
+	s.form.Fill(&e.key, (*[5]uint64)(f), f.VirtualPort() == s.Port && s.Port != FTPPort)
 	e.keyHash = tb.templates.Hash(&e.key)
 }
 

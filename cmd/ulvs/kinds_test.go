@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,6 +104,13 @@ func (k *kindSite) course(plane, mode string) {
 	if n := k.status()["opened_by_plane"]; n < connections*9/10 {
 		k.t.Errorf("the programs opened %d of %d connections", n, connections)
 	}
+	taken := [2]int{}
+	if strings.HasPrefix(mode, "native") { // by the sockets
+		taken = [2]int{2, 1}
+	}
+	if s := k.status(); [2]int{s["fragments_taken"], s["icmp_errors_taken"]} != taken {
+		k.t.Errorf("%d fragments and %d ICMP errors came by AF_XDP, not %v", s["fragments_taken"], s["icmp_errors_taken"], taken)
+	}
 	_ = daemon.Process.Kill()
 	_ = daemon.Wait()
 	round("PA", programs, daemons)
@@ -121,8 +129,14 @@ func (k *kindSite) divided(sent uint32, want map[string]int) {
 	k.t.Helper()
 	got := k.kindsOf(k.takeHanded())
 	status := k.status()
-	if n := status["af_xdp_rx_frames"]; n > 0 { // to the sockets none but first packets go
-		got["first packet"] += n
+	if n := status["af_xdp_rx_frames"]; n > 0 { // what else goes to the sockets is counted apart
+		fragments, errors := status["fragments_taken"], status["icmp_errors_taken"]
+		got["first packet"] += n - fragments - errors
+		for name, n := range map[string]int{"fragment": fragments, "ICMP error": errors} {
+			if n > 0 {
+				got[name] += n
+			}
+		}
 	}
 	// Now and then the first packet of a service whose connections the programs open is the daemon's.
 	if extra := got["first packet"] - want["first packet"]; extra < 0 || extra > want["first packet"]/10 {

@@ -287,7 +287,7 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 		CPUs: p.cpus, Compared: p.compared, Path: program.Forward(), WeakOrder: runtime.GOARCH != "amd64",
 	}
 	s.Claims, s.ClaimBuckets, s.Rules = p.claims.in()
-	s.Behind = p.ingress != nil
+	s.Behind, s.GivesBack = p.ingress != nil, p.Injects()
 	if m != nil {
 		s.Sockets = m.FD()
 	}

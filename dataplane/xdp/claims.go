@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -18,13 +19,15 @@ import (
 type claims struct {
 	mu    sync.Mutex
 	list  dataplane.Claims
-	opens bool   // programs open connections
-	alone bool   // what they pass is the host's, and no plane sees it
-	array *array // or nil
-	table *preselect.Claims
-	most  int // how many it is to have
-	rules rules
-	grace func() error // of Plane; nil while no program has the array
+	opens bool // programs open connections
+	alone bool // what they pass is the host's, and no plane sees it
+	// fragments says that programs leave those to Go too.
+	fragments bool
+	array     *array // or nil
+	table     *preselect.Claims
+	most      int // how many it is to have
+	rules     rules
+	grace     func() error // of Plane; nil while no program has the array
 }
 
 // open makes the array, if there is none yet: a smaller one where the kernel has none so large.
@@ -105,7 +108,7 @@ func (p *Plane) Claim(c dataplane.Claims) error {
 		return err
 	}
 	if p.settings != nil {
-		p.settings.setUnclaimed(unclaimed(&c, canOpen(p)))
+		p.settings.setUnclaimed(p.claims.unclaimed(&c))
 	}
 	return p.claims.set(c, p.Grace)
 }
@@ -113,7 +116,10 @@ func (p *Plane) Claim(c dataplane.Claims) error {
 // unclaimed returns the families of which packets may be a service's that no claim is for: of a mark that a
 // rule gives to more than an address, or of a range of ports. For programs that open no connections marks
 // have no claims.
-func unclaimed(c *dataplane.Claims, opens bool) (families uint32) {
+func (cl *claims) unclaimed(c *dataplane.Claims) (families uint32) {
+	cl.mu.Lock()
+	opens := cl.opens
+	cl.mu.Unlock()
 	open := func(m *dataplane.AddrMatch) bool {
 		one := m.Addr.IsValid() && !m.Not && opens
 		for _, b := range m.Mask.AsSlice() {
@@ -132,8 +138,18 @@ func unclaimed(c *dataplane.Claims, opens bool) (families uint32) {
 			}
 		}
 	}
+	type endpoint struct {
+		addr  netip.Addr
+		proto uint8
+	}
+	every := map[endpoint]bool{}
+	for _, m := range c.Marked {
+		if m.Port == 0 && opens {
+			every[endpoint{m.Addr, m.Proto}] = true
+		}
+	}
 	for _, s := range c.Services {
-		if s.Last != 0 {
+		if s.Last != 0 && !every[endpoint{s.Addr, s.Proto}] {
 			families |= program.OpeningBit(s.Addr.Is6())
 		}
 	}
@@ -309,6 +325,9 @@ func (c *claims) wanted() (want map[preselect.Claim]preselect.Found, short bool)
 			}
 			if c.alone {
 				want[preselect.AddressClaim(one.Addr)] = preselect.Found{Number: dataplane.Undecided}
+			}
+			if c.fragments && opened && one.Service != dataplane.Elsewhere {
+				want[preselect.FragmentClaim(one.Addr, one.Proto)] = preselect.Found{Number: dataplane.Undecided}
 			}
 			if one.Last != 0 || !opened {
 				continue

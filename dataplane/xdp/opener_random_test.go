@@ -127,7 +127,7 @@ func (w *pair) fresh() []byte {
 		h := &layers.IPv4{Version: 4, TTL: ttl, Protocol: proto, SrcIP: netip.MustParseAddr(src).AsSlice(), DstIP: pairVIP(false).AsSlice(), Id: 7}
 		ip, network = h, h
 	}
-	sport, dport := uint16(1000+r.IntN(400)), choose[uint16](r, 80, 80, 80, 81, 4000, choose[uint16](r, 21, 21, 0))
+	sport, dport := uint16(1000+r.IntN(400)), choose[uint16](r, 80, 80, 80, 81, 4000, choose[uint16](r, 21, 21, 20, 0))
 	if r.IntN(30) == 0 {
 		sport = 20
 	}

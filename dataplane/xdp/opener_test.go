@@ -140,7 +140,7 @@ func (w *pair) key() ulvs.ServiceKey {
 	if w.marks && w.rng.IntN(2) == 0 {
 		return ulvs.ServiceKey{Mark: choose[uint32](w.rng, 10, 11), IPv6: six}
 	}
-	return ulvs.ServiceKey{Protocol: choose(w.rng, ulvs.TCP, ulvs.TCP, ulvs.TCP, ulvs.UDP, ulvs.SCTP), Addr: pairVIP(six), Port: choose[uint16](w.rng, 80, 80, 81, 0, 21)}
+	return ulvs.ServiceKey{Protocol: choose(w.rng, ulvs.TCP, ulvs.TCP, ulvs.TCP, ulvs.UDP, ulvs.SCTP), Addr: pairVIP(six), Port: choose[uint16](w.rng, 80, 80, 81, 0, 21, 21, 4000)}
 }
 
 // command gives both a random command.

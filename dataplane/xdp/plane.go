@@ -178,6 +178,7 @@ func New(o Options) (*Plane, error) {
 		everywhere: o.Everywhere && o.Ingress != nil, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll,
 		log: o.Logger, failed: make(chan error, 1)}
 	p.claims.alone, p.egress.any = p.ingress != nil, p.ingress != nil
+	p.claims.fragments = p.Injects()
 	if p.log == nil {
 		p.log = slog.Default()
 	}

@@ -314,7 +314,7 @@ func TestVariants(t *testing.T) {
 						p.LookupHelper, p.Conns = true, table.FD()
 					}
 					if withSockets {
-						p.Sockets, p.Claims, p.ClaimBuckets = sockets.FD(), claims.FD(), 2
+						p.Sockets, p.Claims, p.ClaimBuckets, p.GivesBack = sockets.FD(), claims.FD(), 2, true
 					}
 					prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: p.Assemble()})
 					if err != nil {

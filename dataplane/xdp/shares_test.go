@@ -136,7 +136,7 @@ func TestSharesByCause(t *testing.T) {
 		"-A PREROUTING -d 192.168.10.101 -p tcp --dport 80 --tcp-flags URG URG -j MARK --set-mark 10")
 	syn := func(to uint16, from ...byte) func() { return func() { w.send(w.syn(to, from...)) } }
 	w.wants("service", syn(81))
-	w.wants("ftp", syn(21))
+	w.wants("", syn(21))
 	w.wants("", syn(4000))
 	w.wants("mark", syn(4001))
 	w.wants("mark", syn(80)) // it has none, which nobody knows before its flags are looked at

@@ -51,7 +51,7 @@ func TestUnopened(t *testing.T) {
 	if got := fact(); got != want {
 		t.Errorf("status says\n%s, want\n%s", got, want)
 	}
-	add(ulvs.Service{ServiceKey: tcp(21), Scheduler: "rr"}, 1, ulvs.DirectRoute)
+	add(ulvs.Service{ServiceKey: tcp(21), Scheduler: "lblc"}, 1, ulvs.DirectRoute)
 	add(ulvs.Service{ServiceKey: ulvs.ServiceKey{Protocol: ulvs.UDP, Addr: pairVIP(false), Port: 53}, Scheduler: "rr",
 		OnePacket: true, Persistence: ulvs.Persistence{Timeout: time.Minute}}, 1, ulvs.DirectRoute)
 	sctp.Port = 81

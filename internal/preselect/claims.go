@@ -40,6 +40,11 @@ const AnyPacket = 255
 // AddressClaim is that of what programs cannot read, to an address that has services.
 func AddressClaim(addr netip.Addr) Claim { return ServiceClaim(addr, 0, AnyPacket) }
 
+// FragmentClaim is that of fragments of a protocol to an address that has services of it.
+func FragmentClaim(addr netip.Addr, protocol uint8) Claim {
+	return ServiceClaim(addr, uint16(protocol), AnyPacket)
+}
+
 // MarkClaim is that of a service by mark.
 func MarkClaim(mark uint32, ipv6 bool) (k Claim) {
 	binary.NativeEndian.PutUint32(k[:], mark)

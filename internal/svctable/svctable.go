@@ -30,9 +30,10 @@ func KeyOf(addr netip.Addr, proto uint8, port uint16) Key {
 }
 
 const (
-	tcp         = 6
-	ftpPort     = 21
-	ftpDataPort = 20
+	tcp     = 6
+	ftpPort = 21
+	// FTPDataPort is from where active FTP's data comes.
+	FTPDataPort = 20
 	// Unprivileged is the first port that needs no privilege
 	// (net.ipv4.ip_unprivileged_port_start).
 	Unprivileged = 1024
@@ -154,7 +155,7 @@ func (t *Table[S]) Lookup(k Key, mark uint32) *S {
 		return s
 	}
 	// FTP's data connections come to ports that nobody knows beforehand.
-	if t.ftp > 0 && ftpData(k.Port, k.Proto) {
+	if t.ftp > 0 && FTPData(k.Port, k.Proto) {
 		k.Port = ftpPort
 		if s := t.byAddr[k].service; s != nil {
 			return s
@@ -197,7 +198,7 @@ func (t *Table[S]) lookupIPv4(addr uint32, port uint16, proto uint8) *S {
 	if s := t.ip4[word(addr, port, proto)]; s != nil {
 		return s
 	}
-	if t.ftp > 0 && ftpData(port, proto) {
+	if t.ftp > 0 && FTPData(port, proto) {
 		if s := t.ip4[word(addr, ftpPort, proto)]; s != nil {
 			return s
 		}
@@ -208,9 +209,9 @@ func (t *Table[S]) lookupIPv4(addr uint32, port uint16, proto uint8) *S {
 	return nil
 }
 
-// ftpData reports a port that a data connection of FTP may have.
-func ftpData(port uint16, proto uint8) bool {
-	return proto == tcp && (port == ftpDataPort || port >= Unprivileged)
+// FTPData reports a port that a data connection of FTP may have.
+func FTPData(port uint16, proto uint8) bool {
+	return proto == tcp && (port == FTPDataPort || port >= Unprivileged)
 }
 
 // Len is how many services there are.

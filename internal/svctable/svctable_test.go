@@ -72,7 +72,7 @@ func TestRemembers(t *testing.T) {
 	byKey, byMark := map[Key]*int{}, map[marked]*int{}
 	slow := func(k Key, mark uint32) *int {
 		ports := []uint16{k.Port, 0}
-		if ftpData(k.Port, k.Proto) {
+		if FTPData(k.Port, k.Proto) {
 			ports = []uint16{k.Port, ftpPort, 0}
 		}
 		if s := byMark[marked{mark, k.IPv6}]; s != nil {

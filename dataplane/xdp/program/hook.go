@@ -84,7 +84,12 @@ func (e *emitter) unlessSeen(name string) string {
 // labelStrange returns the label of what a packet goes to that the program cannot read, labelGo of one
 // of which Go alone knows what to do, though no socket may take it, and labelUnclaimed of one for no
 // service.
-func (e *emitter) labelStrange() string   { return e.unlessSeen("strange") }
+func (e *emitter) labelStrange() string {
+	if e.takesRare() {
+		return e.label("strange")
+	}
+	return e.unlessSeen("strange")
+}
 func (e *emitter) labelGo() string        { return e.unlessSeen("go") }
 func (e *emitter) labelUnclaimed() string { return e.unlessSeen("unclaimed") }
 
@@ -164,6 +169,10 @@ func (p *parser) readLarge() {
 //
 // in: data end; out: -; lost: R0 R1 R2 R3 R4 R5 end
 func (p *Program) strange() {
+	if p.takesRare() {
+		p.rare()
+		return
+	}
 	if !p.alone() {
 		return
 	}

@@ -38,13 +38,7 @@ func (p *Program) miss() {
 		known = p.label("service")
 	}
 	p.lookupClaim("claim", known)
-	// A service of every port.
-	everyPort := ^uint64(0xffff << 32)
-	p.emit(
-		restore(asm.R1, stackClaim),
-		asm.LoadImm(asm.R0, int64(everyPort), asm.DWord),
-		asm.And.Reg(asm.R1, asm.R0),
-	)
+	p.everyPort()
 	p.lookupClaim("every", known)
 	p.emit(asm.Ja.Label(p.labelUnclaimed()))
 	if p.opens() {
@@ -56,6 +50,16 @@ func (p *Program) miss() {
 	p.redirectToSocket()
 }
 
+// everyPort makes the key of a service of every port of the kept one's.
+func (p *Program) everyPort() {
+	everyPort := ^uint64(0xffff << 32)
+	p.emit(
+		restore(asm.R1, stackClaim),
+		asm.LoadImm(asm.R0, int64(everyPort), asm.DWord),
+		asm.And.Reg(asm.R1, asm.R0),
+	)
+}
+
 // claimWords makes the words of the key of the packet's claim (preselect.Claim), R1, and of IPv6
 // R4 and R5 besides, and keeps the first.
 //
@@ -63,26 +67,44 @@ func (p *Program) miss() {
 func (p *Program) claimWords() {
 	defer p.step("claimWords", "the key of this address, protocol and port")()
 	atIP := p.atIP()
-	last, ports, family := atIP+16, atIP+20, uint64(4)
+	to := atIP + 16
 	if p.six {
-		last, ports, family = atIP+36, atIP+40, 6
-		p.emit(
-			asm.LoadMem(asm.R4, data, atIP+24, asm.DWord),
-			asm.LoadMem(asm.R5, data, atIP+32, asm.DWord),
-		)
+		to = atIP + 24
 	}
+	p.claimKey(p.atProto(), p.atPorts()+2, to)
+}
+
+// claimKey is claimWords for what has a protocol, a port and an address there.
+func (p *Program) claimKey(proto, port, addr int16) {
 	p.emit(
-		asm.LoadMem(asm.R1, data, p.atProto(), asm.Byte),
+		asm.LoadMem(asm.R1, data, proto, asm.Byte),
 		asm.LSh.Imm(asm.R1, 16),
-		asm.LoadMem(asm.R0, data, ports+2, asm.Half),
+		asm.LoadMem(asm.R0, data, port, asm.Half),
 		asm.Or.Reg(asm.R1, asm.R0),
 		asm.LSh.Imm(asm.R1, 32),
-		asm.LoadMem(asm.R0, data, last, asm.Word),
-		asm.Or.Reg(asm.R1, asm.R0),
+	)
+	p.claimAddress(addr)
+	family := uint64(4)
+	if p.six {
+		family = 6
+	}
+	p.emit(
 		asm.LoadImm(asm.R0, int64(family<<56), asm.DWord),
 		asm.Or.Reg(asm.R1, asm.R0),
 		save(stackClaim, asm.R1),
 	)
+}
+
+// claimAddress puts an address to the key in R1.
+func (p *Program) claimAddress(addr int16) {
+	if p.six {
+		p.emit(
+			asm.LoadMem(asm.R4, data, addr, asm.DWord),
+			asm.LoadMem(asm.R5, data, addr+8, asm.DWord),
+		)
+		addr += 12
+	}
+	p.emit(asm.LoadMem(asm.R0, data, addr, asm.Word), asm.Or.Reg(asm.R1, asm.R0))
 }
 
 // lookupClaim goes to known with what is found by the key in R1, and of IPv6 in R4 and R5: the number

@@ -41,6 +41,7 @@ type Config struct {
 	// function looks, and not one large element, which is addressed as memory.
 	LookupHelper bool
 	Hook         Hook            // where the program is attached
+	GivesBack    bool            // Go has a way to give the host what the program has taken away
 	Behind       bool            // of XDP: a program at TC gets what is passed, and sends by any interface
 	Private      int             // of TC: the number of the interface by which Go gets packets, or 0
 	Ifindex      int             // of the interface that the program is for

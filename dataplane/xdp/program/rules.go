@@ -106,14 +106,13 @@ const inputsSize = 32
 //
 // in: data; out: -; lost: R2
 func (o follower) readInputs() {
-	defer o.step("readInputs", "what rules may look at: the source, the interface, no mark yet")()
+	defer o.step("readInputs", "what rules may look at: the source, the interface, the port, no mark yet")()
 	input := func(field int16) int16 { return stackInputs + 4*field }
 	o.emit(asm.Mov.Imm(asm.R2, 0))
 	for off := int16(0); off < inputsSize-8; off += 8 {
 		o.emit(asm.StoreMem(asm.RFP, stackInputs+off, asm.R2, asm.DWord))
 	}
 	o.emit(
-		asm.StoreMem(asm.RFP, stackInputs+24, asm.R2, asm.Word),
 		asm.LoadMapValue(asm.R2, o.Services, preselect.OffZero),
 		asm.LoadMem(asm.R2, asm.R2, 0, asm.Word),
 		asm.StoreMem(asm.RFP, stackInputs+4*dataplane.MarkField, asm.R2, asm.Word),
@@ -133,6 +132,9 @@ func (o follower) readInputs() {
 		asm.LoadMem(asm.R2, data, o.atPorts(), asm.Half),
 		asm.HostTo(asm.BE, asm.R2, asm.Half),
 		asm.StoreMem(asm.RFP, input(dataplane.PortField), asm.R2, asm.Word),
+		asm.LoadMem(asm.R2, data, o.atPorts()+2, asm.Half),
+		asm.HostTo(asm.BE, asm.R2, asm.Half),
+		asm.StoreMem(asm.RFP, input(dataplane.DestPortField), asm.R2, asm.Word),
 	)
 	if o.tags == 0 && o.Hook == TC {
 		o.emit(
