@@ -61,7 +61,7 @@ func (t *Table) Accept(id ID, template uint32, owner uint8) (changed bool) {
 	for {
 		was := t.State(id)
 		t.ArmFromStamp(id, t.timeouts.of(proto, was))
-		is := was&(stateMask|flagChanged|flagEstablished|flagActive) | fixed
+		is := was&(stateMask|flagChanged|flagEstablished|flagActive|flagsOfBoth) | fixed
 		if was&flagEstablished == 0 { // by a packet that a program does not count as an answer
 			is |= flagHalfOpen
 		}

@@ -299,6 +299,9 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 	}
 	s.Claims, s.ClaimBuckets, s.Rules = p.claims.in()
 	s.Behind = p.ingress != nil
+	if p.crossings != nil {
+		s.Crossings = p.crossings.FD()
+	}
 	if m != nil {
 		s.Sockets = m.FD()
 	}

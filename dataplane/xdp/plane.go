@@ -132,6 +132,8 @@ type Plane struct {
 	// The first four may be nil: no connections are opened.
 	templateArray, serviceArray, sequenceArray, connCountArray, ringArray *array
 
+	crossings *array // nobody's but this process's
+
 	servers      []server
 	counts       []count
 	once         []uint64 // packets that were a connection each, or nil
@@ -258,6 +260,7 @@ func (p *Plane) Close() error {
 		p.ingress.Close(p.pins != nil)
 	}
 	p.claims.close()
+	p.closeCrossings()
 	p.grace.close()
 	if p.pins != nil {
 		p.pins.close()

@@ -25,7 +25,7 @@ func (o changer) changeState() {
 	o.nextState()
 	o.nextSCTP()
 	o.mark("moved")
-	o.checkReachable(dest)
+	o.checkReachable(dest, o.labelCrosses(o.label("go")))
 	o.readTime()
 	o.emit(
 		restore(entry, stackSlot),
