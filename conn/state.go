@@ -90,7 +90,8 @@ func (t *states) enter(id ID, was, to uint32, active bool, established, timeout,
 	if was&stateMask == to && was>>genShift&genMask == t.timeouts.gen && t.recordSet(was) {
 		return c, true
 	}
-	is := was&(ownerBits|flagHalfOpen|flagChanged|flagTold|flagEstablished|flagsOfBoth) | to | t.timeouts.gen<<genShift | flagSet
+	is := was&(ownerBits|flagHalfOpen|flagChanged|flagTold|flagEstablished|flagsOfBoth) | to |
+		t.timeouts.gen<<genShift | flagSet
 	switch {
 	case was&stateMask == to:
 		is |= was & flagActive // a state that stays changes no column

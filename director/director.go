@@ -197,9 +197,6 @@ func (d *Director) Close() { d.path.Close() }
 // Handle implements dataplane.Handler.
 func (d *Director) Handle(now time.Duration, batch []dataplane.Frame) { d.path.Handle(now, batch) }
 
-// Carried implements dataplane.Carrying.
-func (d *Director) Carried() { d.path.Carried() }
-
 // ErrKept says that what an earlier process left cannot be used; a plane without
 // it can.
 var ErrKept = accel.ErrKept

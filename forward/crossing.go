@@ -13,6 +13,7 @@ import (
 // crossings are the connections that go through Go (package conn, crossing.go) until it has none of their packets any
 // more, where the plane counts those. The forwarding lock guards all but some.
 type crossings struct {
+	*tables
 	counts []accel.Crossing // or nil
 	// fresh have been inserted, and programs may not find them yet; busy are to become direct as
 	// soon as nothing waits.
@@ -45,14 +46,14 @@ const (
 )
 
 // begin has connections go through Go at first, if the plane counts.
-func (c *crossings) begin(tb *tables) {
-	plane, counts := tb.plane.(accel.Crosser)
+func (c *crossings) begin() {
+	plane, counts := c.plane.(accel.Crosser)
 	if !counts {
 		return
 	}
 	if c.counts = plane.Crossings(); c.counts != nil {
-		c.serials = make([]uint32, tb.conns.Slots())
-		tb.conns.SetCrossing(true)
+		c.serials = make([]uint32, c.conns.Slots())
+		c.conns.SetCrossing(true)
 	}
 }
 
@@ -98,40 +99,39 @@ func (c *crossings) add(id conn.ID, fresh bool) {
 func (x *crossing) begin() { x.ticks, x.least = 0, 1<<30 }
 
 // inserted notes a connection that a packet has opened. Who opens one by SYN or INIT waits for the server's answer.
-func (tb *tables) inserted(id conn.ID, p *packet.Packet) {
+func (c *crossings) inserted(id conn.ID, p *packet.Packet) {
 	switch {
-	case !tb.conns.Crossing(id):
-	case opens(p) || len(tb.crossings.fresh) >= mostFresh:
-		tb.conns.ForceDirect(id)
+	case !c.conns.Crossing(id):
+	case opens(p) || len(c.fresh) >= mostFresh:
+		c.conns.ForceDirect(id)
 	default:
-		tb.crossings.add(id, true)
+		c.add(id, true)
 	}
 }
 
-// crosses notes a connection that goes through Go, of which a packet has come.
-func (tb *tables) crosses(id conn.ID, opens bool) {
+// handed notes a connection that goes through Go, of which a packet has come.
+func (c *crossings) handed(id conn.ID, opens bool) {
 	if opens {
-		tb.conns.ForceDirect(id)
+		c.conns.ForceDirect(id)
 		return
 	}
-	tb.crossings.add(id, false)
+	c.add(id, false)
 }
 
 // direct has a connection not go through Go any more, if none of its packets wait, and reports whether there
 // is nothing left to do.
-func (tb *tables) direct(x *crossing) bool {
-	c := &tb.crossings
+func (c *crossings) direct(x *crossing) bool {
 	if c.serials[x.id] != x.serial {
 		return true // another one has its place
 	}
-	if tb.conns.Live(x.id) && tb.conns.Crossing(x.id) {
-		count := c.of(tb.conns.Flow(x.id))
+	if c.conns.Live(x.id) && c.conns.Crossing(x.id) {
+		count := c.of(c.conns.Flow(x.id))
 		waiting := count.Waiting()
-		if x.least = min(x.least, waiting); waiting != 0 || !tb.conns.Settle(x.id) {
+		if x.least = min(x.least, waiting); waiting != 0 || !c.conns.Settle(x.id) {
 			return false
 		}
-		if count.Waiting() != 0 || !tb.conns.Direct(x.id) {
-			tb.conns.Cross(x.id)
+		if count.Waiting() != 0 || !c.conns.Direct(x.id) {
+			c.conns.Cross(x.id)
 			return false
 		}
 	}
@@ -141,7 +141,7 @@ func (tb *tables) direct(x *crossing) bool {
 
 // Carried implements dataplane.Carrying: now is the moment in which of some connections nothing waits.
 func (in *Path) Carried() {
-	c := &in.crossings
+	c := in.crossings
 	if !c.some.Load() {
 		return
 	}
@@ -151,7 +151,7 @@ func (in *Path) Carried() {
 		if c.at >= len(c.busy) {
 			c.at = 0
 		}
-		if !in.direct(&c.busy[c.at]) {
+		if !c.direct(&c.busy[c.at]) {
 			c.at++
 			continue
 		}
@@ -162,10 +162,9 @@ func (in *Path) Carried() {
 	c.some.Store(len(c.busy) > 0)
 }
 
-// settleCrossings is for a tick: it has connections be direct that programs find by now, and waits no longer for
+// settle is for a tick: it has connections be direct that programs find by now, and waits no longer for
 // what was lost.
-func (tb *tables) settleCrossings() {
-	c := &tb.crossings
+func (c *crossings) settle() {
 	ready := 0
 	for ready < len(c.fresh) && int32(c.graced-c.fresh[ready].serial) >= 0 {
 		ready++
@@ -174,8 +173,8 @@ func (tb *tables) settleCrossings() {
 	c.fresh = slices.Delete(c.fresh, 0, ready)
 	left := c.busy[:0]
 	for _, x := range c.busy {
-		if !tb.direct(&x) {
-			tb.correct(&x)
+		if !c.direct(&x) {
+			c.correct(&x)
 			left = append(left, x)
 		}
 	}
@@ -184,17 +183,18 @@ func (tb *tables) settleCrossings() {
 }
 
 // correct counts as lost what has waited for too long, unless it is parked.
-func (tb *tables) correct(x *crossing) {
-	if tb.index.dests[tb.conns.Dest(x.id)].hop.Neighbor().State == dataplane.HopResolving {
+func (c *crossings) correct(x *crossing) {
+	if c.index.dests[c.conns.Dest(x.id)].hop.Neighbor().State == dataplane.HopResolving {
 		x.begin()
 		return
 	}
 	if x.ticks++; x.ticks < crossingTicks {
 		return
 	}
-	if lost := x.least; lost != 0 {
-		tb.crossings.unsure += uint64(max(lost, 0))
-		tb.crossings.of(tb.conns.Flow(x.id)).Left.Add(uint32(lost))
-	}
+	count := c.of(c.conns.Flow(x.id))
+	// Another flow that is counted there may have corrected it.
+	lost := max(min(x.least, max(count.Waiting(), 0)), min(count.Waiting(), 0))
+	c.unsure += uint64(max(lost, 0))
+	count.Left.Add(uint32(lost))
 	x.begin()
 }

@@ -185,6 +185,9 @@ func (ls *Listing) Counters() (map[string]uint64, error) {
 	c["templates_evicted"], c["templates_unanswered"] = answered+unanswered, unanswered
 	c["parked_lost"] = ls.parkedLost
 	c["icmp_errors"], c["fragments"] = ls.icmpErrors, ls.fragmented
+	if ls.crossings.counts != nil {
+		c["maybe_overtaken"] = ls.crossings.unsure
+	}
 	if ls.opener.able() {
 		c["opened_by_plane"] = ls.opener.opened
 		c["states_by_plane"] = ls.opener.states

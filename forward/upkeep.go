@@ -38,7 +38,7 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 	}()
 	up.lock()
 	defer up.unlock()
-	up.settleCrossings()
+	up.crossings.settle()
 	up.makeRoom()
 	say = up.watchFlood(tick)
 	up.index.mirror.heartbeat(tick)

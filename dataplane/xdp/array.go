@@ -74,7 +74,7 @@ func newTable(name string, size int, lookupHelper bool) (*array, error) {
 func (p *Plane) Memory(list []accel.Part) (kept bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if err := p.makeCrossings(); err != nil {
+	if err := p.crossings.open(); err != nil {
 		return false, err
 	}
 	own := []accel.Part{

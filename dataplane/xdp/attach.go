@@ -299,8 +299,8 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 	}
 	s.Claims, s.ClaimBuckets, s.Rules = p.claims.in()
 	s.Behind = p.ingress != nil
-	if p.crossings != nil {
-		s.Crossings = p.crossings.FD()
+	if p.crossings.counts != nil {
+		s.Crossings = p.crossings.counts.FD()
 	}
 	if m != nil {
 		s.Sockets = m.FD()

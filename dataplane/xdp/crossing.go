@@ -1,33 +1,33 @@
 package xdp
 
-import (
-	"github.com/ulvs/ulvs/internal/accel"
-)
+import "github.com/ulvs/ulvs/internal/accel"
 
 var _ accel.Crosser = (*Plane)(nil)
 
-// makeCrossings makes the array in which programs count what they hand over. Who hands it over to another process has
-// programs of that count anew.
-func (p *Plane) makeCrossings() (err error) {
-	if p.crossings == nil {
-		p.crossings, err = newArray("ulvs_crossings", crossings*8)
+// crossings is the array in which programs count what they hand over. It is nobody's but this process's: who hands
+// over to another process has programs of that count anew.
+type crossings struct{ counts *array }
+
+const crossingsSize = 1 << accel.CrossingBits
+
+func (c *crossings) open() (err error) {
+	if c.counts == nil {
+		c.counts, err = newArray("ulvs_crossings", crossingsSize*accel.CrossingSize)
 	}
 	return err
 }
 
-const crossings = 1 << accel.CrossingBits
-
 // Crossings implements accel.Crosser.
-func (p *Plane) Crossings() []accel.Crossing {
-	if p.crossings == nil {
+func (c *crossings) Crossings() []accel.Crossing {
+	if c.counts == nil {
 		return nil
 	}
-	return elements[accel.Crossing](p.crossings.memory, crossings)
+	return elements[accel.Crossing](c.counts.memory, crossingsSize)
 }
 
-// closeCrossings ends that. The memory stays: a frame that is parked may be sent later.
-func (p *Plane) closeCrossings() {
-	if p.crossings != nil {
-		_ = p.crossings.Map.Close()
+// close gives back the array but for its memory: a frame that is parked may be sent later.
+func (c *crossings) close() {
+	if c.counts != nil {
+		_ = c.counts.Map.Close()
 	}
 }

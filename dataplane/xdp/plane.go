@@ -132,7 +132,7 @@ type Plane struct {
 	// The first four may be nil: no connections are opened.
 	templateArray, serviceArray, sequenceArray, connCountArray, ringArray *array
 
-	crossings *array // nobody's but this process's
+	crossings
 
 	servers      []server
 	counts       []count
@@ -260,7 +260,7 @@ func (p *Plane) Close() error {
 		p.ingress.Close(p.pins != nil)
 	}
 	p.claims.close()
-	p.closeCrossings()
+	p.crossings.close()
 	p.grace.close()
 	if p.pins != nil {
 		p.pins.close()

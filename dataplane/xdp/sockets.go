@@ -173,7 +173,8 @@ func (q *queue) run(h dataplane.Handler) error {
 			}
 			for i := range n {
 				data := q.packets[i].Data
-				q.frames[i] = dataplane.Frame{Data: data, In: q.ifindex, Room: data[len(data):len(data):cap(data)], Handed: true}
+				q.frames[i] = dataplane.Frame{Data: data, In: q.ifindex, Room: data[len(data):len(data):cap(data)],
+					Handed: true}
 				unfinished(&q.frames[i])
 			}
 			h.Handle(dataplane.Monotonic(), q.frames[:n])

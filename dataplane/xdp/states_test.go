@@ -265,7 +265,7 @@ func (c *contest) run(frame []byte, flags uint8) {
 func (c *contest) handle(frame []byte, flags uint8) { c.decide(frame, flags, false) }
 
 func (c *contest) decide(frame []byte, flags uint8, handed bool) {
-	list := []dataplane.Frame{{Data: withFlags(frame, flags), In: 1, Room: make([]byte, 0, 2048), Handed: handed}}
+	list := []dataplane.Frame{{Data: withFlags(frame, flags), In: 1, Room: make([]byte, 0, 2048), Handed: handed && counted(frame)}}
 	c.fast.Handle(c.still.now, list)
 	dataplane.Carried(c.fast, list)
 	if list[0].Verdict != dataplane.Transmit {

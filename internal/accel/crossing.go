@@ -1,18 +1,6 @@
 package accel
 
-import (
-	"sync/atomic"
-	"unsafe"
-)
-
-// Crosser is an Opener whose programs count what they hand to the director, so that no packet of a connection
-// overtakes another one when the connection passes from Go to a program (package conn, crossing.go).
-type Crosser interface {
-	Opener
-	// Crossings are the counts, 1<<CrossingBits, or none. They are there after Memory, and as long as the
-	// process.
-	Crossings() []Crossing
-}
+import "sync/atomic"
 
 // Crossing counts the packets of some flows. Those that a program counts have dataplane.Frame.Handed.
 type Crossing struct {
@@ -27,12 +15,6 @@ func (c *Crossing) Waiting() int32 {
 	left := c.Left.Load()
 	return int32(c.Handed.Load() - left)
 }
-
-// Where its counts are, for programs.
-const (
-	OffHanded = 0
-	OffLeft   = 4
-)
 
 // CrossingOf says which Crossing has a flow's packets: by its client's address, as much of it as four bytes have,
 // and its ports.
@@ -49,10 +31,4 @@ const (
 	CrossingBits   = 13
 	CrossingFirst  = 0x9e3779b1
 	CrossingSecond = 0x85ebca6b
-)
-
-var (
-	_ = [1]struct{}{}[unsafe.Offsetof(Crossing{}.Handed)-OffHanded]
-	_ = [1]struct{}{}[unsafe.Offsetof(Crossing{}.Left)-OffLeft]
-	_ = [1]struct{}{}[unsafe.Sizeof(Crossing{})-8]
 )
