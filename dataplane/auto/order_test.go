@@ -117,3 +117,42 @@ func (s *street) timed(proto ulvs.Protocol) {
 	s.must(s.d.SetTimeouts(ulvs.Timeouts{TCP: time.Hour, UDP: time.Hour}))
 	s.passes(w, number, func() {})
 }
+
+// A flow that is under way all the time passes from Go to the program again and again, as its timeouts change,
+// and no packet overtakes another one.
+func TestOrderUnderWay(t *testing.T) {
+	for name, of := range map[string]shape{"tcx": {plane: auto.TCX}, "xdp": {plane: auto.XDP, sockets: xdp.SocketsOn}} {
+		for _, proto := range []ulvs.Protocol{ulvs.TCP, ulvs.UDP} {
+			t.Run(fmt.Sprint(name, "/", proto), func(t *testing.T) {
+				s := newStreet(t, of)
+				s.offer(proto, portEarly, "rr")
+				w, number := s.established(proto)
+				defer s.onOneCPU()()
+				const rounds, burst = 60, 50
+				grown := s.counts(func() {
+					for round := range rounds {
+						s.must(s.d.SetTimeouts(ulvs.Timeouts{TCP: time.Duration(round+1) * time.Minute}))
+						// Until it has passed to the program once more.
+						for before := s.forwarded(); s.forwarded() < before+burst; number += burst {
+							s.send(w, number, number+burst-1)
+							s.await(w, number+burst-1)
+						}
+					}
+				})
+				s.ordered(w, number-1)
+				t.Logf("%d packets, of which the program forwarded %d", number, grown["xdp_frames"])
+				if n := grown["maybe_overtaken"]; n > 0 {
+					t.Errorf("%d packets may have been overtaken", n)
+				}
+			})
+		}
+	}
+}
+
+// forwarded is how many packets the program has forwarded.
+func (s *street) forwarded() uint64 {
+	s.Helper()
+	c, err := s.d.Counters()
+	s.must(err)
+	return c["xdp_frames"]
+}

@@ -3,8 +3,10 @@ package auto_test
 import (
 	"encoding/binary"
 	"net"
+	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -171,6 +173,26 @@ func (s *street) send(w walk, first, last uint32) {
 	for number := first; number <= last; number++ {
 		s.must(unix.Sendto(s.fd, s.frame(w, number), 0, to))
 	}
+}
+
+// onOneCPU has all threads of the process be on one CPU, so that what they send is in the kernel in that order, and
+// returns what ends that.
+func (s *street) onOneCPU() (end func()) {
+	s.Helper()
+	var before, one unix.CPUSet
+	s.must(unix.SchedGetaffinity(0, &before))
+	one.Set(0)
+	set := func(to *unix.CPUSet) {
+		threads, err := os.ReadDir("/proc/self/task")
+		s.must(err)
+		for _, thread := range threads {
+			if id, err := strconv.Atoi(thread.Name()); err == nil {
+				_ = unix.SchedSetaffinity(id, to) // it may have ended
+			}
+		}
+	}
+	set(&one)
+	return func() { set(&before) }
 }
 
 func (s *street) frame(w walk, number uint32) []byte {
