@@ -189,6 +189,7 @@ func (p *Plane) Release() {
 		return
 	}
 	p.leave()
+	p.crossings.close()
 	p.pins.forgetHeader()
 	for _, a := range p.arrays {
 		if a != nil {

@@ -6,7 +6,10 @@ var _ accel.Crosser = (*Plane)(nil)
 
 // crossings is the array in which programs count what they hand over. It is nobody's but this process's: who hands
 // over to another process has programs of that count anew.
-type crossings struct{ counts *array }
+type crossings struct {
+	counts *array
+	over   bool
+}
 
 const crossingsSize = 1 << accel.CrossingBits
 
@@ -25,9 +28,11 @@ func (c *crossings) Crossings() []accel.Crossing {
 	return elements[accel.Crossing](c.counts.memory, crossingsSize)
 }
 
-// close gives back the array but for its memory: a frame that is parked may be sent later.
+// close gives back the array. Where it was there is memory still, as a frame that is parked may be sent later.
 func (c *crossings) close() {
-	if c.counts != nil {
+	if c.counts != nil && !c.over {
+		c.over = true
+		abandon(c.counts.memory)
 		_ = c.counts.Map.Close()
 	}
 }
