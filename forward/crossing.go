@@ -24,6 +24,9 @@ type crossings struct {
 	serials []uint32
 	serial  uint32
 	graced  uint32
+	// least is how many packets have waited at any tick of the last few, for each of counts.
+	least []int32
+	ticks uint32
 	// unsure is how many packets may have been overtaken, or were lost.
 	unsure uint64
 }
@@ -32,8 +35,6 @@ type crossings struct {
 type crossing struct {
 	id     conn.ID
 	serial uint32
-	ticks  uint32 // since it has been busy, or the counts were corrected
-	least  int32  // waited meanwhile
 }
 
 const (
@@ -53,6 +54,7 @@ func (c *crossings) begin() {
 	}
 	if c.counts = plane.Crossings(); c.counts != nil {
 		c.serials = make([]uint32, c.conns.Slots())
+		c.least = make([]int32, len(c.counts))
 		c.conns.SetCrossing(true)
 	}
 }
@@ -88,15 +90,13 @@ func (c *crossings) add(id conn.ID, fresh bool) {
 	}
 	c.serials[id] = c.serial
 	x := crossing{id: id, serial: c.serial}
-	if x.begin(); fresh {
+	if fresh {
 		c.fresh = append(c.fresh, x)
 		return
 	}
 	c.busy = append(c.busy, x)
 	c.some.Store(true)
 }
-
-func (x *crossing) begin() { x.ticks, x.least = 0, 1<<30 }
 
 // inserted notes a connection that a packet has opened. Who opens one by SYN or INIT waits for the server's answer.
 func (c *crossings) inserted(id conn.ID, p *packet.Packet) {
@@ -126,8 +126,7 @@ func (c *crossings) direct(x *crossing) bool {
 	}
 	if c.conns.Live(x.id) && c.conns.Crossing(x.id) {
 		count := c.of(c.conns.Flow(x.id))
-		waiting := count.Waiting()
-		if x.least = min(x.least, waiting); waiting != 0 || !c.conns.Settle(x.id) {
+		if count.Waiting() != 0 || !c.conns.Settle(x.id) {
 			return false
 		}
 		if count.Waiting() != 0 || !c.conns.Direct(x.id) {
@@ -174,27 +173,35 @@ func (c *crossings) settle() {
 	left := c.busy[:0]
 	for _, x := range c.busy {
 		if !c.direct(&x) {
-			c.correct(&x)
 			left = append(left, x)
 		}
 	}
 	c.busy = left
+	c.correct()
 	c.some.Store(len(left) > 0)
 }
 
 // correct counts as lost what has waited for too long, unless it is parked.
-func (c *crossings) correct(x *crossing) {
-	if c.index.dests[c.conns.Dest(x.id)].hop.Neighbor().State == dataplane.HopResolving {
-		x.begin()
-		return
+func (c *crossings) correct() {
+	for _, list := range [][]crossing{c.fresh, c.busy} {
+		for _, x := range list {
+			if c.serials[x.id] == x.serial && c.conns.Live(x.id) &&
+				c.index.dests[c.conns.Dest(x.id)].hop.Neighbor().State == dataplane.HopResolving {
+				c.least[accel.CrossingOf((*[5]uint64)(c.conns.Flow(x.id)))] = 0
+			}
+		}
 	}
-	if x.ticks++; x.ticks < crossingTicks {
-		return
+	c.ticks++
+	over := c.ticks%crossingTicks == 0
+	for i := range c.counts {
+		least := min(c.least[i], c.counts[i].Waiting())
+		if c.least[i] = least; !over {
+			continue
+		}
+		c.least[i] = 1 << 30
+		if least != 0 {
+			c.unsure += uint64(max(least, 0))
+			c.counts[i].Left.Add(uint32(least))
+		}
 	}
-	count := c.of(c.conns.Flow(x.id))
-	// Another flow that is counted there may have corrected it.
-	lost := max(min(x.least, max(count.Waiting(), 0)), min(count.Waiting(), 0))
-	c.unsure += uint64(max(lost, 0))
-	count.Left.Add(uint32(lost))
-	x.begin()
 }

@@ -8,6 +8,8 @@ import (
 	"github.com/google/gopacket/layers"
 
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/internal/accel"
+	"github.com/ulvs/ulvs/packet"
 )
 
 // counted reports whether a program that is run by hand counts a frame that it hands over: as those with sockets
@@ -22,6 +24,14 @@ func counted(frame []byte) bool {
 		return frame[20] != 132
 	}
 	return false
+}
+
+// leave is as if Go had ended at once with what programs have handed over of a frame's flow.
+func (s *still) leave(frame []byte) {
+	var p packet.Packet
+	p.Parse(frame)
+	c := &s.Crossings()[accel.CrossingOf((*[5]uint64)(&p.Flow))]
+	c.Left.Store(c.Handed.Load())
 }
 
 // TestCrossingLost has a packet be lost on its way to Go, of a flow that goes through Go: it is waited for, and
