@@ -5,6 +5,7 @@ package conn
 //
 //   - A word that has neither flagSet nor PendingFlag is Go's alone: it was just inserted, and
 //     a program leaves its packets to Go. Any other is changed by compare and swap, by both.
+//   - Whether a connection goes through Go is another matter: crossing.go.
 //   - A program changes the state alone, as the tables of TCP have it for a packet without SYN, and
 //     those of SCTP for one without INIT, of a word of the present generation. It sets flagChanged,
 //     and flagEstablished if the state is ESTABLISHED. If the swap fails, the packet is Go's.
@@ -61,7 +62,7 @@ func (t *Table) Accept(id ID, template uint32, owner uint8) (changed bool) {
 	for {
 		was := t.State(id)
 		t.ArmFromStamp(id, t.timeouts.of(proto, was))
-		is := was&(stateMask|flagChanged|flagEstablished|flagActive) | fixed
+		is := was&(stateMask|flagChanged|flagEstablished|flagActive|flagsOfBoth) | fixed
 		if was&flagEstablished == 0 { // by a packet that a program does not count as an answer
 			is |= flagHalfOpen
 		}

@@ -140,7 +140,7 @@ func (t *Table) Lookup(f *packet.Flow, hash uint64) (ID, bool) {
 // so are the owner's bits, 0 to 15. The flow must have no connection that is not
 // hidden. The error is ErrFull.
 func (t *Table) Insert(f *packet.Flow, hash uint64, dest, template, now uint32, owner uint8) (ID, error) {
-	state := uint32(owner&0xf)<<ownerShift | flagHalfOpen
+	state := uint32(owner&0xf)<<ownerShift | flagHalfOpen | t.crossing
 	id, err := t.Table.Insert((*shtab.Key)(f), hash, valueOf(dest, template), now, state)
 	if err != nil {
 		return 0, err

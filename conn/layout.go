@@ -4,7 +4,7 @@ import "github.com/ulvs/ulvs/internal/expiring"
 
 // An entry's state word: the protocol's state in the lowest bits, by which an XDP
 // program knows what it may forward; above it, flags and the generation of the
-// timeouts that the record's timeout was taken from. Bit 15 is expiring.Made. Bits 4 and 5
+// timeouts that the record's timeout was taken from; at the top, crossing.go's two. Bit 15 is expiring.Made. Bits 4 and 5
 // are 0, as a program shifts by the lowest six.
 const (
 	stateMask = 0xf
@@ -21,7 +21,7 @@ const (
 	// It was told that the entry is Changed.
 	flagTold = 1 << 16
 	genShift = 17
-	genMask  = 0x7fff
+	genMask  = 0x1fff
 )
 
 // What an XDP program needs to know of an entry's state word, besides the shared table's
@@ -49,7 +49,7 @@ const (
 	SetFlag = flagSet
 	// OwnerShift is where the owner's four bits are.
 	OwnerShift = ownerShift
-	// GenShift is where the generation of the timeouts is, to the word's end.
+	// GenShift is where the generation of the timeouts is, and from there on all bits are as forwarding asks for.
 	GenShift = genShift
 	// PendingFlag is set from when a program opened the entry until Accept.
 	PendingFlag = expiring.PendingFlag

@@ -13,7 +13,8 @@ type states struct {
 	secure   bool
 	answered func(uint32)
 	halfOpen halfOpen
-	programs bool // change states too
+	programs bool   // change states too
+	crossing uint32 // flagCrossing, if entries go through Go at first
 }
 
 // Change is what a packet did to its connection.
@@ -30,7 +31,11 @@ type Change struct {
 // no states (ip_vs_proto_udp.c, udp_state_transition).
 func (t *states) UDP(id ID, now uint32) {
 	t.Touched(id, now)
-	t.enter(id, t.State(id), 0, false, noState, t.timeouts.udp, now) // programs change no state that it has
+	for { // programs change no state that it has, but a flag (crossing.go)
+		if _, ok := t.enter(id, t.State(id), 0, false, noState, t.timeouts.udp, now); ok {
+			return
+		}
+	}
 }
 
 // noState is no protocol's.
@@ -82,10 +87,11 @@ func (t *states) SCTP(id ID, chunk uint8, now uint32) Change {
 // unchanged it touches only the entry's own line. In state established a connection is not
 // half-open.
 func (t *states) enter(id ID, was, to uint32, active bool, established, timeout, now uint32) (c Change, ok bool) {
-	if was&stateMask == to && was>>genShift == t.timeouts.gen && t.recordSet(was) {
+	if was&stateMask == to && was>>genShift&genMask == t.timeouts.gen && t.recordSet(was) {
 		return c, true
 	}
-	is := was&(ownerBits|flagHalfOpen|flagChanged|flagTold|flagEstablished) | to | t.timeouts.gen<<genShift | flagSet
+	is := was&(ownerBits|flagHalfOpen|flagChanged|flagTold|flagEstablished|flagsOfBoth) | to |
+		t.timeouts.gen<<genShift | flagSet
 	switch {
 	case was&stateMask == to:
 		is |= was & flagActive // a state that stays changes no column

@@ -95,7 +95,7 @@ func (t *states) SetTimeouts(tcp, tcpFin, udp time.Duration) {
 
 // timeoutsOf are those that hold for a packet after which the state word was so.
 func (t *states) timeoutsOf(state uint32) *timeouts {
-	if state>>genShift == t.timeouts.gen {
+	if state>>genShift&genMask == t.timeouts.gen {
 		return &t.timeouts
 	}
 	return &t.before

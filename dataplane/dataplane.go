@@ -11,6 +11,7 @@ package dataplane
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 )
 
@@ -77,8 +78,33 @@ type Frame struct {
 	// Taken says that the host's stack has not got the frame, claimed or not, and gets it where the verdict is
 	// Pass. Other frames that are not claimed it has got by then.
 	Taken bool
+	// Handed says that a program has handed the frame over and counts that.
+	Handed bool
+	// Left is the handler's, or nil: it counts the frames that the plane has ended with.
+	Left *atomic.Uint32
 	// Verdict is the handler's answer; Pass until it says otherwise.
 	Verdict Verdict
+}
+
+// Leave counts, once, that the plane has ended with a frame: it was sent, dropped or passed.
+func (f *Frame) Leave() {
+	if f.Left != nil {
+		f.Left.Add(1)
+		f.Left = nil
+	}
+}
+
+// Carrying is a Handler that wants to know when what it said of a batch has been done.
+type Carrying interface{ Carried() }
+
+// Carried counts that the plane has ended with the frames of a batch, but for those that are parked, and says so.
+func Carried(h Handler, batch []Frame) {
+	for i := range batch {
+		batch[i].Leave()
+	}
+	if c, is := h.(Carrying); is {
+		c.Carried()
+	}
 }
 
 // Handler decides about frames. One implementation is director.Director.

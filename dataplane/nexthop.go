@@ -107,6 +107,7 @@ func (h *NextHop) Set(n Neighbor) {
 		for i := range queue {
 			queue[i].frame.Hop = resolved
 			queue[i].send(&queue[i].frame)
+			queue[i].frame.Leave()
 		}
 	}
 	h.cur.Store(&n)
@@ -123,6 +124,7 @@ func (h *NextHop) lose(p *parked) {
 	if h.failed != nil && h.failed(&p.frame) {
 		p.send(&p.frame)
 	}
+	p.frame.Leave()
 }
 
 // OnLost has f look at each frame that is given up because the hop cannot be
@@ -158,6 +160,7 @@ func (h *NextHop) Park(f *Frame, send func(*Frame)) bool {
 	}
 	for n := len(h.parked); n > 0 && (n >= ParkLimit || h.bytes+len(f.Data) > ParkBytes); n-- {
 		h.bytes -= len(h.parked[0].frame.Data)
+		h.parked[0].frame.Leave()
 		h.parked = slices.Delete(h.parked, 0, 1)
 		h.lost.Add(1)
 	}
@@ -168,9 +171,10 @@ func (h *NextHop) Park(f *Frame, send func(*Frame)) bool {
 	return true
 }
 
-// copied copies f into memory of its own.
+// copied copies f into memory of its own. It is the copy that leaves.
 func copied(f *Frame, send func(*Frame)) *parked {
 	c := *f
+	f.Left = nil
 	c.Data, c.Room = append([]byte(nil), f.Data...), nil
 	return &parked{frame: c, send: send}
 }

@@ -113,6 +113,7 @@ func (in *Path) prefetch(f *dataplane.Frame, p *packet.Packet, e *early) {
 
 // frame decides about one frame.
 func (in *Path) frame(f *dataplane.Frame, p *packet.Packet, e *early, tick uint32) {
+	in.crossings.count(f, p)
 	if p.Refused != packet.Accepted {
 		in.refused(f, p)
 		return
@@ -188,6 +189,9 @@ func (in *Path) transport(f *dataplane.Frame, p *packet.Packet, e *early, tick u
 	if !found {
 		in.begin(f, p, e, tick)
 		return
+	}
+	if in.conns.Crossing(id) {
+		in.crossings.handed(id, e.opens)
 	}
 	dst := in.index.dests[in.conns.Dest(id)]
 	over := e.opens && in.reschedules(id, dst)

@@ -84,6 +84,7 @@ func (o *opener) start() error {
 	o.connSlots.Open()
 	o.templateSlots.Open()
 	o.begun = true
+	o.crossings.begin()
 	o.conns.CountAnswers(o.connSlots.Answered)
 	o.open.Untold = o.conns.Untold()
 	o.fast.SetOpening(o.open)

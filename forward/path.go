@@ -78,7 +78,7 @@ func New(o Options) (p *Path, journal []byte, adopted bool, err error) {
 		settle: make(chan struct{}, 1), standby: standby{While: o.While},
 	}
 	tb.now.Store(now)
-	tb.opener = &opener{tables: tb}
+	tb.opener, tb.crossings = &opener{tables: tb}, &crossings{tables: tb}
 	p.Commands, p.Listing, p.State, p.Upkeep = Commands{tb}, Listing{tb}, State{tb}, Upkeep{tb}
 	conns := conn.Options{Max: o.Connections, Hz: hz, Now: now, Expired: tb.connExpired,
 		Changed: tb.opener.acceptState, Prefetch: tb.prefetchConn,

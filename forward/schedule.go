@@ -304,6 +304,7 @@ func (sc *scheduling) connect(a *attempt, dst *Dest, template uint32, destPort b
 		return 0, nil
 	}
 	dst.Bind(false, c.Activated)
+	sc.crossings.inserted(id, a.p)
 	return id, dst
 }
 

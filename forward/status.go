@@ -186,6 +186,9 @@ func (ls *Listing) Counters() (map[string]uint64, error) {
 	c["parked_lost"] = ls.parkedLost
 	c["icmp_errors"], c["icmp_errors_taken"] = ls.icmpErrors.all, ls.icmpErrors.taken
 	c["fragments"], c["fragments_taken"] = ls.fragmented.all, ls.fragmented.taken
+	if ls.crossings.counts != nil {
+		c["maybe_overtaken"] = ls.crossings.unsure
+	}
 	if ls.opener.able() {
 		c["opened_by_plane"] = ls.opener.opened
 		c["states_by_plane"] = ls.opener.states

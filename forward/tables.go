@@ -64,6 +64,7 @@ type tables struct {
 	answered        uint64  // answers given in the place of the host or of IPVS
 	nextEst         *uint32 // tick of the estimator's next round
 	opener          *opener
+	crossings       *crossings
 	// What Attach puts to work: the plane's own mirror, and memory that outlives the
 	// process.
 	starting mirror

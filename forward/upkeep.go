@@ -38,6 +38,7 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 	}()
 	up.lock()
 	defer up.unlock()
+	up.crossings.settle()
 	up.makeRoom()
 	say = up.watchFlood(tick)
 	up.index.mirror.heartbeat(tick)
@@ -110,8 +111,9 @@ func (up *Upkeep) Settle(gone []*Dest) {
 func (up *Upkeep) freeRetired() {
 	up.lock()
 	conns, templates := up.conns.Retired(), up.templates.Retired()
+	inserted, some := up.crossings.serial, len(up.crossings.fresh) > 0
 	up.unlock()
-	if len(conns)+len(templates) == 0 {
+	if len(conns)+len(templates) == 0 && !some {
 		return
 	}
 	if err := up.index.mirror.grace(); err != nil {
@@ -121,6 +123,7 @@ func (up *Upkeep) freeRetired() {
 	up.lock()
 	up.conns.Free(conns)
 	up.templates.Free(templates)
+	up.crossings.graced = inserted
 	up.unlock()
 }
 

@@ -134,6 +134,7 @@ var counterGroups = []struct {
 		{"rst_limited", "RSTs in the host's place, beyond --rst-limit"},
 	}},
 	{"lost", [][2]string{
+		{"maybe_overtaken", "did not come to the daemon for half a second: lost, or overtaken by later packets of their flow"},
 		{"parked_lost", "their server's MAC address was not found"},
 		{"rx_ring_lost", "the AF_PACKET ring was full: the daemon came too late"},
 		{"rx_syn_lost", "SYNs: the AF_PACKET ring that is theirs alone was full"},

@@ -163,6 +163,7 @@ func (r *receiver) takeBig(n, large int, slot []byte, status uint32) (frames int
 			return 0, true, true // all have the same addresses: none is ours
 		}
 		r.frames[n+i].Room = r.room(n + i)
+		r.frames[n+i].Handed = r.frames[n+i].Handed && i == frames-1 // as it came, it is one
 	}
 	return frames, true, true
 }

@@ -160,6 +160,7 @@ func (r *receiver) step(h dataplane.Handler) int {
 		r.p.c.rxFrames.Add(uint64(n))
 		h.Handle(r.p.clock.now(), r.frames[:n])
 		r.carryOut(r.frames[:n])
+		dataplane.Carried(h, r.frames[:n])
 	}
 	return r.sock.ring.giveBack() + r.sock.syns.giveBack()
 }
@@ -232,7 +233,7 @@ func (r *receiver) frame(f *dataplane.Frame, slot []byte, status uint32, buf []b
 		r.p.c.rxNotOurs.Add(1)
 		return false
 	}
-	*f = dataplane.Frame{Offload: readVnet(buf[at-vnetLen:]), In: r.ifindex}
+	*f = dataplane.Frame{Offload: readVnet(buf[at-vnetLen:]), In: r.ifindex, Handed: r.tap != nil}
 	if status&unix.TP_STATUS_VLAN_VALID != 0 {
 		tpid := native.Uint16(slot[slotTPID:])
 		if status&unix.TP_STATUS_VLAN_TPID_VALID == 0 {

@@ -17,6 +17,7 @@ import (
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane"
 	"github.com/ulvs/ulvs/dataplane/auto"
+	"github.com/ulvs/ulvs/dataplane/xdp"
 	"github.com/ulvs/ulvs/director"
 	"github.com/ulvs/ulvs/internal/lab"
 )
@@ -39,6 +40,7 @@ type shape struct {
 	inside  bool  // 802.1Q tags are in frames, as without a card's help, and checksums finished
 	driver  bool  // the bond leaves tags where they are, as drivers must that run programs
 	plane   string
+	sockets xdp.SocketUse
 }
 
 // site is a client, a director and two real servers on a bridge.
@@ -240,7 +242,7 @@ func (s *site) run(given string) {
 	log := slog.New(slog.NewTextHandler(s.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	var opened *auto.Opened
 	s.must(s.director.Do(func() (err error) {
-		opened, err = auto.Open(auto.Options{Interfaces: []string{given}, Plane: s.plane, Logger: log},
+		opened, err = auto.Open(auto.Options{Interfaces: []string{given}, Plane: s.plane, Sockets: s.sockets, Logger: log},
 			func(p auto.Plane) (err error) {
 				s.d, err = director.New(director.Options{Plane: p, Connections: 4096, Templates: 4096, Logger: log})
 				return err

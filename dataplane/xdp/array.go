@@ -74,6 +74,9 @@ func newTable(name string, size int, lookupHelper bool) (*array, error) {
 func (p *Plane) Memory(list []accel.Part) (kept bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err := p.crossings.open(); err != nil {
+		return false, err
+	}
 	own := []accel.Part{
 		{Name: "servers", Size: program.ServerSize * p.serversPerCPU},
 		{Name: "counts", Size: program.CountSize * p.serversPerCPU * p.cpus},
@@ -186,6 +189,7 @@ func (p *Plane) Release() {
 		return
 	}
 	p.leave()
+	p.crossings.close()
 	p.pins.forgetHeader()
 	for _, a := range p.arrays {
 		if a != nil {

@@ -288,6 +288,9 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 	}
 	s.Claims, s.ClaimBuckets, s.Rules = p.claims.in()
 	s.Behind, s.GivesBack = p.ingress != nil, p.Injects()
+	if p.crossings.counts != nil {
+		s.Crossings = p.crossings.counts.FD()
+	}
 	if m != nil {
 		s.Sockets = m.FD()
 	}

@@ -210,9 +210,10 @@ func (w *pair) command() {
 
 // fate is what a director does with a frame.
 func (w *pair) fate(d *director.Director, frame []byte) string {
-	plane := dataplane.Frame{Data: bytes.Clone(frame), In: 1, Room: make([]byte, 0, 2048)}
+	plane := dataplane.Frame{Data: bytes.Clone(frame), In: 1, Room: make([]byte, 0, 2048), Handed: d == w.fast && counted(frame)}
 	list := []dataplane.Frame{plane}
 	d.Handle(w.still.now, list)
+	dataplane.Carried(d, list)
 	f := &list[0]
 	if f.Verdict == dataplane.Transmit && f.Hop != nil {
 		n := f.Hop.Neighbor()

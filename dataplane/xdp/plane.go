@@ -135,6 +135,8 @@ type Plane struct {
 	// The first four may be nil: no connections are opened.
 	templateArray, serviceArray, sequenceArray, connCountArray, ringArray *array
 
+	crossings
+
 	servers      []server
 	counts       []count
 	once         []uint64 // packets that were a connection each, or nil
@@ -262,6 +264,7 @@ func (p *Plane) Close() error {
 		p.ingress.Close(p.pins != nil)
 	}
 	p.claims.close()
+	p.crossings.close()
 	p.grace.close()
 	if p.pins != nil {
 		p.pins.close()

@@ -214,6 +214,7 @@ func TestRulesChange(t *testing.T) {
 				return
 			}
 			if sent.Add(1); action != program.ActionTX {
+				w.still.leave(frame)
 				continue
 			}
 			opened.Add(1)

@@ -167,12 +167,13 @@ func (q *queue) run(h dataplane.Handler) error {
 			}
 			for i := range n {
 				data := q.packets[i].Data
-				q.frames[i] = dataplane.Frame{Data: data, In: q.ifindex, Taken: true,
+				q.frames[i] = dataplane.Frame{Data: data, In: q.ifindex, Taken: true, Handed: true,
 					Room: data[len(data):len(data):cap(data)]}
 				unfinished(&q.frames[i])
 			}
 			h.Handle(dataplane.Monotonic(), q.frames[:n])
 			q.carryOut(n)
+			dataplane.Carried(h, q.frames[:n])
 		}
 	}
 }

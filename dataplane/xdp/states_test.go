@@ -257,14 +257,17 @@ func (c *contest) alone(frame []byte, flags uint8) (action uint32) {
 // run has the program look at a packet, and Go if that leaves it to Go.
 func (c *contest) run(frame []byte, flags uint8) {
 	if c.alone(frame, flags) != program.ActionTX {
-		c.handle(frame, flags)
+		c.decide(frame, flags, true)
 	}
 }
 
-// handle has Go look at a packet.
-func (c *contest) handle(frame []byte, flags uint8) {
-	list := []dataplane.Frame{{Data: withFlags(frame, flags), In: 1, Room: make([]byte, 0, 2048)}}
+// handle has Go look at a packet that no program has seen, and decide at one that a program has handed over.
+func (c *contest) handle(frame []byte, flags uint8) { c.decide(frame, flags, false) }
+
+func (c *contest) decide(frame []byte, flags uint8, handed bool) {
+	list := []dataplane.Frame{{Data: withFlags(frame, flags), In: 1, Room: make([]byte, 0, 2048), Handed: handed && counted(frame)}}
 	c.fast.Handle(c.still.now, list)
+	dataplane.Carried(c.fast, list)
 	if list[0].Verdict != dataplane.Transmit {
 		c.t.Errorf("a packet of a connection was not forwarded: verdict %d", list[0].Verdict)
 	}

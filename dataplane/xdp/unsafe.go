@@ -27,3 +27,11 @@ func stripsVLAN(fd int, name string) (bool, error) {
 	}
 	return value.data&stripped != 0, nil
 }
+
+// abandon has memory of no meaning be where an array was mapped.
+func abandon(memory []byte) {
+	at := unsafe.Pointer(unsafe.SliceData(memory))
+	// With MAP_FIXED it takes the place of what is there; if it does not, that stays.
+	_, _ = unix.MmapPtr(-1, 0, at, uintptr(len(memory)), unix.PROT_READ|unix.PROT_WRITE,
+		unix.MAP_PRIVATE|unix.MAP_ANONYMOUS|unix.MAP_FIXED)
+}

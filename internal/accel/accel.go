@@ -94,6 +94,15 @@ type Opener interface {
 	SetLocals(l *dataplane.Locals) (ipv4, ipv6 bool)
 }
 
+// Crosser is an Opener whose programs count what they hand to the director, so that no packet of a connection
+// overtakes another one when the connection passes from Go to a program (package conn, crossing.go).
+type Crosser interface {
+	Opener
+	// Crossings are the counts, 1<<CrossingBits, or none. They are there after Memory, and as long as the
+	// process.
+	Crossings() []Crossing
+}
+
 // Opening is what an Opener may open: connections of a family, and templates too; of SloppyTCP and
 // SloppySCTP by packets too that are no SYN or INIT (the sysctls of these names). Untold are the
 // states of which it need not tell (package conn). Compared is how many real servers it is to

@@ -64,7 +64,7 @@ func (o changer) changeState() {
 func (o changer) checkSendable() {
 	defer o.step("checkSendable", "can the real server be reached?")()
 	if o.Hook != TC {
-		o.checkReachable(dest)
+		o.checkReachable(dest, o.labelCrosses(o.label("go")))
 		return
 	}
 	o.emit(asm.Mov.Reg(asm.R4, dest))

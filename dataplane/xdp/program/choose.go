@@ -94,7 +94,7 @@ func (o *opener) chooseServer(templates entries) {
 		asm.LoadMem(asm.R2, asm.R2, 0, asm.DWord),
 		asm.RSh.Imm(asm.R2, 32),
 	)
-	o.checkReachable(asm.R2)
+	o.checkReachable(asm.R2, o.label("go"))
 	o.checkLimit("picked")
 	o.emit(
 		asm.Mov.Reg(asm.R0, asm.R3),
@@ -112,7 +112,7 @@ func (o *opener) chooseServer(templates entries) {
 // in: R2 service total; out: dest; lost: R0 R1 R3 R4 R5
 func (o *opener) takeServer(what string) {
 	defer o.step("takeServer", "if what it was chosen by is still the same")()
-	o.checkReachable(asm.R2)
+	o.checkReachable(asm.R2, o.label("go"))
 	o.checkLimit(what)
 	o.emit(
 		restore(asm.R0, stackVersion),
@@ -150,13 +150,12 @@ func (o *opener) checkLimit(what string) {
 	o.mark(what + "-below")
 }
 
-// checkReachable leaves packets to Go that cannot be sent to the real server in a register.
+// checkReachable goes to no with packets that cannot be sent to the real server in a register.
 // Its element of the array is R5 then.
 //
 // in: R2 dest total; out: R5; lost: R1 R4
-func (o *opener) checkReachable(number asm.Register) {
+func (o *opener) checkReachable(number asm.Register, no string) {
 	defer o.step("checkReachable", "can the real server be reached?")()
-	no := o.label("go")
 	o.emit(
 		o.leaveIf(asm.JGE, number, int32(o.ServersPerCPU)),
 		asm.Mov.Reg(asm.R4, number),

@@ -91,7 +91,7 @@ func (e *emitter) emit(list ...asm.Instruction) {
 // labelUndecided returns the label of what a connection's packet goes to that is Go's.
 func (e *emitter) labelUndecided() string {
 	if e.takesGo() {
-		return e.label("go")
+		return e.labelCrosses(e.label("go"))
 	}
 	return PassLabel
 }
@@ -99,7 +99,7 @@ func (e *emitter) labelUndecided() string {
 // labelUnexpected returns the label of what a packet goes to whose connection is not for the
 // program alone.
 func (e *emitter) labelUnexpected() string {
-	if e.opens() {
+	if e.opens() || e.Crossings != 0 {
 		return e.label("pending")
 	}
 	return e.labelGo()

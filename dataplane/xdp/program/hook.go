@@ -196,8 +196,8 @@ func (p *Program) strange() {
 		asm.LoadImm(asm.R0, int64(family<<56|preselect.AnyPacket<<48), asm.DWord),
 		asm.Or.Reg(asm.R1, asm.R0),
 	)
-	p.lookupClaim("address", p.label("go"))
-	p.emit(asm.Ja.Label(p.labelUnclaimed()))
+	p.lookupClaim("address", p.label("handed"))
+	p.passUnclaimed(p.label("handed"))
 }
 
 // unclaimed passes what is for no service, unless it may be by a mark: then it is Go's.
@@ -209,10 +209,15 @@ func (p *Program) unclaimed() {
 	}
 	defer p.step("unclaimed", "for no service, unless a mark that no claim knows is one's")()
 	p.mark("unclaimed")
+	p.passUnclaimed(p.label("go"))
+}
+
+// passUnclaimed goes to a label with what is for no service, where it may be for one by a mark.
+func (p *Program) passUnclaimed(marked string) {
 	p.setting(asm.R1, SettingsUnclaimed)
 	p.emit(
 		asm.And.Imm(asm.R1, int32(OpeningBit(p.six))),
-		p.leaveIf(asm.JNE, asm.R1, 0),
+		asm.JNE.Imm(asm.R1, 0, marked),
 		asm.Ja.Label(PassLabel),
 	)
 }
@@ -308,10 +313,10 @@ func (p *Program) redirectToPrivate() {
 func (f *forwarder) checkSegments(what string) {
 	defer f.step("checkSegments", "no larger than may be, or in segments that are")()
 	if f.Hook != TC {
-		f.emit(asm.JGT.Reg(total, asm.R1, PassLabel))
+		f.emit(asm.JGT.Reg(total, asm.R1, f.labelCrosses(PassLabel)))
 		return
 	}
-	at, no := f.atPorts(), f.labelGo()
+	at, no := f.atPorts(), f.labelCrosses(f.labelGo())
 	header := int32(at - f.atIP())
 	f.emit(
 		asm.JLE.Reg(total, asm.R1, f.label(what+"fits")),

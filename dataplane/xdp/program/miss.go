@@ -17,6 +17,7 @@ func (p *Program) miss() {
 	p.mark("miss")
 	if !p.takesGo() && !p.opens() {
 		p.emit(asm.Ja.Label(PassLabel))
+		p.acceptPending()
 		return
 	}
 	if p.jumbos() { // its ports are elsewhere, and it opens nothing
@@ -44,9 +45,12 @@ func (p *Program) miss() {
 	if p.opens() {
 		p.mark("service")
 		p.openConn()
-		p.acceptPending()
+	}
+	p.acceptPending()
+	if p.opens() {
 		changer{&p.opener}.changeState()
 	}
+	p.cross()
 	p.redirectToSocket()
 }
 
@@ -187,19 +191,33 @@ func (p *Program) redirectToSocket() {
 		p.emit(asm.Ja.Label(PassLabel))
 		return
 	}
+	p.unlessSocket()
+	if p.crosses() {
+		counter{&p.emitter}.countHanded()
+	}
+	p.mark("handed")
 	if p.Hook == TC {
 		p.redirectToPrivate()
 		return
 	}
 	p.emit(
-		passIf(asm.JGT, total, int32(SocketFrame-p.atIP())),
-		asm.LoadMem(asm.R1, data, p.atProto(), asm.Byte),
-		passIf(asm.JEq, asm.R1, ProtoSCTP), // its checksum may be missing
 		restore(asm.R1, stackContext),
 		asm.LoadMem(asm.R2, asm.R1, xdpQueue, asm.Word),
 		asm.LoadMapPtr(asm.R1, p.Sockets),
 		asm.Mov.Imm(asm.R3, ActionPass),
 		asm.FnRedirectMap.Call(),
 		asm.Return(),
+	)
+}
+
+// unlessSocket passes what no socket takes.
+func (p *Program) unlessSocket() {
+	if p.Hook != XDP {
+		return
+	}
+	p.emit(
+		passIf(asm.JGT, total, int32(SocketFrame-p.atIP())),
+		asm.LoadMem(asm.R1, data, p.atProto(), asm.Byte),
+		passIf(asm.JEq, asm.R1, ProtoSCTP), // its checksum may be missing
 	)
 }

@@ -22,6 +22,8 @@ type opener struct{ forwarder }
 func (o *opener) openConn() {
 	conns, templates := o.connTable(), o.templateTable()
 	o.checkService()
+	o.leaveBehind()
+	o.mark("source")
 	o.checkSource()
 	comparer{o}.compareByCounts(templates)
 	o.readTime()
@@ -56,21 +58,6 @@ func (o *opener) sendOnce() {
 		asm.Ja.Label(o.label("stays")),
 	)
 	o.mark("lasts")
-}
-
-// acceptPending decides about packets of a connection whose state is in R1, that is not as
-// expected: one that a program has opened and Go has not accepted yet is expected too.
-//
-// in: R1; out: -; lost: R0
-func (o *opener) acceptPending() {
-	defer o.step("acceptPending", "a connection that is opened and not yet accepted is as good")()
-	o.mark("pending")
-	o.emit(
-		asm.Mov.Reg(asm.R0, asm.R1),
-		asm.And.Imm(asm.R0, conn.PendingFlag),
-		asm.JNE.Imm(asm.R0, 0, o.label("expected")),
-		asm.Ja.Label(o.labelGo()),
-	)
 }
 
 // checkService finds the service, R6, and whether it and the packet are such as the program
@@ -121,7 +108,7 @@ func (o *opener) checkService() {
 		asm.JEq.Imm(asm.R1, ProtoTCP, o.label("segment")),
 		asm.JEq.Imm(asm.R1, ProtoSCTP, o.label("association")),
 		// First for the verifier: what is kept may be more, and less is known of the packet.
-		asm.Ja.Label(o.label("source")),
+		asm.Ja.Label(o.labelBehind()),
 	)
 	o.mark("segment")
 	o.emit(
@@ -147,7 +134,7 @@ func (o *opener) checkService() {
 		)
 	}
 	sloppy(SloppyTCP)
-	o.emit(asm.Ja.Label(o.label("source")))
+	o.emit(asm.Ja.Label(o.labelBehind()))
 	o.mark("association")
 	o.readChunk("opening", no)
 	o.emit(
@@ -157,7 +144,6 @@ func (o *opener) checkService() {
 		o.leaveIf(asm.JEq, asm.R1, conn.ChunkAbort),
 	)
 	sloppy(SloppySCTP)
-	o.mark("source")
 }
 
 // checkSource leaves to Go what comes from an address that no packet from the wire has, or
@@ -231,7 +217,7 @@ func (o *opener) chooseByTemplate(t entries) {
 			save(stackControl, asm.R1),
 		)
 	}
-	o.checkReachable(dest)
+	o.checkReachable(dest, o.label("go"))
 	o.emit(
 		asm.LoadMem(asm.R1, asm.R5, ServerQuiescent, asm.Word),
 		o.leaveIf(asm.JNE, asm.R1, 0),

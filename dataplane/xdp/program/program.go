@@ -29,6 +29,8 @@ type Config struct {
 	// services whose connections are opened, or whose first packets the sockets get, in so many
 	// buckets (preselect.Claims).
 	Sockets, Claims, ClaimBuckets int
+	// Crossings count what is Go's (accel.Crossing); 0 where that is not done.
+	Crossings int
 	// Rules are lists that give packets marks, to which claims lead.
 	Rules int
 	// Services, Sequences, TemplateTable and Rings are what connections are opened by; 0 where

@@ -85,7 +85,7 @@ func (p *Program) rare() {
 	p.emit(
 		asm.Mov.Reg32(asm.R1, end),
 		passIf(asm.JEq, asm.R1, dataplane.Elsewhere),
-		asm.Ja.Label(p.label("go")),
+		asm.Ja.Label(p.label("handed")),
 	)
 	p.mark("fragment")
 	family, to := uint64(4), atIP+16
@@ -107,6 +107,6 @@ func (p *Program) rare() {
 		asm.LoadImm(asm.R0, int64(family<<56|preselect.AnyPacket<<48), asm.DWord),
 		asm.Or.Reg(asm.R1, asm.R0),
 	)
-	p.lookupClaim("fragments", p.label("go"))
+	p.lookupClaim("fragments", p.label("handed"))
 	p.emit(asm.Ja.Label(PassLabel))
 }

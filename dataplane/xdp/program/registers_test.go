@@ -123,7 +123,7 @@ func variants() map[string]*Config {
 		}
 	}
 	opens := base()
-	opens.Sockets, opens.Claims, opens.Services, opens.Sequences, opens.TemplateTable, opens.Rings = 5, 6, 7, 11, 8, 9
+	opens.Sockets, opens.Claims, opens.Services, opens.Sequences, opens.TemplateTable, opens.Rings, opens.Crossings = 5, 6, 7, 11, 8, 9, 12
 	opens.GivesBack = true
 	weak := *opens
 	weak.WeakOrder = true

@@ -1,0 +1,207 @@
+package forward
+
+import (
+	"slices"
+	"sync/atomic"
+
+	"github.com/ulvs/ulvs/conn"
+	"github.com/ulvs/ulvs/dataplane"
+	"github.com/ulvs/ulvs/internal/accel"
+	"github.com/ulvs/ulvs/packet"
+)
+
+// crossings are the connections that go through Go (package conn, crossing.go) until it has none of their packets any
+// more, where the plane counts those. The forwarding lock guards all but some.
+type crossings struct {
+	*tables
+	counts []accel.Crossing // or nil
+	// fresh have been inserted, and programs may not find them yet; busy are to become direct as
+	// soon as nothing waits.
+	fresh, busy []crossing
+	some        atomic.Bool // are busy
+	at          int         // which busy one is looked at next
+	// serials are by connection: that of its crossing, or 0. All programs find those up to graced.
+	serials []uint32
+	serial  uint32
+	graced  uint32
+	// least is how many packets have waited at any tick of the last few, for each of counts.
+	least []int32
+	ticks uint32
+	// unsure is how many packets may have been overtaken, or were lost.
+	unsure uint64
+}
+
+// crossing is a connection that goes through Go.
+type crossing struct {
+	id     conn.ID
+	serial uint32
+}
+
+const (
+	// After crossingTicks what is counted as waiting, and never was less, is taken for lost.
+	crossingTicks = 10
+	// mostFresh are told apart: of more connections at once, packets may be overtaken.
+	mostFresh = 1 << 16
+	// crossingsAtOnce are looked at behind a batch.
+	crossingsAtOnce = 16
+)
+
+// begin has connections go through Go at first, if the plane counts.
+func (c *crossings) begin() {
+	plane, counts := c.plane.(accel.Crosser)
+	if !counts {
+		return
+	}
+	if c.counts = plane.Crossings(); c.counts != nil {
+		c.serials = make([]uint32, c.conns.Slots())
+		c.least = make([]int32, len(c.counts))
+		c.conns.SetCrossing(true)
+	}
+}
+
+// of returns where the packets of a flow are counted.
+func (c *crossings) of(f *packet.Flow) *accel.Crossing {
+	return &c.counts[accel.CrossingOf((*[5]uint64)(f))]
+}
+
+// count has a frame be counted when the plane has ended with it, if a program has counted it: what that can
+// read of a packet. All else is Go's whatever becomes of the connection.
+func (c *crossings) count(f *dataplane.Frame, p *packet.Packet) {
+	f.Left = nil
+	if !f.Handed || c.counts == nil || p.Fragment || p.FragOffset > 0 || p.TTL <= 1 {
+		return
+	}
+	if header := p.L4 - p.L3; p.Is6 && header != 40 || !p.Is6 && header != 20 {
+		return
+	}
+	switch p.Kind {
+	case packet.TCP, packet.UDP, packet.SCTP:
+		f.Left = &c.of(&p.Flow).Left
+	}
+}
+
+// add notes a connection that goes through Go, unless that is known.
+func (c *crossings) add(id conn.ID, fresh bool) {
+	if c.serials == nil || !fresh && c.serials[id] != 0 {
+		return
+	}
+	if c.serial++; c.serial == 0 {
+		c.serial++
+	}
+	c.serials[id] = c.serial
+	x := crossing{id: id, serial: c.serial}
+	if fresh {
+		c.fresh = append(c.fresh, x)
+		return
+	}
+	c.busy = append(c.busy, x)
+	c.some.Store(true)
+}
+
+// inserted notes a connection that a packet has opened. Who opens one by SYN or INIT waits for the server's answer.
+func (c *crossings) inserted(id conn.ID, p *packet.Packet) {
+	switch {
+	case !c.conns.Crossing(id):
+	case opens(p) || len(c.fresh) >= mostFresh:
+		c.conns.ForceDirect(id)
+	default:
+		c.add(id, true)
+	}
+}
+
+// handed notes a connection that goes through Go, of which a packet has come.
+func (c *crossings) handed(id conn.ID, opens bool) {
+	if opens {
+		c.conns.ForceDirect(id)
+		return
+	}
+	c.add(id, false)
+}
+
+// direct has a connection not go through Go any more, if none of its packets wait, and reports whether there
+// is nothing left to do.
+func (c *crossings) direct(x *crossing) bool {
+	if c.serials[x.id] != x.serial {
+		return true // another one has its place
+	}
+	if c.conns.Live(x.id) && c.conns.Crossing(x.id) {
+		count := c.of(c.conns.Flow(x.id))
+		if count.Waiting() != 0 || !c.conns.Settle(x.id) {
+			return false
+		}
+		if count.Waiting() != 0 || !c.conns.Direct(x.id) {
+			c.conns.Cross(x.id)
+			return false
+		}
+	}
+	c.serials[x.id] = 0
+	return true
+}
+
+// Carried implements dataplane.Carrying: now is the moment in which of some connections nothing waits.
+func (in *Path) Carried() {
+	c := in.crossings
+	if !c.some.Load() {
+		return
+	}
+	in.lock()
+	defer in.unlock()
+	for range min(crossingsAtOnce, len(c.busy)) {
+		if c.at >= len(c.busy) {
+			c.at = 0
+		}
+		if !c.direct(&c.busy[c.at]) {
+			c.at++
+			continue
+		}
+		last := len(c.busy) - 1
+		c.busy[c.at] = c.busy[last]
+		c.busy = c.busy[:last]
+	}
+	c.some.Store(len(c.busy) > 0)
+}
+
+// settle is for a tick: it has connections be direct that programs find by now, and waits no longer for
+// what was lost.
+func (c *crossings) settle() {
+	ready := 0
+	for ready < len(c.fresh) && int32(c.graced-c.fresh[ready].serial) >= 0 {
+		ready++
+	}
+	c.busy = append(c.busy, c.fresh[:ready]...)
+	c.fresh = slices.Delete(c.fresh, 0, ready)
+	left := c.busy[:0]
+	for _, x := range c.busy {
+		if !c.direct(&x) {
+			left = append(left, x)
+		}
+	}
+	c.busy = left
+	c.correct()
+	c.some.Store(len(left) > 0)
+}
+
+// correct counts as lost what has waited for too long, unless it is parked.
+func (c *crossings) correct() {
+	for _, list := range [][]crossing{c.fresh, c.busy} {
+		for _, x := range list {
+			if c.serials[x.id] == x.serial && c.conns.Live(x.id) &&
+				c.index.dests[c.conns.Dest(x.id)].hop.Neighbor().State == dataplane.HopResolving {
+				c.least[accel.CrossingOf((*[5]uint64)(c.conns.Flow(x.id)))] = 0
+			}
+		}
+	}
+	c.ticks++
+	over := c.ticks%crossingTicks == 0
+	for i := range c.counts {
+		least := min(c.least[i], c.counts[i].Waiting())
+		if c.least[i] = least; !over {
+			continue
+		}
+		c.least[i] = 1 << 30
+		if least != 0 {
+			c.unsure += uint64(max(least, 0))
+			c.counts[i].Left.Add(uint32(least))
+		}
+	}
+}
