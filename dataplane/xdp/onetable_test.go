@@ -37,7 +37,7 @@ func TestOneTable(t *testing.T) {
 	c.start()
 	c.serve()
 	turns := []func(){
-		c.round, c.round, c.round, c.round, c.double, c.ends, c.told, c.left, c.listed, c.configure, c.kill, c.flood,
+		c.round, c.ends, c.round, c.double, c.ends, c.round, c.told, c.left, c.ends, c.listed, c.configure, c.round, c.kill, c.flood,
 	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(4)) // one that is woken finds a processor of Go's
 	turn := 0

@@ -1,14 +1,18 @@
 package xdp
 
 import (
+	"errors"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/packet"
 )
 
@@ -16,7 +20,7 @@ import (
 const ending = tableMax / 2
 
 // ends has connections end whose clients have not answered for a minute, while programs change them: one
-// on the other CPU, and one that interrupts Go, as the kernel's packets do.
+// on the other CPU, and one that interrupts Go, as the kernel's packets do. Both begin when some have ended.
 func (c *oneTable) ends() {
 	frames := make([][]byte, ending)
 	for i := range frames {
@@ -25,12 +29,14 @@ func (c *oneTable) ends() {
 		c.run(frames[i], packet.SYN)
 	}
 	c.fast.Tick(c.still.now)
-	var ready atomic.Int32
-	change := func(mine int) {
-		for i, frame := range frames {
-			if i%2 == mine {
-				c.alone(frame, packet.FIN|packet.ACK|packet.PSH)
-			}
+	c.pass(59 * time.Second)
+	begun := c.someEnded()
+	var wake [2]int
+	c.must(unix.Pipe(wake[:]))
+	var ready, over atomic.Int32
+	change := func(each int) {
+		for i := 0; i < len(frames); i += each {
+			c.alone(frames[i], packet.FIN|packet.ACK|packet.PSH)
 		}
 	}
 	wait := func() {
@@ -38,27 +44,46 @@ func (c *oneTable) ends() {
 			runtime.Gosched()
 		}
 	}
-	pause := unix.Timespec{Nsec: c.rng.Int64N(int64(300 * time.Microsecond))}
 	c.together(
 		func() {
 			wait()
-			c.fast.Tick(c.still.now + 61*time.Second)
+			c.fast.Tick(c.still.now + 2*time.Second)
+			over.Store(1)
 		},
 		func() {
 			wait()
-			change(0)
+			for over.Load() == 0 && !begun() {
+			}
+			_, err := unix.Write(wake[1], []byte{1})
+			c.must(err)
+			change(2)
 		},
 		func() { // on the CPU of the first
 			defer first()()
 			ready.Add(1)
-			_ = unix.Nanosleep(&pause, nil)
+			_, err := unix.Read(wake[0], make([]byte, 1))
+			c.must(err)
 			change(1)
 		},
 	)
-	c.still.now += 61 * time.Second
-	c.still.moveClock()
+	c.must(errors.Join(unix.Close(wake[0]), unix.Close(wake[1])))
+	c.pass(2 * time.Second)
 	c.frames = [statesBatch][]byte{}
 	c.audit(nil)
+}
+
+// someEnded is to be asked whether one of a few connections that there are now has ended.
+func (c *oneTable) someEnded() func() bool {
+	var some []*uint64
+	p := newPlaces(c.still.conns.memory)
+	for i := range p.slots {
+		if int64(p.word(i)) < 0 && c.rng.IntN(16) == 0 {
+			some = append(some, (*uint64)(unsafe.Pointer(&p.slots[i][shtab.OffWord])))
+		}
+	}
+	return func() bool {
+		return slices.ContainsFunc(some, func(word *uint64) bool { return int64(atomic.LoadUint64(word)) >= 0 })
+	}
 }
 
 // first has the calling thread run before all others of its CPU as soon as it is woken, where that is permitted,
