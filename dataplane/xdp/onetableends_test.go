@@ -7,12 +7,10 @@ import (
 	"slices"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs"
-	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/packet"
 )
 
@@ -74,15 +72,15 @@ func (c *oneTable) ends() {
 
 // someEnded is to be asked whether one of a few connections that there are now has ended.
 func (c *oneTable) someEnded() func() bool {
-	var some []*uint64
+	var some []int
 	p := newPlaces(c.still.conns.memory)
 	for i := range p.slots {
 		if int64(p.word(i)) < 0 && c.rng.IntN(16) == 0 {
-			some = append(some, (*uint64)(unsafe.Pointer(&p.slots[i][shtab.OffWord])))
+			some = append(some, i)
 		}
 	}
 	return func() bool {
-		return slices.ContainsFunc(some, func(word *uint64) bool { return int64(atomic.LoadUint64(word)) >= 0 })
+		return slices.ContainsFunc(some, func(i int) bool { return int64(p.word(i)) >= 0 })
 	}
 }
 
