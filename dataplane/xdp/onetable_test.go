@@ -38,6 +38,7 @@ func TestOneTable(t *testing.T) {
 	c.connections, c.logger = tableMax, slog.New(slog.DiscardHandler)
 	c.start()
 	c.serve()
+	defer c.watch()()
 	turns := []func(){
 		c.round, c.ends, c.round, c.double, c.ends, c.round, c.told, c.left, c.ends, c.listed, c.configure, c.round,
 		c.kill, c.flood,

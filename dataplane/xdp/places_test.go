@@ -3,6 +3,8 @@ package xdp
 import (
 	"encoding/binary"
 	"fmt"
+	"sync"
+	"time"
 
 	"github.com/ulvs/ulvs/internal/expiring"
 	"github.com/ulvs/ulvs/internal/shtab"
@@ -89,6 +91,47 @@ func (p *slotPlaces) chains() {
 				p.wrong = append(p.wrong, fmt.Sprintf("the chain of slot %d has slot %d, whose word is %#x", home, at, word))
 			}
 		}
+	}
+}
+
+// circle finds the home slot of a chain that has no end. Where the table is written meanwhile, one that has an
+// end may be found now and then.
+func (p *slotPlaces) circle() (home int, ok bool) {
+	for home := range p.homes {
+		n := 0
+		for next := p.next(home); next != 0 && next <= len(p.slots); next = p.next(next - 1) {
+			if n++; n > 4*len(p.slots) {
+				return home, true
+			}
+		}
+	}
+	return 0, false
+}
+
+// watch looks for chains that have no end until it is stopped: Go would follow such a one for ever, and no audit would come.
+func (c *contest) watch() (stop func()) {
+	over := make(chan struct{})
+	var all sync.WaitGroup
+	for name, memory := range map[string][]byte{"connections": c.still.conns.memory, "templates": c.still.templateArray.memory} {
+		p := newPlaces(memory)
+		all.Go(func() {
+			for times := 0; times < 3; times++ {
+				select {
+				case <-over:
+					return
+				case <-time.After(100 * time.Millisecond):
+				}
+				if _, ok := p.circle(); !ok {
+					times = -1
+				}
+			}
+			home, _ := p.circle()
+			panic(fmt.Sprintf("%s: the chain of slot %d has no end", name, home))
+		})
+	}
+	return func() {
+		close(over)
+		all.Wait()
 	}
 }
 
