@@ -135,7 +135,7 @@ conformance: ## ask the real kernel in user-mode Linux: all recorded scenarios a
 	$(CONFORMANCE) -run TestRandom -seeds $(SEEDS) -plane tcx
 
 .PHONY: faults
-faults: ## deliberate mistakes in what Go and the XDP program change together, each to be found within a minute (root; 5 minutes)
+faults: ## deliberate mistakes in what Go and the XDP program change together, each to be found within a minute, so often (FAULTS, 1); prints the median and the worst time (root; 5 minutes)
 	$(GO) test ./dataplane/xdp -count=1 -v -run TestStatesFaults -faults $(FAULTS) -timeout $(PATIENCE)
 
 .PHONY: guests

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -42,6 +43,8 @@ type pair struct {
 	openedByMark, openedTagged int
 	openedSCTP, openedSloppy   int
 	states                     uint64
+	connections                int // how many there may be
+	logger                     *slog.Logger
 }
 
 const pairServers = 4
@@ -79,7 +82,8 @@ func newSide(t *testing.T, seed uint64, servers int) *pair {
 	if errors.Is(err, ErrNotPermitted) {
 		t.Skip(err)
 	}
-	w := &pair{t: t, rng: rand.New(rand.NewPCG(seed, 2)), still: &still{Plane: p, now: time.Hour}, slow: dataplanetest.New(), resolver: dataplanetest.NewResolver()}
+	w := &pair{t: t, rng: rand.New(rand.NewPCG(seed, 2)), still: &still{Plane: p, now: time.Hour},
+		slow: dataplanetest.New(), resolver: dataplanetest.NewResolver(), connections: 1 << 15}
 	w.must(err)
 	gone(t, p)
 	p.egress.out = map[int]bool{1: true}
@@ -101,7 +105,8 @@ func newSide(t *testing.T, seed uint64, servers int) *pair {
 }
 
 func (w *pair) options(p dataplane.Plane) director.Options {
-	return director.Options{Plane: p, Resolver: w.resolver, Connections: 1 << 15, RSTs: -1, Clock: func() time.Duration { return w.still.now }}
+	return director.Options{Plane: p, Resolver: w.resolver, Connections: w.connections, RSTs: -1, Logger: w.logger,
+		Clock: func() time.Duration { return w.still.now }}
 }
 
 // start starts a director on the program's plane, which goes on with what the one

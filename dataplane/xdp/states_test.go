@@ -37,7 +37,8 @@ type contest struct {
 	rounds   int
 	changed  uint64
 	deaths   int
-	doubles  bool
+	doubles  bool // of which one state or another may be right
+	lossy    bool // packets may be dropped: real servers come and go, or the table is full
 }
 
 // TestStates has the program and Go change states of the same connections at the same time,
@@ -61,11 +62,13 @@ func TestStates(t *testing.T) {
 // newContest has services at these ports: 81 is persistent, of 82 Go opens the connections, at
 // 83 it is they that count, and 84 and 85, which is persistent, are SCTP's.
 func newContest(t *testing.T, ports ...uint16) *contest {
-	cpus := allowed(t)
-	if len(cpus) < 2 {
-		t.Skip("the program and Go need a CPU each")
-	}
-	c := &contest{cpus: cpus, pair: newPair(t, 1), services: ports}
+	c := &contest{cpus: bothCPUs(t), pair: newPair(t, 1), services: ports}
+	c.serve()
+	return c
+}
+
+// serve has the services of newContest.
+func (c *contest) serve() {
 	for _, port := range c.services {
 		s := ulvs.Service{ServiceKey: ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: pairVIP(false), Port: port}, Scheduler: "rr"}
 		switch port {
@@ -84,7 +87,6 @@ func newContest(t *testing.T, ports ...uint16) *contest {
 			c.must(c.fast.AddDestination(s.ServiceKey, ulvs.Destination{Addr: pairServer(false, i), Port: port, Weight: 1}))
 		}
 	}
-	return c
 }
 
 // flags of a packet, and what it leads to from ESTABLISHED.
@@ -214,22 +216,31 @@ func (c *contest) endMeanwhile() {
 	c.audit(nil)
 }
 
-// together carries out the program's part on one CPU and Go's on the other.
-func (c *contest) together(byProgram, byGo func()) {
+// together carries out parts at the same time, in turns on the one CPU and the other.
+func (c *contest) together(parts ...func()) {
 	var all sync.WaitGroup
-	for i, f := range []func(){byProgram, byGo} {
+	for i, f := range parts {
 		all.Go(func() {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
 			var was, is unix.CPUSet
 			c.must(unix.SchedGetaffinity(0, &was))
-			is.Set(c.cpus[i])
+			is.Set(c.cpus[i%2])
 			c.must(unix.SchedSetaffinity(0, &is))
 			f()
 			c.must(unix.SchedSetaffinity(0, &was))
 		})
 	}
 	all.Wait()
+}
+
+// bothCPUs are those on which a test may run that needs two.
+func bothCPUs(t *testing.T) []int {
+	cpus := allowed(t)
+	if len(cpus) < 2 {
+		t.Skip("the program and Go need a CPU each")
+	}
+	return cpus
 }
 
 // allowed are the CPUs on which this process may run.
@@ -268,7 +279,7 @@ func (c *contest) decide(frame []byte, flags uint8, handed bool) {
 	list := []dataplane.Frame{{Data: withFlags(frame, flags), In: 1, Room: make([]byte, 0, 2048), Handed: handed && counted(frame)}}
 	c.fast.Handle(c.still.now, list)
 	dataplane.Carried(c.fast, list)
-	if list[0].Verdict != dataplane.Transmit {
+	if list[0].Verdict != dataplane.Transmit && !c.lossy {
 		c.t.Errorf("a packet of a connection was not forwarded: verdict %d", list[0].Verdict)
 	}
 }
@@ -323,7 +334,7 @@ func (c *contest) audit(want func(i int) (state string)) {
 			c.t.Errorf("round %d: the connection of %v to %v is in state %q, not %s", c.rounds, at.at, at.to, states[at], state)
 		}
 		template := client{netip.AddrPortFrom(at.at.Addr(), 0), at.to}
-		if (at.to.Port() == 81 || at.to.Port() == 85) && !assured[template] {
+		if (at.to.Port() == 81 || at.to.Port() == 85) && !assured[template] && !c.doubles {
 			c.t.Errorf("round %d: the template of %v is not ASSURED", c.rounds, at.at.Addr())
 		}
 	}

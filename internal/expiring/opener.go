@@ -32,7 +32,7 @@ func (t *Table[ID, E]) Pending(id ID) bool { return t.State(id)&PendingFlag != 0
 func (t *Table[ID, E]) Live(id ID) bool { return t.tab.Valid(uint32(id)) && !t.Pending(id) }
 
 // Opened counts an entry that a program says it has opened. False: there is nothing left to
-// do for it. It was accepted already; or it is another's double, inserted at the same moment,
+// do for it. It was accepted already; or it is another's double, inserted at the same moment (first),
 // for which double is called, if it is not nil, and which is ended.
 func (t *Table[ID, E]) Opened(id ID, double func(ID)) bool {
 	if !t.Pending(id) || !t.tab.Valid(uint32(id)) {
@@ -42,10 +42,10 @@ func (t *Table[ID, E]) Opened(id ID, double func(ID)) bool {
 	return t.first(id, double)
 }
 
-// first ends an entry that a look-up of its key does not find, and reports whether it is
-// found.
+// first ends an entry that a look-up of its key does not find, or that it finds instead of one which the
+// owner has already: that was published later, in a better place. It reports whether the entry stays.
 func (t *Table[ID, E]) first(id ID, double func(ID)) bool {
-	if !t.tab.Found(uint32(id)) {
+	if !t.tab.Found(uint32(id)) || t.tab.Hides(uint32(id), PendingFlag) {
 		if double != nil {
 			double(id)
 		}

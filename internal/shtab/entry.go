@@ -28,6 +28,36 @@ func (t *Table) Found(i uint32) bool {
 	return ok && at == i
 }
 
+// Hides reports whether a look-up finds slot i instead of another one that has its key, and none of these bits
+// in its state. Two that insert a key at the same time may each have a slot: the one that has the better place
+// is found once it is published, and that may be later.
+func (t *Table) Hides(i, bits uint32) bool {
+	s := &t.slots[i]
+	w := atomic.LoadUint64(&s.word)
+	if i < t.home {
+		beside := &t.slots[i^1]
+		if (w^atomic.LoadUint64(&beside.word))>>ValueBits != 0 &&
+			atomic.LoadUint32(&s.next)|atomic.LoadUint32(&beside.next) == 0 {
+			return false
+		}
+	}
+	h := t.Hash(&s.key)
+	tag, at := tagOf(h), i
+	hidden := func(i uint32) bool { return t.slots[i].holds(&s.key, tag) && t.State(i)&bits == 0 }
+	if i < t.home {
+		at = t.homeOf(h)
+		if i == at && hidden(i^1) {
+			return true
+		}
+	}
+	for next := atomic.LoadUint32(&t.slots[at].next); next != 0; next = atomic.LoadUint32(&t.slots[next-1].next) {
+		if hidden(next - 1) {
+			return true
+		}
+	}
+	return false
+}
+
 // Key, Value, Stamp, State and Count are the entry's fields.
 func (t *Table) Key(i uint32) *Key     { return &t.slots[i].key }
 func (t *Table) Value(i uint32) uint64 { return atomic.LoadUint64(&t.slots[i].word) & MaxValue }
