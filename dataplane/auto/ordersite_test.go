@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs"
+	"github.com/ulvs/ulvs/dataplane/auto"
 	"github.com/ulvs/ulvs/internal/lab"
 	"github.com/ulvs/ulvs/sched"
 )
@@ -79,6 +80,9 @@ func newStreet(t *testing.T, of shape) *street {
 	})
 	t.Cleanup(gates.Unlock)
 	s.site = newSite(t, of)
+	if of.plane == auto.XDP {
+		s.must(s.lab.TakeXDP(s.director))
+	}
 	s.must(s.client.Do(func() (err error) {
 		s.fd, err = unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC, 0)
 		return err
