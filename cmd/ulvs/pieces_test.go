@@ -215,10 +215,11 @@ func TestPieces(t *testing.T) {
 				}
 				s.inPieces(c)
 			}
-			// Half of the connections are opened by the daemon, and now and then it gets another first packet.
+			// Half of the connections are opened by the daemon, and now and then it gets another first packet. Of UDP
+			// it may get the three that follow too, until all programs have found the connection.
 			status, opened := s.status(), s.connections/2
-			handed := status["rx_frames"] + status["af_xdp_rx_frames"]
-			if handed < opened || handed > opened*11/10 || status["xdp_frames"] != s.packets-handed {
+			handed, others := status["rx_frames"]+status["af_xdp_rx_frames"], 3*opened/2
+			if handed < opened || handed > opened*11/10+others || status["xdp_frames"] != s.packets-handed {
 				t.Errorf("of %d packets of %d connections the daemon got %d, and the programs forwarded %d", s.packets,
 					s.connections, handed, status["xdp_frames"])
 			}

@@ -56,6 +56,7 @@ var skips = map[string]string{
 	"TestMadeTwice":       "a guest has one CPU",
 	"TestManyServices":    "a guest takes minutes, and has not the memory",
 	"TestLines":           "a guest has one CPU",
+	"TestOneTable":        "a guest has one CPU",
 	"TestStates":          "a guest has one CPU",
 	"TestStatesFaults":    "a guest has no Go to build with",
 	"TestWriters":         "a guest has one CPU",
