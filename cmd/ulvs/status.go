@@ -92,6 +92,7 @@ var counterGroups = []struct {
 		{"parked", "waited for their server's MAC address"},
 		{"next_hops_kept", "times that the kernel's table of neighbours threw out a server or gateway; its MAC address was kept"},
 		{"next_hops_asked", "ARP requests and neighbour solicitations of the daemon's own, where the kernel sent none"},
+		{"rx_copies", "with tcx: ARP and neighbour discovery, which the host has too"},
 		{"rx_not_ours", "broadcast and multicast that asks for nothing"},
 	}},
 	{"opened by the daemon and not the XDP program", [][2]string{

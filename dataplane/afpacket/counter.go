@@ -5,11 +5,11 @@ import "sync/atomic"
 // counters are the plane's. Each is added to at most once a batch, or when
 // something went wrong.
 type counters struct {
-	rxFrames, rxRingLost, rxTruncated, rxNotOurs atomic.Uint64
-	rxCut, rxSYNLost                             atomic.Uint64
-	passed, dropped, parked                      atomic.Uint64
-	txFrames, txRingFull, txDown, txMalformed    atomic.Uint64
-	txTooBig, txNoHop, txNoSender                atomic.Uint64
+	rxFrames, rxRingLost, rxTruncated, rxNotOurs, rxCopies atomic.Uint64
+	rxCut, rxSYNLost                                       atomic.Uint64
+	passed, dropped, parked                                atomic.Uint64
+	txFrames, txRingFull, txDown, txMalformed              atomic.Uint64
+	txTooBig, txNoHop, txNoSender                          atomic.Uint64
 }
 
 func (c *counters) all() map[string]uint64 {
@@ -19,6 +19,7 @@ func (c *counters) all() map[string]uint64 {
 		"rx_syn_lost":  c.rxSYNLost.Load(),   // by the kernel: ring of what opens connections full
 		"rx_truncated": c.rxTruncated.Load(), // larger than a slot, and no room in the socket's queue
 		"rx_cut":       c.rxCut.Load(),       // longer than 64 KiB (BIG TCP), cut into several
+		"rx_copies":    c.rxCopies.Load(),    // ARP and neighbour discovery that the host has too, behind a program
 		"rx_not_ours":  c.rxNotOurs.Load(),   // broadcast and multicast that asks for nothing
 		"passed":       c.passed.Load(),
 		"dropped":      c.dropped.Load(),

@@ -44,6 +44,7 @@ func (r *receiver) closeTap() {
 // giveBack gives a frame to the host as it came, at its own interface. What came as a copy the host has.
 func (r *receiver) giveBack(f *dataplane.Frame) {
 	if copied(f.Data) {
+		r.p.c.rxCopies.Add(1)
 		return
 	}
 	r.tap.mu.Lock()

@@ -57,6 +57,7 @@ var skips = map[string]string{
 	"TestManyServices":    "a guest takes minutes, and has not the memory",
 	"TestLines":           "a guest has one CPU",
 	"TestOneTable":        "a guest has one CPU",
+	"TestOrderUnderWay":   "a guest has one CPU",
 	"TestStates":          "a guest has one CPU",
 	"TestStatesFaults":    "a guest has no Go to build with",
 	"TestWriters":         "a guest has one CPU",
@@ -115,7 +116,7 @@ func TestKernels(t *testing.T) {
 					}
 				}
 				for name, v := range verdicts {
-					if p.every && v != "PASS" {
+					if p.every && v != "PASS" && skips[name] == "" {
 						t.Errorf("%s: %q", name, v)
 					}
 				}
