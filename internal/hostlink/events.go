@@ -6,18 +6,33 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/mdlayher/netlink"
+	events "github.com/mdlayher/netlink"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/ulvs/ulvs/dataplane"
 )
 
-// deleted are the numbers of interfaces that the kernel has taken away, and whether they have
-// gone to another network namespace.
-type deleted map[int]bool
+// deleted are the interfaces that the kernel has taken away, by their numbers.
+type deleted map[int]departure
+
+// departure is how an interface went: to another network namespace, or not, and its link address, if it had one.
+type departure struct {
+	moved bool
+	mac   dataplane.MAC
+}
+
+// others reports whether a departure was another interface's, whose number one has now that is there: what is
+// heard of that may be late.
+func (d departure) others(is Link, found netlink.Link) bool {
+	none := dataplane.MAC{}
+	return d.mac != none && d.mac != is.MAC && [6]byte(found.Attrs().HardwareAddr) == [6]byte(is.MAC)
+}
 
 // subscribe opens the socket of the kernel's notifications, in the calling thread's network
 // namespace.
-func subscribe() (*netlink.Conn, error) {
-	c, err := netlink.Dial(unix.NETLINK_ROUTE, nil)
+func subscribe() (*events.Conn, error) {
+	c, err := events.Dial(unix.NETLINK_ROUTE, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -54,15 +69,20 @@ func (l *Links) receive(ctx context.Context, out chan<- deleted) error {
 
 // add notes what a message says. One of family AF_BRIDGE says that an interface has left a
 // bridge (net/bridge/br_netlink.c, br_info_notify), and no more.
-func (d deleted) add(m netlink.Message) {
+func (d deleted) add(m events.Message) {
 	if m.Header.Type != unix.RTM_DELLINK || len(m.Data) < unix.SizeofIfInfomsg || m.Data[0] != unix.AF_UNSPEC {
 		return
 	}
-	moved := false
-	if attributes, err := netlink.NewAttributeDecoder(m.Data[unix.SizeofIfInfomsg:]); err == nil {
+	var gone departure
+	if attributes, err := events.NewAttributeDecoder(m.Data[unix.SizeofIfInfomsg:]); err == nil {
 		for attributes.Next() {
-			moved = moved || attributes.Type() == unix.IFLA_NEW_IFINDEX
+			switch mac := attributes.Bytes(); {
+			case attributes.Type() == unix.IFLA_NEW_IFINDEX:
+				gone.moved = true
+			case attributes.Type() == unix.IFLA_ADDRESS && len(mac) == len(gone.mac):
+				gone.mac = dataplane.MAC(mac)
+			}
 		}
 	}
-	d[int(binary.NativeEndian.Uint32(m.Data[4:]))] = moved
+	d[int(binary.NativeEndian.Uint32(m.Data[4:]))] = gone
 }

@@ -149,7 +149,7 @@ func (l *Links) Run(ctx context.Context, do func(func() error) error) error {
 			case gone = <-notices:
 			case c := <-l.checks:
 				if c.ctx.Err() == nil {
-					gone[c.index] = false
+					gone[c.index] = departure{}
 				}
 			case <-t.C:
 				if !l.waits() {
@@ -175,10 +175,10 @@ func (l *Links) refresh(gone deleted) error {
 	for i := range l.links {
 		was := l.links[i]
 		if was.There() {
-			moved, deleted := gone[was.Index]
+			how, deleted := gone[was.Index]
 			found, err := l.kernel.LinkByIndex(was.Index)
 			switch {
-			case deleted:
+			case deleted && (err != nil || !how.others(was, found)):
 			case err == nil:
 				delete(l.suspects, was.Index)
 				l.compare(i, linkOf(was.Given, found))
@@ -187,7 +187,7 @@ func (l *Links) refresh(gone deleted) error {
 				continue // the next second
 			}
 			delete(l.suspects, was.Index)
-			l.lose(i, moved)
+			l.lose(i, how.moved)
 		}
 		if found, err := l.kernel.LinkByName(was.Given); err == nil && !l.has(found.Attrs().Index) {
 			l.take(i, linkOf(was.Given, found))
