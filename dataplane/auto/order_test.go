@@ -76,6 +76,7 @@ func (s *street) established(proto ulvs.Protocol) (w walk, number uint32) {
 	w = s.flow(proto, portEarly)
 	if proto == ulvs.TCP {
 		s.send(w, 0, 0)
+		s.await(w, 0) // a client waits for the answer to its SYN
 	}
 	return w, s.direct(w, 1)
 }

@@ -21,9 +21,11 @@ func (e *emitter) jumbos() bool { return e.six && e.Hook == TC }
 func (p *parser) parseJumbo(read string) {
 	defer p.step("parseJumbo", "TCP behind a jumbo payload option")()
 	at := p.atPorts()
-	p.emit(p.strangeIf(asm.JNE, asm.R0, 0))
-	p.checkBounds(int32(at) + jumboLen + 20)
 	p.emit(
+		p.strangeIf(asm.JNE, asm.R0, 0),
+		asm.Mov.Reg(asm.R1, data),
+		asm.Add.Imm(asm.R1, int32(at)+jumboLen+20),
+		asm.JGT.Reg(asm.R1, end, p.labelStrange()), // behind other options there may be less
 		asm.LoadMem(asm.R0, data, at, asm.Word),
 		asm.JNE.Imm32(asm.R0, jumboOption, p.labelStrange()),
 		asm.LoadMem(asm.R0, data, at+4, asm.Word),
