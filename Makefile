@@ -61,7 +61,7 @@ soak: ## an hour of kills, commands, floods and changes of the interface by chan
 # What is on trial in some tests is a program that they build without the detector: most of that is left out (-short).
 .PHONY: race
 race: ## all tests under the race detector (needs gcc)
-	CGO_ENABLED=1 $(GO) test -race -short -timeout $(PATIENCE) ./...
+	CGO_ENABLED=1 $(GO) test -race -short -parallel $$((2 * $(CORES))) -timeout $(PATIENCE) ./...
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, go.mod as it should be, builds for arm64 and of the emitter elsewhere, and vuln
