@@ -22,9 +22,12 @@ func TestDepartureOfAnother(t *testing.T) {
 		{"another one's", other, ours, true},
 		{"ours, whose address has changed, and one with its number", other, other, false},
 		{"nobody's that is known", dataplane.MAC{}, ours, false},
+		{"another one's, whose number has by now one without a link address", other, dataplane.MAC{}, false},
 	} {
 		attrs := netlink.NewLinkAttrs()
-		attrs.HardwareAddr = net.HardwareAddr(c.have[:])
+		if c.have != (dataplane.MAC{}) {
+			attrs.HardwareAddr = net.HardwareAddr(c.have[:])
+		}
 		if got := (departure{mac: c.gone}).others(is, &netlink.Dummy{LinkAttrs: attrs}); got != c.others {
 			t.Errorf("%s: %v", c.what, got)
 		}

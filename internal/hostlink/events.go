@@ -26,7 +26,7 @@ type departure struct {
 // heard of that may be late.
 func (d departure) others(is Link, found netlink.Link) bool {
 	none := dataplane.MAC{}
-	return d.mac != none && d.mac != is.MAC && [6]byte(found.Attrs().HardwareAddr) == [6]byte(is.MAC)
+	return d.mac != none && d.mac != is.MAC && linkOf(is.Given, found).MAC == is.MAC
 }
 
 // subscribe opens the socket of the kernel's notifications, in the calling thread's network

@@ -126,10 +126,6 @@ func (l *Links) Close() {
 // retryEvery is how often what cannot be taken is tried again, and what is not there looked for.
 const retryEvery = time.Second
 
-// heardIn is how long an interface is not found before that is heard, at most: the kernel says it when what was
-// attached to the interface is gone, and that may wait for busy processors.
-const heardIn = 5 * time.Second
-
 // Run follows the interfaces until ctx ends, and then returns nil. It may be called once. do
 // runs a function in their network namespace.
 func (l *Links) Run(ctx context.Context, do func(func() error) error) error {
@@ -236,7 +232,7 @@ func (l *Links) suspect(index int) bool {
 	if !is {
 		l.suspects[index] = time.Now()
 	}
-	return is && time.Since(since) > heardIn
+	return is && time.Since(since) > retryEvery
 }
 
 func (l *Links) set(i int, is Link) (users []User) {
