@@ -61,11 +61,20 @@ func tags(frame []byte) (n int, etherType uint16) {
 // address: ARP, or a neighbour solicitation (RFC 4861, 4.3). Nothing else
 // that is not addressed to us is ours.
 func question(frame []byte, broadcast bool) bool {
+	arp, discovery := asks(frame)
+	return arp && broadcast || discovery == solicitation && !broadcast
+}
+
+// asks reports whether a frame is ARP, and otherwise which of neighbour discovery's messages about where an address
+// is: solicitation, advertisement, or 0.
+func asks(frame []byte) (arp bool, discovery byte) {
 	n, etherType := tags(frame)
-	if etherType == etherTypeARP {
-		return broadcast
-	}
 	ip := macLen + n
-	return etherType == etherTypeIPv6 && !broadcast && len(frame) > ip+40 &&
-		frame[ip+6] == unix.IPPROTO_ICMPV6 && frame[ip+40] == solicitation
+	if etherType != etherTypeIPv6 || len(frame) <= ip+40 || frame[ip+6] != unix.IPPROTO_ICMPV6 {
+		return etherType == etherTypeARP, 0
+	}
+	if discovery = frame[ip+40]; discovery != solicitation && discovery != advertisement {
+		return false, 0
+	}
+	return false, discovery
 }

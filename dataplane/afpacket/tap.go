@@ -56,15 +56,8 @@ func (r *receiver) giveBack(f *dataplane.Frame) {
 // copied reports whether a frame is ARP, or neighbour discovery that says where an address is: the program
 // behind which this is gives it to the host, and copies of it to us (dataplane/xdp/program, pass).
 func copied(frame []byte) bool {
-	n, etherType := tags(frame)
-	switch at := n + 14; etherType {
-	case etherTypeARP:
-		return true
-	case etherTypeIPv6:
-		return len(frame) > at+40 && frame[at+6] == unix.IPPROTO_ICMPV6 &&
-			(frame[at+40] == solicitation || frame[at+40] == advertisement)
-	}
-	return false
+	arp, discovery := asks(frame)
+	return arp || discovery != 0
 }
 
 // tapOf returns what sends frames of an interface back to the host, or nil.
