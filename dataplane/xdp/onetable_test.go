@@ -113,11 +113,9 @@ func (c *oneTable) pass(d time.Duration) {
 
 // persistent is what the service at a port is, with a timeout of its templates.
 func (c *oneTable) persistent(port uint16, timeout time.Duration) ulvs.Service {
-	k := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: pairVIP(false), Port: port}
-	if port >= 84 {
-		k.Protocol = ulvs.SCTP
-	}
-	return ulvs.Service{ServiceKey: k, Scheduler: "rr", Persistence: ulvs.Persistence{Timeout: timeout}}
+	s := contestService(port)
+	s.Scheduler, s.Persistence.Timeout = "rr", timeout
+	return s
 }
 
 // left has services cease to be persistent while a program is between its choice and telling of the
@@ -214,15 +212,7 @@ func (c *oneTable) settle() {
 		c.must(c.fast.SetSysctl(name, n))
 	}
 	for _, port := range c.services {
-		s := c.persistent(port, 0)
-		switch port {
-		case 81, 85:
-			s.Persistence.Timeout = 5 * time.Minute
-		case 82:
-			s.Scheduler = "lblc"
-		case 83:
-			s.Scheduler = "wlc"
-		}
+		s := contestService(port)
 		c.must(c.fast.EditService(s))
 		for i := range pairServers {
 			c.must(c.fast.EditDestination(s.ServiceKey, ulvs.Destination{Addr: pairServer(false, i), Port: port, Weight: 1}))

@@ -67,21 +67,27 @@ func newContest(t *testing.T, ports ...uint16) *contest {
 	return c
 }
 
+// contestService is the service that newContest has at a port.
+func contestService(port uint16) ulvs.Service {
+	s := ulvs.Service{ServiceKey: ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: pairVIP(false), Port: port}, Scheduler: "rr"}
+	switch port {
+	case 81, 85:
+		s.Persistence.Timeout = 5 * time.Minute
+	case 82:
+		s.Scheduler = "lblc"
+	case 83:
+		s.Scheduler = "wlc"
+	}
+	if port >= 84 {
+		s.Protocol = ulvs.SCTP
+	}
+	return s
+}
+
 // serve has the services of newContest.
 func (c *contest) serve() {
 	for _, port := range c.services {
-		s := ulvs.Service{ServiceKey: ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: pairVIP(false), Port: port}, Scheduler: "rr"}
-		switch port {
-		case 81, 85:
-			s.Persistence.Timeout = 5 * time.Minute
-		case 82:
-			s.Scheduler = "lblc"
-		case 83:
-			s.Scheduler = "wlc"
-		}
-		if port >= 84 {
-			s.Protocol = ulvs.SCTP
-		}
+		s := contestService(port)
 		c.must(c.fast.AddService(s))
 		for i := range pairServers {
 			c.must(c.fast.AddDestination(s.ServiceKey, ulvs.Destination{Addr: pairServer(false, i), Port: port, Weight: 1}))
