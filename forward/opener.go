@@ -18,8 +18,7 @@ import (
 //
 // Programs open a connection as schedule would, and where a packet is one of those that
 // schedule looks at more closely, they leave it to Go: whose mark depends on what they do not look
-// at, with a defence under way, at a threshold, maybe of
-// FTP's data, one-packet scheduling by template
+// at, with a defence under way, at a threshold, maybe of FTP's data, one-packet scheduling by template
 // or a persistence engine, from the host's own addresses; and where a scheduler is to be asked that
 // is neither Positioned, Hashing nor Comparing.
 type opener struct {

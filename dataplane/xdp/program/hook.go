@@ -259,8 +259,6 @@ func (p *Program) pass() {
 			asm.Mov.Imm(asm.R3, toIngress),
 			asm.FnCloneRedirect.Call(),
 		)
-	}
-	if p.alone() {
 		p.symbol = leftLabel
 	}
 	p.emit(asm.Mov.Imm(asm.R0, p.actionPass()), asm.Return())

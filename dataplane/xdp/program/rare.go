@@ -15,7 +15,7 @@ func (e *emitter) takesRare() bool { return e.Hook == XDP && e.hasSockets() && e
 // address and a protocol that have services, and ICMP errors about what a service's address and port have
 // sent. Later fragments go where the first one does, and so behind it. All else is for the plane behind.
 //
-// in: data end; out: total; lost: R0 R1 R2 R3 R4 R5 end
+// in: data end; out: -; lost: R0 R1 R2 R3 R4 R5 end
 func (p *Program) rare() {
 	defer p.step("rare", "not to be read: a fragment, or an ICMP error, of a service?")()
 	const icmp4, icmp6, fragmented, icmpSize = 1, 58, 44, 8
@@ -38,7 +38,6 @@ func (p *Program) rare() {
 		asm.Mov.Reg(asm.R0, data),
 		asm.Add.Imm(asm.R0, SocketFrame),
 		asm.JGT.Reg(end, asm.R0, PassLabel),
-		asm.Mov.Imm(total, 0), // that was looked at
 		asm.LoadMem(asm.R2, data, p.atProto(), asm.Byte),
 	)
 	upper := atIP + int16(header)
