@@ -14,7 +14,7 @@ type counters struct {
 
 func (c *counters) all() map[string]uint64 {
 	return map[string]uint64{
-		"rx_frames":    c.rxFrames.Load(),    // handed to the handler
+		"rx_frames":    c.rxFrames.Load(),    // handed to the handler, but for rx_copies
 		"rx_ring_lost": c.rxRingLost.Load(),  // by the kernel: receive ring full
 		"rx_syn_lost":  c.rxSYNLost.Load(),   // by the kernel: ring of what opens connections full
 		"rx_truncated": c.rxTruncated.Load(), // larger than a slot, and no room in the socket's queue

@@ -157,7 +157,7 @@ func (r *receiver) step(h dataplane.Handler) int {
 		from.taken++
 	}
 	if n > 0 {
-		r.p.c.rxFrames.Add(uint64(n))
+		r.count(r.frames[:n])
 		h.Handle(r.p.clock.now(), r.frames[:n])
 		r.carryOut(r.frames[:n])
 		dataplane.Carried(h, r.frames[:n])

@@ -41,10 +41,23 @@ func (r *receiver) closeTap() {
 	}
 }
 
+// count counts frames that the handler gets, copies apart.
+func (r *receiver) count(frames []dataplane.Frame) {
+	copies := 0
+	for i := range frames {
+		if r.tap != nil && copied(frames[i].Data) {
+			copies++
+		}
+	}
+	if copies > 0 {
+		r.p.c.rxCopies.Add(uint64(copies))
+	}
+	r.p.c.rxFrames.Add(uint64(len(frames) - copies))
+}
+
 // giveBack gives a frame to the host as it came, at its own interface. What came as a copy the host has.
 func (r *receiver) giveBack(f *dataplane.Frame) {
 	if copied(f.Data) {
-		r.p.c.rxCopies.Add(1)
 		return
 	}
 	r.tap.mu.Lock()
