@@ -213,7 +213,10 @@ func (o *opener) acceptedConn(id conn.ID) (dst *Dest) {
 		o.acceptState(id)
 	}
 	dst.Conns++
-	of := o.openedBy(id, s)
+	of := s
+	if s.Persistence.Timeout != 0 && s.Mark == 0 && (s.Port == 0 || s.Port == FTPPort) {
+		of = o.openedBy(id, s)
+	}
 	of.Conns++
 	of.byPlane++
 	o.markLow(s)
@@ -221,12 +224,9 @@ func (o *opener) acceptedConn(id conn.ID) (dst *Dest) {
 }
 
 // openedBy returns the service that a connection is of which the plane has opened, to a real server of service
-// s. It may be another one: those of FTP's port and of every port share a client's template, if they are persistent
+// s, of FTP's port or of every port. It may be the other one: they share a client's template, if they are persistent
 // (ip_vs_sched_persist, ip_vs_conn_stats).
 func (o *opener) openedBy(id conn.ID, s *Service) *Service {
-	if s.Mark != 0 || s.Persistence.Timeout == 0 || s.Port != 0 && s.Port != FTPPort {
-		return s
-	}
 	k := s.ServiceKey
 	if k.Port = 0; o.conns.Flow(id).VirtualPort() == FTPPort {
 		k.Port = FTPPort

@@ -17,7 +17,7 @@ const (
 	piece    = 1024
 	surely   = 256
 	pieces   = 16 // of each step, in a round
-	rounds   = 4
+	rounds   = 12
 	attempts = 10 // at a round
 )
 

@@ -45,7 +45,7 @@ func (t *Table[ID, E]) Opened(id ID, double func(ID)) bool {
 // first ends an entry that a look-up of its key does not find, or that it finds instead of one which the
 // owner has already: that was published later, in a better place. It reports whether the entry stays.
 func (t *Table[ID, E]) first(id ID, double func(ID)) bool {
-	if !t.tab.Found(uint32(id)) || t.tab.Hides(uint32(id), PendingFlag) {
+	if !t.tab.First(uint32(id), PendingFlag) {
 		if double != nil {
 			double(id)
 		}

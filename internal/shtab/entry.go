@@ -8,54 +8,38 @@ func (t *Table) Valid(i uint32) bool {
 	return w != 0 && w != limbo
 }
 
-// Found reports whether a look-up of the key of slot i finds it, and not another slot.
-// An entry in a home slot is found unless it is beside one of its key, which has its tag then.
-func (t *Table) Found(i uint32) bool {
+// First reports whether a look-up of the key of slot i finds it, and not another slot; and if it does, that no slot
+// behind it has the key, and none of these bits in its state. Two that insert a key at the same time may each have a
+// slot: the one that has the better place is found once it is published, and that may be later.
+//
+// A slot beside it that has the key has its tag; without one, a home slot is found.
+func (t *Table) First(i, bits uint32) bool {
 	s := &t.slots[i]
-	if w := atomic.LoadUint64(&s.word); i < t.home && int64(w) < 0 &&
-		(w^atomic.LoadUint64(&t.slots[i^1].word))>>ValueBits != 0 {
-		return true
-	}
-	h := t.Hash(&s.key)
-	tag, home := tagOf(h), t.homeOf(h)
-	switch {
-	case i == home:
-		return atomic.LoadUint64(&s.word)>>ValueBits == tag
-	case i == home^1:
-		return !t.slots[home].holds(&s.key, tag) && atomic.LoadUint64(&s.word)>>ValueBits == tag
-	}
-	at, ok := t.Lookup(&s.key, h)
-	return ok && at == i
-}
-
-// Hides reports whether a look-up finds slot i instead of another one that has its key, and none of these bits
-// in its state. Two that insert a key at the same time may each have a slot: the one that has the better place
-// is found once it is published, and that may be later.
-func (t *Table) Hides(i, bits uint32) bool {
-	s := &t.slots[i]
-	w := atomic.LoadUint64(&s.word)
-	if i < t.home {
+	if w := atomic.LoadUint64(&s.word); i < t.home && int64(w) < 0 {
 		beside := &t.slots[i^1]
 		if (w^atomic.LoadUint64(&beside.word))>>ValueBits != 0 &&
 			atomic.LoadUint32(&s.next)|atomic.LoadUint32(&beside.next) == 0 {
-			return false
+			return true
 		}
 	}
 	h := t.Hash(&s.key)
-	tag, at := tagOf(h), i
-	hidden := func(i uint32) bool { return t.slots[i].holds(&s.key, tag) && t.State(i)&bits == 0 }
+	tag, home := tagOf(h), t.homeOf(h)
+	if at, ok := t.Lookup(&s.key, h); !ok || at != i {
+		return false
+	}
+	other := func(i uint32) bool { return t.slots[i].holds(&s.key, tag) && t.State(i)&bits == 0 }
+	at := i
 	if i < t.home {
-		at = t.homeOf(h)
-		if i == at && hidden(i^1) {
-			return true
+		if at = home; i == home && other(i^1) {
+			return false
 		}
 	}
 	for next := atomic.LoadUint32(&t.slots[at].next); next != 0; next = atomic.LoadUint32(&t.slots[next-1].next) {
-		if hidden(next - 1) {
-			return true
+		if other(next - 1) {
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 // Key, Value, Stamp, State and Count are the entry's fields.

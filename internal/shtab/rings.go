@@ -41,7 +41,7 @@ import (
 // From then on an inserted entry is the owner's, who counts it (Table.CountOpened). If two inserted entries
 // of one key, or the chain's head changed too often, a look-up of the key finds
 // another slot than this: the owner removes what is not found. One that was published late, in a better
-// place than another of its key, hides that: if the owner has that one already, it removes the late one (Hides).
+// place than another of its key, hides that: if the owner has that one already, it removes the late one (First).
 //
 // Rings may be used beside the table's owner, by one goroutine.
 type Rings struct {

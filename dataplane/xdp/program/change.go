@@ -96,8 +96,7 @@ func (o changer) tellAssured(t entries) {
 	o.mark("assures")
 	o.findRings()
 	o.emit(asm.Add.Imm(asm.R8, t.rings))
-	o.readCourse(o.connTable())
-	o.findRoom(t, o.label("full"))
+	o.findCompletion(t, o.label("full"))
 	o.swapState("left-assured")
 	o.emit(
 		restore(asm.R2, stackControl), // not the word's now: the connection may have ended

@@ -93,8 +93,8 @@ func (o *opener) findCompletion(t entries, full string) {
 	)
 }
 
-// findRoom is findCompletion, and keeps the daemon awake where half of the ring is full. (Of templates
-// there are never more new ones than of connections, whose ring keeps it awake.)
+// findRoom is findCompletion, and keeps the daemon awake where half of the ring is full: of what is left it gets
+// some eight packets, unless it has looked by then.
 //
 // in: rings; out: -; lost: R1 R2 R4
 func (o *opener) findRoom(t entries, full string) {
@@ -109,17 +109,16 @@ func (o *opener) findRoom(t entries, full string) {
 		asm.LoadMem(asm.R1, asm.R2, shtab.OffCompletion, asm.Word),
 		asm.JEq.Imm(asm.R1, 0, full+"-"+t.name),
 	)
-	o.keepAwake(full + "-" + t.name)
+	o.keepAwake(shtab.RingCells/2/8, full+"-"+t.name)
 }
 
-// keepAwake gives one packet of many to Go, if a daemon is there, which has to be awake
-// before what it has prepared comes to an end: it looks after all of that then. R1 and
-// R4 are lost, and asleep is a label.
+// keepAwake gives one packet of many, a power of two, to Go, if a daemon is there, which has to be awake
+// before what it has prepared comes to an end: it looks after all of that then. Each of those packets costs as
+// much as several that open connections. R1 and R4 are lost, and asleep is a label.
 //
 // in: -; out: -; lost: R1 R4
-func (o *opener) keepAwake(asleep string) {
+func (o *opener) keepAwake(many int32, asleep string) {
 	defer o.step("keepAwake", "now and then a packet for the daemon, that it refills")()
-	const many = 32 // a power of two
 	o.emit(
 		restore(asm.R1, o.connTable().stack+entryHome),
 		asm.And.Imm(asm.R1, many-1),

@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TestHides has several entries of a key, which programs leave that insert them at the same time. What is hidden is
-// what a look-up finds without those before it.
-func TestHides(t *testing.T) {
+// TestFirst has several entries of a key, which programs leave that insert them at the same time. What is behind one
+// is what a look-up finds without those before it.
+func TestFirst(t *testing.T) {
 	const entries, keys, mine = 16, 12, 1 << 3
 	rng := rand.New(rand.NewPCG(1, 1))
 	found, hides := 0, 0
@@ -27,11 +27,17 @@ func TestHides(t *testing.T) {
 			}
 		}
 		for i := range uint32(tab.Slots()) {
-			if !tab.Valid(i) || !tab.Found(i) {
+			if !tab.Valid(i) {
+				continue
+			}
+			k := *tab.Key(i)
+			if at, ok := tab.Lookup(&k, tab.Hash(&k)); !ok || at != i {
+				if tab.First(i, mine) {
+					t.Fatalf("slot %d of %d homes is not found, but first", i, tab.Homes())
+				}
 				continue
 			}
 			found++
-			k := *tab.Key(i)
 			var hidden []uint32
 			want := false
 			for at, ok := i, true; ok; at, ok = tab.Lookup(&k, tab.Hash(&k)) {
@@ -42,7 +48,7 @@ func TestHides(t *testing.T) {
 			for _, at := range hidden {
 				store64(&tab.slots[at].word, tagOf(tab.Hash(&k))<<ValueBits|1)
 			}
-			if tab.Hides(i, mine) != want {
+			if tab.First(i, mine) == want {
 				t.Fatalf("slot %d of %d homes: it hides another: %v, want %v", i, tab.Homes(), !want, want)
 			}
 			if want {
