@@ -53,26 +53,27 @@ func (t *states) Changed(id ID) bool { return t.State(id)&flagChanged != 0 }
 func (t *states) Unaccepted(id ID) bool { return t.State(id)&(flagChanged|PendingFlag) != 0 }
 
 // Accept makes of a connection that a program has opened, and counted, what Insert and its
-// first packet would have, at the time of that packet: template and the owner's bits are
-// Insert's. If it is changed then, AcceptState has to do the rest.
-func (t *Table) Accept(id ID, template uint32, owner uint8) (changed bool) {
+// first packet would have, at the time of that packet, and of the state into which programs have brought
+// it since what AcceptState does: template and the owner's bits are Insert's. It reports whether there was
+// such a change, and whether one has established it.
+func (t *Table) Accept(id ID, template uint32, owner uint8) (changed, established bool) {
 	t.Record(id).template = template
 	fixed := uint32(owner&0xf)<<ownerShift | t.timeouts.gen<<genShift | flagSet
 	proto := t.Flow(id).Proto()
 	for {
 		was := t.State(id)
 		t.ArmFromStamp(id, t.timeouts.of(proto, was))
-		is := was&(stateMask|flagChanged|flagEstablished|flagActive|flagsOfBoth) | fixed
-		if was&flagEstablished == 0 { // by a packet that a program does not count as an answer
+		is := was&(stateMask|flagActive|flagsOfBoth) | fixed
+		if established = was&flagEstablished != 0; !established { // no program counts a packet as an answer
 			is |= flagHalfOpen
 		}
 		if !t.SwapState(id, was, is) {
 			continue
 		}
-		if is&flagHalfOpen != 0 {
+		if !established {
 			t.halfOpen.arrive(id, t.Stamp(id))
 		}
-		return is&flagChanged != 0
+		return was&flagChanged != 0, established
 	}
 }
 

@@ -104,12 +104,12 @@ func TestChangedBeforeAccept(t *testing.T) {
 	}
 	change(tab, id2, tcpEstablished, hz)
 	change(tab, id2, tcpFinWait, hz)
-	tab.Accept(id2, 0, 0)
+	changed, established := tab.Accept(id2, 0, 0)
 	if tab.Active(id2) {
 		t.Error("FIN_WAIT counts as active")
 	}
-	if !tab.AcceptState(id2) {
-		t.Error("it was not established")
+	if !changed || !established || tab.Changed(id2) || tab.StateName(id2) != "FIN_WAIT" {
+		t.Errorf("changed %v, established %v, and still to be accepted: %v; %s", changed, established, tab.Changed(id2), tab.StateName(id2))
 	}
 	if n := tab.HalfOpen(); n != 1 || tab.Pending(id2) || id == id2 {
 		t.Errorf("%d are half-open; pending %v", n, tab.Pending(id2))

@@ -209,8 +209,12 @@ func (o *opener) acceptedConn(id conn.ID) (dst *Dest) {
 			o.conns.Rename(id, template)
 		}
 	}
-	if o.conns.Accept(id, template, ownerBits(own && dst.conf.Port != 0, ulvs.DirectRoute)) {
-		o.acceptState(id)
+	changed, established := o.conns.Accept(id, template, ownerBits(own && dst.conf.Port != 0, ulvs.DirectRoute))
+	if changed {
+		o.states++
+	}
+	if established {
+		o.assure(id)
 	}
 	dst.Conns++
 	of := s
