@@ -219,5 +219,8 @@ func (p *Program) unlessSocket() {
 		passIf(asm.JGT, total, int32(SocketFrame-p.atIP())),
 		asm.LoadMem(asm.R1, data, p.atProto(), asm.Byte),
 		passIf(asm.JEq, asm.R1, ProtoSCTP), // its checksum may be missing
+		restore(asm.R1, stackContext),
+		asm.LoadMem(asm.R1, asm.R1, xdpQueue, asm.Word),
+		passIf(asm.JGE, asm.R1, int32(p.Queues)), // without a socket
 	)
 }
