@@ -191,7 +191,7 @@ func (in *Path) transport(f *dataplane.Frame, p *packet.Packet, e *early, tick u
 		return
 	}
 	if in.conns.Crossing(id) {
-		in.crossings.handed(id, e.opens)
+		in.crossings.handed(id, f, e.opens)
 	}
 	dst := in.index.dests[in.conns.Dest(id)]
 	over := e.opens && in.reschedules(id, dst)

@@ -32,6 +32,7 @@ func TestOrder(t *testing.T) {
 			"UDP that the program opens later":  func(s *street) { s.opensLater(ulvs.UDP) },
 			"TCP that the program opens later":  func(s *street) { s.opensLater(ulvs.TCP) },
 			"TCP after --set":                   func(s *street) { s.timed(ulvs.TCP) },
+			"TCP whose SYN comes again":         func(s *street) { s.again() },
 			"UDP after --set":                   func(s *street) { s.timed(ulvs.UDP) },
 		} {
 			t.Run(fmt.Sprint(name, "/", what), func(t *testing.T) {
@@ -118,6 +119,25 @@ func (s *street) timed(proto ulvs.Protocol) {
 	w, number := s.established(proto)
 	s.must(s.d.SetTimeouts(ulvs.Timeouts{TCP: time.Hour, UDP: time.Hour}))
 	s.passes(w, number, func() {})
+}
+
+// again has a SYN come once more, when its answer was on the way already: the client waits for nothing then.
+func (s *street) again() {
+	s.Helper()
+	s.established(ulvs.TCP) // the program knows the server
+	w := s.flow(ulvs.TCP, portEarly)
+	s.send(w, 0, 0)
+	s.await(w, 0)
+	s.stop()
+	s.send(w, 0, 0)
+	s.send(s.flow(ulvs.UDP, portGate), 1, 1)
+	s.send(w, 1, 5)
+	s.proceed()
+	s.reach()
+	s.send(w, 6, 10)
+	s.proceed()
+	s.ordered(w, 10)
+	s.ordered(w, s.direct(w, 11)-1)
 }
 
 // A flow that is under way all the time passes from Go to the program again and again, as its timeouts change,
