@@ -121,6 +121,14 @@ func (c *crossings) handed(id conn.ID, f *dataplane.Frame, opens bool) {
 	}
 }
 
+// parks has nobody wait for a packet that opens a connection and is parked: none comes behind it, and it would be
+// taken for lost, as its connection is not among those that are looked at.
+func (c *crossings) parks(f *dataplane.Frame, opens bool) {
+	if opens && f.Verdict == dataplane.Transmit && f.Hop != nil && f.Hop.Neighbor().State != dataplane.HopReachable {
+		f.Leave()
+	}
+}
+
 // settled has a connection not go through Go any more, if so many of its packets wait, and reports whether it has.
 func (c *crossings) settled(id conn.ID, waiting int32) bool {
 	if c.counts == nil {

@@ -127,6 +127,7 @@ func (in *Path) frame(f *dataplane.Frame, p *packet.Packet, e *early, tick uint3
 			return
 		}
 		in.transport(f, p, e, tick)
+		in.crossings.parks(f, e.opens)
 	default:
 		in.other(f, p, tick)
 	}

@@ -181,3 +181,22 @@ func (s *street) forwarded() uint64 {
 	s.must(err)
 	return c["xdp_frames"]
 }
+
+// What is parked as a server's link address is not known is not lost, however long that takes.
+func TestParkedIsNotLost(t *testing.T) {
+	s := newStreet(t, shape{plane: auto.TCX})
+	s.offer(ulvs.TCP, portEarly, "rr")
+	w, number := s.established(ulvs.TCP)
+	grown := s.counts(func() {
+		s.lose()
+		number = s.waits(w, number)
+		other := s.flow(ulvs.TCP, portEarly)
+		s.send(other, 0, 0)
+		time.Sleep(1500 * time.Millisecond) // what is lost is taken for that by then
+		s.find()
+		s.await(other, 0)
+	})
+	if n := grown["maybe_overtaken"]; n > 0 || grown["parked"] < 2 {
+		t.Errorf("%d packets may have been overtaken, of %d that were parked", n, grown["parked"])
+	}
+}
