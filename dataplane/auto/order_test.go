@@ -1,14 +1,18 @@
 package auto_test
 
 import (
+	"encoding/binary"
 	"fmt"
 	"runtime"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane/auto"
 	"github.com/ulvs/ulvs/dataplane/xdp"
+	"github.com/ulvs/ulvs/packet"
 )
 
 // The ports of services whose flows pass from Go to the program: Go opens those of late, and the program those
@@ -180,6 +184,29 @@ func (s *street) forwarded() uint64 {
 	c, err := s.d.Counters()
 	s.must(err)
 	return c["xdp_frames"]
+}
+
+// A packet whose TCP header is cut off behind the ports follows its connection, as in the kernel, also where no wire has
+// padded it.
+func TestCutOffHeader(t *testing.T) {
+	for _, plane := range []string{auto.TCX, auto.AFPacket} {
+		t.Run(plane, func(t *testing.T) {
+			s := newStreet(t, shape{plane: plane})
+			s.offer(ulvs.TCP, portEarly, "rr")
+			w, number := s.established(ulvs.TCP)
+			const ip, header = 14, 20
+			b := s.frame(w, number)[:ip+header+8]
+			binary.BigEndian.PutUint16(b[ip+2:], header+8)
+			binary.BigEndian.PutUint16(b[ip+10:], 0)
+			binary.BigEndian.PutUint16(b[ip+10:], packet.ChecksumWith(0, b[ip:ip+header]))
+			s.until("it is forwarded", func() bool {
+				return s.counts(func() {
+					s.must(unix.Sendto(s.fd, b, 0, &unix.SockaddrLinklayer{Ifindex: s.top.Attrs().Index}))
+					time.Sleep(100 * time.Millisecond)
+				})["tx_frames"] > 0
+			})
+		})
+	}
 }
 
 // What is parked as a server's link address is not known is not lost, however long that takes.
