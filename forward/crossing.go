@@ -75,7 +75,12 @@ func (c *crossings) count(f *dataplane.Frame, p *packet.Packet) {
 		return
 	}
 	switch p.Kind {
-	case packet.TCP, packet.UDP, packet.SCTP:
+	case packet.SCTP:
+		if !p.HasChunk {
+			return
+		}
+		fallthrough
+	case packet.TCP, packet.UDP:
 		f.Left = &c.of(&p.Flow).Left
 	}
 }
