@@ -186,8 +186,8 @@ func (s *street) forwarded() uint64 {
 	return c["xdp_frames"]
 }
 
-// A packet whose TCP header is cut off behind the ports follows its connection, as in the kernel, also where no wire has
-// padded it.
+// A packet whose TCP header is cut off behind the ports follows its connection, as in the kernel, also where no wire
+// has padded it.
 func TestCutOffHeader(t *testing.T) {
 	for _, plane := range []string{auto.TCX, auto.AFPacket} {
 		t.Run(plane, func(t *testing.T) {

@@ -86,7 +86,8 @@ func TestCrossingAwake(t *testing.T) {
 	w.later(time.Second)
 	const awake = 1 << 8 // such ports are those of the packets that keep Go awake
 	packet := func(flags string, port int) []byte {
-		return shape{proto: layers.IPProtocolTCP, flags: flags, port: uint16(port), to: 80, from: [4]byte{11, 1, 1, 1}}.frame(t)
+		s := shape{proto: layers.IPProtocolTCP, flags: flags, port: uint16(port), to: 80, from: [4]byte{11, 1, 1, 1}}
+		return s.frame(t)
 	}
 	for _, flags := range []string{"S", "A"} {
 		if !w.byProgram(packet(flags, 4*awake)) {
