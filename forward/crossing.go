@@ -75,7 +75,12 @@ func (c *crossings) count(f *dataplane.Frame, p *packet.Packet) {
 		return
 	}
 	switch p.Kind {
-	case packet.TCP, packet.UDP, packet.SCTP:
+	case packet.SCTP:
+		if !p.HasChunk {
+			return
+		}
+		fallthrough
+	case packet.TCP, packet.UDP:
 		f.Left = &c.of(&p.Flow).Left
 	}
 }
@@ -109,13 +114,40 @@ func (c *crossings) inserted(id conn.ID, p *packet.Packet) {
 	}
 }
 
-// handed notes a connection that goes through Go, of which a packet has come.
-func (c *crossings) handed(id conn.ID, opens bool) {
-	if opens {
-		c.conns.ForceDirect(id)
-		return
+// handed notes a connection that goes through Go, of which a packet has come. Behind one that opens a connection none
+// comes, as its client waits for the answer; but that may have been on the way, if it is not the first.
+func (c *crossings) handed(id conn.ID, f *dataplane.Frame, opens bool) {
+	own := int32(0)
+	if f.Left != nil {
+		own = 1
 	}
-	c.add(id, false)
+	if !opens || !c.settled(id, own) {
+		c.add(id, false)
+	}
+}
+
+// parks has nobody wait for a packet that opens a connection and is parked: none comes behind it, and it would be
+// taken for lost, as its connection is not among those that are looked at.
+func (c *crossings) parks(f *dataplane.Frame, opens bool) {
+	if opens && f.Verdict == dataplane.Transmit && f.Hop != nil && f.Hop.Neighbor().State != dataplane.HopReachable {
+		f.Leave()
+	}
+}
+
+// settled has a connection not go through Go any more, if so many of its packets wait, and reports whether it has.
+func (c *crossings) settled(id conn.ID, waiting int32) bool {
+	if c.counts == nil {
+		return false
+	}
+	count := c.of(c.conns.Flow(id))
+	if count.Waiting() != waiting || !c.conns.Settle(id) {
+		return false
+	}
+	if count.Waiting() != waiting || !c.conns.Direct(id) {
+		c.conns.Cross(id)
+		return false
+	}
+	return true
 }
 
 // direct has a connection not go through Go any more, if none of its packets wait, and reports whether there
@@ -125,12 +157,7 @@ func (c *crossings) direct(x *crossing) bool {
 		return true // another one has its place
 	}
 	if c.conns.Live(x.id) && c.conns.Crossing(x.id) {
-		count := c.of(c.conns.Flow(x.id))
-		if count.Waiting() != 0 || !c.conns.Settle(x.id) {
-			return false
-		}
-		if count.Waiting() != 0 || !c.conns.Direct(x.id) {
-			c.conns.Cross(x.id)
+		if !c.settled(x.id, 0) {
 			return false
 		}
 	}

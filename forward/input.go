@@ -127,6 +127,7 @@ func (in *Path) frame(f *dataplane.Frame, p *packet.Packet, e *early, tick uint3
 			return
 		}
 		in.transport(f, p, e, tick)
+		in.crossings.parks(f, e.opens)
 	default:
 		in.other(f, p, tick)
 	}
@@ -191,7 +192,7 @@ func (in *Path) transport(f *dataplane.Frame, p *packet.Packet, e *early, tick u
 		return
 	}
 	if in.conns.Crossing(id) {
-		in.crossings.handed(id, e.opens)
+		in.crossings.handed(id, f, e.opens)
 	}
 	dst := in.index.dests[in.conns.Dest(id)]
 	over := e.opens && in.reschedules(id, dst)

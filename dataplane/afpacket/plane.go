@@ -295,7 +295,8 @@ func (p *Plane) sendParked(f *dataplane.Frame) {
 	var n *dataplane.Neighbor
 	ifindex := f.In
 	if f.Verdict == dataplane.Host {
-		if tap := p.receivers.tapOf(f.In); tap != nil {
+		// Where nftables keep the host away they would drop it there.
+		if tap := p.receivers.tapOf(f.In); tap != nil && (!p.opt.Withhold || p.loopback == 0) {
 			tap.mu.Lock()
 			tap.put(f.Data, f.Offload, 0, nil)
 			tap.flush()

@@ -1,14 +1,18 @@
 package auto_test
 
 import (
+	"encoding/binary"
 	"fmt"
 	"runtime"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/dataplane/auto"
 	"github.com/ulvs/ulvs/dataplane/xdp"
+	"github.com/ulvs/ulvs/packet"
 )
 
 // The ports of services whose flows pass from Go to the program: Go opens those of late, and the program those
@@ -32,6 +36,7 @@ func TestOrder(t *testing.T) {
 			"UDP that the program opens later":  func(s *street) { s.opensLater(ulvs.UDP) },
 			"TCP that the program opens later":  func(s *street) { s.opensLater(ulvs.TCP) },
 			"TCP after --set":                   func(s *street) { s.timed(ulvs.TCP) },
+			"TCP whose SYN comes again":         func(s *street) { s.again() },
 			"UDP after --set":                   func(s *street) { s.timed(ulvs.UDP) },
 		} {
 			t.Run(fmt.Sprint(name, "/", what), func(t *testing.T) {
@@ -120,6 +125,25 @@ func (s *street) timed(proto ulvs.Protocol) {
 	s.passes(w, number, func() {})
 }
 
+// again has a SYN come once more, when its answer was on the way already: the client waits for nothing then.
+func (s *street) again() {
+	s.Helper()
+	s.established(ulvs.TCP) // the program knows the server
+	w := s.flow(ulvs.TCP, portEarly)
+	s.send(w, 0, 0)
+	s.await(w, 0)
+	s.stop()
+	s.send(w, 0, 0)
+	s.send(s.flow(ulvs.UDP, portGate), 1, 1)
+	s.send(w, 1, 5)
+	s.proceed()
+	s.reach()
+	s.send(w, 6, 10)
+	s.proceed()
+	s.ordered(w, 10)
+	s.ordered(w, s.direct(w, 11)-1)
+}
+
 // A flow that is under way all the time passes from Go to the program again and again, as its timeouts change,
 // and no packet overtakes another one.
 func TestOrderUnderWay(t *testing.T) {
@@ -160,4 +184,46 @@ func (s *street) forwarded() uint64 {
 	c, err := s.d.Counters()
 	s.must(err)
 	return c["xdp_frames"]
+}
+
+// A packet whose TCP header is cut off behind the ports follows its connection, as in the kernel, also where no wire
+// has padded it.
+func TestCutOffHeader(t *testing.T) {
+	for _, plane := range []string{auto.TCX, auto.AFPacket} {
+		t.Run(plane, func(t *testing.T) {
+			s := newStreet(t, shape{plane: plane})
+			s.offer(ulvs.TCP, portEarly, "rr")
+			w, number := s.established(ulvs.TCP)
+			const ip, header = 14, 20
+			b := s.frame(w, number)[:ip+header+8]
+			binary.BigEndian.PutUint16(b[ip+2:], header+8)
+			binary.BigEndian.PutUint16(b[ip+10:], 0)
+			binary.BigEndian.PutUint16(b[ip+10:], packet.ChecksumWith(0, b[ip:ip+header]))
+			s.until("it is forwarded", func() bool {
+				return s.counts(func() {
+					s.must(unix.Sendto(s.fd, b, 0, &unix.SockaddrLinklayer{Ifindex: s.top.Attrs().Index}))
+					time.Sleep(100 * time.Millisecond)
+				})["tx_frames"] > 0
+			})
+		})
+	}
+}
+
+// What is parked as a server's link address is not known is not lost, however long that takes.
+func TestParkedIsNotLost(t *testing.T) {
+	s := newStreet(t, shape{plane: auto.TCX})
+	s.offer(ulvs.TCP, portEarly, "rr")
+	w, number := s.established(ulvs.TCP)
+	grown := s.counts(func() {
+		s.lose()
+		number = s.waits(w, number)
+		other := s.flow(ulvs.TCP, portEarly)
+		s.send(other, 0, 0)
+		time.Sleep(1500 * time.Millisecond) // what is lost is taken for that by then
+		s.find()
+		s.await(other, 0)
+	})
+	if n := grown["maybe_overtaken"]; n > 0 || grown["parked"] < 2 {
+		t.Errorf("%d packets may have been overtaken, of %d that were parked", n, grown["parked"])
+	}
 }

@@ -39,6 +39,8 @@ type shape struct {
 	bond    bool  // it has a bond of two interfaces
 	inside  bool  // 802.1Q tags are in frames, as without a card's help, and checksums finished
 	driver  bool  // the bond leaves tags where they are, as drivers must that run programs
+	queues  int   // of each host's cable; 0 is one
+	standby bool  // nftables keep the host away on any plane
 	plane   string
 	sockets xdp.SocketUse
 }
@@ -142,7 +144,7 @@ func newSite(t *testing.T, of shape) *site {
 
 func (s *site) host(name string, n byte) *lab.Host {
 	s.Helper()
-	c := lab.HostConfig{Name: name, MAC: lab.MAC(uint32(n)),
+	c := lab.HostConfig{Name: name, MAC: lab.MAC(uint32(n)), Queues: s.queues,
 		Sysctls: [][2]string{{"net.ipv4.conf.all.arp_ignore", "1"}, {"net.ipv4.conf.all.arp_announce", "2"}}}
 	if n >= numServer {
 		for _, six := range []bool{false, true} {
@@ -242,7 +244,8 @@ func (s *site) run(given string) {
 	log := slog.New(slog.NewTextHandler(s.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 	var opened *auto.Opened
 	s.must(s.director.Do(func() (err error) {
-		opened, err = auto.Open(auto.Options{Interfaces: []string{given}, Plane: s.plane, Sockets: s.sockets, Logger: log},
+		opened, err = auto.Open(auto.Options{Interfaces: []string{given}, Plane: s.plane, Sockets: s.sockets, Logger: log,
+			Standby: s.standby},
 			func(p auto.Plane) (err error) {
 				s.d, err = director.New(director.Options{Plane: p, Connections: 4096, Templates: 4096, Logger: log})
 				return err

@@ -211,61 +211,13 @@ func (h *Hook) Private(ifindex int) (int, error) {
 	}
 	if err != nil {
 		d.detach()
+		if d.made {
+			_ = remove(h.nl, d.name)
+		}
 		return 0, fmt.Errorf("no private interface %s for packets that the daemon decides about: %w", d.name, err)
 	}
 	h.devices[ifindex] = d
 	return d.index, nil
-}
-
-// make makes a private interface, or finds it: a dummy or, where the kernel has none, a pair of which the
-// other end does nothing.
-func (h *Hook) make(d *device) error {
-	found, err := h.nl.LinkByName(d.name)
-	if err == nil && found.Attrs().Alias != alias {
-		return errors.New("an interface of that name is somebody else's")
-	}
-	if err != nil {
-		if err = h.add(d.name); err != nil {
-			return err
-		}
-		d.made = true
-		if found, err = h.nl.LinkByName(d.name); err != nil {
-			return err
-		}
-	}
-	d.index = found.Attrs().Index
-	return errors.Join(
-		h.nl.LinkSetAlias(found, alias),
-		h.nl.LinkSetARPOff(found),
-		h.nl.LinkSetIP6AddrGenMode(found, noAddress),
-		h.nl.LinkSetMTU(found, MTU),
-		h.nl.LinkSetUp(found),
-		h.raisePeer(found),
-	)
-}
-
-func (h *Hook) add(name string) error {
-	err := h.nl.LinkAdd(&netlink.Dummy{LinkAttrs: netlink.LinkAttrs{Name: name}})
-	if errors.Is(err, unix.EOPNOTSUPP) {
-		return h.nl.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: name}, PeerName: name + "-"})
-	}
-	return err
-}
-
-// raisePeer sets the other end of a pair up, without which this one has no carrier.
-func (h *Hook) raisePeer(l netlink.Link) error {
-	if l.Type() != "veth" {
-		return nil
-	}
-	peer, err := h.nl.LinkByName(l.Attrs().Name + "-")
-	if err != nil {
-		return err
-	}
-	return errors.Join(
-		h.nl.LinkSetARPOff(peer),
-		h.nl.LinkSetIP6AddrGenMode(peer, noAddress),
-		h.nl.LinkSetUp(peer),
-	)
 }
 
 // attach has frames that come to a private interface end there, and those that leave by it come back.

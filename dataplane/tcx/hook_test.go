@@ -99,6 +99,45 @@ func (b *bed) there(name string) (found bool) {
 	return found
 }
 
+// What cannot be made leaves nothing behind.
+func TestPrivateFails(t *testing.T) {
+	both(t, func(b *bed) {
+		h := b.hook()
+		_ = h.out.Close() // it cannot be attached
+		b.do(func() error {
+			if at, err := h.Private(b.eth0); err == nil {
+				b.Errorf("it is %d", at)
+			}
+			return nil
+		})
+		if b.there(fmt.Sprint("ulvs", b.eth0)) {
+			b.Error("it is there")
+		}
+		h.Close(false)
+	})
+}
+
+// A host without IPv6 has private interfaces too: this one has none on interfaces whose MTU is too small for it.
+func TestPrivateWithoutIPv6(t *testing.T) {
+	b := newBed(t)
+	h := b.hook()
+	at := b.private(h)
+	h.Close(true)
+	name := fmt.Sprint("ulvs", b.eth0)
+	for _, one := range []string{name, name + "-"} { // of a pair the other end, which nobody gives another MTU
+		if l, err := b.host.Netlink().LinkByName(one); err == nil {
+			if err := b.host.Netlink().LinkSetMTU(l, 1000); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	next := b.hook()
+	if again := b.private(next); again != at {
+		t.Errorf("it is %d, not %d", again, at)
+	}
+	next.Close(false)
+}
+
 // A private interface stays for the next process where programs stay, and goes otherwise.
 func TestPrivate(t *testing.T) { both(t, private) }
 

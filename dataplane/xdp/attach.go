@@ -292,7 +292,7 @@ func (p *Plane) source(a accel.Acceleration, t program.Ticks, ifindex int, macs 
 		s.Crossings = p.crossings.counts.FD()
 	}
 	if m != nil {
-		s.Sockets = m.FD()
+		s.Sockets, s.Queues = m.FD(), int(m.MaxEntries())
 	}
 	if canOpen(p) {
 		s.Services, s.Sequences = p.serviceArray.FD(), p.sequenceArray.FD()

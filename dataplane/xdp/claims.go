@@ -25,7 +25,9 @@ type claims struct {
 	fragments bool
 	array     *array // or nil
 	table     *preselect.Claims
-	most      int // how many it is to have
+	most      int  // how many it is to have
+	asked     int  // how many were wanted last
+	lacks     bool // some of those are not there
 	rules     rules
 	grace     func() error // of Plane; nil while no program has the array
 }
@@ -107,10 +109,26 @@ func (p *Plane) Claim(c dataplane.Claims) error {
 	if err := p.Plane.Claim(c); err != nil {
 		return err
 	}
-	if p.settings != nil {
-		p.settings.setUnclaimed(p.claims.unclaimed(&c))
+	families := p.claims.unclaimed(&c)
+	tell := func() {
+		if p.settings != nil {
+			p.settings.setUnclaimed(families | p.claims.lacking())
+		}
 	}
+	tell()
+	defer tell()
 	return p.claims.set(c, p.Grace)
+}
+
+// lacking returns the families of which packets may be for claims that have found no room: where no plane sees
+// what programs pass, all that no claim is for is Go's then.
+func (c *claims) lacking() (families uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.lacks {
+		families = program.OpeningBit(false) | program.OpeningBit(true)
+	}
+	return families
 }
 
 // unclaimed returns the families of which packets may be a service's that no claim is for: of a mark that a
@@ -158,10 +176,11 @@ func (cl *claims) unclaimed(c *dataplane.Claims) (families uint32) {
 
 // put has the array be as it is to be. Where rules have no room beside those of before, they get it
 // when those have gone.
-func (c *claims) put() error {
+func (c *claims) put() (err error) {
 	if c.array == nil {
 		return nil
 	}
+	defer func() { c.lacks = err != nil || c.table.Len() < c.asked }()
 	short, err := c.putAll()
 	c.rules.retire(c.table)
 	if err != nil || !short {
@@ -348,7 +367,7 @@ func (c *claims) wanted() (want map[preselect.Claim]preselect.Found, short bool)
 			want[key] = preselect.Found{Number: dataplane.Undecided}
 		}
 	}
-	if len(want) > c.most { // a port whose own claim has no room is not to fall to that of every port
+	if c.asked = len(want); c.asked > c.most { // a port whose own claim has no room is not to fall to that of every port
 		maps.DeleteFunc(want, func(k preselect.Claim, _ preselect.Found) bool { return k.EveryPort() })
 	}
 	return want, short

@@ -193,6 +193,9 @@ func TestClaimsFullBesideEveryPort(t *testing.T) {
 				wrong++
 			}
 		}
+		if lacks := c.lacking() != 0; lacks != (n >= 100) {
+			t.Errorf("with %d others there is room for all: %v", n, !lacks)
+		}
 		if wrong > 0 {
 			t.Errorf("%d of %d ports that have services of their own lead to that of every port", wrong, n)
 		}

@@ -2,13 +2,16 @@ package xdp
 
 import (
 	"encoding/binary"
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/google/gopacket/layers"
+	"golang.org/x/sys/unix"
 
 	"github.com/ulvs/ulvs"
 	"github.com/ulvs/ulvs/internal/accel"
+	"github.com/ulvs/ulvs/internal/shtab"
 	"github.com/ulvs/ulvs/packet"
 )
 
@@ -70,5 +73,48 @@ func TestCrossingLost(t *testing.T) {
 	w.mustTake(other)
 	if n := w.counter("maybe_overtaken"); n != 1 {
 		t.Errorf("%d packets may have been overtaken, want 1 as before", n)
+	}
+}
+
+// TestCrossingAwake has a packet go to Go that changes its connection's state, as Go is to look at what programs
+// have told it: what comes behind that does not overtake it.
+func TestCrossingAwake(t *testing.T) {
+	w := newPair(t, 1)
+	k := ulvs.ServiceKey{Protocol: ulvs.TCP, Addr: pairVIP(false), Port: 80}
+	w.must(w.fast.AddService(ulvs.Service{ServiceKey: k, Scheduler: "rr"}))
+	w.must(w.fast.AddDestination(k, ulvs.Destination{Addr: pairServer(false, 0), Port: 80, Weight: 1}))
+	w.later(time.Second)
+	const awake = 1 << 8 // such ports are those of the packets that keep Go awake
+	packet := func(flags string, port int) []byte {
+		s := shape{proto: layers.IPProtocolTCP, flags: flags, port: uint16(port), to: 80, from: [4]byte{11, 1, 1, 1}}
+		return s.frame(t)
+	}
+	for _, flags := range []string{"S", "A"} {
+		if !w.byProgram(packet(flags, 4*awake)) {
+			t.Fatalf("the program did not send %s", flags)
+		}
+	}
+	w.later(61 * time.Second) // the timer that a SYN has is over: Go has looked
+	runtime.LockOSThread()    // each CPU has a ring
+	defer runtime.UnlockOSThread()
+	var before, one unix.CPUSet
+	w.must(unix.SchedGetaffinity(0, &before))
+	one.Set(0)
+	w.must(unix.SchedSetaffinity(0, &one))
+	defer func() { w.must(unix.SchedSetaffinity(0, &before)) }()
+	n := 0
+	for port := range shtab.RingCells/2 + 10 {
+		if w.byProgram(packet("S", 5*awake+port)) {
+			n++
+		}
+	}
+	if n < shtab.RingCells/2 {
+		t.Fatalf("the program opened %d connections", n)
+	}
+	if w.byProgram(packet("FA", 4*awake)) {
+		t.Fatal("the program did not leave it to Go")
+	}
+	if w.byProgram(packet("A", 4*awake)) {
+		t.Error("the program sent a packet behind one that waits for Go")
 	}
 }

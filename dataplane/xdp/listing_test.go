@@ -90,7 +90,7 @@ func listed() map[string]*program.Config {
 		if name == "opens" {
 			p.Templates = p.TableShape
 			p.Sockets, p.Claims, p.Services, p.Sequences, p.TemplateTable, p.Rings, p.Crossings = 6, 7, 8, 12, 9, 10, 11
-			p.GivesBack = true
+			p.Queues, p.GivesBack = 4, true
 		}
 		list[name] = &p
 	}

@@ -314,7 +314,7 @@ func TestVariants(t *testing.T) {
 						p.LookupHelper, p.Conns = true, table.FD()
 					}
 					if withSockets {
-						p.Sockets, p.Claims, p.ClaimBuckets, p.GivesBack = sockets.FD(), claims.FD(), 2, true
+						p.Sockets, p.Queues, p.Claims, p.ClaimBuckets, p.GivesBack = sockets.FD(), 1, claims.FD(), 2, true
 					}
 					prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{Type: ebpf.XDP, License: "GPL", Instructions: p.Assemble()})
 					if err != nil {

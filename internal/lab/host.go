@@ -22,6 +22,8 @@ type HostConfig struct {
 	MAC net.HardwareAddr
 	// MTU is eth0's; 0 is 1500.
 	MTU int
+	// Queues is how many queues the cable has each way; 0 is one.
+	Queues int
 	// Addrs are eth0's addresses, Loopback those of lo besides its own.
 	Addrs    []netip.Prefix
 	Loopback []netip.Prefix
@@ -142,6 +144,9 @@ func (h *Host) cable(l *Lab, portName, name string, c HostConfig) error {
 	}
 	if c.MTU != 0 {
 		veth.PeerMTU = uint32(c.MTU)
+	}
+	if n := c.Queues; n > 0 {
+		veth.NumTxQueues, veth.NumRxQueues, veth.PeerNumTxQueues, veth.PeerNumRxQueues = n, n, uint32(n), uint32(n)
 	}
 	if err := l.nl.LinkAdd(veth); err != nil {
 		return fmt.Errorf("add veth pair: %w (the kernel needs the module veth)", err)

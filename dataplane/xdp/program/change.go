@@ -36,7 +36,7 @@ func (o changer) changeState() {
 	conns := o.connTable()
 	o.findRings()
 	o.readCourse(conns)
-	o.findRoom(conns, o.label("full"))
+	o.findRoom(conns, o.label("full"), o.label("awake"))
 	o.swapState("left-told")
 	o.emit(
 		asm.Mov.Reg(asm.R2, entry),
@@ -55,6 +55,8 @@ func (o changer) changeState() {
 	o.countAnswer("answered", o.findRings)
 	o.mark("full")
 	o.emit(restore(slot, stackSlot), asm.Ja.Label(o.label("unchanged")))
+	o.mark("awake") // what comes behind it is not to overtake it
+	o.emit(restore(slot, stackSlot), asm.Ja.Label(o.labelCrosses(o.label("go"))))
 }
 
 // checkSendable leaves to Go what cannot be sent to dest, before anything is done about it: of what a host has

@@ -78,7 +78,7 @@ func (o *opener) chooseServer(templates entries) {
 		asm.Sub.Reg(asm.R1, asm.R2),
 		asm.JGE.Imm(asm.R1, preselect.Picks/2, o.label("many")),
 	)
-	o.keepAwake(preselect.Picks/2/16, o.label("many"))
+	o.keepAwake(preselect.Picks/2/16, o.label("go"), o.label("many"))
 	o.emit(
 		asm.Mov.Reg(asm.R0, asm.R3),
 		asm.Add.Imm(asm.R0, 1),

@@ -36,10 +36,10 @@ func (e counter) crossing() {
 		client = e.atIP() + 20
 	}
 	first, second := uint32(accel.CrossingFirst), uint32(accel.CrossingSecond)
+	e.readPorts()
 	e.emit(
 		asm.LoadMem(asm.R1, data, client, asm.Word),
 		asm.Mul.Imm32(asm.R1, int32(first)),
-		asm.LoadMem(asm.R2, data, e.atPorts(), asm.Word),
 		asm.Add.Reg32(asm.R1, asm.R2),
 		asm.Mul.Imm32(asm.R1, int32(second)),
 		asm.RSh.Imm32(asm.R1, 32-accel.CrossingBits),
@@ -50,26 +50,10 @@ func (e counter) crossing() {
 // crossingShift is the size of accel.Crossing.
 const crossingShift = 3
 
-// unlessJumbo goes to handed with a frame that has a jumbo payload option: its ports are elsewhere, and neither
-// side counts it.
-//
-// in: data; out: -; lost: R1
-func (e counter) unlessJumbo() {
-	if !e.jumbos() {
-		return
-	}
-	defer e.step("unlessJumbo", "with a jumbo payload option it is not counted")()
-	e.emit(
-		asm.LoadMem(asm.R1, data, e.atProto(), asm.Byte),
-		asm.JEq.Imm(asm.R1, 0, e.label("handed")),
-	)
-}
-
 // countHanded counts a packet that Go gets, before the connection is looked at; behind crossing.
 //
 // in: R2; out: -; lost: R1
 func (e counter) countHanded() {
-	e.unlessJumbo()
 	e.crossing()
 	defer e.step("countHanded", "Go gets one packet more of the flow")()
 	e.emit(

@@ -1,10 +1,6 @@
 package program
 
-import (
-	"github.com/cilium/ebpf/asm"
-
-	"github.com/ulvs/ulvs/internal/preselect"
-)
+import "github.com/cilium/ebpf/asm"
 
 // Hook is where a program is attached: what it is given there, and how a packet leaves it.
 type Hook int
@@ -178,26 +174,10 @@ func (p *Program) strange() {
 	}
 	defer p.step("strange", "not to be read: is it for an address that has services?")()
 	p.mark("strange")
-	atIP := p.atIP()
-	last, length, family := atIP+16, int32(20), uint64(4)
-	if p.six {
-		last, length, family = atIP+36, 40, 6
-	}
-	p.checkBounds(int32(atIP) + length)
+	p.checkBounds(int32(p.atPorts()))
 	p.discovery()
-	p.emit(asm.LoadMem(asm.R1, data, last, asm.Word))
-	if p.six {
-		p.emit(
-			asm.LoadMem(asm.R4, data, atIP+24, asm.DWord),
-			asm.LoadMem(asm.R5, data, atIP+32, asm.DWord),
-		)
-	}
-	p.emit(
-		asm.LoadImm(asm.R0, int64(family<<56|preselect.AnyPacket<<48), asm.DWord),
-		asm.Or.Reg(asm.R1, asm.R0),
-	)
-	p.lookupClaim("address", p.label("handed"))
-	p.passUnclaimed(p.label("handed"))
+	p.lookupAddress("address", p.label("handed"))
+	p.large()
 }
 
 // unclaimed passes what is for no service, unless it may be by a mark: then it is Go's.

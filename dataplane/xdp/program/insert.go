@@ -94,10 +94,10 @@ func (o *opener) findCompletion(t entries, full string) {
 }
 
 // findRoom is findCompletion, and keeps the daemon awake where half of the ring is full: of what is left it gets
-// some eight packets, unless it has looked by then.
+// some eight packets, at awake, unless it has looked by then.
 //
 // in: rings; out: -; lost: R1 R2 R4
-func (o *opener) findRoom(t entries, full string) {
+func (o *opener) findRoom(t entries, full, awake string) {
 	defer o.step("findRoom", "and half of it?")()
 	o.findCompletion(t, full)
 	o.emit(
@@ -109,15 +109,15 @@ func (o *opener) findRoom(t entries, full string) {
 		asm.LoadMem(asm.R1, asm.R2, shtab.OffCompletion, asm.Word),
 		asm.JEq.Imm(asm.R1, 0, full+"-"+t.name),
 	)
-	o.keepAwake(shtab.RingCells/2/8, full+"-"+t.name)
+	o.keepAwake(shtab.RingCells/2/8, awake, full+"-"+t.name)
 }
 
 // keepAwake gives one packet of many, a power of two, to Go, if a daemon is there, which has to be awake
 // before what it has prepared comes to an end: it looks after all of that then. Each of those packets costs as
-// much as several that open connections. R1 and R4 are lost, and asleep is a label.
+// much as several that open connections. R1 and R4 are lost, and awake and asleep are labels.
 //
 // in: -; out: -; lost: R1 R4
-func (o *opener) keepAwake(many int32, asleep string) {
+func (o *opener) keepAwake(many int32, awake, asleep string) {
 	defer o.step("keepAwake", "now and then a packet for the daemon, that it refills")()
 	o.emit(
 		restore(asm.R1, o.connTable().stack+entryHome),
@@ -128,7 +128,7 @@ func (o *opener) keepAwake(many int32, asleep string) {
 	o.emit(
 		restore(asm.R4, stackTick),
 		asm.Sub.Reg32(asm.R4, asm.R1),
-		asm.JSLT.Imm32(asm.R4, int32(HeartbeatTimeout*o.Hz), o.label("go")),
+		asm.JSLT.Imm32(asm.R4, int32(HeartbeatTimeout*o.Hz), awake),
 	)
 	o.symbol = asleep
 }

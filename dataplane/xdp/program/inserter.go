@@ -49,7 +49,7 @@ func (c *Config) Inserter() asm.Instructions {
 		passIf(asm.JGE, asm.R0, int32(p.CPUs)),
 	)
 	p.ringsOf(asm.R0)
-	p.findRoom(t, p.label("go"))
+	p.findRoom(t, p.label("go"), p.label("go"))
 	p.findFreeSlot(t)
 	p.claimSlot(t, p.label("go"))
 	p.emit(

@@ -1,6 +1,10 @@
 package program
 
-import "github.com/cilium/ebpf/asm"
+import (
+	"fmt"
+
+	"github.com/cilium/ebpf/asm"
+)
 
 // TCP of IPv6 that is longer than its header can say, as a host has made or merged it (BIG TCP): up to Linux 6.18
 // at least a hop-by-hop header with a jumbo payload option stands before TCP's, and says the length (RFC 2675;
@@ -10,6 +14,7 @@ import "github.com/cilium/ebpf/asm"
 const (
 	jumboLen    = 8
 	jumboOption = 0x04c20000 | ProtoTCP // TCP follows, eight bytes, a jumbo payload of four: as it is loaded
+	longestSaid = 65535                 // of what IPv4's header can say (dataplane/afpacket, longest)
 )
 
 // jumbos reports whether frames may have such a header.
@@ -32,7 +37,7 @@ func (p *parser) parseJumbo(read string) {
 		asm.HostTo(asm.BE, asm.R0, asm.Word),
 		asm.Add.Imm(asm.R0, 40),
 		asm.JNE.Reg(asm.R0, total, p.labelStrange()), // by skb->len, where payload_len is 0
-		p.strangeIf(asm.JLT, total, 40+jumboLen+20),
+		p.strangeIf(asm.JLE, total, longestSaid),     // Go knows it by that
 		asm.LoadMem(ports, data, at+jumboLen, asm.Word),
 		asm.LoadImm(asm.R1, (6<<8|ProtoTCP)<<32, asm.DWord),
 		asm.Or.Reg(ports, asm.R1),
@@ -61,4 +66,45 @@ func (e *emitter) readBehind(off int16, to, no string) {
 		asm.Ja.Label(to),
 	)
 	e.symbol = to + "-plain"
+}
+
+// large gives to Go what is for an address that has services, and has no connection: it opens none.
+//
+// in: data; out: -; lost: R0 R1 R2 R3 R4 R5 end
+func (p *Program) large() {
+	if !p.jumbos() {
+		return
+	}
+	defer p.step("large", "behind a jumbo payload option, without a connection")()
+	p.mark("large")
+	p.lookupAddress("large", p.label("go"))
+}
+
+// readPorts loads the ports of what is counted, R2, which may be behind a jumbo payload option.
+//
+// in: data; out: R2; lost: R1
+func (e counter) readPorts() {
+	at := e.atPorts()
+	if !e.jumbos() {
+		e.emit(asm.LoadMem(asm.R2, data, at, asm.Word))
+		return
+	}
+	defer e.step("readPorts", "the ports, maybe behind a jumbo payload option")()
+	plain, read := e.label(fmt.Sprint("plain-", len(e.out))), e.label(fmt.Sprint("ports-", len(e.out)))
+	e.emit(
+		asm.LoadMem(asm.R1, data, e.atProto(), asm.Byte),
+		asm.JNE.Imm(asm.R1, 0, plain),
+		restore(asm.R1, stackContext),
+	)
+	e.readEnd(asm.R1, asm.R1)
+	e.emit(
+		asm.Mov.Reg(asm.R2, data),
+		asm.Add.Imm(asm.R2, int32(at)+jumboLen+20),
+		asm.JGT.Reg(asm.R2, asm.R1, PassLabel), // never: for the verifier
+		asm.LoadMem(asm.R2, data, at+jumboLen, asm.Word),
+		asm.Ja.Label(read),
+	)
+	e.symbol = plain
+	e.emit(asm.LoadMem(asm.R2, data, at, asm.Word))
+	e.symbol = read
 }

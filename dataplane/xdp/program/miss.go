@@ -23,7 +23,7 @@ func (p *Program) miss() {
 	if p.jumbos() { // its ports are elsewhere, and it opens nothing
 		p.emit(
 			asm.LoadMem(asm.R1, data, p.atProto(), asm.Byte),
-			asm.JEq.Imm(asm.R1, 0, p.labelStrange()),
+			asm.JEq.Imm(asm.R1, 0, p.unlessSeen("large")),
 		)
 	}
 	if p.opens() {
@@ -144,6 +144,32 @@ func (p *emitter) lookupClaim(name, known string) {
 	p.searchBucket(name+"-2", known)
 }
 
+// lookupAddress goes to a label with what is for an address that has services, or may have one by a mark, and
+// passes the rest.
+//
+// in: data; out: -; lost: R0 R1 R2 R3 R4 R5 end
+func (p *Program) lookupAddress(name, to string) {
+	defer p.step("lookupAddress", "the claim of this address")()
+	atIP := p.atIP()
+	last, family := atIP+16, uint64(4)
+	if p.six {
+		last, family = atIP+36, 6
+	}
+	p.emit(asm.LoadMem(asm.R1, data, last, asm.Word))
+	if p.six {
+		p.emit(
+			asm.LoadMem(asm.R4, data, atIP+24, asm.DWord),
+			asm.LoadMem(asm.R5, data, atIP+32, asm.DWord),
+		)
+	}
+	p.emit(
+		asm.LoadImm(asm.R0, int64(family<<56|preselect.AnyPacket<<48), asm.DWord),
+		asm.Or.Reg(asm.R1, asm.R0),
+	)
+	p.lookupClaim(name, to)
+	p.passUnclaimed(to)
+}
+
 // searchBucket looks for a claim in the bucket whose number is in R3.
 //
 // in: R1 R3 R4 R5; out: R0 end; lost: R3
@@ -219,5 +245,8 @@ func (p *Program) unlessSocket() {
 		passIf(asm.JGT, total, int32(SocketFrame-p.atIP())),
 		asm.LoadMem(asm.R1, data, p.atProto(), asm.Byte),
 		passIf(asm.JEq, asm.R1, ProtoSCTP), // its checksum may be missing
+		restore(asm.R1, stackContext),
+		asm.LoadMem(asm.R1, asm.R1, xdpQueue, asm.Word),
+		passIf(asm.JGE, asm.R1, int32(p.Queues)), // without a socket
 	)
 }

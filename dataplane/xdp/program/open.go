@@ -28,7 +28,7 @@ func (o *opener) openConn() {
 	comparer{o}.compareByCounts(templates)
 	o.readTime()
 	o.findRings()
-	o.findRoom(conns, o.label("go"))
+	o.findRoom(conns, o.label("go"), o.label("go"))
 	o.findFreeSlot(conns)
 	o.chooseServer(templates)
 	o.sendOnce()

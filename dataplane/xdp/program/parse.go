@@ -250,16 +250,23 @@ func (p *parser) shortest() int32 {
 // portsLater reports whether it is not known that there are ports before the protocol is.
 func (p *parser) portsLater() bool { return p.six || p.Hook == TC }
 
-// readPorts passes frames that end before so many bytes of the transport header, and has the ports and the
-// protocol in word 1. What of an IPv4 frame filterMAC has seen to be there need not be looked at again.
+// readPorts passes frames that end before so many bytes of the transport header, which at TC's hook is all that there
+// is of it, and has the ports and the protocol in word 1. What of an IPv4 frame filterMAC has seen to be there need not
+// be looked at again.
 func (p *parser) readPorts(number int64, length int32) {
 	family := int64(4)
 	if p.six {
 		family = 6
 	}
 	if at := p.atPorts(); p.portsLater() {
-		p.checkBounds(int32(at) + length)
-		p.emit(asm.LoadMem(ports, data, at, asm.Word))
+		short := PassLabel
+		if p.Hook == TC {
+			short = p.labelStrange()
+		}
+		p.emit(
+			asm.Mov.Reg(asm.R1, data), asm.Add.Imm(asm.R1, int32(at)+length), asm.JGT.Reg(asm.R1, end, short),
+			asm.LoadMem(ports, data, at, asm.Word),
+		)
 	}
 	p.emit(asm.LoadImm(asm.R1, (family<<8|number)<<32, asm.DWord), asm.Or.Reg(ports, asm.R1))
 	if !p.portsLater() && number != ProtoUDP {

@@ -25,10 +25,10 @@ type Config struct {
 	// ConnCounts is that of where real servers' connections are counted (accel.Counted); 0 where
 	// none are opened.
 	ConnCounts int
-	// Sockets are those of the interface's queues, 0 where there are none, and Claims the
+	// Sockets are those of the interface's first Queues queues, 0 where there are none, and Claims the
 	// services whose connections are opened, or whose first packets the sockets get, in so many
 	// buckets (preselect.Claims).
-	Sockets, Claims, ClaimBuckets int
+	Sockets, Queues, Claims, ClaimBuckets int
 	// Crossings count what is Go's (accel.Crossing); 0 where that is not done.
 	Crossings int
 	// Rules are lists that give packets marks, to which claims lead.

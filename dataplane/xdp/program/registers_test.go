@@ -124,7 +124,7 @@ func variants() map[string]*Config {
 	}
 	opens := base()
 	opens.Sockets, opens.Claims, opens.Services, opens.Sequences, opens.TemplateTable, opens.Rings, opens.Crossings = 5, 6, 7, 11, 8, 9, 12
-	opens.GivesBack = true
+	opens.Queues, opens.GivesBack = 4, true
 	weak := *opens
 	weak.WeakOrder = true
 	helper := base()
