@@ -17,8 +17,8 @@ const (
 	piece    = 1024
 	surely   = 256
 	pieces   = 16 // of each step, in a round
-	rounds   = 12
-	attempts = 10 // at a round
+	rounds   = 8
+	attempts = 40 // at a round
 )
 
 // measure prints a sample for each round of each contender of a load. They take turns,
