@@ -29,6 +29,10 @@ type crossings struct {
 	ticks uint32
 	// unsure is how many packets may have been overtaken, or were lost.
 	unsure uint64
+	// lost is what the plane has lost so far of what is Go's, and losing until which tick it is taken to lose more:
+	// then nothing waits for anything, as it would wait for what does not come, and that in Go's overload.
+	lost   uint64
+	losing uint32
 }
 
 // crossing is a connection that goes through Go.
@@ -107,7 +111,7 @@ func (c *crossings) add(id conn.ID, fresh bool) {
 func (c *crossings) inserted(id conn.ID, p *packet.Packet) {
 	switch {
 	case !c.conns.Crossing(id):
-	case opens(p) || len(c.fresh) >= mostFresh:
+	case opens(p) || len(c.fresh) >= mostFresh || c.loses():
 		c.conns.ForceDirect(id)
 	default:
 		c.add(id, true)
@@ -138,6 +142,10 @@ func (c *crossings) parks(f *dataplane.Frame, opens bool) {
 func (c *crossings) settled(id conn.ID, waiting int32) bool {
 	if c.counts == nil {
 		return false
+	}
+	if c.loses() {
+		c.conns.ForceDirect(id)
+		return true
 	}
 	count := c.of(c.conns.Flow(id))
 	if count.Waiting() != waiting || !c.conns.Settle(id) {
@@ -188,9 +196,23 @@ func (in *Path) Carried() {
 	c.some.Store(len(c.busy) > 0)
 }
 
-// settle is for a tick: it has connections be direct that programs find by now, and waits no longer for
+// lossesOf returns what the plane has lost so far, if it counts that. It may take a while, without the lock.
+func (c *crossings) lossesOf() uint64 {
+	if plane, counts := c.plane.(accel.Crosser); counts && c.counts != nil {
+		return plane.Lost()
+	}
+	return 0
+}
+
+// loses reports whether the plane has lost packets of late.
+func (c *crossings) loses() bool { return int32(c.losing-c.ticks) > 0 }
+
+// settle is for a tick, with what lossesOf has returned: it has connections be direct that programs find by now, and waits no longer for
 // what was lost.
-func (c *crossings) settle() {
+func (c *crossings) settle(lost uint64) {
+	if lost != c.lost { // as a flood of what is Go's has it: for so long some of it may be counted as waiting
+		c.lost, c.losing = lost, c.ticks+2*crossingTicks
+	}
 	ready := 0
 	for ready < len(c.fresh) && int32(c.graced-c.fresh[ready].serial) >= 0 {
 		ready++

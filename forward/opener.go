@@ -372,6 +372,7 @@ func (o *opener) update() {
 		IPv4:      able && o.apart[0],
 		IPv6:      able && o.apart[1],
 		Templates: o.templates.Len()+o.margin(o.templates.Max()) <= o.templates.Max(),
+		Losing:    o.crossings.loses(),
 		SloppyTCP: o.sysctl.SloppyTCP != 0, SloppySCTP: o.sysctl.SloppySCTP != 0,
 		Untold:   o.conns.Untold(),
 		Compared: o.compared,

@@ -30,6 +30,7 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 	}
 	up.syncServers(tick)
 	up.estimate(tick)
+	lost := up.crossings.lossesOf()
 	var say func()
 	defer func() {
 		if say != nil {
@@ -38,7 +39,7 @@ func (up *Upkeep) Tick(now time.Duration) (claimDue bool, gone []*Dest, shed boo
 	}()
 	up.lock()
 	defer up.unlock()
-	up.crossings.settle()
+	up.crossings.settle(lost)
 	up.makeRoom()
 	say = up.watchFlood(tick)
 	up.index.mirror.heartbeat(tick)

@@ -219,6 +219,14 @@ func (p *Plane) Withholds() bool { return p.opt.Tap == nil || p.opt.Withhold }
 // packets come in where answers would go out.
 func (p *Plane) Injects() bool { return p.loopback != 0 || !p.Withholds() }
 
+// Lost is how many frames found no room in receive rings so far: rx_ring_lost and rx_syn_lost of Counters.
+func (p *Plane) Lost() uint64 {
+	for _, r := range p.receivers.all() {
+		r.countLosses()
+	}
+	return p.c.rxRingLost.Load() + p.c.rxSYNLost.Load()
+}
+
 // Counters implements dataplane.Plane. Names that start with rx and tx count
 // frames; a frame that GRO merged is one.
 func (p *Plane) Counters() map[string]uint64 {

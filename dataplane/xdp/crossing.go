@@ -9,6 +9,7 @@ var _ accel.Crosser = (*Plane)(nil)
 type crossings struct {
 	counts *array
 	over   bool
+	lost   func() uint64
 }
 
 const crossingsSize = 1 << accel.CrossingBits
@@ -26,6 +27,28 @@ func (c *crossings) Crossings() []accel.Crossing {
 		return nil
 	}
 	return elements[accel.Crossing](c.counts.memory, crossingsSize)
+}
+
+// Lost implements accel.Crosser.
+func (c *crossings) Lost() uint64 { return c.lost() }
+
+// lost is what the slow plane and sockets have lost.
+func (p interfaces) lost() (n uint64) {
+	if slow, counts := p.Plane.Plane.(interface{ Lost() uint64 }); counts {
+		n = slow.Lost()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.sockets == nil {
+		return n
+	}
+	n += p.sockets.past["af_xdp_rx_dropped"] + p.sockets.past["af_xdp_rx_ring_full"]
+	for _, at := range p.attached {
+		for _, q := range at.queues {
+			n += q.s.Lost()
+		}
+	}
+	return n
 }
 
 // close gives back the array. Where it was there is memory still, as a frame that is parked may be sent later.

@@ -76,6 +76,50 @@ func TestCrossingLost(t *testing.T) {
 	}
 }
 
+// TestCrossingLosing has a flood take the room of what is Go's, packets of each flow: first packets of others that
+// are counted beside them are opened still, and no connection waits for Go.
+func TestCrossingLosing(t *testing.T) {
+	w := newPair(t, 1)
+	lost := uint64(0)
+	w.still.crossings.lost = func() uint64 { return lost }
+	for port, scheduler := range map[uint16]string{80: "rr", 81: "lblc"} {
+		k := ulvs.ServiceKey{Protocol: ulvs.UDP, Addr: pairVIP(false), Port: port}
+		w.must(w.fast.AddService(ulvs.Service{ServiceKey: k, Scheduler: scheduler}))
+		w.must(w.fast.AddDestination(k, ulvs.Destination{Addr: pairServer(false, 0), Port: port, Weight: 1}))
+	}
+	w.later(time.Second)
+	flow := func(to, port uint16) []byte { return shape{proto: layers.IPProtocolUDP, port: port, to: to}.frame(t) }
+	flood := func() {
+		for i := range w.still.Crossings() {
+			w.still.Crossings()[i].Handed.Add(1)
+		}
+	}
+	const tick = 50 * time.Millisecond
+	flood()
+	if w.byProgram(flow(80, 1024)) {
+		t.Fatal("the program opened a connection of whose flow Go may have a packet")
+	}
+	for port := range uint16(8) {
+		lost++
+		flood()
+		w.later(tick)
+		if !w.byProgram(flow(80, 2000+port)) {
+			t.Fatal("the program opened no connection while packets of others were lost")
+		}
+	}
+	slow := flow(81, 1024)
+	w.fate(w.fast, slow)
+	w.later(tick)
+	if !w.byProgram(slow) {
+		t.Error("a connection waited for what was lost")
+	}
+	w.later(10 * time.Second)
+	flood()
+	if w.byProgram(flow(80, 1025)) {
+		t.Error("when nothing had been lost for long, first packets did not wait for those before them")
+	}
+}
+
 // TestCrossingAwake has a packet go to Go that changes its connection's state, as Go is to look at what programs
 // have told it: what comes behind that does not overtake it.
 func TestCrossingAwake(t *testing.T) {

@@ -66,6 +66,9 @@ func (s *settings) setOpening(m accel.Opening) {
 	if m.SloppySCTP {
 		bits |= program.SloppySCTP
 	}
+	if m.Losing {
+		bits |= program.Losing
+	}
 	if m.Templates {
 		templates = 1
 	}

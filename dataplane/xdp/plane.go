@@ -179,6 +179,7 @@ func New(o Options) (*Plane, error) {
 		cpus: cpus, compared: fewCompared, inDriver: o.Native, ingress: o.Ingress,
 		everywhere: o.Everywhere && o.Ingress != nil, socketUse: o.Sockets, ring: o.Ring, busyPoll: o.BusyPoll,
 		log: o.Logger, failed: make(chan error, 1)}
+	p.crossings.lost = interfaces{p}.lost
 	p.claims.alone, p.egress.any = p.ingress != nil, p.ingress != nil
 	p.claims.fragments = p.Injects()
 	if p.log == nil {

@@ -101,14 +101,19 @@ type Crosser interface {
 	// Crossings are the counts, 1<<CrossingBits, or none. They are there after Memory, and as long as the
 	// process.
 	Crossings() []Crossing
+	// Lost is how many packets that it was to hand over the plane has lost so far, as more came than the
+	// director took.
+	Lost() uint64
 }
 
 // Opening is what an Opener may open: connections of a family, and templates too; of SloppyTCP and
 // SloppySCTP by packets too that are no SYN or INIT (the sysctls of these names). Untold are the
 // states of which it need not tell (package conn). Compared is how many real servers it is to
-// compare where a service has so many (preselect.ByCounts); until it can, those are the director's.
+// compare where a service has so many (preselect.ByCounts); until it can, those are the director's. With
+// Losing, first packets wait for none of their flow that the director may have (Crosser).
 type Opening struct {
 	IPv4, IPv6, Templates bool
+	Losing                bool
 	SloppyTCP, SloppySCTP bool
 	Untold                uint32
 	Compared              int

@@ -140,6 +140,18 @@ type counters struct {
 	txMalformed, txNoChunk        atomic.Uint64
 }
 
+// Lost is how many frames were lost as Receive came too late, since the socket was opened: rx_dropped and
+// rx_ring_full of Counters.
+func (s *Socket) Lost() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	k := s.last
+	if !s.closed {
+		k, _ = option[unix.XDPStatistics](s.fd, unix.XDP_STATISTICS)
+	}
+	return k.Rx_dropped + k.Rx_ring_full
+}
+
 // Counters are what the socket has counted, by name, since it was opened. Each
 // frame that was given to Transmit is, in the end, in exactly one of those
 // whose names start with tx_, besides tx_invalid.

@@ -155,6 +155,8 @@ func (o *opener) leaveBehind() {
 		return
 	}
 	o.mark("behind")
+	o.setting(asm.R1, SettingsOpening)
+	o.emit(asm.JSet.Imm(asm.R1, Losing, o.label("source")))
 	counter{&o.emitter}.crossing()
 	defer o.step("leaveBehind", "has Go any of the flow still?")()
 	o.emit(

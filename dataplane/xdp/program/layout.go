@@ -36,7 +36,7 @@ const (
 //	 0  expected    4  what an entry's state word has, of what forwarding asks for
 //	 4  heartbeat   4  when a daemon showed itself last, in ticks
 //	 8  opening     4  families (a bit each, see OpeningBit) of which connections may be opened, and
-//	                   protocols (SloppyTCP, SloppySCTP) of which any packet may open one
+//	                   protocols (SloppyTCP, SloppySCTP) of which any packet may open one; and Losing
 //	12  templates   4  1: templates may be opened, too
 //	16  changing    4  1: states of connections may be changed
 //	20  untold      4  a bit for each state of which need not be told (conn.Untold)
@@ -68,6 +68,8 @@ func OpeningBit(six bool) uint32 {
 const (
 	SloppyTCP  = 4
 	SloppySCTP = 8
+	// Losing is beside them: first packets do not wait for what Go may have of their flow.
+	Losing = 16
 )
 
 // SocketFrame is how large a frame can be, in bytes, that a socket takes.
