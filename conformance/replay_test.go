@@ -26,7 +26,7 @@ const (
 	// many would make one another late.
 	together = 12
 	// alone is how often a scenario that differed is played alone.
-	alone = 5
+	alone = 3
 	// alonePatience is how long packets may take then, every second time: with it, a scenario of many packets
 	// of which nothing comes is late by itself.
 	alonePatience = 100 * time.Millisecond
