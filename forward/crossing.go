@@ -29,10 +29,10 @@ type crossings struct {
 	ticks uint32
 	// unsure is how many packets may have been overtaken, or were lost.
 	unsure uint64
-	// lost is what the plane has lost so far of what is Go's, and losing until which tick it is taken to lose more:
+	// lost is what the plane has lost so far of what is Go's, and losing for how many ticks it is taken to lose more:
 	// then nothing waits for anything, as it would wait for what does not come, and that in Go's overload.
 	lost   uint64
-	losing uint32
+	losing int
 }
 
 // crossing is a connection that goes through Go.
@@ -205,13 +205,14 @@ func (c *crossings) lossesOf() uint64 {
 }
 
 // loses reports whether the plane has lost packets of late.
-func (c *crossings) loses() bool { return int32(c.losing-c.ticks) > 0 }
+func (c *crossings) loses() bool { return c.losing > 0 }
 
 // settle is for a tick, with what lossesOf has returned: it has connections be direct that programs find by now, and waits no longer for
 // what was lost.
 func (c *crossings) settle(lost uint64) {
+	c.losing = max(c.losing-1, 0)
 	if lost != c.lost { // as a flood of what is Go's has it: for so long some of it may be counted as waiting
-		c.lost, c.losing = lost, c.ticks+2*crossingTicks
+		c.lost, c.losing = lost, 2*crossingTicks
 	}
 	ready := 0
 	for ready < len(c.fresh) && int32(c.graced-c.fresh[ready].serial) >= 0 {

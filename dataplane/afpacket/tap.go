@@ -44,9 +44,11 @@ func (r *receiver) closeTap() {
 // count counts frames that the handler gets, copies apart.
 func (r *receiver) count(frames []dataplane.Frame) {
 	copies := 0
-	for i := range frames {
-		if r.tap != nil && copied(frames[i].Data) {
-			copies++
+	if r.tap != nil {
+		for i := range frames {
+			if copied(frames[i].Data) {
+				copies++
+			}
 		}
 	}
 	if copies > 0 {

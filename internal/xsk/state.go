@@ -143,25 +143,26 @@ type counters struct {
 // Lost is how many frames were lost as Receive came too late, since the socket was opened: rx_dropped and
 // rx_ring_full of Counters.
 func (s *Socket) Lost() uint64 {
+	k := s.statistics()
+	return k.Rx_dropped + k.Rx_ring_full
+}
+
+// statistics are what the kernel has counted, or had when the socket was closed.
+func (s *Socket) statistics() unix.XDPStatistics {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := s.last
 	if !s.closed {
 		k, _ = option[unix.XDPStatistics](s.fd, unix.XDP_STATISTICS)
 	}
-	return k.Rx_dropped + k.Rx_ring_full
+	return k
 }
 
 // Counters are what the socket has counted, by name, since it was opened. Each
 // frame that was given to Transmit is, in the end, in exactly one of those
 // whose names start with tx_, besides tx_invalid.
 func (s *Socket) Counters() map[string]uint64 {
-	s.mu.Lock()
-	k := s.last
-	if !s.closed {
-		k, _ = option[unix.XDPStatistics](s.fd, unix.XDP_STATISTICS)
-	}
-	s.mu.Unlock()
+	k := s.statistics()
 	dropped := s.c.txDropped.Load()
 	return map[string]uint64{
 		"rx_frames":    s.c.rxFrames.Load(),        // received
